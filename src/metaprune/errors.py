@@ -1,0 +1,75 @@
+"""Every error metaprune raises on purpose, by cause.
+
+One root, so that `except MetapruneError` catches them all; each class also inherits the built-in a caller would
+expect. A message names what failed (operator, module, shape, figure) and the next step.
+"""
+
+
+class MetapruneError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class UntraceableError(MetapruneError, RuntimeError):
+    """`torch.export` could not capture the model; names the module, the operator and what to change."""
+
+
+class PlanError(MetapruneError, ValueError):
+    """A plan, keep set or pattern does not fit the network's `Space`."""
+
+
+class InfeasibleBudgetError(MetapruneError, ValueError):
+    """No structure meets the budget.
+
+    `smallest` maps each metric to the smallest value that can be reached under the given constraints.
+    """
+
+    def __init__(self, message: str, smallest: dict[str, float]):
+        super().__init__(message)
+        self.smallest = smallest
+
+    def __reduce__(self):  # keeps `smallest` when the error crosses a process border
+        return type(self), (str(self), self.smallest)
+
+
+class VerificationError(MetapruneError, RuntimeError):
+    """The cut network does not equal its masked original; nothing was handed over."""
+
+
+class DataError(MetapruneError, ValueError):
+    """Data that cannot be used as given (corrupt image, wrong shape, empty split)."""
+
+
+class DataMissingError(DataError, FileNotFoundError):
+    """A data set is not on this machine; the message holds the command that gets it."""
+
+
+class ConfigError(MetapruneError, ValueError):
+    """An option, recipe key, name or spec string is not understood; names the closest one that is."""
+
+
+class WeightsError(MetapruneError, ValueError):
+    """A weight file does not fit the model; lists the keys that do not."""
+
+
+class MissingDependencyError(MetapruneError, ImportError):
+    """An optional package is needed; names the extra to install."""
+
+
+class NotAvailableError(MetapruneError, NotImplementedError):
+    """The feature does not exist (yet) for this input; says what can be used instead."""
+
+
+class NoEffectWarning(UserWarning):
+    """What was asked for changes nothing."""
+
+
+class UncoveredOpWarning(UserWarning):
+    """An operator without a rule locked what entered it."""
+
+
+def closest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+    """` Did you mean 'x'?`, or the empty string: the tail of a message about an unknown name."""
+    import difflib
+
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" Did you mean {match[0]!r}?" if match else ""
