@@ -51,6 +51,10 @@ class WeightsError(MetapruneError, ValueError):
     """A weight file does not fit the model; lists the keys that do not."""
 
 
+class TrainingDivergedError(MetapruneError, RuntimeError):
+    """The training loss or gradient is not finite; raised before the update, names step and learning rate."""
+
+
 class MissingDependencyError(MetapruneError, ImportError):
     """An optional package is needed; names the extra to install."""
 

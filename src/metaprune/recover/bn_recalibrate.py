@@ -1,0 +1,150 @@
+"""BatchNorm statistics of the pruned network: means and variances move when channels go (Yu & Huang 2019)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metaprune.errors import DataError, NoEffectWarning
+from metaprune.recover.task import RecoverTask
+from metaprune.rng import Rng
+from metaprune.train.batch import Split, call_model
+from metaprune.train.history import History
+from metaprune.train.modes import device_of, modes_restored
+
+HOOK = "batchnorm_statistics_mode"
+"""Method of graph-form modules: a context manager that, given a momentum, lets BatchNorm nodes (and nothing else) use
+and record batch statistics with that momentum, and restores the former behaviour on exit."""
+
+
+def recalibrate_batchnorm(
+    model: nn.Module,
+    split: Split | Iterable[Any],
+    *,
+    num_batches: int = 16,
+    batch_size: int = 128,
+    device: torch.device | str | None = None,
+    rng: Rng | None = None,
+) -> int:
+    """Replace running statistics by their plain average over `num_batches` equal, un-augmented batches.
+
+    `split` is a split, or an iterable of (inputs, labels) batches that are already on the device. `rng` shuffles a
+    split: pass it where samples may be sorted by class. Everything but BatchNorm runs in evaluation mode (no dropout);
+    modes and momenta are restored, and the old statistics too if something fails. Variances are averages of the
+    unbiased batch variances, as in training. Modules with a method `batchnorm_statistics_mode` (see `HOOK`) are asked
+    instead of searched.
+
+    Returns the number of batches used, 0 with a `NoEffectWarning` if there is nothing to recalibrate. Raises
+    `DataError` if there is no batch or a statistic comes out non-finite.
+    """
+    hooks, norms = _statistics_holders(model)
+    if not hooks and not norms:
+        warnings.warn("the model has no BatchNorm running statistics: recalibration does nothing", NoEffectWarning, 2)
+        return 0
+    done = 0
+    with _buffers_restored_on_error(model) as before, modes_restored(model), torch.no_grad():
+        model.eval()
+        with _cumulative(norms):
+            for inputs in islice(_inputs(model, split, batch_size, device, rng), num_batches):
+                done += 1
+                with ExitStack() as stack:
+                    for hook in hooks:  # momentum 1/k makes the k-th update a plain average, and the first one a reset
+                        stack.enter_context(hook(1.0 / done))
+                    call_model(model, inputs)
+        if done == 0:
+            raise DataError("no batch to recalibrate BatchNorm with: the split is empty")
+        # constants may be infinite by design (attention masks): only what has changed is a statistic
+        broken = [n for n, b in model.named_buffers() if not (b.isfinite().all() or torch.equal(b, before[n]))]
+        if broken:
+            raise DataError(
+                f"recalibrated statistics are not finite ({', '.join(broken[:4])}); the old ones are kept: check the "
+                "inputs and weights for NaN and infinity"
+            )
+    return done
+
+
+def recover_batchnorm(task: RecoverTask) -> History:
+    """Recalibrate `task.model` with training batches, on `task.device` (where the model is, unless given)."""
+    split = task.data.train
+    if split is None:
+        raise DataError(f"data {task.data.name!r} has no train split: BatchNorm is recalibrated on training samples")
+    if task.device is not None:
+        task.model.to(task.device)
+    recalibrate_batchnorm(
+        task.model,
+        split,
+        num_batches=task.config.bn_batches,
+        batch_size=task.config.bn_batch_size,
+        rng=task.rng.child("bn"),
+    )
+    return History()
+
+
+def _statistics_holders(model: nn.Module) -> tuple[list[Callable[[float | None], Any]], list[_BatchNorm]]:
+    """Hooks of modules that have one (not of modules inside them), and BatchNorm modules elsewhere."""
+    hooks: list[Callable[[float | None], Any]] = []
+    norms: list[_BatchNorm] = []
+    covered: set[int] = set()
+    for module in model.modules():  # parents come first
+        if id(module) in covered:
+            continue
+        if hasattr(module, HOOK):
+            hooks.append(getattr(module, HOOK))
+            covered.update(id(inner) for inner in module.modules())
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+            norms.append(module)
+    return hooks, norms
+
+
+@contextmanager
+def _cumulative(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Reset the statistics, average cumulatively (momentum None), restore the momenta."""
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+@contextmanager
+def _buffers_restored_on_error(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yields copies of all buffers by name, and puts them back if the block fails."""
+    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    try:
+        yield before
+    except BaseException:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(before[name])
+        raise
+
+
+def _inputs(
+    model: nn.Module,
+    split: Split | Iterable[Any],
+    batch_size: int,
+    device: torch.device | str | None,
+    rng: Rng | None,
+) -> Iterator[Any]:
+    if not isinstance(split, Split):
+        for inputs, _ in split:
+            yield inputs
+        return
+    device = device_of(model) if device is None else torch.device(device)
+    equal: Iterator[tuple[Any, Tensor]] = split.batches(
+        min(batch_size, len(split)), device=device, rng=rng, drop_last=True
+    )
+    for inputs, _ in equal:
+        yield inputs

@@ -1,0 +1,55 @@
+"""What every kind of recovery is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from metaprune.recover.config import RecoverConfig
+from metaprune.rng import Rng
+from metaprune.train.batch import Data
+from metaprune.train.history import EpochRow, History
+from metaprune.train.loop import Objective, train
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoverTask:
+    """`model` is changed in place; `original` (the network before pruning) is only read."""
+
+    model: nn.Module
+    original: nn.Module | None
+    data: Data
+    config: RecoverConfig
+    rng: Rng
+    device: torch.device | str | None = None
+    checkpoint_dir: Path | None = None
+    progress: bool = True
+    on_epoch: Callable[[EpochRow], None] | None = None
+    initialise: Callable[[nn.Module], None] | None = None
+
+    def train(self, *, objective: Objective | None = None, identity: dict[str, Any] | None = None) -> History:
+        """Run the training loop of `config.train`; `identity` is what a checkpoint has to share besides `kind`."""
+        return train(
+            self.model,
+            self.data,
+            self.config.train,
+            rng=self.rng.child("train"),
+            device=self.device,
+            objective=objective,
+            checkpoint_dir=self.checkpoint_dir,
+            progress=self.progress,
+            on_epoch=self.on_epoch,
+            label=self.config.kind,
+            identity={"recover": {"kind": self.config.kind, **(identity or {})}},
+        )
+
+
+class Recovery(Protocol):
+    """One kind of recovery."""
+
+    def __call__(self, task: RecoverTask) -> History: ...

@@ -1,0 +1,74 @@
+"""What the loops need to know of data and of model inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from metaprune.errors import DataError
+from metaprune.rng import Rng
+
+
+@runtime_checkable
+class Split(Protocol):
+    """A part of a data set; `metaprune.data` makes them, anything of this shape will do."""
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, batch_size: int, *, device: Any = "cpu", rng: Rng | None = None, augment: bool = False,
+        drop_last: bool = False,
+    ) -> Iterator[tuple[Any, Tensor]]: ...  # fmt: skip
+
+
+class Data(Protocol):
+    """Named splits; a split may be None."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def train(self) -> Split | None: ...
+    @property
+    def val(self) -> Split | None: ...
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """`model(inputs)`; a mapping is passed as keyword arguments, a tuple or list as positional ones."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits [B, C] in a model's output: a tensor, `.logits` / `["logits"]` (transformers), or a tuple's first.
+
+    Raises `DataError` for anything else.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    attribute = getattr(output, "logits", None)
+    if isinstance(attribute, Tensor):
+        return attribute
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise DataError(
+        f"no logits in a model output of type {type(output).__name__}: the model has to return a tensor, a tuple that "
+        "starts with it, or a mapping with 'logits'; wrap it in a module that does"
+    )
+
+
+def share_of(value: Any, start: int, stop: int, stride: int) -> Any:
+    """`value[start:stop:stride]` on every tensor of a batch (tensor, tuple, list or mapping of them)."""
+    if isinstance(value, Tensor):
+        return value[start:stop:stride]
+    if isinstance(value, Mapping):
+        return {key: share_of(item, start, stop, stride) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(share_of(item, start, stop, stride) for item in value)
+    return value

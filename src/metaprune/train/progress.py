@@ -1,0 +1,61 @@
+"""Progress of a training run: a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from metaprune.train.history import EpochRow
+
+logger = logging.getLogger("metaprune")
+
+
+class TrainProgress:
+    """Context manager; shows a bar with rate and time left only when `show` and standard error is a terminal."""
+
+    def __init__(self, label: str, *, total_steps: int, done_steps: int, show: bool):
+        self.label = label
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if show and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(label, total=total_steps, completed=done_steps, rate="")
+
+    def __enter__(self) -> TrainProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, samples_per_s: float) -> None:
+        """One optimiser update is done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=1, rate=f"{samples_per_s:,.0f} samples/s")
+
+    def epoch(self, row: EpochRow, num_epochs: int) -> None:
+        """One epoch is done."""
+        val = "" if row.val_accuracy is None else f", val loss {row.val_loss:.4f} accuracy {row.val_accuracy:.2%}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=f"{self.label} {row.epoch}/{num_epochs}{val}")
+            return
+        logger.info(
+            "%s epoch %d/%d: loss %.4f accuracy %.2f%%%s, %.0f samples/s",
+            *(self.label, row.epoch, num_epochs, row.train_loss, 100 * row.train_accuracy, val, row.samples_per_s),
+        )
