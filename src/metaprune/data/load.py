@@ -1,0 +1,106 @@
+"""Data from a spec string, or from what the user already has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metaprune.data.arrays import Options, to_data
+from metaprune.data.builtin import builtin, builtin_arrays
+from metaprune.data.folder import open_folder
+from metaprune.data.hub import open_hub
+from metaprune.data.loader_split import splits_to_data
+from metaprune.data.npz import read_npz
+from metaprune.data.opened import opened_to_data
+from metaprune.data.types import Data
+from metaprune.errors import ConfigError, DataError, closest
+
+_SCHEMES = ("builtin", "imagefolder", "npz", "hf", "python")
+_FORMS = "builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function"
+
+
+def load_data(
+    spec: str,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    skip_corrupt: bool = False,
+) -> Data:
+    """Load a data set. Nothing is downloaded, except by `hf:` with a Hub name.
+
+    Splits do not depend on `seed`. A part that the source gives is taken as it is; else 15% of each class are held
+    out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side).
+
+    Args:
+        spec: `builtin:NAME`; `imagefolder:DIR` (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*);
+            `npz:FILE` with uint8 `images` and integer `labels`, or `train_images`, `train_labels`, `test_...`,
+            `val_...`, or `train_jpeg`, `train_offsets`, `train_labels`, ...; `hf:NAME_OR_DIR`;
+            `python:module:function`, which returns anything `as_data` accepts.
+        seed: which training samples `limit` keeps.
+        limit: number of training samples, in the classes' shares.
+        image_size: pixels of both sides; default: as they are.
+        channels: 1 or 3; default: as they are.
+        mean, std: one per channel, for pixels in 0..1. Default: the constants that published ImageNet weights use for
+            colour; measured on the training split for grey.
+        skip_corrupt: leave out images that cannot be decoded, with a warning that names them (imagefolder, hf).
+
+    Raises:
+        ConfigError: spec not understood; unknown builtin name.
+        DataMissingError: a built-in set that is not in the cache; holds the command that gets it.
+        DataError: data that cannot be used.
+        MissingDependencyError: `hf:` without the `datasets` package.
+    """
+    scheme, separator, name = spec.partition(":")
+    if not separator or not name or scheme not in _SCHEMES:
+        raise ConfigError(f"Data {spec!r} is not understood.{closest(scheme, _SCHEMES)} Write {_FORMS}.")
+    if scheme == "python":
+        return _from_python(name, spec)
+    options = Options(
+        seed,
+        limit,
+        image_size,
+        channels,
+        None if mean is None else tuple(mean),
+        None if std is None else tuple(std),
+    )
+    if scheme == "builtin":
+        return to_data(spec, builtin_arrays(name), options, flip=builtin(name).flip)
+    if scheme == "npz":
+        return to_data(spec, read_npz(name), options)
+    source = open_folder(name) if scheme == "imagefolder" else open_hub(name)
+    return opened_to_data(spec, source, options, skip_corrupt=skip_corrupt)
+
+
+def _from_python(target: str, spec: str) -> Data:
+    from metaprune.models.imports import import_python_target
+
+    return as_data(import_python_target(target)(), name=spec)
+
+
+def as_data(source: Any, *, name: str | None = None, num_classes: int | None = None) -> Data:
+    """`Data` from what the user has.
+
+    Args:
+        source: `Data` (returned as it is), a spec string, or (train, val) or (train, val, test) of torch DataLoaders,
+            map-style Datasets of (input, label) pairs, or `Split`s.
+        num_classes: default: from the dataset's `classes`, `targets` or `labels`, else from validation labels.
+
+    Raises:
+        DataError: anything else; says what is accepted.
+    """
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, str):
+        return load_data(source)
+    if isinstance(source, (tuple, list)) and len(source) in (2, 3):
+        parts = list(source) if source[-1] is not None else list(source[:-1])
+        if len(parts) >= 2:
+            return splits_to_data(parts, name or "user data", num_classes)
+    raise DataError(
+        f"Data cannot be a {type(source).__name__}: pass a Data, a spec string ({_FORMS}), or (train, val) or "
+        "(train, val, test) of torch DataLoaders or map-style Datasets of (input, label) pairs."
+    )

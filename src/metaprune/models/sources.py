@@ -1,0 +1,131 @@
+"""Models from a spec string: `zoo:`, `timm:`, `torchvision:`, `hf:` and `python:module:function`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metaprune.errors import ConfigError, MissingDependencyError, closest
+from metaprune.models.imports import import_optional, import_python_target
+from metaprune.models.weights import load_weights
+from metaprune.models.zoo import build_zoo, zoo_entry, zoo_names
+
+PRETRAINED = "pretrained"
+
+
+def _from_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    timm = import_optional("timm", "timm")
+    if not timm.is_model(name):
+        raise ConfigError(f"timm has no model {name!r}.{closest(name, timm.list_models())}")
+    if "in_channels" in options:
+        options["in_chans"] = options.pop("in_channels")
+    return timm.create_model(name, pretrained=pretrained, **options)
+
+
+def _from_torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if importlib.util.find_spec("torchvision") is None:
+        raise MissingDependencyError("torchvision is not installed: run `pip install torchvision`.")
+    models = import_optional("torchvision", "dev").models
+    if name not in models.list_models():
+        raise ConfigError(f"torchvision has no model {name!r}.{closest(name, models.list_models())}")
+    return models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+
+
+def _from_hf(name: str, options: dict[str, Any]) -> nn.Module:
+    transformers = import_optional("transformers", "hf")
+    if "num_classes" in options:
+        options["num_labels"] = options.pop("num_classes")
+        options.setdefault("ignore_mismatched_sizes", True)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        # The class the weights were saved from knows its head; AutoModel is the body alone.
+        saved_as = [c for c in (config.architectures or []) if hasattr(transformers, c)]
+        factory = getattr(transformers, saved_as[0]) if saved_as else transformers.AutoModel
+        return factory.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub"
+        raise ConfigError(
+            f"hf:{name} cannot be loaded: {where} gave {type(error).__name__}: {str(error).splitlines()[0]} "
+            "Give a folder with config.json and model.safetensors, or a Hub name while online."
+        ) from error
+
+
+def _from_python(target: str, options: dict[str, Any]) -> nn.Module:
+    model = import_python_target(target)(**options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"python:{target} returned {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """(scheme, name) of a model spec.
+
+    Raises:
+        ConfigError: no known scheme before the first colon.
+    """
+    schemes = ("zoo", "timm", "torchvision", "hf", "python")
+    scheme, separator, name = spec.partition(":")
+    if separator and name and scheme in schemes:
+        return scheme, name
+    if not separator and spec in zoo_names():
+        raise ConfigError(f"Model {spec!r} has no source: write 'zoo:{spec}' (or timm:{spec}, torchvision:{spec}).")
+    raise ConfigError(
+        f"Model {spec!r} is not understood.{closest(scheme, schemes)} Write zoo:NAME, timm:NAME, torchvision:NAME, "
+        "hf:NAME_OR_DIR or python:module:function."
+    )
+
+
+def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
+    """Build a model, in training mode as PyTorch builds it (hf: in evaluation mode, as transformers does).
+
+    Args:
+        spec: `zoo:NAME`, `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`.
+        weights: a weight file, or "pretrained" for the package's own (timm, torchvision: fetched by that package).
+            `hf:` always loads the weights it names. Default: random, from torch's global generator.
+        options: passed to the builder: `num_classes`, `in_channels`, `width`, `widths`, `image_size`, ...
+
+    Raises:
+        ConfigError: unknown spec, name or option; names the closest one.
+        MissingDependencyError: the package of the spec is not installed.
+        WeightsError: the weight file does not fit.
+    """
+    scheme, name = split_spec(spec)
+    pretrained = weights == PRETRAINED
+    if pretrained and scheme in ("zoo", "python"):
+        raise ConfigError(f"{spec} ships no weights: give a file, or leave `weights` out.")
+    if scheme == "zoo":
+        model = build_zoo(name, **options)
+    elif scheme == "timm":
+        model = _from_timm(name, pretrained, options)
+    elif scheme == "torchvision":
+        model = _from_torchvision(name, pretrained, options)
+    elif scheme == "hf":
+        model = _from_hf(name, options)
+    else:
+        model = _from_python(name, options)
+    return model if weights is None or pretrained else load_weights(model, weights)
+
+
+def default_input_shape(spec: str, model: nn.Module | None = None) -> tuple[int, int, int] | None:
+    """(channels, height, width) that the model of `spec` expects, or None where nothing says so.
+
+    The model's own statement goes before the spec's: `input_shape` (zoo), `default_cfg["input_size"]` (timm),
+    `config.image_size` and `config.num_channels` (transformers).
+    """
+    scheme, name = split_spec(spec)
+    own = getattr(model, "input_shape", None)
+    if isinstance(own, tuple) and len(own) == 3:
+        return own
+    if scheme == "zoo":
+        return zoo_entry(name).input_shape
+    if scheme == "torchvision":
+        return (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
+    if scheme == "timm" and model is not None:
+        channels, height, width = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+        return getattr(model, "in_chans", channels), height, width
+    config = getattr(model, "config", None)
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
+    return (channels, size, size) if isinstance(size, int) else None

@@ -1,0 +1,108 @@
+"""Loading weights from a file: all or nothing, never a pickle."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from metaprune.errors import WeightsError
+
+_CONTAINERS = ("state_dict", "model", "model_state_dict")
+_LISTED = 8  # keys of each kind that an error lists
+
+
+def read_state_dict(file: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt`, on the CPU.
+
+    Opens `{"state_dict": ...}` and `{"model": ...}`, and strips a `module.` that all names share (DataParallel).
+
+    Raises:
+        WeightsError: the file is missing, of another type, damaged, or holds something else than tensors.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise WeightsError(f"Weight file {path} does not exist: check the path.")
+    if path.suffix == ".safetensors":
+        try:
+            content: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{path} is not a readable safetensors file ({error}): fetch or save it again."
+            ) from error
+    elif path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            raise WeightsError(
+                f"{path} cannot be read with weights_only=True ({str(error).splitlines()[0]}). Only plain tensors are "
+                "read, never pickled code: save `model.state_dict()`, best as .safetensors."
+            ) from error
+    else:
+        raise WeightsError(f"{path} has suffix {path.suffix!r}: weights are read from .safetensors, .pt or .pth.")
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors): save `model.state_dict()`.")
+    odd = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
+    if odd:
+        raise WeightsError(
+            f"{path} holds things that are not tensors ({_first(odd)}): save `model.state_dict()` alone."
+        )
+    if all(k.startswith("module.") for k in content):
+        content = {k.removeprefix("module."): v for k, v in content.items()}
+    return dict(content)
+
+
+def load_weights(model: nn.Module, file: str | Path, *, strict: bool = True) -> nn.Module:
+    """Copy the weights of `file` into `model` and return it; the model is untouched when anything does not fit.
+
+    Args:
+        strict: False accepts missing and unexpected names (never another shape), as long as one name fits.
+
+    Raises:
+        WeightsError: unreadable file, or names or shapes that do not fit; lists them.
+    """
+    found = read_state_dict(file)
+    wanted = model.state_dict()
+    # BatchNorm's batch counter is left out by some savers and has no effect on inference.
+    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in found if k not in wanted]
+    shapes = [
+        f"{k} {tuple(found[k].shape)} in the file, {tuple(wanted[k].shape)} in the model"
+        for k in wanted
+        if k in found and found[k].shape != wanted[k].shape
+    ]
+    fitting = {k: v for k, v in found.items() if k in wanted}
+    if shapes or not fitting or (strict and (missing or unexpected)):
+        raise WeightsError(_mismatch(Path(file), missing, unexpected, shapes))
+    model.load_state_dict(fitting, strict=False)
+    return model
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _mismatch(path: Path, missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
+    lines = [f"{path} does not fit the model; nothing was loaded."]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes)):
+        if names:
+            lines.append(f"  {title} ({len(names)}): {_first(names)}")
+    lines.append(
+        "  Next step: create the model with the options the weights were saved with (num_classes, widths, ...)."
+    )
+    return "\n".join(lines)
