@@ -22,6 +22,7 @@ def stale(model):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.fill_(7.0)
             module.running_var.fill_(3.0)
+            module.num_batches_tracked.fill_(5)
     return model
 
 
@@ -51,7 +52,6 @@ def test_order_does_not_matter_and_rng_shuffles():
 def test_modes_momenta_weights_and_random_state_stay():
     model = stale(cnn()).eval()
     model[8].train()  # the dropout of a user who wants it on
-    model[1].num_batches_tracked.fill_(9)
     modes = [module.training for module in model.modules()]
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
     state = torch.get_rng_state()

@@ -55,10 +55,12 @@ def tied():
 
 
 @pytest.mark.parametrize("make", [mlp, tied])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer", [{"optimizer": "sgd"}, {"optimizer": "adamw"}, {"momentum": 0.0, "nesterov": False}]
+)
 def test_resume_is_exact(tmp_path, make, optimizer):
     whole, resumed = make(), make()
-    options = {"optimizer": optimizer, "lr": 0.01, "warmup_epochs": 1.5}
+    options = {"lr": 0.01, "warmup_epochs": 1.5, "epochs": 3.5, "decay_norm_and_bias": False, **optimizer}
     history = fit(whole, tmp_path / "a", **options)
     with pytest.raises(StopNow):
         fit(resumed, tmp_path / "b", stop_after=2, **options)

@@ -74,6 +74,9 @@ def test_modes_are_restored():
     assert [module.training for module in model.modules()] == before
     fit(model, epochs=1)
     assert [module.training for module in model.modules()] == before
+    other = mlp().train()  # the mode it comes in does not change the training
+    fit(other, epochs=1)
+    assert same(weights(model), weights(other))
 
 
 def test_evaluate_by_hand():

@@ -68,5 +68,5 @@ def distil(task: RecoverTask) -> History:
         label_smoothing=config.train.label_smoothing,
     )
     return task.train(
-        objective=objective, identity={"temperature": config.temperature, "distil_weight": config.distil_weight}
+        objective=objective, options={"temperature": config.temperature, "distil_weight": config.distil_weight}
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,11 +45,14 @@ def recover(
     progress: bool = True,
     on_epoch: Callable[[EpochRow], None] | None = None,
     initialise: Callable[[nn.Module], None] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> History:
     """Recover `model` in place and return what training reports (empty for none and bn).
 
     `original` is the teacher of distil and is never changed; other kinds do not need it. `initialise(model)` replaces
-    the modules' own initialisation in scratch. `checkpoint_dir` resumes as in `metaprune.train.loop.train`.
+    the modules' own initialisation in scratch. `checkpoint_dir` resumes as in `metaprune.train.loop.train`;
+    a checkpoint is known by options, seed, data and shapes, not by the weights it began with, so name the plan and the
+    original's weights in `identity` (JSON-able) where one folder could meet several.
 
     Raises what `parse_recover` and `train` raise; `ConfigError` for distil without `original`; `NotAvailableError` for
     scratch on modules that cannot initialise themselves.
@@ -65,5 +69,6 @@ def recover(
         progress=progress,
         on_epoch=on_epoch,
         initialise=initialise,
+        identity=identity,
     )
     return RECOVERIES[parsed.kind](task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,9 +31,10 @@ class RecoverTask:
     progress: bool = True
     on_epoch: Callable[[EpochRow], None] | None = None
     initialise: Callable[[nn.Module], None] | None = None
+    identity: Mapping[str, Any] | None = None
 
-    def train(self, *, objective: Objective | None = None, identity: dict[str, Any] | None = None) -> History:
-        """Run the training loop of `config.train`; `identity` is what a checkpoint has to share besides `kind`."""
+    def train(self, *, objective: Objective | None = None, options: Mapping[str, Any] | None = None) -> History:
+        """Run the training loop of `config.train`; `options` are what a checkpoint has to share besides `kind`."""
         return train(
             self.model,
             self.data,
@@ -45,7 +46,7 @@ class RecoverTask:
             progress=self.progress,
             on_epoch=self.on_epoch,
             label=self.config.kind,
-            identity={"recover": {"kind": self.config.kind, **(identity or {})}},
+            identity={**(self.identity or {}), "recover": {"kind": self.config.kind, **(options or {})}},
         )
 
 
