@@ -69,13 +69,7 @@ def train(
     split = _training_split(data)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("no parameter of the model has requires_grad=True: nothing to train; unfreeze some")
-    run_identity = {
-        "config": dataclasses.asdict(config),
-        "rng": [rng.seed, *rng.path],
-        "data": [data.name, len(split), str(getattr(data, "digest", ""))],
-        "shapes": shapes_digest(model),
-        **(identity or {}),
-    }
+    run_identity = {**_identity(model, data, split, config, rng), **(identity or {})}
     with ExitStack() as stack:
         stack.enter_context(modes_restored(model))
         stack.enter_context(forward_restored(model))
@@ -83,13 +77,8 @@ def train(
         run = _Run(accelerator, model, split, config, objective or _cross_entropy(config.label_smoothing), rng)
         stack.callback(run.optimizer.zero_grad)
         history = run.resume(checkpoint_dir, run_identity) if checkpoint_dir is not None else History()
-        bar = TrainProgress(
-            label,
-            total_steps=run.total_steps,
-            done_steps=len(history.rows) * run.steps_per_epoch,
-            show=progress and accelerator.is_main_process,
-        )
-        stack.enter_context(bar)
+        done, show = len(history.rows) * run.steps_per_epoch, progress and accelerator.is_main_process
+        bar = stack.enter_context(TrainProgress(label, total_steps=run.total_steps, done_steps=done, show=show))
         for epoch in range(len(history.rows), run.num_epochs):
             row = run.epoch(epoch, data.val, bar)
             history.rows.append(row)
@@ -272,3 +261,13 @@ def _training_split(data: Data) -> Split:
     if data.train is None or len(data.train) == 0:
         raise DataError(f"data {data.name!r} has no training samples: training and recovery need a train split")
     return data.train
+
+
+def _identity(model: nn.Module, data: Data, split: Split, config: TrainConfig, rng: Rng) -> dict[str, Any]:
+    """What two runs have to share for one to continue the other's checkpoint."""
+    return {
+        "config": dataclasses.asdict(config),
+        "rng": [rng.seed, *rng.path],
+        "data": [data.name, len(split), str(getattr(data, "digest", ""))],
+        "shapes": shapes_digest(model),
+    }
