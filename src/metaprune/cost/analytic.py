@@ -1,0 +1,196 @@
+"""MACs, parameters and bytes as polynomials in the group widths: exact integers, no forward pass.
+
+The surviving size of a dimension is a sum over its rows' group combinations: rows that carry one atom of group g give
+c * w_g, rows that carry one atom each of g and h give c * w_g * w_h, and so on. Every cost is a sum of products of such sizes,
+so thousands of candidates are evaluated in one vectorised call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from metaprune.elastic.masked import _aliases
+from metaprune.graph.call import Dim, Survivors
+from metaprune.graph.capture import Captured
+from metaprune.graph.labelling import Labelled
+from metaprune.values import Cost, Space
+
+Polynomial = tuple[tuple[tuple[int, ...], int], ...]  # ((group indices of one combination, number of rows), ...)
+
+
+@dataclass(frozen=True)
+class Term:
+    """numerator / denominator x product of the surviving sizes with these ids."""
+
+    sizes: tuple[int, ...]
+    numerator: int
+    denominator: int
+
+
+class CostModel:
+    """Costs of one sample unless `batch` says otherwise.
+
+    `inexact` lists dimensions whose size is no polynomial of the widths (two channels of one group in one index): their
+    cost by widths is rounded up, their cost by plan is exact.
+    """
+
+    def __init__(self, captured: Captured, labelled: Labelled, space: Space, batch: int = 1):
+        self._captured, self._labelled, self._space = captured, labelled, space
+        self._batch = batch if captured.symbols else None
+        self._owner = np.full(len(labelled.atoms) + 1, -1, dtype=np.int64)
+        for g, group in enumerate(space):
+            self._owner[group.atoms] = g
+        self._sizes: list[tuple[Polynomial, np.ndarray]] = []
+        self._ids: dict[Any, int] = {}
+        self.inexact: list[str] = []
+        self._macs = self._merge(self._term(t) for f in labelled.facts.values() for t in f.macs)
+        self._params, self._weight_bytes = self._weights()
+        self._tensors, self._allocated, self._freed, self._steps = self._liveness()
+
+    # ------------------------------------------------------------------------------------------ evaluation
+
+    def of_widths(self, widths: np.ndarray) -> Cost:
+        """widths: int64 [groups] or [candidates, groups]; a Cost of ints or of arrays [candidates]."""
+        widths = np.asarray(widths, dtype=np.int64)
+        if widths.shape[-1:] != (len(self._space),):
+            raise ValueError(f"widths must end in {len(self._space)} groups, got shape {widths.shape}")
+        batch = np.atleast_2d(widths)
+        sizes = np.zeros((len(batch), len(self._sizes)), dtype=np.int64)
+        for s, (polynomial, _) in enumerate(self._sizes):
+            for groups, rows in polynomial:
+                full = math.prod(int(self._space.widths[g]) for g in groups)
+                sizes[:, s] += -(-rows * np.prod(batch[:, list(groups)], axis=1, dtype=np.int64) // full)
+        return self._evaluate(sizes, scalar=widths.ndim == 1)
+
+    def of_survivors(self, alive: Survivors) -> Cost:
+        """Exact cost of one concrete set of survivors."""
+        sizes = np.array([[alive.count(label) for _, label in self._sizes]], dtype=np.int64).reshape(1, -1)
+        return self._evaluate(sizes, scalar=True)
+
+    def _evaluate(self, sizes: np.ndarray, scalar: bool) -> Cost:
+        tensors = np.stack([self._value(t, sizes) for t in self._tensors], axis=1) if self._tensors else sizes[:, :0]
+        change = np.zeros((len(sizes), self._steps + 2), dtype=np.int64)
+        for i in range(len(self._tensors)):
+            change[:, self._allocated[i]] += tensors[:, i]
+            change[:, self._freed[i] + 1] -= tensors[:, i]
+        figures = (
+            self._total(self._macs, sizes),
+            self._total(self._params, sizes),
+            np.cumsum(change, axis=1).max(axis=1),
+            self._total(self._weight_bytes, sizes),
+        )
+        return Cost(*(int(f[0]) if scalar else f for f in figures))
+
+    @staticmethod
+    def _value(term: Term, sizes: np.ndarray) -> np.ndarray:
+        product = np.prod(sizes[:, list(term.sizes)], axis=1, dtype=np.int64)
+        return product * term.numerator // term.denominator
+
+    def _total(self, terms: list[Term], sizes: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(sizes), dtype=np.int64)
+        for term in terms:
+            total += self._value(term, sizes)
+        return total
+
+    # ------------------------------------------------------------------------------------------ construction
+
+    def _term(self, dims: list[Dim], factor: int = 1) -> Term:
+        ids, numerator, denominator = [], factor, 1
+        for dim in dims:
+            size = self._captured.concrete(dim.size, self._batch) if not isinstance(dim.size, int) else dim.size
+            final = None if dim.label is None else self._labelled.atoms.final(dim.label)
+            if final is None or (self._owner[final] < 0).all():
+                numerator *= size
+                continue
+            ids.append(self._size_id(dim.label, final))
+            numerator *= size  # a dimension that merges batch and channels was labelled at the traced batch size
+            denominator *= len(final)
+        common = math.gcd(numerator, denominator)
+        return Term(tuple(sorted(ids)), numerator // common, denominator // common)
+
+    def _size_id(self, raw: np.ndarray | None, final: np.ndarray) -> int:
+        assert raw is not None
+        polynomial, exact = self._polynomial(final)
+        key = polynomial if exact else id(raw)
+        if key not in self._ids:
+            self._ids[key] = len(self._sizes)
+            self._sizes.append((polynomial, raw))
+        return self._ids[key]
+
+    def _polynomial(self, final: np.ndarray) -> tuple[Polynomial, bool]:
+        owners = np.sort(self._owner[final], axis=1)
+        combinations, index, counts = np.unique(owners, axis=0, return_inverse=True, return_counts=True)
+        exact = True
+        found: dict[tuple[int, ...], int] = defaultdict(int)
+        for c, (combination, rows) in enumerate(zip(combinations, counts, strict=True)):
+            groups = tuple(int(g) for g in combination if g >= 0)
+            found[groups] += int(rows)
+            if len(groups) > 1:
+                atoms = np.where(self._owner[final] >= 0, final, -1)[index.reshape(-1) == c]
+                distinct = len(np.unique(np.sort(atoms, axis=1), axis=0))
+                exact &= distinct == math.prod(int(self._space.widths[g]) for g in groups) and len(set(groups)) == len(groups)
+        if not exact:
+            self.inexact.append(f"dimension of {len(final)}")
+        return tuple(sorted(found.items())), exact
+
+    @staticmethod
+    def _merge(terms: Any) -> list[Term]:
+        """Sum terms of equal sizes; those with a fraction stay apart, each is an integer by itself."""
+        whole: dict[tuple[int, ...], int] = defaultdict(int)
+        rest = []
+        for term in terms:
+            if term.denominator == 1:
+                whole[term.sizes] += term.numerator
+            else:
+                rest.append(term)
+        counted: dict[Term, int] = defaultdict(int)
+        for term in rest:
+            counted[term] += 1
+        return [Term(s, n, 1) for s, n in whole.items()] + [t for t, n in counted.items() for _ in range(n)]
+
+    def _weights(self) -> tuple[list[Term], list[Term]]:
+        params, weight_bytes = [], []
+        for name, tensor in self._captured.tensors.items():
+            labels = self._labelled.parameters.get(name, [None] * tensor.dim())
+            dims = [Dim(label, n) for label, n in zip(labels, tensor.shape, strict=True)]
+            if isinstance(tensor, torch.nn.Parameter):
+                params.append(self._term(dims))
+            weight_bytes.append(self._term(dims, tensor.element_size()))
+        return self._merge(params), self._merge(weight_bytes)
+
+    def _liveness(self) -> tuple[list[Term], list[int], list[int], int]:
+        """Tensors that own memory, with the steps in which they are allocated and last used."""
+        owner: dict[fx.Node, list[int]] = {}
+        terms: list[Term] = []
+        allocated: list[int] = []
+        freed: list[int] = []
+        step = 0
+        nodes = list(self._captured.graph.nodes)
+        for node in nodes:
+            step += node.op == "call_function"
+            for used in node.all_input_nodes:
+                for i in owner.get(used, []):
+                    freed[i] = len(nodes) if node.op == "output" else max(freed[i], step)
+            if node.name in self._captured.sources or node.op not in ("placeholder", "call_function"):
+                continue
+            if node.op == "call_function" and _aliases(node.target) != "new":
+                owner[node] = owner.get(node.all_input_nodes[0], []) if node.all_input_nodes else []
+                continue
+            owner[node] = []
+            value = node.meta.get("val")
+            for tensor, labels in zip(value if isinstance(value, (list, tuple)) else [value], self._labelled.facts[node.name].labels, strict=False):
+                if isinstance(tensor, torch.Tensor):
+                    dims = [Dim(label, n) for label, n in zip(labels or [None] * tensor.dim(), tensor.shape, strict=True)]
+                    owner[node].append(len(terms))
+                    terms.append(self._term(dims, tensor.element_size()))
+                    allocated.append(step)
+                    freed.append(len(nodes) if node.op == "placeholder" else step)
+        freed = [min(f, step) for f in freed]
+        return terms, allocated, freed, step

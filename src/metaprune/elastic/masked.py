@@ -1,0 +1,67 @@
+"""The reference semantics: the full network in which dropped indices are zero wherever they could be consumed.
+
+Every operator that makes a new tensor has its output multiplied by the mask of its labels; views are left alone (they
+alias), in-place operators are masked in place. Statistics over channels are taken over the survivors (each rule
+brings its own reference). This is what "the masked original" means, and what a cut is proved against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from metaprune.elastic.program import Program, Step, Structure
+from metaprune.graph.call import Fact, Labels, Survivors
+from metaprune.graph.rules.norm import survivors_mask
+
+
+def _aliases(target: Any) -> str:
+    """`view`, `inplace` or `new`, by the operator's schema."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return "view"  # getitem and integer arithmetic make no tensor
+    infos = [r.alias_info for r in target._schema.returns if r.alias_info is not None]
+    if not infos:
+        return "new"
+    return "inplace" if any(i.is_write for i in infos) else "view"
+
+
+def _apply_mask(value: Any, labels: Labels | None, alive: Survivors, in_place: bool) -> Any:
+    if not isinstance(value, torch.Tensor) or labels is None or value.dtype == torch.bool:
+        return value
+    mask = survivors_mask(alive, labels, value)
+    if mask.numel() == 1:
+        return value
+    dropped = mask == 0  # filled, not multiplied: an attention bias holds -inf, and -inf * 0 is no zero
+    return value.masked_fill_(dropped, 0) if in_place else value.masked_fill(dropped, 0)
+
+
+def run_masked(
+    program: Program,
+    structure: Structure,
+    facts: dict[str, Fact],
+    tensors: Mapping[str, torch.Tensor],
+    alive: Survivors,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run the full-size `structure` under masks; returns what the model returns."""
+
+    def call(step: Step, a: list, k: dict) -> Any:
+        fact = facts[step.node.name]
+        if fact.masked is not None:
+            names = [x.name for x in step.target._schema.arguments]
+            defaults = {x.name: x.default_value for x in step.target._schema.arguments}
+            out = fact.masked({**defaults, **dict(zip(names, a, strict=False)), **k}, alive)
+        else:
+            out = step.target(*a, **k)
+        kind = _aliases(step.target)
+        if kind == "view":
+            return out
+        if isinstance(out, (list, tuple)):
+            return [_apply_mask(v, ls, alive, False) for v, ls in zip(out, fact.labels, strict=False)]
+        return _apply_mask(out, fact.labels[0], alive, kind == "inplace")
+
+    with torch.no_grad():
+        return program.run(structure, tensors, args, kwargs, call)

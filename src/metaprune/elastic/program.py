@@ -1,0 +1,265 @@
+"""One executor for the traced graph: any widths, any weights, with gradients.
+
+`Program.structure(alive)` bakes the integer constants for a set of survivors (milliseconds, cached); `Program.run`
+then executes it with tensors that are the model's own, sliced, masked, generated or rewritten: whatever the mapping
+`tensors` returns under a parameter's name. Supernet training, search, soft gates and the proof all use it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from metaprune.errors import PlanError
+from metaprune.graph.call import Fact, Survivors, bound_arguments, with_argument
+from metaprune.graph.capture import Captured
+from metaprune.graph.patching import patched_call
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The value of an earlier step."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor of the model, fetched when it is used (a lazy mapping then never holds them all)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A symbolic size times kept / total."""
+
+    ref: Ref
+    kept: int
+    total: int
+
+
+@dataclass(slots=True)
+class Step:
+    node: fx.Node
+    target: Callable
+    args: Any
+    kwargs: Any
+    slot: int
+    free: tuple[int, ...] = ()  # slots whose last use this is
+
+
+@dataclass
+class Structure:
+    """A program with its constants baked for one set of survivors."""
+
+    steps: list[Step]
+    output: Any
+    slots: int
+
+
+Tensors = Mapping[str, torch.Tensor]
+CallStep = Callable[[Step, list, dict], Any]
+
+
+class Program:
+    def __init__(self, captured: Captured, facts: dict[str, Fact], switchable: frozenset[str], cache: int = 16):
+        self._captured = captured
+        self._facts = facts
+        self._switchable = switchable  # batch_norm and dropout nodes that follow the training flag
+        self._cache: OrderedDict[Any, Structure] = OrderedDict()
+        self._cache_size = cache
+
+    def structure(
+        self,
+        alive: Survivors | None = None,
+        *,
+        key: Any = None,
+        training: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Structure:
+        """Bake constants. `dtype`/`device` rewrite explicit arguments of the graph (a float32 cast in a float64 run).
+
+        `key` (hashable) names the survivors in the cache; without it nothing is cached.
+        """
+        full_key = (key, training, dtype, device)
+        if key is not None and full_key in self._cache:
+            self._cache.move_to_end(full_key)
+            return self._cache[full_key]
+        structure = self._bake(alive, training, dtype, device)
+        if key is not None:
+            self._cache[full_key] = structure
+            if len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+        return structure
+
+    def _bake(
+        self, alive: Survivors | None, training: bool, dtype: torch.dtype | None, device: torch.device | None
+    ) -> Structure:
+        places: dict[fx.Node, Any] = {}
+        steps: list[Step] = []
+        output: Any = None
+        slots = 0
+        device = device or self.device
+        for node in self._captured.graph.nodes:
+            if node.op == "placeholder":
+                places[node] = Weight(self._captured.sources[node.name]) if node.name in self._captured.sources else Ref(slots)
+                slots += isinstance(places[node], Ref)
+                continue
+            if node.op == "get_attr":
+                places[node] = _attribute(self._captured.graph.owning_module, node.target)
+                continue
+            if node.op == "output":
+                output = _resolve_nodes(node.args[0], places)
+                continue
+            target, args, kwargs = patched_call(
+                node,
+                self._facts[node.name],
+                alive,
+                lambda n, kept, total: Scaled(places[n], kept, total),
+                lambda positions: torch.from_numpy(np.ascontiguousarray(positions)).to(device),
+            )
+            if training and node.name in self._switchable:
+                args, kwargs = with_argument(target, args, kwargs, _flag(node), True)
+            args, kwargs = (_resolve_nodes(a, places) for a in (args, kwargs))
+            if dtype is not None:
+                args, kwargs = (_retype(a, dtype) for a in (args, kwargs))
+            args, kwargs = (_replace_device(a, device) for a in (args, kwargs))
+            label = self._facts[node.name].rescale_output
+            places[node] = Ref(slots)
+            steps.append(Step(node, target, list(args), kwargs, slots))
+            slots += 1
+            if label is not None and alive is not None and alive.cut(label):
+                steps.append(Step(node, _unscale, [places[node], alive.count(label), len(label)], {}, slots))
+                places[node] = Ref(slots)
+                slots += 1
+        _mark_last_uses(steps, output)
+        return Structure(steps, output, slots)
+
+    @property
+    def device(self) -> torch.device:
+        tensor = next(iter(self._captured.tensors.values()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def run(
+        self,
+        structure: Structure,
+        tensors: Tensors,
+        args: tuple,
+        kwargs: dict[str, Any] | None = None,
+        call: CallStep | None = None,
+    ) -> Any:
+        """Execute; returns what the model returns. `call` may replace how a step is executed (the proof does).
+
+        Raises:
+            PlanError: inputs of another structure than the traced ones.
+        """
+        env: list[Any] = [None] * structure.slots
+        env[: len(self._captured.inputs)] = self.flatten_inputs(args, kwargs or {})
+        for step in structure.steps:
+            a = [_fetch(x, env, tensors) for x in step.args]
+            k = {n: _fetch(x, env, tensors) for n, x in step.kwargs.items()} if step.kwargs else {}
+            env[step.slot] = step.target(*a, **k) if call is None else call(step, a, k)
+            for slot in step.free:
+                env[slot] = None
+        leaves = [_fetch(x, env, tensors) for x in pytree.tree_leaves(structure.output, is_leaf=_is_place)]
+        return pytree.tree_unflatten(leaves, self._captured.out_spec)
+
+    def flatten_inputs(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+        """Inputs in the order of the graph's placeholders."""
+        traced = self._captured.example[1]
+        ordered = {n: kwargs[n] for n in traced if n in kwargs}
+        leaves, spec = pytree.tree_flatten((args, ordered))
+        if len(leaves) != len(self._captured.inputs) or len(ordered) != len(kwargs):
+            raise PlanError(
+                f"the network was traced with inputs {self._captured.in_spec}, but was called with {spec}; "
+                "pass inputs of the same structure"
+            )
+        return leaves
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, (Ref, Weight)) or value is None
+
+
+def _fetch(value: Any, env: list, tensors: Tensors) -> Any:
+    kind = type(value)
+    if kind is Ref:
+        return env[value.slot]
+    if kind is Weight:
+        return tensors[value.name]
+    if kind is Scaled:
+        return env[value.ref.slot] * value.kept // value.total
+    if kind is list or kind is tuple:
+        return [_fetch(v, env, tensors) for v in value]
+    return value
+
+
+def _unscale(value: int, kept: int, total: int) -> int:
+    return value * total // kept
+
+
+def _resolve_nodes(value: Any, places: dict[fx.Node, Any]) -> Any:
+    """Nodes -> places, everything else (Scaled, constants) as it is."""
+    if isinstance(value, fx.Node):
+        return places[value]
+    if isinstance(value, (list, tuple)):
+        return [_resolve_nodes(v, places) for v in value]
+    if isinstance(value, dict):
+        return {k: _resolve_nodes(v, places) for k, v in value.items()}
+    return value
+
+
+def _retype(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, list):
+        return [_retype(v, dtype) for v in value]
+    if isinstance(value, dict):
+        return {k: _retype(v, dtype) for k, v in value.items()}
+    return dtype if isinstance(value, torch.dtype) and value in FLOATS else value
+
+
+def _replace_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_replace_device(v, device) for v in value]
+    if isinstance(value, dict):
+        return {k: _replace_device(v, device) for k, v in value.items()}
+    return device if isinstance(value, torch.device) else value
+
+
+def _attribute(module: Any, path: str) -> Any:
+    return operator.attrgetter(path)(module)
+
+
+def _flag(node: fx.Node) -> str:
+    return "training" if "training" in bound_arguments(node) else "train"
+
+
+def _slots_of(value: Any) -> set[int]:
+    if isinstance(value, Ref):
+        return {value.slot}
+    if isinstance(value, Scaled):
+        return {value.ref.slot}
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return set().union(*(_slots_of(v) for v in value)) if value else set()
+    return set()
+
+
+def _mark_last_uses(steps: list[Step], output: Any) -> None:
+    needed = _slots_of(output)
+    for step in reversed(steps):
+        used = _slots_of(step.args) | _slots_of(step.kwargs)
+        step.free = tuple(used - needed)
+        needed |= used

@@ -1,0 +1,58 @@
+"""Tensors for the executor: sliced from a model's own, gradients included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from metaprune.graph.call import Survivors
+from metaprune.graph.labelling import Labelled
+
+
+def slice_tensor(tensor: torch.Tensor, labels: list, alive: Survivors) -> torch.Tensor:
+    """The surviving rows of every labelled dimension; a differentiable copy (or the tensor itself if none is cut)."""
+    for dim, label in enumerate(labels):
+        if label is not None and alive.cut(label):
+            rows = torch.from_numpy(alive.index(label)).to(tensor.device)
+            tensor = tensor.index_select(dim, rows)
+    return tensor
+
+
+class SlicedTensors(Mapping[str, torch.Tensor]):
+    """Slices `tensors` on access, so that a run never holds more than one slice at a time (gradients aside).
+
+    `dtype` casts floating tensors too.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, torch.Tensor], labelled: Labelled, alive: Survivors | None, dtype: torch.dtype | None = None
+    ):
+        self._tensors, self._labelled, self._alive, self._dtype = tensors, labelled, alive, dtype
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._tensors[name]
+        if self._alive is not None and name in self._labelled.parameters:
+            tensor = slice_tensor(tensor, self._labelled.parameters[name], self._alive)
+        if self._dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(self._dtype)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@torch.no_grad()
+def scatter_back(full: torch.Tensor, part: torch.Tensor, labels: list, alive: Survivors) -> None:
+    """Write a slice back into its rows: what BatchNorm did to the running statistics of a slice."""
+    if not any(alive.cut(label) for label in labels):
+        full.copy_(part)
+        return
+    rows = []
+    for dim, label in enumerate(labels):
+        index = torch.arange(full.shape[dim]) if label is None else torch.from_numpy(alive.index(label))
+        rows.append(index.to(full.device))
+    full[torch.meshgrid(*rows, indexing="ij") if len(rows) > 1 else rows[0]] = part.to(full.dtype)

@@ -1,0 +1,229 @@
+"""What a rule sees (`Call`) and what it leaves behind (`Fact`) for one node of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from metaprune.graph.capture import Captured, module_of, op_name
+from metaprune.graph.labels import Atoms, Label
+
+Labels = list[Label]  # one label per dimension of a tensor
+
+
+@dataclass(slots=True)
+class Dim:
+    """One factor of a cost: `size` (int or SymInt) indices, of which those survive that `label` says."""
+
+    label: Label
+    size: Any
+
+
+@dataclass(slots=True)
+class Patch:
+    """How one argument of a node changes with the survivors.
+
+    `value` computes it; without `value` the old number is scaled by kept / total of `label` (also when it is a
+    symbolic expression that holds the batch size).
+    """
+
+    argument: str
+    position: int | None = None
+    label: Label = None
+    value: Callable[[Survivors], Any] | None = None
+
+
+@dataclass(slots=True)
+class Gather:
+    """The node takes rows `source` of dimension `dim` of `tensor`; survivors are taken by their new rank."""
+
+    tensor: fx.Node
+    dim: int
+    label: Label  # of the input dimension
+    source: np.ndarray  # [n_out] row of the input that each row of the output is
+
+
+@dataclass(slots=True)
+class Fact:
+    """All that labelling learnt about one node; the executor, the costs and the proof read only this."""
+
+    labels: list[Labels | None] = field(default_factory=list)  # per output; None for what is not a tensor
+    patches: list[Patch] = field(default_factory=list)
+    macs: list[list[Dim]] = field(default_factory=list)  # sum of products
+    gather: Gather | None = None
+    rewrite: Callable[[Survivors], tuple[Any, tuple, dict]] | None = None  # another operator does it after the cut
+    masked: Callable[[dict[str, Any], Survivors], torch.Tensor] | None = None  # reference semantics if not plain
+    rescale_output: Label = None  # sym_size of a tracked dimension reports the size before cutting
+    covered: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+class Survivors:
+    """Which indices survive, given which atoms do (`alive`: boolean, one entry per atom)."""
+
+    def __init__(self, atoms: Atoms, alive: np.ndarray):
+        self._atoms = atoms
+        self._alive = np.append(alive, True)  # the padding -1 reads the last entry
+        self._rows: dict[int, np.ndarray] = {}
+
+    def rows(self, label: np.ndarray) -> np.ndarray:
+        """Boolean [n]: the rows all of whose atoms are alive."""
+        key = id(label)
+        if key not in self._rows:
+            final = self._atoms.final(label)
+            alive = np.ones(len(label), dtype=bool) if final is None else self._alive[final].all(axis=1)
+            self._rows[key] = alive
+        return self._rows[key]
+
+    def count(self, label: np.ndarray) -> int:
+        return int(self.rows(label).sum())
+
+    def index(self, label: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(self.rows(label))
+
+    def cut(self, label: Label) -> bool:
+        """Whether any index of the label is dropped."""
+        return label is not None and not bool(self.rows(label).all())
+
+    def before(self, label: np.ndarray, position: int) -> int:
+        """How many rows below `position` survive."""
+        return int(self.rows(label)[:position].sum())
+
+
+class Call:
+    """One node as a rule sees it: arguments by schema name, labels, shapes, and the algebra to write equations in."""
+
+    def __init__(self, node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str, Fact]):
+        self.node = node
+        self.name = op_name(node.target)
+        self.fact = Fact()
+        self._atoms = atoms
+        self._captured = captured
+        self._facts = facts
+        self.arguments = bound_arguments(node)
+
+    def __getitem__(self, argument: str) -> Any:
+        return self.arguments.get(argument)
+
+    # ---------------------------------------------------------------------------------------- what is known
+
+    @property
+    def reason(self) -> str:
+        where = module_of(self.node)
+        return f"{self.name} in {where}" if where else self.name
+
+    def labels(self, value: fx.Node) -> Labels:
+        labels = self._facts[value.name].labels[0]
+        assert labels is not None
+        return list(labels)
+
+    def shape(self, value: fx.Node) -> tuple[int, ...]:
+        return self._captured.concrete(value.meta["val"])
+
+    def symbolic(self, value: fx.Node) -> tuple[Any, ...]:
+        """Shape with the batch symbol left in."""
+        return tuple(value.meta["val"].shape)
+
+    def is_tensor(self, value: Any) -> bool:
+        return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
+
+    def tensors(self) -> list[fx.Node]:
+        return [n for n in self.node.all_input_nodes if self.is_tensor(n)]
+
+    @property
+    def out(self) -> Any:
+        return self.node.meta.get("val")
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self._captured.concrete(self.out)
+
+    @property
+    def out_symbolic(self) -> tuple[Any, ...]:
+        return tuple(self.out.shape)
+
+    def numbers(self, values: Any) -> Any:
+        """Arguments that may hold SymInt nodes, as concrete ints."""
+        if isinstance(values, fx.Node):
+            return self._captured.concrete(values.meta["val"])
+        if isinstance(values, (list, tuple)):
+            return [self.numbers(v) for v in values]
+        return values
+
+    def constant(self, node: fx.Node) -> np.ndarray | None:
+        """Values of a tensor that is part of the model and no parameter, or None."""
+        tensor = self._captured.tensors.get(self._captured.sources.get(node.name, ""))
+        if tensor is None or isinstance(tensor, torch.nn.Parameter) or tensor.is_floating_point():
+            return None
+        return tensor.detach().cpu().numpy()
+
+    # ---------------------------------------------------------------------------------------- what a rule says
+
+    def equate(self, a: Label, b: Label) -> None:
+        self._atoms.equate(a, b, self.reason)
+
+    def lock(self, label: Label, why: str = "") -> None:
+        self._atoms.lock(label, f"{self.reason} ({why})" if why else self.reason)
+
+    def norm(self, label: Label) -> Label:
+        return self._atoms.norm(label)
+
+    def fresh(self, n: int) -> np.ndarray:
+        return self._atoms.fresh(n)
+
+    def split(self, label: Label, sizes: list[int]) -> Labels:
+        return self._atoms.split(label, sizes, self.reason)
+
+    def scale(self, argument: str, label: Label, position: int | None = None) -> None:
+        """The number in `argument` counts the indices of `label`."""
+        if label is not None:
+            self.fact.patches.append(Patch(argument, position, label))
+
+    def set(self, argument: str, value: Callable[[Survivors], Any], position: int | None = None) -> None:
+        self.fact.patches.append(Patch(argument, position, value=value))
+
+    def macs(self, *dims: Dim) -> None:
+        self.fact.macs.append(list(dims))
+
+    def note(self, text: str) -> None:
+        self.fact.notes.append(f"{self.reason}: {text}")
+
+    def lock_all(self) -> list[Labels | None]:
+        """The sound answer for an operator that nothing is known of."""
+        self.fact.covered = False
+        for value in self.tensors():
+            for label in self.labels(value):
+                self.lock(label, "operator without a rule")
+        return self.free_outputs()
+
+    def free_outputs(self) -> list[Labels | None]:
+        values = self.out if isinstance(self.out, (list, tuple)) else [self.out]
+        return [[None] * v.dim() if isinstance(v, torch.Tensor) else None for v in values]
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments by the names of the operator's schema, defaults filled in; positions as names elsewhere."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
+    bound = {}
+    for i, argument in enumerate(node.target._schema.arguments):
+        if i < len(node.args):
+            bound[argument.name] = node.args[i]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def with_argument(node_target: Any, args: tuple, kwargs: dict, name: str, value: Any) -> tuple[tuple, dict]:
+    """`args, kwargs` with one argument of the schema replaced."""
+    for i, argument in enumerate(node_target._schema.arguments):
+        if argument.name == name and i < len(args):
+            return (*args[:i], value, *args[i + 1 :]), kwargs
+    return args, {**kwargs, name: value}

@@ -1,0 +1,96 @@
+"""Abstract interpretation of a captured graph: one forward pass of rules gives every dimension its label."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from metaprune.graph.call import Call, Fact, Labels
+from metaprune.graph.capture import Captured, module_of, op_name
+from metaprune.graph.labels import Atoms
+from metaprune.graph.rules import RULES
+from metaprune.graph.rules.elementwise import is_pointwise, pointwise
+
+
+@dataclass(frozen=True)
+class Uncovered:
+    """An operator without a rule, that locked what entered it."""
+
+    op: str
+    node: str
+    module: str
+
+
+@dataclass
+class Labelled:
+    atoms: Atoms
+    facts: dict[str, Fact]  # by node name
+    parameters: dict[str, Labels]  # labels of every tensor of the model that the graph uses
+    uncovered: list[Uncovered]
+
+
+def label_graph(captured: Captured, free_outputs: bool = False) -> Labelled:
+    """Run every rule once. Outputs are locked (the task's output never changes) unless `free_outputs`."""
+    atoms = Atoms()
+    facts: dict[str, Fact] = {}
+    parameters: dict[str, Labels] = {}
+    uncovered: list[Uncovered] = []
+    for node in captured.graph.nodes:
+        fact = facts[node.name] = _label_node(node, atoms, captured, facts)
+        if not fact.covered:
+            uncovered.append(Uncovered(op_name(node.target), node.name, module_of(node)))
+        source = captured.sources.get(node.name)
+        if source is not None and node.op == "placeholder" and fact.labels[0] is not None:
+            parameters[source] = fact.labels[0]
+        if node.op == "output" and not free_outputs:
+            for value in node.all_input_nodes:
+                for label in facts[value.name].labels[0] or []:
+                    atoms.lock(label, "graph output")
+    return Labelled(atoms, facts, parameters, uncovered)
+
+
+def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str, Fact]) -> Fact:
+    value = node.meta.get("val")
+    if node.op == "placeholder":
+        tracked = node.name in captured.sources and bool(node.users)
+        return Fact([_fresh(value, atoms) if tracked else _free(value)])
+    if node.op != "call_function":
+        return Fact([None])
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        labels = facts[node.args[0].name].labels
+        return Fact([labels[node.args[1]] if len(labels) > node.args[1] else _free(value)])
+    call = Call(node, atoms, captured, facts)
+    rule = RULES.get(call.name) or (pointwise if is_pointwise(node.target) else None)
+    if rule is not None:
+        result = rule(call)
+        call.fact.labels = result if isinstance(value, (list, tuple)) else [result]
+    else:
+        call.fact.labels = call.lock_all() if call.tensors() else call.free_outputs()
+    _check(call)
+    return call.fact
+
+
+def _fresh(value: Any, atoms: Atoms) -> Labels | None:
+    return [atoms.fresh(n) for n in value.shape] if isinstance(value, torch.Tensor) else None
+
+
+def _free(value: Any) -> Labels | None:
+    return [None] * value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def _check(call: Call) -> None:
+    """A rule that returns labels of the wrong size is our own defect: stop before it can spread."""
+    values = call.out if isinstance(call.out, (list, tuple)) else [call.out]
+    for value, labels in zip(values, call.fact.labels, strict=False):
+        if not isinstance(value, torch.Tensor):
+            continue
+        shape = call._captured.concrete(value)
+        if labels is None or len(labels) != len(shape):
+            raise AssertionError(f"rule of {call.reason} returned {labels!r} for shape {shape}")
+        for label, n in zip(labels, shape, strict=True):
+            if label is not None and len(label) != n:
+                raise AssertionError(f"rule of {call.reason} returned {len(label)} rows for size {n} of {shape}")

@@ -1,0 +1,116 @@
+"""Normalisation. Parameters unify with the channel dimension; statistics over channels depend on the width.
+
+The reference semantics of such a statistic is taken over the surviving channels only (masked statistics), which
+is what the smaller network computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metaprune.graph.call import Call, Labels, Survivors
+from metaprune.graph.labels import Label, merge_labels
+from metaprune.graph.rules.registry import rule
+
+
+def survivors_mask(alive: Survivors, labels: Labels, like: torch.Tensor) -> torch.Tensor:
+    """0/1 mask broadcastable to `like` whose last dimensions have `labels`; [1] if nothing is dropped."""
+    mask = torch.ones(1, dtype=like.dtype, device=like.device)
+    for back, label in enumerate(reversed(labels)):
+        if label is not None and alive.cut(label):
+            rows = torch.as_tensor(alive.rows(label), device=like.device).to(like.dtype)
+            mask = mask * rows.reshape(-1, *[1] * back)
+    return mask
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    weight = mask.expand(x.shape)
+    return (x * weight).sum(dims, keepdim=True) / weight.sum(dims, keepdim=True)
+
+
+def _moments(x: torch.Tensor, mask: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = masked_mean(x, mask, dims)
+    return mean, masked_mean((x - mean).square(), mask, dims)
+
+
+def _affine(call: Call, label: Label, *names: str) -> None:
+    for name in names:
+        if call[name] is not None:
+            call.equate(call.labels(call[name])[0], label)
+
+
+@rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
+def batch_norm(call: Call) -> Labels | list[Labels | None]:
+    labels = call.labels(call["input"])
+    _affine(call, labels[1], "weight", "bias", "running_mean", "running_var")
+    for i, label in enumerate(labels):
+        if i != 1 and call["running_mean"] is None:
+            call.lock(label, "statistics over this dimension")
+    return labels
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(call: Call) -> Labels:
+    x = call["input"]
+    labels = call.labels(x)
+    n = len(call["normalized_shape"])
+    for name in ("weight", "bias"):
+        if call[name] is not None:
+            for a, b in zip(call.labels(call[name]), labels[-n:], strict=True):
+                call.equate(a, b)
+    for i, label in enumerate(labels[-n:]):
+        call.scale("normalized_shape", label, i)
+    call.note("statistics over channels depend on the width")
+    dims = tuple(range(-n, 0))
+    centred, default_eps = call.name == "layer_norm", torch.finfo(call.out.dtype).eps
+
+    def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
+        x = args["input"]
+        mask = survivors_mask(alive, labels[-n:], x)
+        eps = default_eps if args["eps"] is None else args["eps"]
+        mean, var = _moments(x, mask, dims) if centred else (0.0, masked_mean(x.square(), mask, dims))
+        y = (x - mean) / torch.sqrt(var + eps)
+        y = y * args["weight"] if args["weight"] is not None else y
+        return y + args["bias"] if args.get("bias") is not None else y
+
+    call.fact.masked = masked
+    return labels
+
+
+@rule("group_norm")
+def group_norm(call: Call) -> Labels:
+    """Channels (g, i) = {R_g, K_i}: whole groups go, or the same offset in every group."""
+    labels = call.labels(call["input"])
+    groups = call["num_groups"]
+    channels = call.shape(call["input"])[1]
+    rows = call.fresh(groups) if groups > 1 else None
+    offsets = call.fresh(channels // groups) if channels > groups else None
+    call.equate(labels[1], merge_labels([(rows, groups), (offsets, channels // groups)]))
+    _affine(call, labels[1], "weight", "bias")
+    for label in labels[2:]:
+        call.lock(label, "statistics over this dimension")
+    call.scale("num_groups", rows)
+    call.note("statistics over channels depend on the width")
+
+    def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
+        x = args["input"]
+        grouped = x.reshape(x.shape[0], groups, channels // groups, -1)
+        mask = survivors_mask(alive, [labels[1]], x).expand(channels) if labels[1] is not None else x.new_ones(channels)
+        mean, var = _group_moments(grouped, mask.reshape(groups, -1, 1))
+        y = ((grouped - mean) / torch.sqrt(var + args["eps"])).reshape(x.shape)
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        y = y * args["weight"].reshape(shape) if args["weight"] is not None else y
+        return y + args["bias"].reshape(shape) if args["bias"] is not None else y
+
+    call.fact.masked = masked
+    return labels
+
+
+def _group_moments(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments over (channel, space) of [N, G, C/G, S]; a group without survivors gets zeros, it is masked anyway."""
+    weight = mask.expand(x.shape)
+    count = weight.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (x * weight).sum((2, 3), keepdim=True) / count
+    return mean, ((x - mean).square() * weight).sum((2, 3), keepdim=True) / count

@@ -1,0 +1,82 @@
+"""Reductions: labels of the reduced dimensions end. Where the result depends on the width, that is noted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metaprune.graph.call import Call, Labels, Survivors
+from metaprune.graph.rules.elementwise import pointwise
+from metaprune.graph.rules.norm import masked_mean, survivors_mask
+from metaprune.graph.rules.registry import rule
+
+
+def _reduced(call: Call) -> tuple[list[int], bool]:
+    """The reduced dimensions (all, if none are named) and whether they are kept with size one."""
+    rank = len(call.shape(call["self"]))
+    dim = call["dim"]
+    dims = list(range(rank)) if dim is None or dim == [] else [d % rank for d in ([dim] if isinstance(dim, int) else dim)]
+    return dims, bool(call["keepdim"])
+
+
+def _outputs(call: Call, labels: Labels, dims: list[int], keep: bool) -> Labels:
+    return [None if i in dims else label for i, label in enumerate(labels) if keep or i not in dims]
+
+
+@rule("sum", "mean", "amax", "amin", "linalg_vector_norm", "norm", "count_nonzero")
+def reduce(call: Call) -> Labels:
+    labels = call.labels(call["self"])
+    dims, keep = _reduced(call)
+    tracked = [labels[d] if d in dims else None for d in range(len(labels))]
+    if any(call.norm(label) is not None for label in tracked):
+        _reference(call, tracked, dims, keep)
+    return _outputs(call, labels, dims, keep)
+
+
+def _reference(call: Call, tracked: Labels, dims: list[int], keep: bool) -> None:
+    """Dropped entries are zero on entry, which is what sums and norms need; means and extrema need more."""
+    call.note(f"{call.name} over a tracked dimension depends on the width")
+    name = call.name
+
+    def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
+        x = args["self"]
+        mask = survivors_mask(alive, tracked, x)
+        if name == "mean":
+            out = masked_mean(x, mask, tuple(dims))
+        else:
+            worst = float("-inf") if name == "amax" else float("inf")
+            out = getattr(torch, name)(torch.where(mask.expand(x.shape) > 0, x, worst), tuple(dims), keepdim=True)
+        return out if keep else out.squeeze(tuple(dims))
+
+    if name in ("mean", "amax", "amin"):
+        call.fact.masked = masked
+
+
+@rule("var", "std", "var_mean", "std_mean", "prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median")
+def reduce_locked(call: Call) -> Labels | list[Labels | None]:
+    """Order- or width-dependent reductions: the reduced dimensions cannot shrink, the others pass."""
+    labels = call.labels(call["self"])
+    if call["other"] is not None:  # max(a, b) is pointwise
+        return pointwise(call)
+    dims, keep = _reduced(call)
+    for d in dims:
+        call.lock(labels[d], "reduced here")
+    out = _outputs(call, labels, dims, keep)
+    return [list(out) for _ in call.out] if isinstance(call.out, (list, tuple)) else out
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort")
+def along(call: Call) -> Labels | list[Labels | None]:
+    """Every entry depends on all entries along the dimension: it cannot shrink (attention keys are not channels)."""
+    labels = call.labels(call["self"])
+    if labels:
+        dim = call["dim"] % len(labels)
+        call.lock(labels[dim], "normalised over this dimension")
+        labels[dim] = None
+    return [list(labels) for _ in call.out] if isinstance(call.out, (list, tuple)) else labels
+
+
+@rule("normalize")
+def normalize(call: Call) -> Labels:
+    return call.labels(call["self"])

@@ -1,0 +1,30 @@
+"""Rules by operator name. A rule reads a `Call`, writes equations, and returns the labels of each output.
+
+To add one: a function in the file of its operator family, decorated with the ATen names it covers:
+
+    @rule("my_op")
+    def my_op(call: Call) -> list[Label]:
+        labels = call.labels(call["self"])
+        call.lock(labels[-1], "why the last dimension cannot shrink")
+        return labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from metaprune.graph.call import Call
+
+RULES: dict[str, Callable[[Call], Any]] = {}
+
+
+def rule(*names: str) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
+    def register(function: Callable[[Call], Any]) -> Callable[[Call], Any]:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"two rules for operator {name}")
+            RULES[name] = function
+        return function
+
+    return register

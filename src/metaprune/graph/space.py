@@ -1,0 +1,92 @@
+"""Labelled graph -> `Space`: atoms of one membership form one channel group."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from metaprune.graph.labelling import Labelled
+from metaprune.values import ChannelGroup, LockedDim, Member, Space
+
+# names that say "output side" or "what kind" of a parameter, not which layer it belongs to
+_LEAF = re.compile(r"\.(weight|bias|running_mean|running_var|in_proj_weight|in_proj_bias)$")
+
+
+def build_space(labelled: Labelled) -> Space:
+    """Groups in the order of their first parameter; what is locked is listed with its reason."""
+    atoms = labelled.atoms
+    uses: list[tuple[str, int, np.ndarray]] = []  # (parameter, dim, final label)
+    locked: list[LockedDim] = []
+    for name, labels in labelled.parameters.items():
+        for dim, raw in enumerate(labels):
+            if raw is None or len(raw) == 0:
+                continue
+            final = atoms.final(raw)
+            stays = len(raw) if final is None else int((final < 0).all(axis=1).sum())
+            if stays:
+                locked.append(LockedDim(name, dim, len(raw), stays, atoms.lock_reason(raw) or "never leaves this dimension"))
+            if final is not None:
+                uses.append((name, dim, final))
+    signature = _signatures(uses, _cost_labels(labelled), len(atoms))
+    classes: dict[int, list[int]] = defaultdict(list)
+    used = np.unique(np.concatenate([f[f >= 0] for _, _, f in uses])) if uses else np.empty(0, dtype=np.int64)
+    for atom in used:  # ascending, hence in the order of the network's parameters
+        classes[int(signature[atom])].append(int(atom))
+    groups = _groups(list(classes.values()), uses, len(atoms))
+    return Space(tuple(groups), tuple(locked), atoms.over_merged)
+
+
+def _cost_labels(labelled: Labelled) -> Iterator[np.ndarray]:
+    """Labels of MAC terms: channels of one group must cost the same."""
+    for fact in labelled.facts.values():
+        for term in fact.macs:
+            for dim in term:
+                final = None if dim.label is None else labelled.atoms.final(dim.label)
+                if final is not None:
+                    yield final
+
+
+def _signatures(uses: list, costs: Iterator[np.ndarray], n: int) -> np.ndarray:
+    """One 64-bit sum per atom over all (dimension, number of occurrences): equal sums mean equal membership."""
+    draw = np.random.default_rng(0)  # a hash function, not a choice: collisions have probability 2^-64
+    signature = np.zeros(n, dtype=np.uint64)
+    labels = [label for _, _, label in uses] + list(costs)
+    for label in labels:
+        count = np.bincount(label[label >= 0].reshape(-1), minlength=n).astype(np.uint64)
+        signature += count * np.uint64(draw.integers(1, 2**63, dtype=np.int64) | 1)
+    return signature
+
+
+def _groups(classes: list[list[int]], uses: list, n: int) -> list[ChannelGroup]:
+    owner = np.full(n + 1, -1, dtype=np.int64)  # the padding -1 reads the last entry
+    position = np.zeros(n + 1, dtype=np.int64)
+    for g, atoms in enumerate(classes):
+        owner[atoms] = g
+        position[atoms] = np.arange(len(atoms))
+    members: list[list[Member]] = [[] for _ in classes]
+    for name, dim, label in uses:
+        rows, columns = np.nonzero(label >= 0)
+        atoms = label[rows, columns]
+        for g in np.unique(owner[atoms]):
+            here = owner[atoms] == g
+            order = np.lexsort((rows[here], position[atoms[here]]))
+            grid = rows[here][order].reshape(len(classes[g]), -1)
+            members[g].append(Member(name, dim, grid))
+    taken: dict[str, int] = {}
+    groups = []
+    for atoms, where in zip(classes, members, strict=True):
+        name = _name(where)
+        taken[name] = taken.get(name, 0) + 1
+        unique = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64)))
+    return groups
+
+
+def _name(members: list[Member]) -> str:
+    """The layer that produces the channels: the first weight matrix with the group on its output side."""
+    produced = [m for m in members if m.dim == 0 and m.parameter.endswith("weight")]
+    first = next((m for m in produced if not re.search(r"(bn|norm|ln)[^.]*\.weight$", m.parameter)), None)
+    return _LEAF.sub("", (first or (produced or members)[0]).parameter)

@@ -1,0 +1,180 @@
+"""`Network`: a traced model. What its channel groups are, what it costs at any widths, and how it runs at any widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaprune.cost.analytic import CostModel
+from metaprune.elastic.program import Program
+from metaprune.elastic.weights import SlicedTensors
+from metaprune.errors import MetapruneError, PlanError, UncoveredOpWarning
+from metaprune.graph.call import Survivors
+from metaprune.graph.capture import Captured, capture, module_of, op_name
+from metaprune.graph.labelling import Labelled, Uncovered, label_graph
+from metaprune.graph.ops import fuse_channel_shuffles
+from metaprune.graph.space import build_space
+from metaprune.values import Cost, Plan, Space
+
+
+class Network:
+    """A captured graph, the labels of every tensor dimension, and the `Space` of channel groups.
+
+    Holds the model itself (never changed) and reads its tensors; make one with `trace`.
+    """
+
+    def __init__(self, model: nn.Module, captured: Captured, labelled: Labelled, space: Space):
+        self.model = model
+        self.captured = captured
+        self.labelled = labelled
+        self.space = space
+        self._costs: dict[int, CostModel] = {}
+        self.program = Program(captured, labelled.facts, self._switchable())
+
+    @property
+    def uncovered(self) -> list[Uncovered]:
+        """Operators without a rule; what entered them is locked."""
+        return self.labelled.uncovered
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The model's parameters and buffers by canonical name."""
+        return self.captured.tensors
+
+    @property
+    def notes(self) -> list[str]:
+        """Operators whose result depends on how many channels there are (statistics over channels)."""
+        return list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
+
+    def _switchable(self) -> frozenset[str]:
+        """Nodes that follow the training flag: dropout, and BatchNorm over running statistics that are the model's."""
+        names = []
+        for node in self.captured.graph.nodes:
+            if node.op != "call_function":
+                continue
+            if op_name(node.target) == "dropout" and node.args[2] is False:
+                names.append(node.name)
+            if op_name(node.target) == "batch_norm" and node.args[5] is False:
+                owner = _submodule(self.model, module_of(node))
+                if isinstance(owner, nn.modules.batchnorm._BatchNorm):
+                    names.append(node.name)
+        return frozenset(names)
+
+    # ------------------------------------------------------------------------------------------ plans and costs
+
+    def survivors(self, plan: Plan) -> Survivors:
+        """Raises PlanError if the plan does not fit."""
+        alive = np.ones(len(self.labelled.atoms), dtype=bool)
+        for group, mask in zip(self.space, plan.masks(self.space), strict=True):
+            alive[group.atoms] = mask
+        return Survivors(self.labelled.atoms, alive)
+
+    def cost_model(self, batch: int = 1) -> CostModel:
+        if batch not in self._costs:
+            self._costs[batch] = CostModel(self.captured, self.labelled, self.space, batch)
+        return self._costs[batch]
+
+    def cost(self, widths: Plan | Mapping[str, int] | np.ndarray | None = None, *, batch: int = 1) -> Cost:
+        """Cost at full width, of a plan, or at given widths.
+
+        Args:
+            widths: nothing; a Plan; group name -> width (others full); int [groups]; or int [candidates, groups], which
+                gives a Cost of arrays [candidates].
+            batch: samples per forward pass (MACs and peak_bytes scale with it).
+        """
+        model = self.cost_model(batch)
+        if isinstance(widths, Plan):
+            return model.of_survivors(self.survivors(widths))
+        if widths is None:
+            return model.of_widths(self.space.widths)
+        if isinstance(widths, Mapping):
+            full = self.space.widths.copy()
+            for name, width in widths.items():
+                full[self.space.index[self.space[name].name]] = width
+            widths = full
+        array = np.asarray(widths, dtype=np.int64)
+        if array.shape[-1:] != self.space.widths.shape or (array < 1).any() or (array > self.space.widths).any():
+            raise PlanError(f"widths must be within 1..full for each of the {len(self.space)} groups; got shape {array.shape}")
+        return model.of_widths(array)
+
+    # ------------------------------------------------------------------------------------------ execution
+
+    def run(
+        self,
+        *args: Any,
+        plan: Plan | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        training: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Execute the traced graph at the widths of `plan`.
+
+        Args:
+            plan: what stays; None keeps all.
+            tensors: by parameter name, already of the plan's shapes (generated, rewritten, sliced once). By default the
+                model's own, sliced on the fly, with gradients into the full parameters.
+            training: BatchNorm uses batch statistics, dropout drops. The running statistics of a slice are copies: the
+                model's own stay as they are (recalibrate the chosen structure).
+        """
+        alive = None if plan is None else self.survivors(plan)
+        key = "full" if plan is None else tuple(sorted(plan.keep.items()))
+        structure = self.program.structure(alive, key=key, training=training, device=self.program.device)
+        if tensors is None:
+            tensors = self.tensors if alive is None else self.sliced(alive)
+        return self.program.run(structure, tensors, args, kwargs)
+
+    def sliced(self, alive: Survivors | None, dtype: torch.dtype | None = None) -> SlicedTensors:
+        return SlicedTensors(self.tensors, self.labelled, alive, dtype)
+
+    # ------------------------------------------------------------------------------------------ explanation
+
+    def explain(self) -> str:
+        """One line per layer: width of its output, channel group, and whether it can be pruned or why not."""
+        from metaprune.explain import explain_lines
+
+        return "\n".join(explain_lines(self))
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: dict[str, Any] | None = None,
+    *,
+    free_outputs: bool = False,
+) -> Network:
+    """Capture `model` and label it. The model is left as it is: weights, buffers, modes, grads, hooks, global random state.
+
+    Args:
+        example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
+        example_kwargs: keyword inputs.
+        free_outputs: the output may change its width (features of a backbone). By default it never changes.
+
+    Raises:
+        UntraceableError: `torch.export` cannot capture the model; names module, line and what to do.
+    """
+    if not isinstance(model, nn.Module):
+        raise MetapruneError(f"trace takes a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
+    args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
+    captured = capture(getattr(model, "_orig_mod", model), tuple(args), dict(example_kwargs or {}))
+    fuse_channel_shuffles(captured.graph)
+    labelled = label_graph(captured, free_outputs)
+    network = Network(model, captured, labelled, build_space(labelled))
+    if labelled.uncovered:
+        import warnings
+
+        ops = sorted({u.op for u in labelled.uncovered})
+        warnings.warn(f"operators without a rule lock what enters them: {', '.join(ops)}", UncoveredOpWarning, stacklevel=2)
+    return network
