@@ -180,6 +180,46 @@ def test_split_whose_length_lies_is_named():
         fit(mlp(), FakeData(Short(whole.inputs, whole.labels)))
 
 
+def test_users_dataloader_keeps_its_batches():
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class LoaderSplit(FakeSplit):
+        source: DataLoader
+
+        def batches(self, batch_size, *, device="cpu", rng=None, augment=False, drop_last=False):
+            yield from self.source
+
+    def given(**options):
+        splits = []
+        for split in (blobs(100, seed=1), blobs(50, seed=2)):
+            splits.append(LoaderSplit(split.inputs, split.labels))
+            dataset = TensorDataset(split.inputs, split.labels)
+            object.__setattr__(splits[-1], "source", DataLoader(dataset, **options))
+        return FakeData(*splits)
+
+    state = torch.get_rng_state()
+    for options, samples in (({"batch_size": 32}, 100), ({"batch_size": 32, "drop_last": True}, 96), ({}, 100)):
+        first, second = mlp(), mlp()
+        first[1] = second[1] = nn.Identity()  # a loader's default batch is one sample
+        history = fit(first, given(shuffle=True, **options), epochs=1, batch_size=128)
+        fit(second, given(shuffle=True, **options), epochs=1, batch_size=128)
+        assert history.last.samples_per_s * history.last.seconds == pytest.approx(samples)
+        assert same(weights(first), weights(second))
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(DataError, match="batch_size"):
+        fit(mlp(), given(batch_sampler=[[0, 1], [2, 3]]))
+
+
+def test_batches_of_another_size_are_refused():
+    class Halves(FakeSplit):
+        def batches(self, batch_size, **kwargs):
+            yield from FakeSplit(self.inputs, self.labels).batches(batch_size // 2, **kwargs)
+
+    whole = blobs(64)
+    with pytest.raises(DataError, match="a batch of 8 where 16"):
+        fit(mlp(), FakeData(Halves(whole.inputs, whole.labels)))
+
+
 def test_norms_and_biases_can_go_without_decay():
     groups = make_optimizer(cnn(), TrainConfig(decay_norm_and_bias=False)).param_groups
     assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]

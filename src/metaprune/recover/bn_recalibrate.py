@@ -49,7 +49,8 @@ def recalibrate_batchnorm(
         warnings.warn("the model has no BatchNorm running statistics: recalibration does nothing", NoEffectWarning, 2)
         return 0
     done = 0
-    with _buffers_restored_on_error(model) as before, modes_restored(model), torch.no_grad():
+    seeded = (rng or Rng(0)).torch_global()  # a user's DataLoader shuffles by the global generator
+    with _buffers_restored_on_error(model) as before, modes_restored(model), seeded, torch.no_grad():
         model.eval()
         with _cumulative(norms):
             for inputs in islice(_inputs(model, split, batch_size, device, rng), num_batches):
@@ -142,9 +143,11 @@ def _inputs(
         for inputs, _ in split:
             yield inputs
         return
+    if len(split) == 0:
+        return
     device = device_of(model) if device is None else torch.device(device)
-    equal: Iterator[tuple[Any, Tensor]] = split.batches(
-        min(batch_size, len(split)), device=device, rng=rng, drop_last=True
-    )
-    for inputs, _ in equal:
-        yield inputs
+    first: int | None = None
+    for inputs, labels in split.batches(min(batch_size, len(split)), device=device, rng=rng, drop_last=True):
+        first = first or len(labels)
+        if len(labels) == first:  # a user's DataLoader may end with a smaller one, which would weigh too much
+            yield inputs

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from metaprune.errors import DataError
 from metaprune.rng import Rng
@@ -32,6 +33,25 @@ class Data(Protocol):
     def train(self) -> Split | None: ...
     @property
     def val(self) -> Split | None: ...
+
+
+def pass_shape(split: Split, batch_size: int) -> tuple[int, int]:
+    """(samples in one training pass, samples per batch) of `split` when `batch_size` is asked for.
+
+    A split over a user's DataLoader (`split.source`) keeps the loader's batches, whatever is asked for. Raises
+    `DataError` when the loader has no fixed batch size.
+    """
+    loader = getattr(split, "source", None)
+    if not isinstance(loader, DataLoader):
+        return len(split), batch_size
+    if loader.batch_size is None:
+        raise DataError(
+            "the training DataLoader has no batch_size (batches of its own sampler), so the steps of a pass are not "
+            "known: give it a batch_size, or pass its dataset"
+        )
+    sampler: Any = loader.sampler
+    samples = len(sampler)
+    return samples - (samples % loader.batch_size if loader.drop_last else 0), loader.batch_size
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:

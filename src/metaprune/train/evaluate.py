@@ -52,7 +52,8 @@ def quality_sums(
     """Sums [3] of loss, correct predictions and samples over every `num_processes`-th batch, from batch `rank` on."""
     device = torch.device(device) if device is not None else device_of(model)
     totals = new_totals(device)
-    with modes_restored(model), torch.no_grad():
+    # a DataLoader draws a seed from the global generator even where nothing is shuffled
+    with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
         for index, (inputs, labels) in enumerate(split.batches(batch_size, device=device)):
             if index % num_processes == rank:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from metaprune.errors import ConfigError, DataError, TrainingDivergedError
 from metaprune.rng import Rng
-from metaprune.train.batch import Data, Split, call_model, logits_of, share_of
+from metaprune.train.batch import Data, Split, call_model, logits_of, pass_shape, share_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
 from metaprune.train.config import TrainConfig
 from metaprune.train.engine import engine, forward_restored
@@ -56,9 +56,12 @@ def train(
     (whatever else tells runs apart, JSON-able). On the CPU the result is bit for bit that of an uninterrupted run.
     `on_epoch` is called with the epoch's row after the checkpoint is on disk.
 
+    A split over a user's DataLoader keeps the loader's batches: `config.batch_size` then counts for validation only.
+
     Launched as several processes (`accelerate launch`, `torchrun`), every process walks the same shuffled batches and
     takes samples rank, rank + n, ... of each; what does not divide by n is left out so that all take equal steps.
-    BatchNorm statistics are those of rank 0's share. `checkpoint_dir` has to be visible to all processes.
+    BatchNorm statistics are those of rank 0's share, and dropout draws the same masks in every process.
+    `checkpoint_dir` has to be visible to all processes.
 
     Raises:
         DataError: no or too small a training split.
@@ -106,15 +109,16 @@ class _Run:
         self.accelerator, self.model, self.split, self.config = accelerator, model, split, config
         self.objective, self.rng = objective, rng
         self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
-        if config.batch_size < self.num_processes:
+        samples, self.batch_size = pass_shape(split, config.batch_size)
+        if self.batch_size < self.num_processes:
             raise ConfigError(
-                f"batch_size={config.batch_size} is below the {self.num_processes} processes that share each batch: "
+                f"batch_size={self.batch_size} is below the {self.num_processes} processes that share each batch: "
                 f"use at least {self.num_processes}"
             )
-        self.steps_per_epoch = steps_per_epoch(len(split), config.batch_size, self.num_processes)
+        self.steps_per_epoch = steps_per_epoch(samples, self.batch_size, self.num_processes)
         if self.steps_per_epoch == 0:
             raise DataError(
-                f"{len(split)} training samples over {self.num_processes} process(es) leave less than two per step: "
+                f"{samples} training samples over {self.num_processes} process(es) leave less than two per step: "
                 "use more samples, or batch_size=1 for a network without batch normalisation"
             )
         self.total_steps = max(1, round(config.epochs * self.steps_per_epoch))
@@ -146,27 +150,28 @@ class _Run:
         steps = min(self.steps_per_epoch, self.total_steps - first)
         totals = new_totals(self.accelerator.device)
         stream = self.rng.child("epoch", epoch)
-        noise = stream if self.rank == 0 else stream.child("rank", self.rank)  # dropout differs between processes
         self.wrapped.train()
         start = time.perf_counter()
-        with noise.torch_global():
+        # one stream for all processes: a user's DataLoader shuffles by the global generator, and has to agree
+        with stream.torch_global():
             for index, (inputs, labels) in enumerate(self._batches(stream.child("data"), steps)):
                 self._step(first + index, inputs, labels, totals)
-                bar.step((index + 1) * self.config.batch_size / (time.perf_counter() - start))
+                bar.step((index + 1) * self.batch_size / (time.perf_counter() - start))
         totals = self.accelerator.reduce(totals, reduction="sum")
         train_quality = quality_from_sums(totals)  # waits for the device
         seconds = time.perf_counter() - start
         self._share_buffers()
         val_quality = None
         if val is not None and len(val) > 0:
-            sums = quality_sums(
-                self.model,
-                val,
-                batch_size=self.config.batch_size,
-                device=self.accelerator.device,
-                rank=self.rank,
-                num_processes=self.num_processes,
-            )
+            with stream.child("val").torch_global():  # the same order in all processes
+                sums = quality_sums(
+                    self.model,
+                    val,
+                    batch_size=self.config.batch_size,
+                    device=self.accelerator.device,
+                    rank=self.rank,
+                    num_processes=self.num_processes,
+                )
             val_quality = quality_from_sums(self.accelerator.reduce(sums, reduction="sum"))
         return EpochRow(
             epoch=epoch + 1,
@@ -182,10 +187,15 @@ class _Run:
     def _batches(self, rng: Rng, steps: int) -> Iterator[tuple[Any, Tensor]]:
         """This process's share of the epoch's first `steps` batches."""
         batches = self.split.batches(
-            self.config.batch_size, device=self.accelerator.device, rng=rng, augment=self.config.augment
+            self.batch_size, device=self.accelerator.device, rng=rng, augment=self.config.augment
         )
         done = 0
         for inputs, labels in batches:
+            if len(labels) != self.batch_size and done < self.steps_per_epoch - 1:
+                raise DataError(
+                    f"the training split yields a batch of {len(labels)} where {self.batch_size} were asked for: its "
+                    "batches have to be full, but for the last"
+                )
             stop = len(labels) - len(labels) % self.num_processes
             if self.num_processes > 1:
                 inputs, labels = (share_of(value, self.rank, stop, self.num_processes) for value in (inputs, labels))
@@ -194,7 +204,7 @@ class _Run:
             if done == steps:
                 return
         raise DataError(
-            f"the training split yielded {done} batches of {self.config.batch_size} where its length {len(self.split)} "
+            f"the training split yielded {done} batches of {self.batch_size} where its length {len(self.split)} "
             f"promises {steps}: its __len__ and batches() disagree"
         )
 
@@ -268,6 +278,6 @@ def _identity(model: nn.Module, data: Data, split: Split, config: TrainConfig, r
     return {
         "config": dataclasses.asdict(config),
         "rng": [rng.seed, *rng.path],
-        "data": [data.name, len(split), str(getattr(data, "digest", ""))],
+        "data": [data.name, *pass_shape(split, config.batch_size), str(getattr(data, "digest", ""))],
         "shapes": shapes_digest(model),
     }
