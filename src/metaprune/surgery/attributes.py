@@ -1,0 +1,119 @@
+"""Integer attributes of a module that must follow its parameters, by module family.
+
+Two sources: families of `torch.nn` (a handler each, registered by class, subclasses included), and, for everything
+else, constants that the trace saw in the module's forward: where a reshape, split or expand changes from 12 to 6, an
+integer attribute 12 of the module that ran it becomes 6. What this gets wrong, verification catches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from metaprune.graph.call import Patch, Survivors, bound_arguments
+from metaprune.graph.capture import module_of, op_name
+from metaprune.network import Network
+
+HANDLERS: list[tuple[type | tuple[type, ...], Callable[[nn.Module], dict[str, Any]]]] = []
+
+
+def handler(*kinds: type) -> Callable[[Callable[[Any], dict[str, Any]]], Callable[[Any], dict[str, Any]]]:
+    """Register a function from a module with new parameters to the attributes that follow from them."""
+
+    def register(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+        HANDLERS.append((kinds, function))
+        return function
+
+    return register
+
+
+@handler(nn.Linear)
+def linear(m: nn.Linear) -> dict[str, Any]:
+    return {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]}
+
+
+@handler(nn.modules.conv._ConvNd)
+def conv(m: nn.modules.conv._ConvNd) -> dict[str, Any]:
+    """`groups` is set from the traced call, before this is read."""
+    first, second = m.weight.shape[0], m.weight.shape[1] * m.groups
+    out, into = (second, first) if m.transposed else (first, second)
+    return {"out_channels": out, "in_channels": into}
+
+
+@handler(nn.modules.batchnorm._NormBase)
+def batch_norm(m: nn.modules.batchnorm._NormBase) -> dict[str, Any]:
+    known = m.weight if m.weight is not None else m.running_mean
+    return {} if known is None else {"num_features": known.shape[0]}
+
+
+@handler(nn.LayerNorm, nn.RMSNorm)
+def layer_norm(m: nn.LayerNorm) -> dict[str, Any]:
+    return {} if m.weight is None else {"normalized_shape": tuple(m.weight.shape)}
+
+
+@handler(nn.GroupNorm)
+def group_norm(m: nn.GroupNorm) -> dict[str, Any]:
+    return {} if m.weight is None else {"num_channels": m.weight.shape[0]}
+
+
+@handler(nn.Embedding)
+def embedding(m: nn.Embedding) -> dict[str, Any]:
+    return {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]}
+
+
+@handler(nn.PReLU)
+def prelu(m: nn.PReLU) -> dict[str, Any]:
+    return {"num_parameters": m.weight.shape[0]}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A constant that module `path` used and that the cut changes; ints, or tuples of ints."""
+
+    path: str
+    argument: str
+    old: Any
+    new: Any
+
+
+def family_attributes(module: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kinds, function in HANDLERS:
+        if isinstance(module, kinds):
+            found.update({k: v for k, v in function(module).items() if getattr(module, k, v) != v})
+    return found
+
+
+def traced_changes(network: Network, alive: Survivors) -> list[Change]:
+    """Constants of the trace that change, with the module that used them."""
+    changes: list[Change] = []
+    for node in network.captured.graph.nodes:
+        if node.op != "call_function":
+            continue
+        fact = network.labelled.facts[node.name]
+        path = module_of(node)
+        bound = bound_arguments(node)
+        for patch in fact.patches:
+            old, new = _before_after(patch, bound, alive, network)
+            if isinstance(old, int) and old != new:
+                changes.append(Change(path, patch.argument, old, new))
+        if fact.rewrite is not None and op_name(node.target).startswith("split"):
+            sizes = tuple(network.captured.concrete(v)[bound["dim"]] for v in node.meta["val"])
+            new_sizes = tuple(fact.rewrite(alive)[1][1])
+            if sizes != new_sizes:
+                changes.append(Change(path, "split_sizes", sizes, new_sizes))
+                changes += [Change(path, "split_size", a, b) for a, b in zip(sizes, new_sizes, strict=True) if a != b]
+    return list(dict.fromkeys(changes))
+
+
+def _before_after(patch: Patch, bound: dict[str, Any], alive: Survivors, network: Network) -> tuple[Any, Any]:
+    old = bound[patch.argument] if patch.position is None else bound[patch.argument][patch.position]
+    if isinstance(old, torch.fx.Node):
+        old = network.captured.concrete(old.meta["val"])
+    if patch.value is not None:
+        return old, patch.value(alive)
+    return (old, old) if old == -1 or patch.label is None else (old, old * alive.count(patch.label) // len(patch.label))

@@ -1,0 +1,104 @@
+"""`cut`: a network and a plan in, a smaller proved network out. All or nothing; the input model is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metaprune.errors import ConfigError, VerificationError
+from metaprune.graph.call import Survivors
+from metaprune.network import Network
+from metaprune.surgery.graph_form import graph_form
+from metaprune.surgery.module_form import Attributes, module_candidates
+from metaprune.surgery.verify import TOLERANCE, Proof
+from metaprune.values import Plan
+
+Form = Literal["auto", "module", "graph"]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The smaller model.
+
+    form: `module` (the user's own class) or `graph` (a torch.fx.GraphModule); `why` says why it is that one.
+    error: relative float64 difference between sliced and masked network; None if the caller turned the proof off.
+    shapes: parameter name -> (shape before, shape after), for those that changed.
+    attributes: module path -> attribute -> value that the module form needed.
+    """
+
+    model: nn.Module
+    form: str
+    why: str
+    plan: Plan
+    error: float | None
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    attributes: Attributes = field(default_factory=dict)
+
+
+def cut(
+    network: Network,
+    plan: Plan,
+    *,
+    form: Form = "auto",
+    verify: bool = True,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Pruned:
+    """Slice every parameter to what `plan` keeps.
+
+    Args:
+        form: `auto` returns the module form where it verifies, else the graph form.
+        verify: prove sliced = masked on the example inputs. A module form is compared with the sliced graph in any case.
+        weights: full-size tensors by parameter name that replace the model's own.
+
+    Raises:
+        PlanError: the plan does not fit the network.
+        VerificationError: sliced and masked network differ, or form="module" is not possible; nothing was changed.
+    """
+    if form not in ("auto", "module", "graph"):
+        raise ConfigError(f"form is auto, module or graph, not {form!r}")
+    alive = network.survivors(plan)
+    tensors = {**network.tensors, **(weights or {})}
+    for name, value in (weights or {}).items():
+        if name not in network.tensors or value.shape != network.tensors[name].shape:
+            raise ConfigError(f"weights[{name!r}] must be a full-size tensor of the network")
+    proof = Proof(network, alive, tensors)
+    error = proof.check() if verify else None
+    model, attributes, why = _module(network, alive, tensors, proof) if form != "graph" else (None, {}, "asked for")
+    if model is None and form == "module":
+        raise VerificationError(f"no module form: {why}. The graph form is possible: form='graph'")
+    if model is None:
+        model, kind, attributes = graph_form(network, alive, tensors), "graph", {}
+    else:
+        kind = "module"
+    shapes = {}
+    for name, tensor in network.tensors.items():
+        labels = network.labelled.parameters.get(name, [None] * tensor.dim())
+        after = tuple(n if label is None else alive.count(label) for n, label in zip(tensor.shape, labels, strict=True))
+        if after != tuple(tensor.shape):
+            shapes[name] = (tuple(tensor.shape), after)
+    return Pruned(model, kind, why, plan, error, shapes, attributes)
+
+
+def _module(
+    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor], proof: Proof
+) -> tuple[nn.Module | None, dict[str, Any], str]:
+    """(model, attributes, why): the first candidate that equals the sliced graph, or None and the reason."""
+    why = ""
+    try:
+        for candidate, attributes in module_candidates(network, alive, tensors):
+            try:
+                error = proof.module_error(candidate)
+            except Exception as failure:  # the user's forward may raise anything on the new widths
+                line = next(iter(str(failure).splitlines()), "")
+                why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
+                continue
+            if error <= TOLERANCE:
+                return candidate, attributes, f"equals the sliced graph (relative error {error:.1e})"
+            why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
+    except Exception as failure:
+        why = f"the model cannot be copied ({type(failure).__name__}: {failure})"
+    return None, {}, why

@@ -1,0 +1,227 @@
+"""The cut network as a `torch.fx.GraphModule`: always possible, parameter names are the original's.
+
+BatchNorm over the model's running statistics and dropout become real modules at their original paths, so that
+`train()`, BatchNorm recalibration and module search work as on any model. Literal devices and dtypes of the trace are
+read off a parameter instead, so that `.to(device)` and `.half()` work.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from metaprune.elastic.weights import slice_tensor
+from metaprune.graph.call import Survivors, bound_arguments
+from metaprune.graph.capture import op_name
+from metaprune.graph.patching import patched_call
+from metaprune.network import Network
+
+
+class TreeInputs(nn.Module):
+    """Flatten nested inputs into the graph's leaves."""
+
+    def __init__(self, spec: pytree.TreeSpec):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+        leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
+        if spec != self.spec:
+            raise ValueError(f"inputs of structure {spec}; the network was traced with {self.spec}")
+        return leaves
+
+
+class TreeOutput(nn.Module):
+    """Pack the graph's leaves as the original model does."""
+
+    def __init__(self, spec: pytree.TreeSpec):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, *leaves: Any) -> Any:
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]) -> fx.GraphModule:
+    """Build the sliced graph. `tensors`: full-size values by name (the model's own, or a method's new weights)."""
+    root = nn.Module()
+    for name, tensor in network.tensors.items():
+        part = sliced_parameter(network, name, tensors[name], tensor, alive)
+        _place(root, name, part)
+    builder = _Builder(network, alive, root)
+    module = fx.GraphModule(root, builder.build(), class_name=type(network.model).__name__ + "Graph")
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    module.train(network.model.training)
+    return module
+
+
+def sliced_parameter(
+    network: Network, name: str, value: torch.Tensor, original: torch.Tensor, alive: Survivors
+) -> torch.Tensor:
+    """A new tensor of the surviving rows; a Parameter where the original is one, with its requires_grad."""
+    labels = network.labelled.parameters.get(name)
+    part = value.detach() if labels is None else slice_tensor(value.detach(), labels, alive)
+    part = part.clone() if part.data_ptr() == value.data_ptr() else part
+    part = part.to(dtype=original.dtype, device=original.device)
+    return nn.Parameter(part, requires_grad=original.requires_grad) if isinstance(original, nn.Parameter) else part
+
+
+def _place(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(leaf, tensor)
+    else:
+        root.register_buffer(leaf, tensor)
+
+
+class _Builder:
+    def __init__(self, network: Network, alive: Survivors, root: nn.Module):
+        self.network, self.alive, self.root = network, alive, root
+        self.graph = fx.Graph()
+        self.places: dict[fx.Node, Any] = {}
+        self.weights: dict[str, fx.Node] = {}
+        self.gathers = 0
+        self.dropouts = 0
+
+    def build(self) -> fx.Graph:
+        captured = self.network.captured
+        self._inputs()
+        reference = next((n for n, t in captured.tensors.items() if t.is_floating_point()), None)
+        self.reference = None if reference is None else (self.graph.get_attr(reference), captured.tensors[reference].dtype)
+        for node in captured.graph.nodes:
+            if node.op == "placeholder" and node.name in captured.sources:
+                self.places[node] = captured.sources[node.name]  # fetched where it is used
+            elif node.op == "get_attr":
+                setattr(self.root, node.target, getattr(captured.graph.owning_module, node.target))
+                self.places[node] = self.graph.get_attr(node.target)
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                self._output(node)
+        return self.graph
+
+    def _inputs(self) -> None:
+        captured = self.network.captured
+        nodes = [n for n in captured.graph.nodes if n.name in set(captured.inputs)]
+        args, kwargs = captured.example
+        names = _argument_names(self.network.model, len(args)) + list(kwargs)
+        tops = [self.graph.placeholder(n) for n in names]
+        if len(names) == len(nodes):
+            self.places.update(zip(nodes, tops, strict=True))
+            return
+        self.root.add_module("_tree_inputs", TreeInputs(captured.in_spec))
+        packed = (tuple(tops[: len(args)]), dict(zip(kwargs, tops[len(args) :], strict=True)))
+        leaves = self.graph.call_module("_tree_inputs", packed)
+        for i, node in enumerate(nodes):
+            self.places[node] = self.graph.call_function(operator.getitem, (leaves, i))
+
+    def _output(self, node: fx.Node) -> None:
+        spec = self.network.captured.out_spec
+        leaves = [self._value(v) for v in pytree.tree_leaves(node.args[0], is_leaf=lambda x: x is None)]
+        if spec.is_leaf():
+            self.graph.output(leaves[0])
+        elif spec.type in (tuple, list) and all(c.is_leaf() for c in spec.children()):
+            self.graph.output(spec.type(leaves))
+        else:
+            self.root.add_module("_tree_output", TreeOutput(spec))
+            self.graph.output(self.graph.call_module("_tree_output", tuple(leaves)))
+
+    def _call(self, node: fx.Node) -> None:
+        module = self._as_module(node)
+        if module is None:
+            target, args, kwargs = patched_call(
+                node, self.network.labelled.facts[node.name], self.alive, self._scale, self._index
+            )
+            new = self.graph.call_function(target, self._value(args), self._value(kwargs))
+        else:
+            path, inputs = module
+            new = self.graph.call_module(path, self._value(inputs))
+        self.places[node] = new
+        label = self.network.labelled.facts[node.name].rescale_output
+        if label is not None and self.alive.cut(label):
+            whole = self.graph.call_function(operator.mul, (new, len(label)))
+            self.places[node] = self.graph.call_function(operator.floordiv, (whole, self.alive.count(label)))
+
+    def _as_module(self, node: fx.Node) -> tuple[str, tuple] | None:
+        """(path, inputs) of a real BatchNorm or dropout module for a node that follows the training flag."""
+        if node.name not in self.network._switchable():
+            return None
+        if op_name(node.target) == "dropout":
+            path = f"_dropout_{self.dropouts}"
+            self.dropouts += 1
+            self.root.add_module(path, nn.Dropout(node.args[1]))
+            return path, (node.args[0],)
+        bound = bound_arguments(node)
+        names = {k: self.network.captured.sources.get(getattr(bound[k], "name", "")) for k in _BATCHNORM_TENSORS}
+        path = (names["running_mean"] or "").removesuffix(".running_mean")
+        if any(names[k] not in (None, f"{path}.{k}") for k in names) or (names["weight"] is None) != (bound["weight"] is None):
+            return None
+        self._batch_norm(path, node, bound)
+        return path, (node.args[0],)
+
+    def _batch_norm(self, path: str, node: fx.Node, bound: dict[str, Any]) -> None:
+        old = self.root.get_submodule(path)
+        if isinstance(old, nn.modules.batchnorm._BatchNorm):
+            return
+        rank = node.args[0].meta["val"].dim()
+        kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank]
+        original = self.network.model.get_submodule(path)
+        new = kind(len(old.running_mean), eps=bound["eps"], momentum=original.momentum, affine=bound["weight"] is not None)
+        for name, parameter in old._parameters.items():
+            setattr(new, name, parameter)
+        for name, buffer in old._buffers.items():
+            setattr(new, name, buffer)
+        self.root.set_submodule(path, new)
+
+    def _value(self, value: Any) -> Any:
+        """Old nodes -> new nodes; literal devices and dtypes -> those of a parameter."""
+        if isinstance(value, fx.Node):
+            place = self.places.get(value, value)
+            if not isinstance(place, str):
+                return place
+            if place not in self.weights:
+                self.weights[place] = self.graph.get_attr(place)
+            return self.weights[place]
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._value(v) for v in value) if type(value) in (list, tuple) else [self._value(v) for v in value]
+        if isinstance(value, dict):
+            return {k: self._value(v) for k, v in value.items()}
+        if isinstance(value, torch.device) and self.reference is not None:
+            return self.graph.call_function(getattr, (self.reference[0], "device"))
+        if isinstance(value, torch.dtype) and self.reference is not None and value == self.reference[1]:
+            return self.graph.call_function(getattr, (self.reference[0], "dtype"))
+        return value
+
+    def _scale(self, value: fx.Node, kept: int, total: int) -> fx.Node:
+        return self.graph.call_function(operator.floordiv, (self.graph.call_function(operator.mul, (self._value(value), kept)), total))
+
+    def _index(self, positions: np.ndarray) -> fx.Node:
+        name = f"_gather_{self.gathers}"
+        self.gathers += 1
+        self.root.register_buffer(name, torch.from_numpy(np.ascontiguousarray(positions)).to(self.network.program.device))
+        return self.graph.get_attr(name)
+
+
+_BATCHNORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+def _argument_names(model: nn.Module, count: int) -> list[str]:
+    names = []
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            break
+        names.append(name)
+    return (names + [f"input_{i}" for i in range(len(names), count)])[:count]

@@ -1,0 +1,86 @@
+"""The proof of a cut: sliced output = masked output on the example inputs, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from metaprune.elastic.masked import run_masked
+from metaprune.elastic.weights import SlicedTensors
+from metaprune.errors import VerificationError
+from metaprune.graph.call import Survivors
+from metaprune.network import Network
+
+TOLERANCE = 1e-9  # relative, float64
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """Largest difference over all output tensors, relative to the largest expected entry of each tensor.
+
+    Infinite if structures, shapes or finiteness differ.
+    """
+    a, spec_a = pytree.tree_flatten(actual)
+    b, spec_b = pytree.tree_flatten(expected)
+    if len(a) != len(b):
+        return float("inf")
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        if not isinstance(y, torch.Tensor):
+            continue
+        if not isinstance(x, torch.Tensor) or x.shape != y.shape:
+            return float("inf")
+        x, y = x.double(), y.double()
+        if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
+            return float("inf")
+        finite = torch.isfinite(y)
+        difference = (x - y)[finite].abs().max() if finite.any() else torch.zeros(())
+        scale = y[finite].abs().max() if finite.any() else torch.ones(())
+        worst = max(worst, float(difference / scale if scale > 0 else difference))
+    return worst
+
+
+def to_float64(value: Any) -> Any:
+    return pytree.tree_map(
+        lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value
+    )
+
+
+class Proof:
+    """Runs the sliced graph once and compares with it whatever claims to be equal."""
+
+    def __init__(self, network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]):
+        self.network, self.alive, self.tensors = network, alive, tensors
+        self.args, self.kwargs = to_float64(network.captured.example)
+        structure = network.program.structure(alive, dtype=torch.float64)
+        part = SlicedTensors(tensors, network.labelled, alive, torch.float64)
+        with torch.no_grad():
+            self.sliced = network.program.run(structure, part, self.args, self.kwargs)
+
+    def masked_error(self) -> float:
+        """Relative error of the sliced graph against the masked original."""
+        structure = self.network.program.structure(key="full", dtype=torch.float64)
+        full = SlicedTensors(self.tensors, self.network.labelled, None, torch.float64)
+        facts = self.network.labelled.facts
+        masked = run_masked(self.network.program, structure, facts, full, self.alive, self.args, self.kwargs)
+        return relative_error(self.sliced, masked)
+
+    def check(self) -> float:
+        """Raises VerificationError unless sliced = masked; returns the error."""
+        error = self.masked_error()
+        if not error <= TOLERANCE:
+            raise VerificationError(
+                f"the cut network differs from its masked original by {error:.2e} (relative, float64; allowed {TOLERANCE}). "
+                "Nothing was changed. This is a defect of an operator rule: please report it with the output of net.explain()"
+            )
+        return error
+
+    def module_error(self, module: nn.Module) -> float:
+        """Relative error of a module against the sliced graph (a copy runs in float64, eval mode)."""
+        probe = copy.deepcopy(module).double().eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return relative_error(probe(*self.args, **self.kwargs), self.sliced)
