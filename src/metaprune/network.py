@@ -122,13 +122,20 @@ class Network:
         """
         alive = None if plan is None else self.survivors(plan)
         key = "full" if plan is None else tuple(sorted(plan.keep.items()))
-        structure = self.program.structure(alive, key=key, training=training, device=self.program.device)
+        structure = self.program.structure(alive, key=key, training=training)
         if tensors is None:
-            tensors = self.tensors if alive is None else self.sliced(alive)
+            tensors = self.sliced(alive)
         return self.program.run(structure, tensors, args, kwargs)
 
-    def sliced(self, alive: Survivors | None, dtype: torch.dtype | None = None) -> SlicedTensors:
-        return SlicedTensors(self.tensors, self.labelled, alive, dtype)
+    def sliced(
+        self,
+        alive: Survivors | None,
+        dtype: torch.dtype | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+    ) -> Mapping[str, torch.Tensor]:
+        """Full-size `tensors` (the model's own by default), sliced on access and differentiable."""
+        tensors = self.tensors if tensors is None else tensors
+        return tensors if alive is None and dtype is None else SlicedTensors(tensors, self.labelled, alive, dtype)
 
     # ------------------------------------------------------------------------------------------ explanation
 

@@ -30,6 +30,7 @@ class Pruned:
     attributes: module path -> attribute -> value that the module form needed.
     """
 
+    network: Network  # the original, as traced
     model: nn.Module
     form: str
     why: str
@@ -37,6 +38,10 @@ class Pruned:
     error: float | None
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     attributes: Attributes = field(default_factory=dict)
+
+    def as_graph(self) -> nn.Module:
+        """The structure as a graph form with the original's weights (what `load(form="graph")` is rebuilt from)."""
+        return graph_form(self.network, self.network.survivors(self.plan), self.network.tensors)
 
 
 def cut(
@@ -80,7 +85,7 @@ def cut(
         after = tuple(n if label is None else alive.count(label) for n, label in zip(tensor.shape, labels, strict=True))
         if after != tuple(tensor.shape):
             shapes[name] = (tuple(tensor.shape), after)
-    return Pruned(model, kind, why, plan, error, shapes, attributes)
+    return Pruned(network, model, kind, why, plan, error, shapes, attributes)
 
 
 def _module(

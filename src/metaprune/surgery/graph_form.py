@@ -54,7 +54,7 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
     root = nn.Module()
     for name, tensor in network.tensors.items():
         part = sliced_parameter(network, name, tensors[name], tensor, alive)
-        _place(root, name, part)
+        place_tensor(root, name, part)
     builder = _Builder(network, alive, root)
     module = fx.GraphModule(root, builder.build(), class_name=type(network.model).__name__ + "Graph")
     module.graph.eliminate_dead_code()
@@ -75,7 +75,8 @@ def sliced_parameter(
     return nn.Parameter(part, requires_grad=original.requires_grad) if isinstance(original, nn.Parameter) else part
 
 
-def _place(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
+def place_tensor(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
+    """Register a tensor under a dotted path, making the modules on the way."""
     *parents, leaf = path.split(".")
     for part in parents:
         if part not in root._modules:
@@ -119,7 +120,8 @@ class _Builder:
         args, kwargs = captured.example
         names = _argument_names(self.network.model, len(args)) + list(kwargs)
         tops = [self.graph.placeholder(n) for n in names]
-        if len(names) == len(nodes):
+        flat = all(spec.is_leaf() for group in captured.in_spec.children() for spec in group.children())
+        if flat:
             self.places.update(zip(nodes, tops, strict=True))
             return
         self.root.add_module("_tree_inputs", TreeInputs(captured.in_spec))

@@ -50,14 +50,21 @@ def _copy_with(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
 def apply_attributes(model: nn.Module, wanted: Attributes) -> Attributes:
     """Set attributes in place: those given, then those of the torch.nn families; returns all that were set."""
     applied: Attributes = {path: dict(values) for path, values in wanted.items()}
-    for path, values in wanted.items():
-        for name, value in values.items():
-            setattr(model.get_submodule(path), name, value)
+    set_attributes(model, wanted)
     for path, module in model.named_modules():
         for name, value in family_attributes(module).items():
             setattr(module, name, value)
             applied.setdefault(path, {})[name] = value
     return applied
+
+
+def set_attributes(model: nn.Module, attributes: Attributes) -> None:
+    """Set attributes in place. A list read back from JSON takes the type of the value it replaces."""
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        for name, value in values.items():
+            held = getattr(module, name, value)
+            setattr(module, name, type(held)(value) if isinstance(held, (tuple, list)) else value)
 
 
 def _resolve(model: nn.Module, changes: list[Change], policy: str) -> Attributes:

@@ -1,0 +1,170 @@
+"""Save and load a pruned network: safetensors and JSON in one folder, nothing pickled.
+
+    model.safetensors   every parameter and buffer, once
+    plan.json           what was kept
+    network.json        form, attributes, ties, the model's spec, and the graph (no weights)
+
+A module form is rebuilt from its factory (the spec string it was made from, or one that the caller passes); the
+graph form needs nothing but this folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from metaprune.errors import DataError, DataMissingError, NotAvailableError, WeightsError
+from metaprune.export.graph_json import graph_from_json, graph_to_json
+from metaprune.surgery.cut import Pruned
+from metaprune.surgery.graph_form import place_tensor
+from metaprune.surgery.module_form import set_attributes
+
+FORMAT = 1
+SAFE_FACTORIES = ("zoo:", "timm:", "torchvision:", "hf:")  # `python:` would run code that a folder names
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        yield Path(name)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Parameters and buffers (non-persistent ones too) once each, and alias -> name for tied ones."""
+    first: dict[int, str] = {}
+    tensors, aliases = {}, {}
+    pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in pairs:
+        kept = first.setdefault(id(tensor), name)
+        if kept == name:
+            tensors[name] = tensor
+        else:
+            aliases[name] = kept
+    return tensors, aliases
+
+
+def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options: dict[str, Any] | None = None) -> Path:
+    """Write the archive. `spec` and `options` say how the original model is made (`zoo:resnet20`, {"num_classes": 10})."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, aliases = named_tensors(pruned.model)
+    try:
+        graph = graph_to_json(pruned.model if pruned.form == "graph" else pruned.as_graph())  # type: ignore[arg-type]
+    except NotAvailableError:
+        if pruned.form == "graph":
+            raise
+        graph = None  # a module form needs its factory then
+    parameters = {n: t.requires_grad for n, t in tensors.items() if isinstance(t, nn.Parameter)}
+    (folder / "network.json").unlink(missing_ok=True)  # written last: a killed save leaves no archive, not a mixed one
+    with whole_file(folder / "model.safetensors") as path:
+        save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, path)
+    write_json(folder / "plan.json", pruned.plan.to_dict())
+    described = {
+        "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error, "spec": spec, "options": options or {},
+        "aliases": aliases, "parameters": parameters, "attributes": pruned.attributes, "graph": graph,
+    }  # fmt: skip
+    write_json(folder / "network.json", described)
+    return folder
+
+
+def load(
+    folder: str | Path,
+    *,
+    factory: Callable[[], nn.Module] | None = None,
+    form: Literal["auto", "module", "graph"] = "auto",
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """The saved network in eval mode.
+
+    Args:
+        factory: makes the original (unpruned) model; needed for a module form unless it came from a spec string.
+        form: `graph` loads a module form as a graph, without its factory.
+
+    Raises:
+        DataMissingError: no such folder. DataError: not an archive of metaprune, or of a newer format.
+        NotAvailableError: a module form without a factory.
+    """
+    folder = Path(folder)
+    described = read_archive(folder)
+    tensors = load_file(folder / "model.safetensors", device=str(device))
+    tensors = {n: _parameter(t, n, described["parameters"]) for n, t in tensors.items()}
+    everything = {**tensors, **{alias: tensors[name] for alias, name in described["aliases"].items()}}
+    wanted = described["form"] if form == "auto" else form
+    if wanted == "module" and described["form"] == "module":
+        return _load_module(described, everything, factory).to(device).eval()
+    if wanted == "module":
+        raise NotAvailableError(f"{folder} holds a graph form ({described['why']}); load it without form='module'")
+    if described["graph"] is None:
+        raise NotAvailableError(f"{folder} holds no graph; pass factory=... to load the module form")
+    root = nn.Module()
+    for name in tensors:
+        place_tensor(root, name, tensors[name])
+    for alias, name in described["aliases"].items():
+        place_tensor(root, alias, tensors[name])
+    return graph_from_json(described["graph"], root).to(device).eval()
+
+
+def read_archive(folder: Path) -> dict[str, Any]:
+    """network.json of an archive, checked."""
+    path = Path(folder) / "network.json"
+    if not path.is_file():
+        raise DataMissingError(f"{folder} is no saved network: it has no network.json (result.save(folder) writes one)")
+    try:
+        described = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise DataError(f"{path} is not in format {FORMAT}, which this version of metaprune reads")
+    return described
+
+
+def _parameter(tensor: torch.Tensor, name: str, parameters: dict[str, bool]) -> torch.Tensor:
+    return nn.Parameter(tensor, requires_grad=parameters[name]) if name in parameters else tensor
+
+
+def _load_module(described: dict[str, Any], tensors: dict[str, torch.Tensor], factory: Callable[[], nn.Module] | None) -> nn.Module:
+    if factory is None:
+        spec = described["spec"]
+        if spec is None or not spec.startswith(SAFE_FACTORIES):
+            raise NotAvailableError(
+                "this is a module form of your own class: pass factory=lambda: YourModel(...), which makes the unpruned model, "
+                "or form='graph', which needs no class"
+            )
+        from metaprune.models import create
+
+        model = create(spec, **described["options"])
+    else:
+        model = factory()
+    known = {n for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
+    if known != set(tensors):
+        odd = sorted(known ^ set(tensors))
+        raise WeightsError(f"the factory's model has other tensors than the saved one: {', '.join(odd[:8])} ({len(odd)} in all)")
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
+    set_attributes(model, described["attributes"])
+    return model

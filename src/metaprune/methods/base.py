@@ -1,0 +1,69 @@
+"""The one protocol that every method meets, and what it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from metaprune.errors import ConfigError
+from metaprune.network import Network
+from metaprune.rng import Rng
+from metaprune.search.allocate import Allocator
+from metaprune.values import Budget, Constraints, Proposal
+
+if TYPE_CHECKING:
+    from metaprune.data import Data
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be pruned. Read-only: a method changes neither the network nor the data.
+
+    data: None where the caller gave none; methods with `needs_data` are refused then.
+    batch_size: samples per forward pass where a method looks at data.
+    """
+
+    network: Network
+    data: Data | None = None
+    constraints: Constraints = field(default_factory=Constraints)
+    batch_size: int = 128
+
+    def allocator(self, budget: Budget, frozen: set[int] | None = None) -> Allocator:
+        """Raises InfeasibleBudgetError if no structure meets the budget."""
+        return Allocator(self.network.space, self.network.cost_model(), budget, self.constraints, frozen)
+
+    def require_data(self, method: str) -> Data:
+        if self.data is None:
+            raise ConfigError(f"method {method!r} looks at training data: pass data=..., or use magnitude, which needs none")
+        return self.data
+
+    @cached_property
+    def isomorphic_classes(self) -> list[int]:
+        """One number per group; equal for groups that live in the same kinds of parameters in the same way.
+
+        After Isomorphic Pruning (Fang et al., ECCV 2024): structures of different topology are not ranked against one
+        another. Our signature is the multiset of (module class, parameter, dimension, rows per channel is one or more).
+        """
+        kinds = {n: type(m).__name__ for n, m in self.network.model.named_modules()}
+        signatures = []
+        for group in self.network.space:
+            rows = []
+            for m in group.members:
+                path, _, leaf = m.parameter.rpartition(".")
+                rows.append((kinds.get(path, ""), leaf, m.dim, m.rows.shape[1] > 1))
+            signatures.append(tuple(sorted(set(rows))))
+        numbers = {s: i for i, s in enumerate(dict.fromkeys(signatures))}
+        return [numbers[s] for s in signatures]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Says what stays. Constructed with its options; the same task, budget and rng give the same proposal."""
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool]
+
+    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+        """Return a plan that meets `budget` exactly or raise InfeasibleBudgetError."""
+        ...

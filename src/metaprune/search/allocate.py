@@ -1,0 +1,185 @@
+"""From scores to a plan that meets hard budgets: every method that ranks channels goes through here.
+
+Each group has *levels*, the widths it may take (multiples of `round_to`, at least `min_keep`, or full). Going down one
+level drops that group's least important channels. All such steps are ordered by importance, the shortest prefix
+that meets every budget is taken, and then steps are given back, the most important first, until not one more fits. What
+is left over is therefore less than what any single step would cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from metaprune.cost.analytic import CostModel
+from metaprune.errors import InfeasibleBudgetError, NotAvailableError
+from metaprune.values import Budget, Constraints, Cost, Plan, Space
+
+Scope = Literal["global", "local", "isomorphic"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Group `group` goes from level `level + 1` down to `level`; `priority` orders steps, the lowest go first."""
+
+    group: int
+    level: int
+    priority: float
+
+
+class Allocator:
+    """Widths and plans of one network under a budget and constraints.
+
+    Raises:
+        InfeasibleBudgetError: even the smallest structure exceeds a bound; holds the smallest reachable costs.
+        NotAvailableError: a bound on latency, which has no cost model.
+        PlanError: a pattern of the constraints matches nothing.
+    """
+
+    def __init__(self, space: Space, costs: CostModel, budget: Budget, constraints: Constraints, frozen: set[int] | None = None):
+        if budget.latency_ms is not None:
+            raise NotAvailableError(
+                "a latency budget needs a measured cost model of this device, which this version of metaprune does not have; "
+                "bound macs, params or memory_mb"
+            )
+        self.space = space
+        self._costs = costs
+        self.full: Cost = costs.of_widths(space.widths)
+        self.bounds = budget.bounds(self.full)
+        self.levels = _levels(space, constraints, frozen or set())
+        self._check_feasible(budget)
+
+    def _check_feasible(self, budget: Budget) -> None:
+        smallest = self._costs.of_widths(np.array([level[0] for level in self.levels], dtype=np.int64))
+        reachable = {metric: float(smallest.metric(metric)) for metric in self.bounds}
+        missed = [m for m, bound in self.bounds.items() if reachable[m] > bound]
+        if missed:
+            text = "; ".join(
+                f"{m} <= {self.bounds[m]:,.6g} asked, smallest reachable {reachable[m]:,.6g} "
+                f"({100 * reachable[m] / float(self.full.metric(m)):.2f}% of {float(self.full.metric(m)):,.6g})"
+                for m in missed
+            )
+            raise InfeasibleBudgetError(
+                f"no structure meets the budget {budget.to_dict()}: {text}. Raise the budget, or relax min_keep, round_to and ignore",
+                reachable,
+            )
+
+    @property
+    def slack(self) -> bool:
+        """Whether the full network is within every bound already."""
+        return all(float(self.full.metric(m)) <= bound for m, bound in self.bounds.items())
+
+    def fits(self, cost: Cost) -> Any:
+        """Whether (each of) the cost is within every bound."""
+        return np.logical_and.reduce([np.asarray(cost.metric(m)) <= bound for m, bound in self.bounds.items()])
+
+    # ------------------------------------------------------------------------------------------ ranking
+
+    def by_scores(self, scores: Sequence[np.ndarray], scope: Scope = "global", classes: Sequence[int] | None = None) -> Plan:
+        """Keep what scores highest. `scores`: one array [width] per group, higher is more important.
+
+        scope: `global` ranks all channels together; `local` takes the same share of every group; `isomorphic` ranks
+        groups of equal structure (`classes`, one number per group) together and takes the same share of every class.
+        """
+        if scope == "local":
+            classes = range(len(self.space))
+        steps = self._steps(scores, classes if scope != "global" else [0] * len(self.space))
+        widths = self.allocate(steps)
+        return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
+
+    def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None) -> Plan:
+        """The same keep ratio in every group (or ratio ** exponent of the group); channels by score."""
+        exponents = np.ones(len(self.space)) if exponents is None else exponents
+        steps = []
+        for g, levels in enumerate(self.levels):
+            ratios = levels[1:] / self.space.widths[g]
+            steps += [Step(g, i, 1 - r ** (1 / exponents[g])) for i, r in enumerate(ratios)]
+        widths = self.allocate(steps)
+        return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
+
+    def _steps(self, scores: Sequence[np.ndarray], classes: Sequence[int]) -> list[Step]:
+        """One step per level; its score is the mean of the channels it drops, its priority the rank in its class."""
+        raw: list[tuple[int, int, float]] = []
+        for g, levels in enumerate(self.levels):
+            ascending = np.sort(scores[g])
+            width = len(ascending)
+            means = [ascending[width - upper : width - lower].mean() for lower, upper in zip(levels[:-1], levels[1:], strict=True)]
+            raw += [(g, i, float(m)) for i, m in enumerate(means)]
+        steps = []
+        for c in sorted(set(classes)):
+            mine = sorted((r for r in raw if classes[r[0]] == c), key=lambda r: (r[2], -self._ratio(r[0], r[1]), r[0]))
+            count = max(len(mine), 1)
+            steps += [Step(g, i, (rank + 0.5) / count) for rank, (g, i, _) in enumerate(mine)]
+        return steps
+
+    def _ratio(self, group: int, level: int) -> float:
+        """Share of the group before the step: equal scores (fresh BatchNorm scales) shrink all groups alike."""
+        return float(self.levels[group][level + 1] / self.space.widths[group])
+
+    # ------------------------------------------------------------------------------------------ allocation
+
+    def allocate(self, steps: Sequence[Step]) -> np.ndarray:
+        """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit."""
+        order = sorted(steps, key=lambda s: (s.priority, s.group, -s.level))
+        low, high = 0, len(order)  # the full list reaches every lowest level, which fits
+        while low < high:
+            middle = (low + high) // 2
+            if self.fits(self._costs.of_widths(self._widths(self._after(order[:middle])))):
+                high = middle
+            else:
+                low = middle + 1
+        level = self._after(order[:low])
+        importance = {(s.group, s.level): s.priority for s in steps}
+        return self._widths(self._give_back(level, importance))
+
+    def _after(self, taken: Sequence[Step]) -> np.ndarray:
+        level = np.array([len(x) - 1 for x in self.levels], dtype=np.int64)
+        for step in taken:
+            level[step.group] = min(level[step.group], step.level)
+        return level
+
+    def _widths(self, level: np.ndarray) -> np.ndarray:
+        return np.array([x[i] for x, i in zip(self.levels, level, strict=True)], dtype=np.int64)
+
+    def _give_back(self, level: np.ndarray, importance: dict[tuple[int, int], float]) -> np.ndarray:
+        open_groups = [g for g in range(len(level)) if level[g] < len(self.levels[g]) - 1]
+        while open_groups:
+            widths = np.repeat(self._widths(level)[None], len(open_groups), axis=0)
+            for row, g in enumerate(open_groups):
+                widths[row, g] = self.levels[g][level[g] + 1]
+            fits = self.fits(self._costs.of_widths(widths))
+            open_groups = [g for g, ok in zip(open_groups, fits, strict=True) if ok]  # what does not fit now never will
+            if open_groups:
+                best = max(open_groups, key=lambda g: (importance[g, int(level[g])], -g))
+                level[best] += 1
+                if level[best] == len(self.levels[best]) - 1:
+                    open_groups.remove(best)
+        return level
+
+
+def top(scores: np.ndarray, keep: int) -> np.ndarray:
+    """Boolean mask of the `keep` highest scores; ties go to the lower index."""
+    mask = np.zeros(len(scores), dtype=bool)
+    mask[np.argsort(-scores, kind="stable")[:keep]] = True
+    return mask
+
+
+def _levels(space: Space, constraints: Constraints, frozen: set[int]) -> list[np.ndarray]:
+    """Allowed widths of every group, ascending; the last is the full width unless a ratio fixes another."""
+    fixed = space.match(constraints.ignore, "ignore pattern") | frozen
+    levels = []
+    for group in space:
+        step = constraints.round_to
+        least = max(constraints.min_keep, step)
+        multiples = range(-(-least // step) * step, group.width, step)
+        levels.append(np.array([*multiples, group.width], dtype=np.int64))
+    for g in fixed:
+        levels[g] = levels[g][-1:]
+    for pattern, ratio in constraints.ratios.items():
+        for g in space.match([pattern], "ratio pattern") - fixed:
+            nearest = np.abs(levels[g] - ratio * space.widths[g]).argmin()
+            levels[g] = levels[g][nearest : nearest + 1]
+    return levels
