@@ -21,6 +21,10 @@ from metaprune.graph.space import build_space
 from metaprune.values import Cost, Plan, Space
 
 
+# in ATen's names; a trailing underscore works in place
+DROPOUTS = frozenset(f"{kind}dropout{tail}" for kind in ("", "feature_", "alpha_", "feature_alpha_") for tail in ("", "_"))
+
+
 class Network:
     """A captured graph, the labels of every tensor dimension, and the `Space` of channel groups.
 
@@ -56,7 +60,7 @@ class Network:
         for node in self.captured.graph.nodes:
             if node.op != "call_function":
                 continue
-            if op_name(node.target) == "dropout" and node.args[2] is False:
+            if op_name(node.target) in DROPOUTS and node.args[2] is False:
                 names.append(node.name)
             if op_name(node.target) == "batch_norm" and node.args[5] is False:
                 owner = _submodule(self.model, module_of(node))
@@ -125,6 +129,9 @@ class Network:
         structure = self.program.structure(alive, key=key, training=training)
         if tensors is None:
             tensors = self.sliced(alive)
+            if training:  # BatchNorm writes into what it gets; a buffer that no cut copied would be the model's own
+                buffers = {n: t.clone() for n, t in self.tensors.items() if not isinstance(t, nn.Parameter)}
+                tensors = self.sliced(alive, tensors={**self.tensors, **buffers})
         return self.program.run(structure, tensors, args, kwargs)
 
     def sliced(
@@ -175,7 +182,8 @@ def trace(
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
     args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
-    captured = capture(getattr(model, "_orig_mod", model), tuple(args), dict(example_kwargs or {}))
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    captured = capture(model, tuple(args), dict(example_kwargs or {}))
     fuse_channel_shuffles(captured.graph)
     labelled = label_graph(captured, free_outputs)
     network = Network(model, captured, labelled, build_space(labelled))

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from metaprune.elastic.masked import _aliases
-from metaprune.graph.call import Dim, Survivors
+from metaprune.graph.call import Dim, Survivors, alias_kind
 from metaprune.graph.capture import Captured
 from metaprune.graph.labelling import Labelled
 from metaprune.values import Cost, Space
@@ -180,7 +179,7 @@ class CostModel:
                     freed[i] = len(nodes) if node.op == "output" else max(freed[i], step)
             if node.name in self._captured.sources or node.op not in ("placeholder", "call_function"):
                 continue
-            if node.op == "call_function" and _aliases(node.target) != "new":
+            if node.op == "call_function" and alias_kind(node.target) != "new":
                 owner[node] = owner.get(node.all_input_nodes[0], []) if node.all_input_nodes else []
                 continue
             owner[node] = []

@@ -13,18 +13,13 @@ from typing import Any
 import torch
 
 from metaprune.elastic.program import Program, Step, Structure
-from metaprune.graph.call import Fact, Labels, Survivors
+from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
+from metaprune.graph.capture import op_name
 from metaprune.graph.rules.norm import survivors_mask
 
 
-def _aliases(target: Any) -> str:
-    """`view`, `inplace` or `new`, by the operator's schema."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return "view"  # getitem and integer arithmetic make no tensor
-    infos = [r.alias_info for r in target._schema.returns if r.alias_info is not None]
-    if not infos:
-        return "new"
-    return "inplace" if any(i.is_write for i in infos) else "view"
+# views whose new dimension is tracked although the operand has no such dimension: a sum over it must see the mask
+UNIFORM = ("expand", "expand_as", "broadcast_to")
 
 
 def _apply_mask(value: Any, labels: Labels | None, alive: Survivors, in_place: bool) -> Any:
@@ -56,8 +51,8 @@ def run_masked(
             out = fact.masked({**defaults, **dict(zip(names, a, strict=False)), **k}, alive)
         else:
             out = step.target(*a, **k)
-        kind = _aliases(step.target)
-        if kind == "view":
+        kind = alias_kind(step.target)
+        if kind == "view" and op_name(step.target) not in UNIFORM:
             return out
         if isinstance(out, (list, tuple)):
             return [_apply_mask(v, ls, alive, False) for v, ls in zip(out, fact.labels, strict=False)]

@@ -221,6 +221,25 @@ def bound_arguments(node: fx.Node) -> dict[str, Any]:
     return bound
 
 
+def alias_kind(target: Any) -> str:
+    """`view`, `inplace` or `new`, by the operator's schema."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return "view"  # getitem and integer arithmetic make no tensor
+    infos = [r.alias_info for r in target._schema.returns if r.alias_info is not None]
+    if not infos:
+        return "new"
+    return "inplace" if any(i.is_write for i in infos) else "view"
+
+
+def written_in_place(node: fx.Node) -> bool:
+    """Whether an in-place operator writes into this value, or into a view of it."""
+    for user in node.users:
+        kind = alias_kind(user.target) if user.op == "call_function" else "new"
+        if user.args and user.args[0] is node and (kind == "inplace" or (kind == "view" and written_in_place(user))):
+            return True
+    return False
+
+
 def with_argument(node_target: Any, args: tuple, kwargs: dict, name: str, value: Any) -> tuple[tuple, dict]:
     """`args, kwargs` with one argument of the schema replaced."""
     for i, argument in enumerate(node_target._schema.arguments):

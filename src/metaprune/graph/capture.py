@@ -208,6 +208,7 @@ def _unify_tied(program: Any, state: dict[str, torch.Tensor]) -> tuple[dict[str,
         else:
             aliases[spec.target] = name
             node.replace_all_uses_with(first[name])
+            program.graph_module.graph.erase_node(node)  # what is left of the placeholders: sources and inputs
     return sources, aliases
 
 

@@ -21,7 +21,7 @@ from metaprune.elastic.weights import slice_tensor
 from metaprune.graph.call import Survivors, bound_arguments
 from metaprune.graph.capture import op_name
 from metaprune.graph.patching import patched_call
-from metaprune.network import Network
+from metaprune.network import DROPOUTS, Network
 
 
 class TreeInputs(nn.Module):
@@ -60,8 +60,19 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
+    for name in network.model.state_dict():  # fx copies what the graph uses; unused parameters are parameters too
+        if name in network.tensors and not _has(module, name):
+            place_tensor(module, name, sliced_parameter(network, name, tensors[name], network.tensors[name], alive))
     module.train(network.model.training)
     return module
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    parent, _, leaf = path.rpartition(".")
+    try:
+        return hasattr(module.get_submodule(parent), leaf)
+    except AttributeError:
+        return False
 
 
 def sliced_parameter(
@@ -161,10 +172,10 @@ class _Builder:
         """(path, inputs) of a real BatchNorm or dropout module for a node that follows the training flag."""
         if node.name not in self.network._switchable():
             return None
-        if op_name(node.target) == "dropout":
+        if op_name(node.target) in DROPOUTS:
             path = f"_dropout_{self.dropouts}"
             self.dropouts += 1
-            self.root.add_module(path, nn.Dropout(node.args[1]))
+            self.root.add_module(path, _dropout(node))
             return path, (node.args[0],)
         bound = bound_arguments(node)
         names = {k: self.network.captured.sources.get(getattr(bound[k], "name", "")) for k in _BATCHNORM_TENSORS}
@@ -215,6 +226,14 @@ class _Builder:
         self.gathers += 1
         self.root.register_buffer(name, torch.from_numpy(np.ascontiguousarray(positions)).to(self.network.program.device))
         return self.graph.get_attr(name)
+
+
+def _dropout(node: fx.Node) -> nn.Module:
+    name = op_name(node.target)
+    rank = node.args[0].meta["val"].dim()
+    whole_channels = {3: nn.Dropout1d, 5: nn.Dropout3d}.get(rank, nn.Dropout2d)
+    kinds = {"dropout": nn.Dropout, "feature_dropout": whole_channels, "alpha_dropout": nn.AlphaDropout}
+    return kinds.get(name.removesuffix("_"), nn.FeatureAlphaDropout)(node.args[1], inplace=name.endswith("_"))
 
 
 _BATCHNORM_TENSORS = ("weight", "bias", "running_mean", "running_var")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from metaprune.elastic.masked import run_masked
-from metaprune.elastic.weights import SlicedTensors
+from metaprune.elastic.weights import SlicedTensors, slice_tensor
 from metaprune.errors import VerificationError
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
@@ -34,10 +34,10 @@ def relative_error(actual: Any, expected: Any) -> float:
             continue
         if not isinstance(x, torch.Tensor) or x.shape != y.shape:
             return float("inf")
-        x, y = x.double(), y.double()
-        if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
-            return float("inf")
+        x, y = (torch.view_as_real(v).double() if v.is_complex() else v.double() for v in (x, y))
         finite = torch.isfinite(y)
+        if not torch.equal(torch.isfinite(x), finite) or not torch.equal(x[~finite], y[~finite]):  # NaN equals nothing
+            return float("inf")
         difference = (x - y)[finite].abs().max() if finite.any() else torch.zeros(())
         scale = y[finite].abs().max() if finite.any() else torch.ones(())
         worst = max(worst, float(difference / scale if scale > 0 else difference))
@@ -67,7 +67,19 @@ class Proof:
         full = SlicedTensors(self.tensors, self.network.labelled, None, torch.float64)
         facts = self.network.labelled.facts
         masked = run_masked(self.network.program, structure, facts, full, self.alive, self.args, self.kwargs)
-        return relative_error(self.sliced, masked)
+        return relative_error(self.sliced, self._without_dropped(masked))
+
+    def _without_dropped(self, masked: Any) -> Any:
+        """The surviving indices of the masked output (all of them, unless outputs were left free)."""
+        output = next(n for n in self.network.captured.graph.nodes if n.op == "output")
+        leaves, spec = pytree.tree_flatten(masked)
+        nodes = pytree.tree_leaves(output.args[0])
+        facts = self.network.labelled.facts
+        kept = [
+            slice_tensor(leaf, facts[node.name].labels[0] or [], self.alive) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf, node in zip(leaves, nodes, strict=True)
+        ]
+        return pytree.tree_unflatten(kept, spec)
 
     def check(self) -> float:
         """Raises VerificationError unless sliced = masked; returns the error."""

@@ -22,20 +22,20 @@ def sdpa(call: Call) -> Labels:
     if call["enable_gqa"]:
         _grouped_query(call, ql, kl, vl)
     else:
-        shape = call.shape(q)[:-2]
+        shape = call.out_shape[:-2]
         lead = broadcast(call, [(ql[:-2], shape), (kl[:-2], call.shape(k)[:-2]), (vl[:-2], call.shape(v)[:-2])], shape)
     mask = call["attn_mask"]
     if mask is not None:
         scores = [*lead, ql[-2], None]
-        shape = (*call.shape(q)[:-1], call.shape(k)[-2])
+        shape = (*call.out_shape[:-1], call.shape(k)[-2])
         broadcast(call, [(scores, shape), (call.labels(mask), call.shape(mask))], shape)
     if call["scale"] is None:
         scale = float(call.shape(q)[-1]) ** -0.5
         call.set("scale", lambda alive: scale)
-    q_dims = [Dim(label, size) for label, size in zip(ql, call.symbolic(q), strict=True)]
+    rows = [Dim(label, size) for label, size in zip([*lead, ql[-2]], call.out_symbolic[:-1], strict=True)]
     keys = Dim(None, call.symbolic(k)[-2])
-    call.macs(*q_dims, keys)
-    call.macs(*q_dims[:-1], keys, Dim(vl[-1], call.shape(v)[-1]))
+    call.macs(*rows, keys, Dim(ql[-1], call.shape(q)[-1]))
+    call.macs(*rows, keys, Dim(vl[-1], call.shape(v)[-1]))
     return [*lead, ql[-2], vl[-1]]
 
 

@@ -64,7 +64,10 @@ def addmm(call: Call) -> Labels:
 
 @rule("einsum")
 def einsum(call: Call) -> Labels:
-    """Each letter is one dimension; MACs of a two-operand einsum are the product over its letters."""
+    """Each letter is one dimension; MACs of a two-operand einsum are the product over its letters.
+
+    torch sums a letter of one operand alone before it multiplies, and only multiplies where no letter is contracted.
+    """
     equation = call["equation"].replace(" ", "")
     tensors = call["tensors"]
     left, _, right = equation.partition("->")
@@ -81,8 +84,9 @@ def einsum(call: Call) -> Labels:
     for letter in set(left) - set(right) - {","}:
         if len(terms) == 1:
             call.lock(known[letter].label, "summed")
-    if len(terms) == 2:
-        call.macs(*known.values())
+    if len(terms) == 2 and (set(terms[0]) & set(terms[1])) - set(right):
+        alone = (set(terms[0]) ^ set(terms[1])) - set(right)
+        call.macs(*(dim for letter, dim in known.items() if letter not in alone))
     elif len(terms) > 2:
         call.lock_all()
     return [known[letter].label for letter in right]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from metaprune.graph.call import Call, Gather, Labels, Survivors
+from metaprune.graph.call import Call, Gather, Labels, Survivors, written_in_place
 from metaprune.graph.labels import Label, stack_labels
 from metaprune.graph.rules.registry import rule
 from metaprune.graph.rules.shape import permuted
@@ -103,7 +103,9 @@ def slice_(call: Call) -> Labels:
     if (start, end, step) == (0, n, 1):
         return labels
     labels[dim] = label[start:end:step]
-    if step != 1:
+    if step != 1 and written_in_place(call.node):  # survivors are gathered into a copy, the write would be lost
+        call.lock(label, "written through a strided view")
+    elif step != 1:
         call.fact.gather = Gather(x, dim, label, np.arange(start, end, step))
     elif call.name == "narrow":
         part = labels[dim]

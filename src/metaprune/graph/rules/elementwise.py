@@ -9,8 +9,9 @@ from metaprune.graph.rules.registry import rule
 
 # pointwise in effect, though ATen does not tag them so
 UNTAGGED = (
-    "silu", "silu_", "hardswish", "hardswish_", "hardtanh", "hardtanh_", "relu6", "relu6_", "dropout", "dropout_",
-    "feature_dropout", "contiguous", "to", "type_as", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "copy_",
+    "silu", "silu_", "feature_dropout_", "alpha_dropout_", "feature_alpha_dropout", "feature_alpha_dropout_",
+    "hardswish", "hardswish_", "hardtanh", "hardtanh_", "relu6", "relu6_", "dropout", "dropout_",
+    "feature_dropout", "contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "copy_",
     "fill_", "zero_", "masked_fill", "masked_fill_", "float", "double", "half", "native_dropout", "celu", "celu_",
     "selu", "selu_", "alpha_dropout", "softplus", "log_sigmoid", "where", "full_like", "zeros_like", "ones_like",
     "empty_like", "rand_like", "randn_like", "bernoulli", "bernoulli_", "_to_copy", "nan_to_num", "rrelu", "mish",
@@ -44,6 +45,12 @@ def pointwise(call: Call) -> Labels:
 
 
 rule(*UNTAGGED)(pointwise)
+
+
+@rule("to", "type_as")
+def convert(call: Call) -> Labels:
+    """A second tensor lends its dtype and device only."""
+    return call.labels(call["self"])
 
 
 def is_pointwise(target: object) -> bool:

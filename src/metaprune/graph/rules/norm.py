@@ -64,12 +64,12 @@ def layer_norm(call: Call) -> Labels:
         call.scale("normalized_shape", label, i)
     call.note("statistics over channels depend on the width")
     dims = tuple(range(-n, 0))
-    centred, default_eps = call.name == "layer_norm", torch.finfo(call.out.dtype).eps
+    centred = call.name == "layer_norm"
 
     def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
         x = args["input"]
         mask = survivors_mask(alive, labels[-n:], x)
-        eps = default_eps if args["eps"] is None else args["eps"]
+        eps = torch.finfo(x.dtype).eps if args["eps"] is None else args["eps"]  # rms_norm's default follows the dtype
         mean, var = _moments(x, mask, dims) if centred else (0.0, masked_mean(x.square(), mask, dims))
         y = (x - mean) / torch.sqrt(var + eps)
         y = y * args["weight"] if args["weight"] is not None else y

@@ -53,10 +53,10 @@ def reshaped(call: Call, labels: Labels, before: tuple, after: tuple) -> Labels:
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias")
 def view(call: Call) -> Labels:
     x = call["self"]
-    out = reshaped(call, call.labels(x), call.shape(x), call.out_shape)
     argument = "size" if "size" in call.arguments else "shape"
     if not isinstance(call[argument], (list, tuple)):  # view(dtype)
         return call.lock_all()[0] or []
+    out = reshaped(call, call.labels(x), call.shape(x), call.out_shape)
     for j, label in enumerate(out):
         call.scale(argument, label, j)
     return out
