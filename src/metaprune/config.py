@@ -1,0 +1,194 @@
+"""A run as plain data: torch-free frozen dataclasses, a strict TOML reader, and a dump that can be replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from metaprune.errors import ConfigError, closest
+from metaprune.recover.config import RecoverConfig
+from metaprune.train.config import TrainConfig
+from metaprune.values import Budget, Constraints
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which network."""
+
+    spec: str
+    """zoo:NAME, timm:NAME, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the model: num_classes, widths, in_channels, ..."""
+    weights: str | None = None
+    """Weight file (safetensors, or a state dict that loads with weights_only)."""
+    input_shape: tuple[int, ...] | None = None
+    """(channels, height, width) of one sample; by default that of the data, or of the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which data."""
+
+    spec: str
+    """builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function."""
+    limit: int | None = None
+    """Use this many training samples (stratified)."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side."""
+    channels: int | None = None
+    """1 or 3: convert images to grey or colour."""
+    skip_corrupt: bool = False
+    """Leave out image files that cannot be read, with a warning, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """Which method decides what stays."""
+
+    name: str = "magnitude"
+    """uniform, random, magnitude, bn_scale, taylor, or one that a package registered."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method: scope, steps, p, ..."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyConfig:
+    """How milliseconds are measured, before and after in turns."""
+
+    batch_size: int = 64
+    """Samples per forward pass."""
+    repeats: int = 20
+    """Timed passes; the median is reported. 0 measures nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a run; saved with it as config.json."""
+
+    model: ModelConfig
+    budget: Budget
+    data: DataConfig | None = None
+    method: MethodConfig = field(default_factory=MethodConfig)
+    constraints: Constraints = field(default_factory=Constraints)
+    train: TrainConfig | None = None
+    """Train the dense network first (it has no weights, or they shall be tuned)."""
+    recover: RecoverConfig = field(default_factory=lambda: RecoverConfig(kind="none"))
+    form: Literal["auto", "module", "graph"] = "auto"
+    """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    seed: int = 0
+    device: str = "auto"
+    """cpu, cuda, mps, or auto: the fastest that is there."""
+
+    def __post_init__(self) -> None:
+        if self.form not in ("auto", "module", "graph"):
+            raise ConfigError(f"form is auto, module or graph, not {self.form!r}")
+        if self.data is None and (self.train is not None or self.recover.kind != "none"):
+            raise ConfigError("training and recovery need data: add a [data] table with a spec, or set recover.kind to none")
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A RunConfig from TOML. `overrides`: dotted key -> value, as `{"train.epochs": 3}`, set before anything is checked.
+
+    Raises:
+        ConfigError: no such file, TOML that does not parse, an unknown key (with the closest one), a value of a wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = [p.stem for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise ConfigError(f"no recipe {path}.{closest(path.stem, near)}")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return from_dict(RunConfig, override(data, overrides or {}))
+
+
+def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `data` with dotted keys set."""
+    data = json.loads(json.dumps(data))
+    for key, value in overrides.items():
+        *parents, leaf = key.split(".")
+        table = data
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"cannot set {key}: {parent} is a value, not a table")
+        table[leaf] = value
+    return data
+
+
+def from_dict(kind: Any, data: Any, where: str = "") -> Any:
+    """Build a dataclass from nested mappings, strictly."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where or 'a recipe'} is a table, not {data!r}")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"unknown key {_join(where, key)}.{closest(str(key), known)} Known: {', '.join(known)}")
+    for f in dataclasses.fields(kind):
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in data:
+            raise ConfigError(f"key {_join(where, f.name)} is missing")
+    return kind(**{key: _convert(hints[key], value, _join(where, key)) for key, value in data.items()})
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        options = [a for a in arguments if a is not type(None)]
+        for option in options:
+            try:
+                return _convert(option, value, where)
+            except ConfigError as error:
+                last = error
+        raise last
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}={value!r} is not one of {', '.join(map(str, arguments))}.{closest(str(value), arguments)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}={value!r} must be a list")
+        return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r} must be a table")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, int, float, str) and type(value) is not hint:
+        raise ConfigError(f"{where}={value!r} must be {hint.__name__}, not {type(value).__name__}")
+    return value

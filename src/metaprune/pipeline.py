@@ -1,0 +1,197 @@
+"""THE flow, in one screen: trace -> propose -> cut -> prove -> recover -> measure (`prune`), and around it
+load -> train -> ... -> save -> report (`run`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metaprune.config import RunConfig
+from metaprune.data import Data, as_data
+from metaprune.errors import ConfigError, NoEffectWarning
+from metaprune.export.archive import save, write_json
+from metaprune.measure import latency_ms
+from metaprune.methods.base import Method, Task
+from metaprune.methods.registry import create_method
+from metaprune.network import trace
+from metaprune.record import describe_cut, environment
+from metaprune.recover.config import RecoverConfig, parse_recover
+from metaprune.recover.run import recover as recover_model
+from metaprune.report import write_report
+from metaprune.rng import Rng
+from metaprune.run_folder import Phases, RunFolder, log
+from metaprune.setup import Inputs, load_inputs, tensors_digest
+from metaprune.surgery.cut import Pruned, cut
+from metaprune.train.evaluate import evaluate
+from metaprune.train.loop import train
+from metaprune.train.modes import device_of
+from metaprune.values import Budget, Constraints, Plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """model: the smaller network. plan: what was kept. record: every figure of the run, JSON-able. pruned: the proof."""
+
+    model: nn.Module
+    plan: Plan
+    record: dict[str, Any]
+    pruned: Pruned
+
+    def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
+        """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
+        path = save(self.pruned, folder, spec=spec, options=dict(options or {}))
+        write_json(path / "record.json", self.record)
+        return path
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: dict[str, Any] | None = None,
+    *,
+    budget: Budget | Mapping[str, Any] | str,
+    method: str | Method = "magnitude",
+    method_options: Mapping[str, Any] | None = None,
+    data: Data | str | Sequence[Any] | None = None,
+    recover: RecoverConfig | str | None = None,
+    round_to: int = 1,
+    min_keep: int = 1,
+    ignore: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
+    form: Literal["auto", "module", "graph"] = "auto",
+    verify: bool = True,
+    seed: int = 0,
+    checkpoint_dir: Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """A smaller network that meets `budget`, proved equal to its masked original, and recovered. `model` is not changed.
+
+    Args:
+        example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
+        budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
+        method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
+        data: a Data, a spec string, or (train, val[, test]) loaders or datasets; needed by some methods and by recovery.
+        recover: None, bn, finetune, distil, scratch, or a RecoverConfig.
+        round_to, min_keep, ignore, ratios: see `Constraints`.
+        form, verify: see `cut`.
+        checkpoint_dir: recovery continues from here after a kill.
+
+    Raises:
+        InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
+    """
+    rng, phases = Rng(seed), Phases()
+    budget, recovery = Budget.parse(budget), parse_recover(recover)
+    constraints = Constraints(round_to=round_to, min_keep=min_keep, ignore=_patterns(ignore), ratios=dict(ratios or {}))
+    how = create_method(method, dict(method_options or {}))
+    splits = None if data is None else as_data(data)
+    if splits is None and (how.needs_data or recovery.kind != "none"):
+        raise ConfigError(f"{how.name if how.needs_data else 'recover=' + recovery.kind} needs data: pass data=...")
+
+    with phases("trace"):
+        network = trace(model, example_inputs, example_kwargs)
+    with phases("propose"):
+        proposal = how.propose(Task(network, splits, constraints), budget, rng.child("method", how.name))
+        if not proposal.plan.keep and proposal.weights is None:
+            warnings.warn(f"the full network meets the budget {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
+    with phases("cut"):
+        pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights)
+    quality = {"dense": _quality(network.model, splits), "cut": _quality(pruned.model, splits)}
+    with phases("recover"):
+        history = None
+        if splits is not None and recovery.kind != "none":
+            identity = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
+            history = recover_model(
+                pruned.model, network.model, splits, recovery, rng=rng.child("recover"), device=device_of(pruned.model),
+                checkpoint_dir=checkpoint_dir, progress=progress, identity=identity,
+            )  # fmt: skip
+            quality["recovered"] = _quality(pruned.model, splits)
+    record = {
+        **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
+        "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "seconds": phases.seconds,
+        "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
+        "history": {"recover": None if history is None else history.to_dict()},
+    }  # fmt: skip
+    return Result(pruned.model, pruned.plan, record, pruned)
+
+
+def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command: str | None = None) -> dict[str, Any]:
+    """A whole run in its own folder; returns the record. Killed and started again, it continues where it was."""
+    place, phases = RunFolder(folder, config), Phases()
+    if place.finished is not None:
+        log.info("%s is finished already", place.path)
+        return place.finished
+    with place.logged():
+        with phases("load"):
+            inputs = load_inputs(config)
+        dense = _train_dense(config, inputs, place, phases, progress)
+        c = config.constraints
+        result = prune(
+            inputs.model, inputs.args, inputs.kwargs, budget=config.budget, method=config.method.name,
+            method_options=config.method.options, data=inputs.data, recover=config.recover, round_to=c.round_to,
+            min_keep=c.min_keep, ignore=c.ignore, ratios=c.ratios, form=config.form, seed=config.seed,
+            checkpoint_dir=place.checkpoints("recover"), progress=progress,
+        )  # fmt: skip
+        with phases("measure"):
+            latency = _latency(config, inputs, result.model)
+        with phases("save"):
+            save(result.pruned, place.path, spec=config.model.spec, options=inputs.options)
+        files = {"before": dense["bytes"], "after": (place.path / "model.safetensors").stat().st_size}
+        record = {
+            **result.record, "command": command, "config": config.to_dict(), "model": config.model.spec,
+            "data": None if config.data is None else config.data.spec, "latency_ms": latency, "file_bytes": files,
+            "seconds": {**phases.seconds, **result.record["seconds"]},
+            "history": {"train": dense["history"], **result.record["history"]},
+        }  # fmt: skip
+        write_report(record, place.path / "report.html")
+        write_json(place.path / "record.json", record)  # last: it marks the run as finished
+    return record
+
+
+def _train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Phases, progress: bool) -> dict[str, Any]:
+    """Train the dense network if asked to (resumable), and write it to the run folder."""
+    history = None
+    if config.train is not None and inputs.data is not None:
+        with phases("train"):
+            history = train(
+                inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,
+                checkpoint_dir=place.checkpoints("train"), progress=progress, identity={"weights": config.model.weights},
+            ).to_dict()  # fmt: skip
+    return {"history": history, "bytes": inputs.save_dense(place.path / "dense.safetensors")}
+
+
+def _latency(config: RunConfig, inputs: Inputs, smaller: nn.Module) -> dict[str, Any] | None:
+    """Dense and pruned network in turns, on random inputs of the configured batch size."""
+    if config.latency.repeats == 0:
+        return None
+    args, kwargs = inputs.batch_of(config.latency.batch_size)
+    before, after = latency_ms([inputs.model, smaller], args, kwargs, repeats=config.latency.repeats)
+    return {
+        "before": before["median"], "after": after["median"], "spread_before": before["quartiles"], "spread_after": after["quartiles"],
+        "batch": config.latency.batch_size, "threads": torch.get_num_threads(), "repeats": config.latency.repeats,
+    }  # fmt: skip
+
+
+def _judge(data: Data | None) -> tuple[str, Any]:
+    """The split that figures are reported on: test, or val where the user gave no test split."""
+    if data is None:
+        return "", None
+    return ("test", data.test) if data.test is not None else ("val", data.val)
+
+
+def _quality(model: nn.Module, data: Data | None) -> dict[str, Any] | None:
+    _, split = _judge(data)
+    if split is None or data is None or data.num_classes < 1:
+        return None
+    found = evaluate(model, split)
+    return {"accuracy": found.accuracy, "loss": found.loss, "samples": found.samples}
+
+
+def _patterns(ignore: Sequence[str]) -> tuple[str, ...]:
+    return (ignore,) if isinstance(ignore, str) else tuple(ignore)

@@ -1,0 +1,101 @@
+"""From a RunConfig to the objects of a run: model with weights, data, example inputs, device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from metaprune.config import RunConfig
+from metaprune.data import Data, load_data
+from metaprune.errors import ConfigError
+from metaprune.export.archive import named_tensors, whole_file
+from metaprune.models import create, default_input_shape, load_weights
+from metaprune.rng import Rng
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: nn.Module
+    options: dict[str, Any]  # as resolved: number of classes and channels from the data
+    data: Data | None
+    args: tuple
+    kwargs: dict[str, Any]
+    device: torch.device
+
+    def batch_of(self, size: int) -> tuple[tuple, dict[str, Any]]:
+        """Example inputs repeated to `size` samples."""
+
+        def repeat(x: Any) -> Any:
+            return x[:1].expand(size, *x.shape[1:]).contiguous() if isinstance(x, torch.Tensor) and x.dim() else x
+
+        return pytree.tree_map(repeat, (self.args, self.kwargs))
+
+    def save_dense(self, path: Path) -> int:
+        """Write the dense network's tensors; returns the size of the file in bytes."""
+        tensors, _ = named_tensors(self.model)
+        with whole_file(path) as temporary:
+            save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, temporary)
+        return path.stat().st_size
+
+
+def resolve_device(name: str) -> torch.device:
+    """Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return torch.device(name)
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Build everything a run needs. Random initial weights come from the run's seed."""
+    device = resolve_device(config.device)
+    data = None
+    if config.data is not None:
+        d = config.data
+        data = load_data(
+            d.spec, seed=config.seed, limit=d.limit, image_size=d.image_size, channels=d.channels, skip_corrupt=d.skip_corrupt
+        )
+    options = dict(config.model.options)
+    if data is not None and not config.model.spec.startswith("python:"):
+        options.setdefault("num_classes", data.num_classes)
+        if data.input_shape[0] != 3 or config.model.spec.startswith("zoo:"):
+            options.setdefault("in_channels", data.input_shape[0])
+    with Rng(config.seed).child("model").torch_global():
+        model = create(config.model.spec, **options)
+    if config.model.weights is not None:
+        load_weights(model, config.model.weights)
+    model.to(device)
+    args, kwargs = example_inputs(model, config, data)
+    args, kwargs = pytree.tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+    return Inputs(model, options, data, args, kwargs, device)
+
+
+def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:
+    """Two random samples of the configured shape, else of the data's, else of the model's own."""
+    shape = config.model.input_shape or (data.input_shape if data is not None else default_input_shape(config.model.spec, model))
+    if shape is not None:
+        return (torch.randn(2, *shape, generator=Rng(config.seed).child("example").torch()),), {}
+    dummy = getattr(model, "dummy_inputs", None)  # transformers models bring their own
+    if isinstance(dummy, Mapping):
+        return (), dict(dummy)
+    raise ConfigError(f"the input shape of {config.model.spec} is not known; set model.input_shape = [3, 224, 224] (no batch)")
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Short hash of names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
