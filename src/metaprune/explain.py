@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
-from metaprune.network import Network
+if TYPE_CHECKING:
+    from metaprune.network import Network
 
 _COLUMNS = "{:<44} {:<16} {:>7}  {}"
 

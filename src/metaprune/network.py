@@ -13,6 +13,7 @@ from metaprune.cost.analytic import CostModel
 from metaprune.elastic.program import Program
 from metaprune.elastic.weights import SlicedTensors
 from metaprune.errors import MetapruneError, PlanError, UncoveredOpWarning
+from metaprune.explain import explain_lines
 from metaprune.graph.call import Survivors
 from metaprune.graph.capture import Captured, capture, module_of, op_name
 from metaprune.graph.labelling import Labelled, Uncovered, label_graph
@@ -148,8 +149,6 @@ class Network:
 
     def explain(self) -> str:
         """One line per layer: width of its output, channel group, and whether it can be pruned or why not."""
-        from metaprune.explain import explain_lines
-
         return "\n".join(explain_lines(self))
 
 

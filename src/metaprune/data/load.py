@@ -76,7 +76,7 @@ def load_data(
 
 
 def _from_python(target: str, spec: str) -> Data:
-    from metaprune.models.imports import import_python_target
+    from metaprune.imports import import_python_target
 
     return as_data(import_python_target(target)(), name=spec)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from metaprune.errors import ConfigError, MissingDependencyError, closest
-from metaprune.models.imports import import_optional, import_python_target
+from metaprune.imports import import_optional, import_python_target
 from metaprune.models.weights import load_weights
 from metaprune.models.zoo import build_zoo, zoo_entry, zoo_names
 
