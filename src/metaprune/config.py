@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -92,7 +93,9 @@ class RunConfig:
         if self.form not in ("auto", "module", "graph"):
             raise ConfigError(f"form is auto, module or graph, not {self.form!r}")
         if self.data is None and (self.train is not None or self.recover.kind != "none"):
-            raise ConfigError("training and recovery need data: add a [data] table with a spec, or set recover.kind to none")
+            raise ConfigError(
+                "training and recovery need data: add a [data] table with a spec, or set recover.kind to none"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
@@ -111,10 +114,10 @@ def _plain(value: Any) -> Any:
 
 
 def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """A RunConfig from TOML. `overrides`: dotted key -> value, as `{"train.epochs": 3}`, set before anything is checked.
+    """A RunConfig from TOML. `overrides`: dotted key -> value, as `{"train.epochs": 3}`, set before the checks.
 
     Raises:
-        ConfigError: no such file, TOML that does not parse, an unknown key (with the closest one), a value of a wrong type.
+        ConfigError: no such file, TOML that does not parse, an unknown key (with the closest), a value of a wrong type.
     """
     path = Path(path)
     if not path.is_file():
@@ -166,18 +169,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        options = [a for a in arguments if a is not type(None)]
-        for option in options:
-            try:
+        *others, last = [a for a in arguments if a is not type(None)]
+        for option in others:
+            with contextlib.suppress(ConfigError):
                 return _convert(option, value, where)
-            except ConfigError as error:
-                last = error
-        raise last
+        return _convert(last, value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{where}={value!r} is not one of {', '.join(map(str, arguments))}.{closest(str(value), arguments)}")
+            raise ConfigError(
+                f"{where}={value!r} is not one of {', '.join(map(str, arguments))}.{closest(str(value), arguments)}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

@@ -14,7 +14,7 @@ _COLUMNS = "{:<44} {:<16} {:>7}  {}"
 
 def explain_lines(network: Network) -> list[str]:
     """Header, one line per module that owns parameters, then unused parameters, operators without a rule, and notes."""
-    lines = [_COLUMNS.format("layer", "kind", "width", "output channels")]
+    lines: list[str] = [_COLUMNS.format("layer", "kind", "width", "output channels")]
     for path, module in network.model.named_modules():
         names = [f"{path}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)]
         used = [n for n in names if n in network.labelled.parameters]
@@ -24,19 +24,26 @@ def explain_lines(network: Network) -> list[str]:
             lines.append(_COLUMNS.format(path or name, type(module).__name__, width, status))
         unused = [n for n in names if n in network.tensors and n not in used]
         if unused and not used:
-            lines.append(_COLUMNS.format(path or "(root)", type(module).__name__, "-", f"not used by the traced forward: {unused[0]}"))
+            lines.append(
+                _COLUMNS.format(
+                    path or "(root)", type(module).__name__, "-", f"not used by the traced forward: {unused[0]}"
+                )
+            )
     prunable = network.space
     lines.append(
         f"{len(prunable)} channel groups, {int(prunable.widths.sum()) if len(prunable) else 0} channels; "
         f"{len(prunable.stuck)} groups of a single channel stay; {prunable.over_merged} rows merged more than needed"
     )
-    lines += [f"no rule for operator {u.op} (node {u.node}, module {u.module or '(root)'}): what enters it is locked" for u in network.uncovered]
+    lines += [
+        f"no rule for operator {u.op} (node {u.node}, module {u.module or '(root)'}): what enters it is locked"
+        for u in network.uncovered
+    ]
     lines += [f"note: {n}" for n in network.notes]
     return lines
 
 
 def _output_dim(module: nn.Module) -> int:
-    return 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) or isinstance(module, nn.Embedding) else 0
+    return int(isinstance(module, (nn.modules.conv._ConvTransposeNd, nn.Embedding)))
 
 
 def _status(network: Network, name: str, dim: int) -> tuple[int, str]:

@@ -34,7 +34,11 @@ def latency_ms(
                     if turn >= warmup:
                         found.append(1e3 * (time.perf_counter() - start))
     return [
-        {"median": statistics.median(found), "quartiles": statistics.quantiles(found, n=4) if repeats > 1 else found, "repeats": repeats}
+        {
+            "median": statistics.median(found),
+            "quartiles": statistics.quantiles(found, n=4) if repeats > 1 else found,
+            "repeats": repeats,
+        }
         for found in seconds
     ]
 

@@ -1,4 +1,4 @@
-"""`Network`: a traced model. What its channel groups are, what it costs at any widths, and how it runs at any widths."""
+"""`Network`: a traced model. Its channel groups, its cost at any widths, and how it runs at any widths."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from metaprune.graph.ops import fuse_channel_shuffles
 from metaprune.graph.space import build_space
 from metaprune.values import Cost, Plan, Space
 
-
 # in ATen's names; a trailing underscore works in place
-DROPOUTS = frozenset(f"{kind}dropout{tail}" for kind in ("", "feature_", "alpha_", "feature_alpha_") for tail in ("", "_"))
+DROPOUTS = frozenset(
+    f"{kind}dropout{tail}" for kind in ("", "feature_", "alpha_", "feature_alpha_") for tail in ("", "_")
+)
 
 
 class Network:
@@ -103,7 +104,9 @@ class Network:
             widths = full
         array = np.asarray(widths, dtype=np.int64)
         if array.shape[-1:] != self.space.widths.shape or (array < 1).any() or (array > self.space.widths).any():
-            raise PlanError(f"widths must be within 1..full for each of the {len(self.space)} groups; got shape {array.shape}")
+            raise PlanError(
+                f"widths must be within 1..full for each of the {len(self.space)} groups; got shape {array.shape}"
+            )
         return model.of_widths(array)
 
     # ------------------------------------------------------------------------------------------ execution
@@ -166,7 +169,7 @@ def trace(
     *,
     free_outputs: bool = False,
 ) -> Network:
-    """Capture `model` and label it. The model is left as it is: weights, buffers, modes, grads, hooks, global random state.
+    """Capture `model` and label it. The model stays as it is: weights, buffers, modes, grads, hooks, random state.
 
     Args:
         example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
@@ -190,5 +193,7 @@ def trace(
         import warnings
 
         ops = sorted({u.op for u in labelled.uncovered})
-        warnings.warn(f"operators without a rule lock what enters them: {', '.join(ops)}", UncoveredOpWarning, stacklevel=2)
+        warnings.warn(
+            f"operators without a rule lock what enters them: {', '.join(ops)}", UncoveredOpWarning, stacklevel=2
+        )
     return network

@@ -37,7 +37,7 @@ from metaprune.values import Budget, Constraints, Plan
 
 @dataclass(frozen=True)
 class Result:
-    """model: the smaller network. plan: what was kept. record: every figure of the run, JSON-able. pruned: the proof."""
+    """model: the smaller network. plan: what was kept. record: every figure, JSON-able. pruned: the proof."""
 
     model: nn.Module
     plan: Plan
@@ -71,13 +71,13 @@ def prune(
     checkpoint_dir: Path | None = None,
     progress: bool = True,
 ) -> Result:
-    """A smaller network that meets `budget`, proved equal to its masked original, and recovered. `model` is not changed.
+    """A smaller network within `budget`, proved equal to its masked original, and recovered. `model` is not changed.
 
     Args:
         example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
-        data: a Data, a spec string, or (train, val[, test]) loaders or datasets; needed by some methods and by recovery.
+        data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         recover: None, bn, finetune, distil, scratch, or a RecoverConfig.
         round_to, min_keep, ignore, ratios: see `Constraints`.
         form, verify: see `cut`.
@@ -99,7 +99,9 @@ def prune(
     with phases("propose"):
         proposal = how.propose(Task(network, splits, constraints), budget, rng.child("method", how.name))
         if not proposal.plan.keep and proposal.weights is None:
-            warnings.warn(f"the full network meets the budget {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
+            warnings.warn(
+                f"the full network meets the budget {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2
+            )
     with phases("cut"):
         pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights)
     quality = {"dense": _quality(network.model, splits), "cut": _quality(pruned.model, splits)}
@@ -161,7 +163,8 @@ def _train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Ph
         with phases("train"):
             history = train(
                 inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,
-                checkpoint_dir=place.checkpoints("train"), progress=progress, identity={"weights": config.model.weights},
+                checkpoint_dir=place.checkpoints("train"), progress=progress,
+                identity={"weights": config.model.weights},
             ).to_dict()  # fmt: skip
     return {"history": history, "bytes": inputs.save_dense(place.path / "dense.safetensors")}
 
@@ -173,7 +176,8 @@ def _latency(config: RunConfig, inputs: Inputs, smaller: nn.Module) -> dict[str,
     args, kwargs = inputs.batch_of(config.latency.batch_size)
     before, after = latency_ms([inputs.model, smaller], args, kwargs, repeats=config.latency.repeats)
     return {
-        "before": before["median"], "after": after["median"], "spread_before": before["quartiles"], "spread_after": after["quartiles"],
+        "before": before["median"], "after": after["median"],
+        "spread_before": before["quartiles"], "spread_after": after["quartiles"],
         "batch": config.latency.batch_size, "threads": torch.get_num_threads(), "repeats": config.latency.repeats,
     }  # fmt: skip
 

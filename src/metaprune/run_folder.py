@@ -1,6 +1,7 @@
 """One run, one folder: config as resolved, log, checkpoints, phases timed; a killed run continues where it was.
 
-    config.json  log.txt  checkpoints/  dense.safetensors  record.json  plan.json  network.json  model.safetensors  report.html
+config.json  log.txt  checkpoints/  dense.safetensors  record.json
+plan.json  network.json  model.safetensors  report.html
 """
 
 from __future__ import annotations

@@ -64,7 +64,12 @@ def load_inputs(config: RunConfig) -> Inputs:
     if config.data is not None:
         d = config.data
         data = load_data(
-            d.spec, seed=config.seed, limit=d.limit, image_size=d.image_size, channels=d.channels, skip_corrupt=d.skip_corrupt
+            d.spec,
+            seed=config.seed,
+            limit=d.limit,
+            image_size=d.image_size,
+            channels=d.channels,
+            skip_corrupt=d.skip_corrupt,
         )
     options = dict(config.model.options)
     if data is not None and not config.model.spec.startswith("python:"):
@@ -83,13 +88,17 @@ def load_inputs(config: RunConfig) -> Inputs:
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:
     """Two random samples of the configured shape, else of the data's, else of the model's own."""
-    shape = config.model.input_shape or (data.input_shape if data is not None else default_input_shape(config.model.spec, model))
+    shape = config.model.input_shape or (
+        data.input_shape if data is not None else default_input_shape(config.model.spec, model)
+    )
     if shape is not None:
         return (torch.randn(2, *shape, generator=Rng(config.seed).child("example").torch()),), {}
     dummy = getattr(model, "dummy_inputs", None)  # transformers models bring their own
     if isinstance(dummy, Mapping):
         return (), dict(dummy)
-    raise ConfigError(f"the input shape of {config.model.spec} is not known; set model.input_shape = [3, 224, 224] (no batch)")
+    raise ConfigError(
+        f"the input shape of {config.model.spec} is not known; set model.input_shape = [3, 224, 224] (no batch)"
+    )
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:

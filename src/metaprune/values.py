@@ -127,7 +127,9 @@ class Plan:
             if not kept:
                 raise PlanError(f"group {name!r} would keep nothing; at least one of its {group.width} channels stays")
             if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.width:
-                raise PlanError(f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {kept[:8]}")
+                raise PlanError(
+                    f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {kept[:8]}"
+                )
 
     def masks(self, space: Space) -> list[np.ndarray]:
         self.check(space)
@@ -202,7 +204,9 @@ class Budget:
         if isinstance(value, str):
             pairs = [part.partition("=") for part in value.split(",")]
             if any(not sep for _, sep, _ in pairs):
-                raise ConfigError(f"budget {value!r} is not understood; write metric=value, as in macs=50% or params=1e6")
+                raise ConfigError(
+                    f"budget {value!r} is not understood; write metric=value, as in macs=50% or params=1e6"
+                )
             value = {k.strip(): v.strip() for k, _, v in pairs}
         if not isinstance(value, Mapping):
             raise ConfigError(f"a budget is a Budget, a mapping or text, not {type(value).__name__}: {{'macs': '50%'}}")

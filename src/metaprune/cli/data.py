@@ -23,7 +23,9 @@ class ListData:
         out = console()
         for name in builtin_names():
             state = "here" if is_cached(name) else f"metaprune data get {name}"
-            out.print(f"builtin:{name:<16} {builtin(name).about}  [{state}]", highlight=False, markup=False, soft_wrap=True)
+            out.print(
+                f"builtin:{name:<16} {builtin(name).about}  [{state}]", highlight=False, markup=False, soft_wrap=True
+            )
         return 0
 
 
@@ -40,7 +42,9 @@ class GetData:
         from metaprune.data import get_builtin
 
         out = console()
-        path = get_builtin(self.name, progress=lambda text: out.print(text, highlight=False, markup=False), folder=self.folder)
+        path = get_builtin(
+            self.name, progress=lambda text: out.print(text, highlight=False, markup=False), folder=self.folder
+        )
         out.print(f"{self.name}: {path}", highlight=False, soft_wrap=True)
         return 0
 

@@ -32,7 +32,10 @@ class Inspect:
         from metaprune.values import Budget
 
         model = ModelConfig(
-            spec=self.model, options=assignments(self.option, "--option"), weights=self.weights, input_shape=self.input_shape
+            spec=self.model,
+            options=assignments(self.option, "--option"),
+            weights=self.weights,
+            input_shape=self.input_shape,
         )
         inputs = load_inputs(RunConfig(model=model, budget=Budget(macs="100%"), device="cpu"))
         network = trace(inputs.model, inputs.args, inputs.kwargs)

@@ -72,7 +72,7 @@ class Prune:
             "model.spec": self.model, "model.weights": self.weights, "data.spec": self.data, "method.name": self.method,
             "recover.kind": self.recover, "seed": self.seed, "device": self.device,
         }  # fmt: skip
-        found = {key: value for key, value in flags.items() if value is not None}
+        found: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
         if self.budget is not None:
             from metaprune.values import Budget
 

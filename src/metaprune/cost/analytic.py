@@ -1,8 +1,8 @@
 """MACs, parameters and bytes as polynomials in the group widths: exact integers, no forward pass.
 
-The surviving size of a dimension is a sum over its rows' group combinations: rows that carry one atom of group g give
-c * w_g, rows that carry one atom each of g and h give c * w_g * w_h, and so on. Every cost is a sum of products of such sizes,
-so thousands of candidates are evaluated in one vectorised call.
+The surviving size of a dimension is a sum over its rows' group combinations: rows that carry one atom of group g
+give c * w_g, rows that carry one atom each of g and h give c * w_g * w_h, and so on. Every cost is a sum of products
+of such sizes, so thousands of candidates are evaluated in one vectorised call.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ class CostModel:
             if len(groups) > 1:
                 atoms = np.where(self._owner[final] >= 0, final, -1)[index.reshape(-1) == c]
                 distinct = len(np.unique(np.sort(atoms, axis=1), axis=0))
-                exact &= distinct == math.prod(int(self._space.widths[g]) for g in groups) and len(set(groups)) == len(groups)
+                exact &= distinct == math.prod(int(self._space.widths[g]) for g in groups) and len(set(groups)) == len(
+                    groups
+                )
         if not exact:
             self.inexact.append(f"dimension of {len(final)}")
         return tuple(sorted(found.items())), exact
@@ -184,9 +186,15 @@ class CostModel:
                 continue
             owner[node] = []
             value = node.meta.get("val")
-            for tensor, labels in zip(value if isinstance(value, (list, tuple)) else [value], self._labelled.facts[node.name].labels, strict=False):
+            for tensor, labels in zip(
+                value if isinstance(value, (list, tuple)) else [value],
+                self._labelled.facts[node.name].labels,
+                strict=False,
+            ):
                 if isinstance(tensor, torch.Tensor):
-                    dims = [Dim(label, n) for label, n in zip(labels or [None] * tensor.dim(), tensor.shape, strict=True)]
+                    dims = [
+                        Dim(label, n) for label, n in zip(labels or [None] * tensor.dim(), tensor.shape, strict=True)
+                    ]
                     owner[node].append(len(terms))
                     terms.append(self._term(dims, tensor.element_size()))
                     allocated.append(step)

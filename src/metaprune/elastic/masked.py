@@ -17,7 +17,6 @@ from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
 from metaprune.graph.capture import op_name
 from metaprune.graph.rules.norm import survivors_mask
 
-
 # views whose new dimension is tracked although the operand has no such dimension: a sum over it must see the mask
 UNIFORM = ("expand", "expand_as", "broadcast_to")
 
@@ -46,8 +45,9 @@ def run_masked(
     def call(step: Step, a: list, k: dict) -> Any:
         fact = facts[step.node.name]
         if fact.masked is not None:
-            names = [x.name for x in step.target._schema.arguments]
-            defaults = {x.name: x.default_value for x in step.target._schema.arguments}
+            schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)
+            names = [x.name for x in schema]
+            defaults = {x.name: x.default_value for x in schema}
             out = fact.masked({**defaults, **dict(zip(names, a, strict=False)), **k}, alive)
         else:
             out = step.target(*a, **k)

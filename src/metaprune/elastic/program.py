@@ -114,7 +114,9 @@ class Program:
         device = device or self.device
         for node in self._captured.graph.nodes:
             if node.op == "placeholder":
-                places[node] = Weight(self._captured.sources[node.name]) if node.name in self._captured.sources else Ref(slots)
+                places[node] = (
+                    Weight(self._captured.sources[node.name]) if node.name in self._captured.sources else Ref(slots)
+                )
                 slots += isinstance(places[node], Ref)
                 continue
             if node.op == "get_attr":

@@ -26,7 +26,11 @@ class SlicedTensors(Mapping[str, torch.Tensor]):
     """
 
     def __init__(
-        self, tensors: Mapping[str, torch.Tensor], labelled: Labelled, alive: Survivors | None, dtype: torch.dtype | None = None
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        labelled: Labelled,
+        alive: Survivors | None,
+        dtype: torch.dtype | None = None,
     ):
         self._tensors, self._labelled, self._alive, self._dtype = tensors, labelled, alive, dtype
 

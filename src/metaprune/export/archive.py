@@ -68,7 +68,7 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 
 def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options: dict[str, Any] | None = None) -> Path:
-    """Write the archive. `spec` and `options` say how the original model is made (`zoo:resnet20`, {"num_classes": 10})."""
+    """Write the archive. `spec`, `options`: how the original is made (`zoo:resnet20`, {"num_classes": 10})."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors, aliases = named_tensors(pruned.model)
@@ -84,7 +84,8 @@ def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options
         save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, path)
     write_json(folder / "plan.json", pruned.plan.to_dict())
     described = {
-        "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error, "spec": spec, "options": options or {},
+        "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error,
+        "spec": spec, "options": options or {},
         "aliases": aliases, "parameters": parameters, "attributes": pruned.attributes, "graph": graph,
         "inputs": _describe_inputs(*pruned.network.captured.example),
     }  # fmt: skip
@@ -158,7 +159,9 @@ def example_inputs(folder: str | Path, device: str | torch.device = "cpu") -> tu
     """Inputs of the traced shapes (normal floats, zeros for integers), for export and timing."""
     described = read_archive(Path(folder))["inputs"]
     if described is None:
-        raise NotAvailableError(f"the network of {folder} takes inputs that are not plain tensors; export it from Python")
+        raise NotAvailableError(
+            f"the network of {folder} takes inputs that are not plain tensors; export it from Python"
+        )
 
     def make(d: dict[str, Any]) -> torch.Tensor:
         dtype = getattr(torch, d["dtype"])
@@ -173,12 +176,14 @@ def _parameter(tensor: torch.Tensor, name: str, parameters: dict[str, bool]) -> 
     return nn.Parameter(tensor, requires_grad=parameters[name]) if name in parameters else tensor
 
 
-def _load_module(described: dict[str, Any], tensors: dict[str, torch.Tensor], factory: Callable[[], nn.Module] | None) -> nn.Module:
+def _load_module(
+    described: dict[str, Any], tensors: dict[str, torch.Tensor], factory: Callable[[], nn.Module] | None
+) -> nn.Module:
     if factory is None:
         spec = described["spec"]
         if spec is None or not spec.startswith(SAFE_FACTORIES):
             raise NotAvailableError(
-                "this is a module form of your own class: pass factory=lambda: YourModel(...), which makes the unpruned model, "
+                "this is a module form of your own class: pass factory=lambda: YourModel(...), the unpruned model, "
                 "or form='graph', which needs no class"
             )
         from metaprune.models import create
@@ -186,13 +191,18 @@ def _load_module(described: dict[str, Any], tensors: dict[str, torch.Tensor], fa
         model = create(spec, **described["options"])
     else:
         model = factory()
-    known = {n for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
+    known = {
+        n for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    }
     if known != set(tensors):
         odd = sorted(known ^ set(tensors))
-        raise WeightsError(f"the factory's model has other tensors than the saved one: {', '.join(odd[:8])} ({len(odd)} in all)")
+        raise WeightsError(
+            f"the factory's model has other tensors than the saved one: {', '.join(odd[:8])} ({len(odd)} in all)"
+        )
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
-        (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
+        held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+        held[leaf] = tensor
     set_attributes(model, described["attributes"])
     return model

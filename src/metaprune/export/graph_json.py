@@ -1,7 +1,7 @@
 """A graph-form network as JSON: structure without weights and without pickle.
 
-Only operators of PyTorch's own `aten` namespace and a short list of Python functions are written or read, so a file from
-somewhere else can compute, but not run code of its own.
+Only operators of PyTorch's own `aten` namespace and a short list of Python functions are written or read, so a file
+from somewhere else can compute, but not run code of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from metaprune.errors import DataError, NotAvailableError
 from metaprune.surgery.graph_form import TreeInputs, TreeOutput
 
 _FUNCTIONS = {
-    **{f"operator.{n}": getattr(operator, n) for n in ("getitem", "mul", "add", "sub", "floordiv", "mod", "neg", "truediv", "pow")},
+    **{
+        f"operator.{n}": getattr(operator, n)
+        for n in ("getitem", "mul", "add", "sub", "floordiv", "mod", "neg", "truediv", "pow")
+    },
     **{f"operator.{n}": getattr(operator, n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
     "builtins.getattr": getattr,
     "torch.sym_max": torch.sym_max,
@@ -44,9 +47,17 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
         if node.op == "get_attr" and node.target.startswith("_gather_"):
             gathers[node.target] = getattr(module, node.target).tolist()
         if node.op == "get_attr" and isinstance(operator.attrgetter(node.target)(module), nn.Module):
-            raise NotAvailableError(f"the graph holds a sub-graph {node.target!r} (an autocast region), which JSON cannot hold")
+            raise NotAvailableError(
+                f"the graph holds a sub-graph {node.target!r} (an autocast region), which JSON cannot hold"
+            )
     nodes = [
-        {"op": n.op, "name": n.name, "target": _target_name(n), "args": _encode(list(n.args)), "kwargs": _encode(dict(n.kwargs))}
+        {
+            "op": n.op,
+            "name": n.name,
+            "target": _target_name(n),
+            "args": _encode(list(n.args)),
+            "kwargs": _encode(dict(n.kwargs)),
+        }
         for n in module.graph.nodes
     ]
     return {"nodes": nodes, "modules": modules, "gathers": gathers}
@@ -64,7 +75,9 @@ def graph_from_json(data: dict[str, Any], root: nn.Module) -> fx.GraphModule:
         args, kwargs = tuple(_decode(entry["args"], known)), _decode(entry["kwargs"], known)
         target = _target(entry)
         if target is getattr and args[1] not in _READABLE:
-            raise DataError(f"graph node {entry['name']!r} reads attribute {args[1]!r}, which no graph of metaprune does")
+            raise DataError(
+                f"graph node {entry['name']!r} reads attribute {args[1]!r}, which no graph of metaprune does"
+            )
         node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
         known[entry["name"]] = node
     module = fx.GraphModule(root, graph, class_name="PrunedGraph")
@@ -79,7 +92,9 @@ def _target_name(node: fx.Node) -> str:
         return f"aten::{node.target._schema.name.split('::')[1]}.{node.target._overloadname}"
     if node.target in _FUNCTION_NAMES:
         return _FUNCTION_NAMES[node.target]
-    raise NotAvailableError(f"operator {node.target} is not PyTorch's own and cannot be saved; save the module form instead")
+    raise NotAvailableError(
+        f"operator {node.target} is not PyTorch's own and cannot be saved; save the module form instead"
+    )
 
 
 def _target(entry: dict[str, Any]) -> Any:
@@ -89,7 +104,9 @@ def _target(entry: dict[str, Any]) -> Any:
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     if not name.startswith("aten::"):
-        raise DataError(f"graph node {entry['name']!r} calls {name!r}, which is neither an aten operator nor a known function")
+        raise DataError(
+            f"graph node {entry['name']!r} calls {name!r}, which is neither an aten operator nor a known function"
+        )
     packet, _, overload = name.removeprefix("aten::").partition(".")
     return getattr(getattr(torch.ops.aten, packet), overload)
 
@@ -98,7 +115,8 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
     if type(module).__name__ in _NORMS and isinstance(module, nn.modules.batchnorm._BatchNorm):
         affine, momentum = module.weight is not None, module.momentum
         return {
-            "kind": type(module).__name__, "width": module.num_features, "eps": module.eps, "momentum": momentum, "affine": affine,
+            "kind": type(module).__name__, "width": module.num_features, "eps": module.eps,
+            "momentum": momentum, "affine": affine,
         }  # fmt: skip
     if isinstance(module, nn.Dropout):
         return {"kind": "Dropout", "p": module.p}

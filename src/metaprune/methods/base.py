@@ -35,7 +35,9 @@ class Task:
 
     def require_data(self, method: str) -> Data:
         if self.data is None:
-            raise ConfigError(f"method {method!r} looks at training data: pass data=..., or use magnitude, which needs none")
+            raise ConfigError(
+                f"method {method!r} looks at training data: pass data=..., or use magnitude, which needs none"
+            )
         return self.data
 
     @cached_property

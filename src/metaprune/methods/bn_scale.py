@@ -31,7 +31,9 @@ class BNScale(Ranking):
         scales = self._scales(task)
         without = {i for i, g in enumerate(task.network.space) if not any(m.parameter in scales for m in g.members)}
         if len(without) == len(task.network.space):
-            raise NotAvailableError("bn_scale reads BatchNorm scales, and no channel group has one; use magnitude or taylor")
+            raise NotAvailableError(
+                "bn_scale reads BatchNorm scales, and no channel group has one; use magnitude or taylor"
+            )
         return without
 
     def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:

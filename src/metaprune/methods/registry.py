@@ -46,7 +46,9 @@ def create_method(method: str | Method, options: dict[str, Any] | None = None) -
     known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
     for option in options or {}:
         if option not in known:
-            raise ConfigError(f"method {method!r} has no option {option!r}.{closest(option, known)} Known: {', '.join(known)}")
+            raise ConfigError(
+                f"method {method!r} has no option {option!r}.{closest(option, known)} Known: {', '.join(known)}"
+            )
     return kind(**(options or {}))
 
 

@@ -105,4 +105,6 @@ class Ranking(ABC):
                 yield budget
             else:
                 start = {m: float(full.metric(m)) for m in bounds}
-                yield Budget(**{m: start[m] + (min(b, start[m]) - start[m]) * k / self.steps for m, b in bounds.items()})
+                yield Budget(
+                    **{m: start[m] + (min(b, start[m]) - start[m]) * k / self.steps for m, b in bounds.items()}
+                )

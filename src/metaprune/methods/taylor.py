@@ -7,6 +7,7 @@ first-order change of the loss if those rows were zero; mean over mini-batches a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from metaprune.methods.base import Task
 from metaprune.methods.scores import Ranking, group_scores, member_scores
 from metaprune.rng import Rng
 from metaprune.train.batch import logits_of
-from metaprune.values import Member, Plan
+from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +40,22 @@ class Taylor(Ranking):
         data = task.require_data(self.name)
         network = task.network
         names = {m.parameter for g in network.space for m in g.members}
-        leaves = {n: t.detach().requires_grad_() for n, t in network.tensors.items() if n in names and isinstance(t, nn.Parameter)}
+        leaves = {
+            n: t.detach().requires_grad_()
+            for n, t in network.tensors.items()
+            if n in names and isinstance(t, nn.Parameter)
+        }
         tensors = {**network.tensors, **leaves}
         totals = [np.zeros(g.width) for g in network.space]
         seen = 0
         stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
-        for seen, (inputs, labels) in enumerate(stream, start=1):  # noqa: B007 (the count is used below)
+        for seen, (inputs, labels) in enumerate(stream, start=1):
             output = network.run(inputs, plan=plan, tensors=network.sliced(network.survivors(plan), tensors=tensors))
             loss = F.cross_entropy(logits_of(output), labels)
             grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
-            for g, part in enumerate(group_scores(task, lambda _, m, __: _squared(change, m), "none")):
-                totals[g] += part
+            parts = group_scores(task, partial(_squared, change), "none")
+            totals = [t + p for t, p in zip(totals, parts, strict=True)]
             if seen == self.batches:
                 break
         if not seen:
@@ -60,5 +65,5 @@ class Taylor(Ranking):
         return totals
 
 
-def _squared(change: dict[str, torch.Tensor], member: Member) -> np.ndarray | None:
+def _squared(change: dict[str, torch.Tensor], _: ChannelGroup, member: Member, __: torch.Tensor) -> np.ndarray | None:
     return member_scores(change[member.parameter], member) ** 2 if member.parameter in change else None

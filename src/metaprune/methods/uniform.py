@@ -16,7 +16,7 @@ from metaprune.values import Budget, Plan, Proposal
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform:
-    """channels: which stay within a group: `magnitude` (largest L1 norm) or `first` (leading ones, as slimmable networks)."""
+    """channels: which stay in a group: `magnitude` (largest L1 norm) or `first` (as slimmable networks)."""
 
     name: ClassVar[str] = "uniform"
     needs_data: ClassVar[bool] = False

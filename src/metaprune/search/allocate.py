@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -39,11 +40,13 @@ class Allocator:
         PlanError: a pattern of the constraints matches nothing.
     """
 
-    def __init__(self, space: Space, costs: CostModel, budget: Budget, constraints: Constraints, frozen: set[int] | None = None):
+    def __init__(
+        self, space: Space, costs: CostModel, budget: Budget, constraints: Constraints, frozen: set[int] | None = None
+    ):
         if budget.latency_ms is not None:
             raise NotAvailableError(
-                "a latency budget needs a measured cost model of this device, which this version of metaprune does not have; "
-                "bound macs, params or memory_mb"
+                "a latency budget needs a measured cost model of this device, which this version of metaprune "
+                "does not have; bound macs, params or memory_mb"
             )
         self.space = space
         self._costs = costs
@@ -63,7 +66,8 @@ class Allocator:
                 for m in missed
             )
             raise InfeasibleBudgetError(
-                f"no structure meets the budget {budget.to_dict()}: {text}. Raise the budget, or relax min_keep, round_to and ignore",
+                f"no structure meets the budget {budget.to_dict()}: {text}. "
+                "Raise the budget, or relax min_keep, round_to and ignore",
                 reachable,
             )
 
@@ -78,15 +82,16 @@ class Allocator:
 
     # ------------------------------------------------------------------------------------------ ranking
 
-    def by_scores(self, scores: Sequence[np.ndarray], scope: Scope = "global", classes: Sequence[int] | None = None) -> Plan:
+    def by_scores(
+        self, scores: Sequence[np.ndarray], scope: Scope = "global", classes: Sequence[int] | None = None
+    ) -> Plan:
         """Keep what scores highest. `scores`: one array [width] per group, higher is more important.
 
         scope: `global` ranks all channels together; `local` takes the same share of every group; `isomorphic` ranks
         groups of equal structure (`classes`, one number per group) together and takes the same share of every class.
         """
-        if scope == "local":
-            classes = range(len(self.space))
-        steps = self._steps(scores, classes if scope != "global" else [0] * len(self.space))
+        alike = {"global": [0] * len(self.space), "local": range(len(self.space)), "isomorphic": classes or []}[scope]
+        steps = self._steps(scores, alike)
         widths = self.allocate(steps)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
@@ -106,7 +111,7 @@ class Allocator:
         for g, levels in enumerate(self.levels):
             ascending = np.sort(scores[g])
             width = len(ascending)
-            means = [ascending[width - upper : width - lower].mean() for lower, upper in zip(levels[:-1], levels[1:], strict=True)]
+            means = [ascending[width - upper : width - lower].mean() for lower, upper in pairwise(levels)]
             raw += [(g, i, float(m)) for i, m in enumerate(means)]
         steps = []
         for c in sorted(set(classes)):
