@@ -1,0 +1,100 @@
+"""The report as one HTML file: no network, no other file, all user text escaped."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from metaprune.report import rows as data
+from metaprune.report.plots import figures
+from metaprune.report.units import duration
+
+_HERE = Path(__file__).parent
+_OPEN_GROUPS = 30  # a longer table of groups starts folded
+
+
+def render_report(record: data.Record) -> str:
+    """The page's text. `record` is a run's record.json; all of its parts may be missing."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    drawn = [
+        {"key": key, "caption": caption, "height": figure.layout.height, "json": _figure_json(figure)}
+        for key, caption, figure in figures(record)
+    ]
+    space = record.get("space") or {}
+    groups = data.group_rows(record)
+    return environment.get_template("report.html.jinja").render(
+        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()) if drawn else "",
+        title=data.title(record),
+        headline=data.headline(record).replace(" -> ", " → "),
+        facts=_facts(record),
+        summary=data.summary_rows(record),
+        budgets=data.budget_rows(record),
+        figures=drawn,
+        groups=groups,
+        groups_open=len(groups) <= _OPEN_GROUPS,
+        locks=data.lock_rows(record),
+        uncovered=[u for u in space.get("uncovered") or () if isinstance(u, dict)],
+        notes=[str(note) for note in space.get("notes") or ()],
+        over_merged=space.get("over_merged") or 0,
+        digest=space.get("digest"),
+        proof=record.get("proof") or {},
+        proof_text=data.proof_text(record),
+        phases=data.phase_rows(record),
+        phases_total=duration(sum(row.seconds for row in data.phase_rows(record))),
+        command=record.get("command"),
+        environment=record.get("environment") or {},
+        config=_as_json(record.get("config")),
+        version=record.get("metaprune"),
+    )
+
+
+def write_report(record: data.Record, path: str | Path) -> Path:
+    """Write the page to `path`, whole or not at all, and return it. Missing folders are made.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    text = render_report(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _figure_json(figure: Any) -> Markup:
+    """The figure as JSON that is safe inside a script element: no `<`, so nothing in it can end the element."""
+    return Markup(figure.to_json().replace("<", "\\u003c"))
+
+
+def _facts(record: data.Record) -> list[tuple[str, str]]:
+    """The line under the headline: method, budget, seed, date."""
+    budget = ", ".join(f"{data.METRIC_NAMES.get(k, k)} ≤ {v}" for k, v in (record.get("budget") or {}).items())
+    created = str(record.get("created") or "").replace("T", " ")[:16]
+    form = (record.get("proof") or {}).get("form")
+    found = [
+        ("method", record.get("method")),
+        ("budget", budget),
+        ("form", form),
+        ("seed", record.get("seed")),
+        ("made", created),
+    ]
+    return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str, ensure_ascii=False) if value else ""

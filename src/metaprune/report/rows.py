@@ -1,0 +1,347 @@
+"""A run's record -> rows of plain data, formatted once for the page, the terminal and whoever writes a table.
+
+A record is JSON; every part of it may be None or missing, and a row exists only for what was measured.
+Imports neither torch nor plotly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metaprune.report.naming import pretty_data, pretty_model
+from metaprune.report.units import (
+    byte_size,
+    duration,
+    finite,
+    milliseconds,
+    number_change,
+    percentage,
+    point_change,
+    quantity,
+    relative_change,
+    share,
+    times,
+)
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """One figure before and after pruning.
+
+    values: (before, after) as numbers: shares in 0..1, milliseconds, bytes, counts, megabytes of 10^6 bytes.
+    factor: `2.01x fewer`; empty where a factor says nothing (accuracy).
+    detail: how it was measured; may be empty.
+    """
+
+    key: str
+    label: str
+    before: str
+    after: str
+    change: str
+    factor: str
+    detail: str
+    values: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """One channel group. `kept` is a share in 0..1."""
+
+    name: str
+    before: int
+    after: int
+    kept: float
+    members: tuple[str, ...]
+
+    @property
+    def kept_text(self) -> str:
+        return f"{100 * self.kept:.0f}%"
+
+
+@dataclass(frozen=True, slots=True)
+class LockRow:
+    """Why parameter dimensions can never shrink: `dims` of them, `indices` in all, with a few of their names."""
+
+    reason: str
+    operators: tuple[str, ...]
+    dims: int
+    indices: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRow:
+    """Wall time of one phase; `part` is its share of the whole in 0..1."""
+
+    phase: str
+    seconds: float
+    text: str
+    part: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One epoch of one phase; figures that were not measured are None. `step` counts epochs over all phases."""
+
+    phase: str
+    epoch: int
+    step: int
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    lr: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRow:
+    """One bound: what was asked for, its absolute value, what was reached; `met` is None where that is unknown."""
+
+    metric: str
+    asked: str
+    bound: str
+    reached: str
+    met: bool | None
+
+
+def summary_rows(record: Record) -> list[SummaryRow]:
+    """Accuracy, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
+    rows = _quality_rows(record)
+    for key, label, text, fewer, more in _COSTS:
+        before, after = _cost(record, "before", key), _cost(record, "after", key)
+        if before is not None and after is not None:
+            detail = "one sample: weights and peak activations" if key == "memory_mb" else ""
+            rows.append(_row(key, label, before, after, text, (fewer, more), detail))
+    latency = _pair(record, "latency_ms")
+    if latency:
+        rows.append(
+            _row("latency_ms", "Latency", *latency, milliseconds, ("faster", "slower"), _latency_detail(record))
+        )
+    size = _pair(record, "file_bytes")
+    if size:
+        rows.append(_row("file_bytes", "File size", *size, byte_size, ("smaller", "larger"), ""))
+    order = ("accuracy", "accuracy_cut", "loss", "macs", "params", "latency_ms", "file_bytes", "memory_mb")
+    return sorted(rows, key=lambda row: order.index(row.key))
+
+
+def group_rows(record: Record) -> list[GroupRow]:
+    """Channel groups in the order of the network."""
+    rows = []
+    for group in _list(record, "space", "groups"):
+        before, after = finite(group.get("before")), finite(group.get("after"))
+        if before is None or before < 1:
+            continue
+        after = before if after is None else after
+        members = tuple(str(m) for m in group.get("members") or ())
+        rows.append(GroupRow(str(group.get("name", "?")), int(before), int(after), after / before, members))
+    return rows
+
+
+def lock_rows(record: Record, examples: int = 3) -> list[LockRow]:
+    """Reasons why dimensions are locked, counted, most frequent first; `examples` bounds the names per reason."""
+    found: dict[str, dict[str, Any]] = {}
+    for dim in _list(record, "space", "locked"):
+        operator, reason = split_reason(str(dim.get("reason") or "not said"))
+        entry = found.setdefault(reason, {"operators": {}, "dims": 0, "indices": 0, "examples": []})
+        if operator:
+            entry["operators"][operator] = None
+        entry["dims"] += 1
+        entry["indices"] += int(finite(dim.get("locked")) or 0)
+        if len(entry["examples"]) < examples:
+            entry["examples"].append(f"{dim.get('parameter', '?')}:{dim.get('dim', '?')}")
+    rows = [
+        LockRow(reason, tuple(e["operators"]), e["dims"], e["indices"], tuple(e["examples"]))
+        for reason, e in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row.dims)
+
+
+def split_reason(reason: str) -> tuple[str, str]:
+    """`conv2d in layer1.0.conv1 (spatial dimension)` -> (`conv2d`, `spatial dimension`); else ("", the reason)."""
+    match = re.fullmatch(r"(\S+)(?: in \S+)? \((.+)\)", reason, flags=re.DOTALL)
+    if match:
+        return match[1], match[2]
+    match = re.fullmatch(r"(\S+) in \S+", reason)
+    return (match[1], match[1]) if match else ("", reason)
+
+
+def phase_rows(record: Record) -> list[PhaseRow]:
+    """Wall time of every phase, in the order of the run."""
+    seconds = record.get("seconds") or {}
+    known = {str(name): value for name, value in ((n, finite(s)) for n, s in seconds.items()) if value is not None}
+    total = sum(known.values())
+    return [PhaseRow(n, s, duration(s), s / total if total > 0 else 0.0) for n, s in known.items()]
+
+
+def history_rows(record: Record) -> list[HistoryRow]:
+    """Epochs of all phases in one sequence: training first, recovery after it."""
+    rows: list[HistoryRow] = []
+    for phase, history in (record.get("history") or {}).items():
+        for i, row in enumerate((history or {}).get("rows") or (), start=1):
+            numbers = {k: finite(row.get(k)) for k in _HISTORY_NUMBERS}
+            epoch = int(finite(row.get("epoch")) or i)
+            rows.append(HistoryRow(str(phase), epoch, len(rows) + 1, **numbers))
+    return rows
+
+
+def budget_rows(record: Record) -> list[BudgetRow]:
+    """What was asked for and what was reached, bound by bound."""
+    asked = record.get("budget") or {}
+    rows = []
+    for metric, bound in (record.get("bounds") or {}).items():
+        limit = finite(bound)
+        if limit is None:
+            continue
+        text = METRIC_TEXT.get(metric, quantity)
+        reached = _both(record, metric)[1]
+        # bounds are floats of a share: one part in 10^9 is rounding, not a violation
+        met = None if reached is None else reached <= limit * (1 + 1e-9)
+        rows.append(
+            BudgetRow(METRIC_NAMES.get(metric, metric), str(asked.get(metric, "")), text(limit), text(reached), met)
+        )
+    return rows
+
+
+def title(record: Record) -> str:
+    """`ResNet-20 on Fashion-MNIST`."""
+    model = pretty_model(record.get("model"))
+    data = record.get("data")
+    return f"{model} on {pretty_data(data)}" if data else model
+
+
+def headline(record: Record) -> str:
+    """The run in one sentence: what remains of the cost, what became of the accuracy, and whether the cut is proved."""
+    parts = []
+    for metric in list(record.get("budget") or {}) or ["macs"]:
+        before, after = _both(record, metric)
+        if before and after is not None:
+            parts.append(f"{share(after, before)} of {METRIC_NAMES.get(metric, metric)}")
+    quality = _accuracies(record)
+    if quality:
+        _, before, after = quality
+        split = _get(record, "quality", "split")
+        parts.append(f"accuracy {percentage(before, 1)} -> {percentage(after, 1)}" + (f" ({split})" if split else ""))
+    proof = proof_text(record)
+    return f"{title(record)}: {', '.join([*parts, *([proof] if proof else [])]) or 'no figures in this record'}"
+
+
+def proof_text(record: Record) -> str:
+    """What is known about the cut's equality with the masked original; empty without a proof entry."""
+    proof = record.get("proof")
+    if not proof:
+        return ""
+    error = finite(proof.get("error"))
+    if error is None:
+        return "equality of the cut with its masked original not checked"
+    return "cut proved equal to its masked original" + (f" to {error:.1e}" if error else ", error 0")
+
+
+METRIC_NAMES = {"macs": "MACs", "params": "parameters", "memory_mb": "memory", "latency_ms": "latency"}
+METRIC_TEXT = {
+    "macs": quantity,
+    "params": quantity,
+    "memory_mb": lambda value: byte_size(None if finite(value) is None else value * 1e6),
+    "latency_ms": milliseconds,
+}
+_COSTS = (
+    ("macs", "MACs", METRIC_TEXT["macs"], "fewer", "more"),
+    ("params", "Parameters", METRIC_TEXT["params"], "fewer", "more"),
+    ("memory_mb", "Memory", METRIC_TEXT["memory_mb"], "smaller", "larger"),
+)
+_HISTORY_NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+
+
+def _row(
+    key: str, label: str, before: float, after: float, text: Any, words: tuple[str, str], detail: str
+) -> SummaryRow:
+    change, factor = relative_change(before, after), times(before, after, *words)
+    return SummaryRow(key, label, text(before), text(after), change, factor, detail, (before, after))
+
+
+def _quality_rows(record: Record) -> list[SummaryRow]:
+    split = _get(record, "quality", "split")
+    named = f" ({split})" if split else ""
+    samples = finite(_get(record, "quality", "dense", "samples"))
+    detail = f"{int(samples):,} samples" if samples else ""
+    rows = []
+    found = _accuracies(record)
+    if found:
+        after_key, before, after = found
+        rows.append(_points("accuracy", f"Accuracy{named}", before, after, detail))
+        raw = finite(_get(record, "quality", "cut", "accuracy"))
+        if after_key == "recovered" and raw is not None:
+            rows.append(_points("accuracy_cut", f"Accuracy right after the cut{named}", before, raw, "before recovery"))
+    before = finite(_get(record, "quality", "dense", "loss"))
+    after = next(
+        (x for x in (finite(_get(record, "quality", k, "loss")) for k in ("recovered", "cut")) if x is not None), None
+    )
+    if before is not None and after is not None:
+        text = (f"{before:.3f}", f"{after:.3f}", number_change(before, after))
+        rows.append(SummaryRow("loss", f"Loss{named}", *text, "", "cross-entropy", (before, after)))
+    return rows
+
+
+def _points(key: str, label: str, before: float, after: float, detail: str) -> SummaryRow:
+    texts = (percentage(before), percentage(after), point_change(before, after))
+    return SummaryRow(key, label, *texts, "", detail, (before, after))
+
+
+def _accuracies(record: Record) -> tuple[str, float, float] | None:
+    """(which entry is the final one, dense accuracy, final accuracy), or None without both."""
+    before = finite(_get(record, "quality", "dense", "accuracy"))
+    for key in ("recovered", "cut"):
+        after = finite(_get(record, "quality", key, "accuracy"))
+        if before is not None and after is not None:
+            return key, before, after
+    return None
+
+
+def _latency_detail(record: Record) -> str:
+    latency = record.get("latency_ms") or {}
+    threads = "{} thread" if latency.get("threads") == 1 else "{} threads"
+    counts = [("batch", "batch {}"), ("threads", threads), ("repeats", "{} repeats")]
+    parts = [form.format(latency[key]) for key, form in counts if latency.get(key) is not None]
+    quartiles = [_quartiles(latency.get(f"spread_{when}")) for when in ("before", "after")]
+    if all(quartiles):
+        parts.append(f"quartiles {quartiles[0]}, then {quartiles[1]}")
+    return ", ".join(parts)
+
+
+def _quartiles(spread: Any) -> str:
+    """`12.1 to 12.9 ms` from the first and the last of the values; empty without two."""
+    if not isinstance(spread, Sequence) or len(spread) < 2 or finite(spread[0]) is None or finite(spread[-1]) is None:
+        return ""
+    return f"{milliseconds(spread[0]).removesuffix(' ms')} to {milliseconds(spread[-1])}"
+
+
+def _get(record: Any, *path: str) -> Any:
+    for key in path:
+        if not isinstance(record, Mapping):
+            return None
+        record = record.get(key)
+    return record
+
+
+def _list(record: Record, *path: str) -> list[Mapping[str, Any]]:
+    return [entry for entry in _get(record, *path) or () if isinstance(entry, Mapping)]
+
+
+def _pair(record: Record, key: str) -> tuple[float, float] | None:
+    before, after = finite(_get(record, key, "before")), finite(_get(record, key, "after"))
+    return None if before is None or after is None else (before, after)
+
+
+def _cost(record: Record, when: str, key: str) -> float | None:
+    return finite(_get(record, "cost", when, key))
+
+
+def _both(record: Record, metric: str) -> tuple[float | None, float | None]:
+    if metric == "latency_ms":
+        return _pair(record, "latency_ms") or (None, None)
+    return _cost(record, "before", metric), _cost(record, "after", metric)
