@@ -249,7 +249,7 @@ class Constraints:
 
     round_to: kept widths are multiples of this (or the full width).
     min_keep: a group keeps at least this many channels (or all, if it has fewer).
-    ignore: glob patterns of groups, modules or parameters that are left as they are.
+    ignore: glob patterns of groups, modules or parameters that are left as they are, inputs included.
     ratios: glob pattern -> keep ratio in (0, 1] that the matching groups get, whatever the scores say about width.
     """
 

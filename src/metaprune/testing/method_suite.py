@@ -1,0 +1,213 @@
+"""`MethodSuite`: what every method must do. Shipped, so that a package with its own method runs the same tests.
+
+    class TestMyMethod(MethodSuite):
+        method, options = "my_method", {"steps": 2}
+
+collected by pytest, with the method registered under that name.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metaprune.data import Data, TensorSplit
+from metaprune.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, NotAvailableError
+from metaprune.methods import create_method, method_class
+from metaprune.methods.base import Method, Task
+from metaprune.models import create
+from metaprune.network import Network, trace
+from metaprune.pipeline import prune
+from metaprune.rng import Rng
+from metaprune.surgery import cut
+from metaprune.testing.oracles import assert_untouched, perturb
+from metaprune.values import Budget, Constraints, Plan
+
+NETWORKS = {"cnn": "zoo:resnet8", "transformer": "zoo:vit_micro"}
+BUDGETS = ({"macs": "50%"}, {"params": "40%"}, {"memory_mb": "70%"}, {"macs": "60%", "params": "30%"})
+
+
+def small_data(seed: int = 0, n: int = 96) -> Data:
+    """Three splits of noise images [n, 1, 28, 28] with ten labels."""
+    draw = np.random.default_rng(seed)
+    splits = []
+    for _ in range(3):
+        images = torch.from_numpy(draw.integers(0, 256, (n, 1, 28, 28), dtype=np.uint8))
+        splits.append(TensorSplit(images, torch.from_numpy(draw.integers(0, 10, n)), (0.5,), (0.3,)))
+    return Data("noise", *splits, 10, (1, 28, 28), tuple("0123456789"), "noise")
+
+
+def small_network(kind: str) -> nn.Module:
+    with Rng(7).torch_global():
+        options = {"image_size": 28} if kind == "transformer" else {}
+        model = create(NETWORKS[kind], num_classes=10, in_channels=1, **options)
+    return perturb(model, seed=3).eval()
+
+
+def plan_of(method: str, options: dict[str, Any], kind: str, budget: dict[str, str], seed: int) -> Plan:
+    torch.set_num_threads(1)
+    task = Task(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32)
+    return create_method(method, options).propose(task, Budget.parse(budget), Rng(seed)).plan
+
+
+class MethodSuite:
+    """Subclass with `method`, and `options` that keep it quick."""
+
+    method: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+    kinds: ClassVar[tuple[str, ...]] = ("cnn", "transformer")
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _networks(self, request: pytest.FixtureRequest) -> None:
+        """Traced once per class; methods must not change them."""
+        request.cls.networks = {k: trace(small_network(k), torch.zeros(2, 1, 28, 28)) for k in self.kinds}
+        request.cls.data = small_data()
+
+    networks: ClassVar[dict[str, Network]]
+    data: ClassVar[Data]
+
+    def make(self) -> Method:
+        return create_method(self.method, self.options)
+
+    def task(self, kind: str = "cnn", **constraints: Any) -> Task:
+        return Task(self.networks[kind], self.data, Constraints(**constraints), batch_size=32)
+
+    # ------------------------------------------------------------------------------------------ the protocol
+
+    def test_is_a_method_with_a_card(self) -> None:
+        kind = method_class(self.method)
+        assert isinstance(self.make(), Method)
+        assert kind.name == self.method
+        assert isinstance(kind.needs_data, bool)
+        assert sys.modules[kind.__module__].__doc__
+        assert kind.__doc__
+
+    def test_options_round_trip(self) -> None:
+        made = self.make()
+        assert create_method(self.method, {**vars(made)}) == made
+
+    def test_unknown_option_names_the_closest(self) -> None:
+        with pytest.raises(ConfigError, match="no option"):
+            create_method(self.method, {"no_such_option": 1})
+
+    # ------------------------------------------------------------------------------------------ budgets
+
+    @pytest.mark.parametrize("budget", BUDGETS, ids=str)
+    def test_meets_the_budget_with_little_left_over(self, budget: dict[str, str]) -> None:
+        for kind in self.kinds:
+            task, parsed = self.task(kind), Budget.parse(budget)
+            plan = self.make().propose(task, parsed, Rng(0)).plan
+            plan.check(task.network.space)
+            cost, bounds = task.network.cost(plan), parsed.bounds(task.network.cost())
+            assert all(cost.metric(m) <= b for m, b in bounds.items())
+            self.assert_nothing_more_fits(task, plan, bounds)
+
+    def assert_nothing_more_fits(self, task: Task, plan: Plan, bounds: dict[str, float]) -> None:
+        """One more channel of any group that was cut would break a bound."""
+        widths = plan.widths(task.network.space)
+        for g in np.flatnonzero(widths < task.network.space.widths):
+            more = widths.copy()
+            more[g] += 1
+            cost = task.network.cost(more)
+            assert any(cost.metric(m) > b for m, b in bounds.items()), task.network.space.groups[g].name
+
+    def test_an_impossible_budget_says_what_is_possible(self) -> None:
+        for kind in self.kinds:
+            task = self.task(kind)
+            with pytest.raises(InfeasibleBudgetError, match="smallest reachable") as caught:
+                self.make().propose(task, Budget(macs=1), Rng(0))
+            assert 1 < caught.value.smallest["macs"] < task.network.cost().macs
+
+    def test_a_full_budget_changes_nothing_and_warns(self) -> None:
+        model = small_network(self.kinds[0])
+        with pytest.warns(NoEffectWarning, match="nothing is cut"):
+            result = prune(
+                model, torch.zeros(2, 1, 28, 28), budget={"macs": "100%"}, method=self.make(), data=self.data, progress=False
+            )
+        assert result.plan == Plan()
+        x = torch.randn(2, 1, 28, 28)
+        assert torch.equal(result.model(x), model(x))
+
+    def test_latency_is_refused_clearly(self) -> None:
+        with pytest.raises(NotAvailableError, match="latency"):
+            self.make().propose(self.task(self.kinds[0]), Budget(latency_ms=1.0), Rng(0))
+
+    # ------------------------------------------------------------------------------------------ constraints
+
+    def test_round_to_and_min_keep(self) -> None:
+        task = self.task(self.kinds[0], round_to=4, min_keep=8)
+        widths = self.make().propose(task, Budget(macs="60%"), Rng(0)).plan.widths(task.network.space)
+        full = task.network.space.widths
+        assert ((widths == full) | ((widths % 4 == 0) & (widths >= 8))).all()
+        assert (widths < full).any()
+
+    def test_ignore_leaves_groups_whole(self) -> None:
+        space = self.networks[self.kinds[0]].space
+        task = self.task(self.kinds[0], ignore=(space.groups[1].name,))
+        plan = self.make().propose(task, Budget(macs="70%"), Rng(0)).plan
+        assert space.groups[1].name not in plan.keep
+        assert plan.keep
+
+    def test_ratios_fix_a_width(self) -> None:
+        space = self.networks[self.kinds[0]].space
+        group = space.groups[0]
+        task = self.task(self.kinds[0], ratios={group.name: 0.5})
+        plan = self.make().propose(task, Budget(macs="60%"), Rng(0)).plan
+        assert len(plan.keep[group.name]) == group.width // 2
+
+    # ------------------------------------------------------------------------------------------ determinism and purity
+
+    def test_same_seed_same_plan_in_another_process(self) -> None:
+        here = plan_of(self.method, self.options, self.kinds[0], {"macs": "50%"}, 5)
+        code = (
+            "import json\nfrom metaprune.testing.method_suite import plan_of\n"
+            f"plan = plan_of({self.method!r}, {self.options!r}, {self.kinds[0]!r}, {{'macs': '50%'}}, 5)\n"
+            "print('PLAN' + json.dumps(plan.to_dict()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        line = next(x for x in done.stdout.splitlines() if x.startswith("PLAN"))
+        assert Plan.from_dict(json.loads(line.removeprefix("PLAN"))) == here
+
+    def test_the_input_model_is_left_as_it_was(self) -> None:
+        for kind in self.kinds:
+            with assert_untouched(self.networks[kind].model):
+                self.make().propose(self.task(kind), Budget(macs="50%"), Rng(0))
+
+    def test_mode_and_frozen_parameters_make_no_difference(self) -> None:
+        plans = []
+        for frozen in (False, True):
+            model = small_network(self.kinds[0]).train(frozen).requires_grad_(not frozen)
+            task = Task(trace(model, torch.zeros(2, 1, 28, 28)), self.data, batch_size=32)
+            plans.append(self.make().propose(task, Budget(macs="50%"), Rng(1)).plan)
+        assert plans[0] == plans[1]
+
+    # ------------------------------------------------------------------------------------------ the result
+
+    def test_the_cut_network_runs_and_keeps_its_output(self) -> None:
+        for kind in self.kinds:
+            task = self.task(kind)
+            proposal = self.make().propose(task, Budget(macs="50%"), Rng(0))
+            pruned = cut(task.network, proposal.plan, weights=proposal.weights)
+            assert pruned.error is not None
+            assert pruned.error <= 1e-9
+            assert pruned.model(torch.randn(5, 1, 28, 28)).shape == (5, 10)
+            params = sum(p.numel() for p in pruned.model.parameters())
+            assert params == task.network.cost(proposal.plan).params
+
+    def test_tighter_budgets_cost_less(self) -> None:
+        task = self.task(self.kinds[0])
+        macs = [task.network.cost(self.make().propose(task, Budget(macs=b), Rng(0)).plan).macs for b in ("80%", "50%", "30%")]
+        assert macs == sorted(macs, reverse=True)
+
+    def test_without_data_a_method_that_needs_it_says_so(self) -> None:
+        if not self.make().needs_data:
+            pytest.skip("needs no data")
+        with pytest.raises(ConfigError, match="data"):
+            self.make().propose(Task(self.networks[self.kinds[0]]), Budget(macs="50%"), Rng(0))
