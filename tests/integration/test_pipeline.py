@@ -140,7 +140,7 @@ def test_verbs_on_a_run(patterns, tmp_path, capsys):
 
 
 def test_inspect_and_models(capsys):
-    assert main(["inspect", "zoo:resnet8", "--option", "num_classes=7", "--input-shape", "3", "32", "32"]) == 0
+    assert main(["inspect", "zoo:resnet8", "--option", "num_classes=7", "--input-shape", "1", "20", "20"]) == 0
     out = capsys.readouterr().out
     assert "prunable, group" in out
     assert "not prunable: graph output" in out
@@ -159,6 +159,7 @@ def test_inspect_and_models(capsys):
         (["prune", "--model", "zoo:resnet8", "--budget", "macs=50%", "--set", "constraints.ignore=['con2']"], "conv1"),
         (["report", "nowhere"], "no finished run"),
         (["inspect", "nothing"], "zoo:NAME"),
+        (["inspect", "zoo:resnet8", "--input-shape", "3", "32", "32"], "does not run on the example inputs"),
     ],
 )
 def test_mistakes_end_with_one_message(arguments, message, tmp_path, capsys, monkeypatch):

@@ -114,7 +114,7 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Any, tuple[tup
         except Exception as caught:  # torch.export raises many unrelated classes
             error = caught
     assert error is not None
-    raise UntraceableError(_explain_failure(model, error)) from error
+    raise UntraceableError(_eager_failure(model, args, kwargs) or _explain_failure(model, error)) from error
 
 
 def _export_once(model: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -210,6 +210,20 @@ def _unify_tied(program: Any, state: dict[str, torch.Tensor]) -> tuple[dict[str,
             node.replace_all_uses_with(first[name])
             program.graph_module.graph.erase_node(node)  # what is left of the placeholders: sources and inputs
     return sources, aliases
+
+
+def _eager_failure(model: nn.Module, args: tuple, kwargs: dict) -> str | None:
+    """What to say if the model does not even run on the inputs, which is then no matter of export."""
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        first = next((t for t in str(error).splitlines() if t.strip()), "")
+        return (
+            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {first[:300]}\n"
+            "What to do: give inputs of the shape, type and device that its forward takes."
+        )
+    return None
 
 
 def _explain_failure(model: nn.Module, error: Exception) -> str:

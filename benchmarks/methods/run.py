@@ -1,0 +1,84 @@
+"""Which method keeps the most accuracy at equal MACs and equal training? ResNet-20 on CIFAR-10, several seeds.
+
+    python benchmarks/methods/run.py --folder ../shared/data --out benchmarks/methods/resnet20_cifar10.json
+
+FOLDER holds cifar10_jpeg.npz and resnet20_cifar10.safetensors (see benchmarks/README.md). The images are JPEG copies, so
+the trained network is fine-tuned on them once; that is the dense baseline. Every method then prunes that same network
+to the same budget and gets the same fine-tuning. Figures are test accuracies; nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import metaprune as mp
+from metaprune.data import load_data
+from metaprune.models import create
+from metaprune.rng import Rng
+from metaprune.train.evaluate import evaluate
+from metaprune.train.loop import train
+
+CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "random": ("random", {}),
+    "random, uniform widths": ("random", {"widths": "uniform"}),
+    "uniform, L1 channels": ("uniform", {}),
+    "magnitude L1, global": ("magnitude", {"p": 1}),
+    "magnitude L2, global": ("magnitude", {"p": 2}),
+    "magnitude L2, isomorphic": ("magnitude", {"p": 2, "scope": "isomorphic"}),
+    "BN scale, global": ("bn_scale", {}),
+    "Taylor, global": ("taylor", {}),
+    "Taylor, global, 5 steps": ("taylor", {"steps": 5, "batches": 4}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", default="macs=50%")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=10_000, help="training images")
+    parser.add_argument("--epochs", type=float, default=2)
+    options = parser.parse_args()
+    data = load_data(f"npz:{options.folder / 'cifar10_jpeg.npz'}", limit=options.images)
+    tune = mp.TrainConfig(epochs=options.epochs, lr=0.01, batch_size=128)
+    model = create("zoo:resnet20", weights=str(options.folder / "resnet20_cifar10.safetensors"))
+    as_loaded = evaluate(model, data.test).accuracy
+    train(model, data, mp.TrainConfig(epochs=3, lr=0.01), rng=Rng(0).child("dense"), progress=False)
+    dense = evaluate(model, data.test).accuracy
+    print(f"dense: {as_loaded:.4f} as loaded, {dense:.4f} after fine-tuning", flush=True)
+    rows = []
+    for label, (method, settings) in CONTENDERS.items():
+        for seed in range(options.seeds):
+            start = time.perf_counter()
+            result = mp.prune(
+                model, torch.zeros(2, 3, 32, 32), budget=options.budget, method=method, method_options=settings, data=data,
+                recover=mp.RecoverConfig(kind="finetune", train=tune), seed=seed, progress=False,
+            )  # fmt: skip
+            quality, cost = result.record["quality"], result.record["cost"]
+            rows.append({
+                "label": label, "method": method, "options": settings, "seed": seed,
+                "cut_accuracy": quality["cut"]["accuracy"], "accuracy": quality["recovered"]["accuracy"],
+                "macs": cost["after"]["macs"], "params": cost["after"]["params"], "proof_error": result.record["proof"]["error"],
+                "propose_s": result.record["seconds"]["propose"], "total_s": time.perf_counter() - start,
+            })  # fmt: skip
+            print(label, seed, rows[-1]["cut_accuracy"], rows[-1]["accuracy"], f"{rows[-1]['total_s']:.0f} s", flush=True)
+    report = {
+        "question": "accuracy at equal MACs and equal training", "model": "zoo:resnet20", "data": data.name,
+        "budget": options.budget, "train_images": len(data.train), "test_images": len(data.test), "epochs": options.epochs,
+        "dense": {"as_loaded": as_loaded, "accuracy": dense, **{k: cost["before"][k] for k in ("macs", "params")}},
+        "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()},
+        "rows": rows,
+    }  # fmt: skip
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
