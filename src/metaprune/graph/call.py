@@ -194,10 +194,10 @@ class Call:
         self.fact.notes.append(f"{self.reason}: {text}")
 
     def lock_all(self) -> list[Labels | None]:
-        """The sound answer for an operator that nothing is known of."""
-        self.fact.covered = False
+        """The sound answer for an operator that nothing is known of; it counts as uncovered if it locked anything."""
         for value in self.tensors():
             for label in self.labels(value):
+                self.fact.covered &= self.norm(label) is None
                 self.lock(label, "operator without a rule")
         return self.free_outputs()
 

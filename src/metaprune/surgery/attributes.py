@@ -72,12 +72,13 @@ def prelu(m: nn.PReLU) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Change:
-    """A constant that module `path` used and that the cut changes; ints, or tuples of ints."""
+    """A constant that module `path` used and that follows the cut; ints, or tuples of ints."""
 
     path: str
     argument: str
     old: Any
     new: Any
+    position: int | None = None  # in a list argument
 
 
 def family_attributes(module: nn.Module) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def family_attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def traced_changes(network: Network, alive: Survivors) -> list[Change]:
-    """Constants of the trace that change, with the module that used them."""
+    """Constants of the trace that follow the cut, with the module that used them; some keep their value."""
     changes: list[Change] = []
     for node in network.captured.graph.nodes:
         if node.op != "call_function":
@@ -99,8 +100,8 @@ def traced_changes(network: Network, alive: Survivors) -> list[Change]:
         bound = bound_arguments(node)
         for patch in fact.patches:
             old, new = _before_after(patch, bound, alive, network)
-            if isinstance(old, int) and old != new:
-                changes.append(Change(path, patch.argument, old, new))
+            if isinstance(old, int):
+                changes.append(Change(path, patch.argument, old, new, patch.position))
         if fact.rewrite is not None and op_name(node.target).startswith("split"):
             sizes = tuple(network.captured.concrete(v)[bound["dim"]] for v in node.meta["val"])
             new_sizes = tuple(fact.rewrite(alive)[1][1])

@@ -32,7 +32,7 @@ class TreeInputs(nn.Module):
         self.spec = spec
 
     def forward(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-        leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
+        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))  # fx may hand over an immutable dict
         if spec != self.spec:
             raise ValueError(f"inputs of structure {spec}; the network was traced with {self.spec}")
         return leaves

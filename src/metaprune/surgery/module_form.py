@@ -24,13 +24,15 @@ Attributes = dict[str, dict[str, Any]]  # module path -> attribute -> new value
 def module_candidates(
     network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]
 ) -> Iterator[tuple[nn.Module, Attributes]]:
-    """Deep copies with every policy for constants that disagree about an attribute: first wins, last wins, leave it.
+    """Deep copies with every policy for constants that disagree about an attribute.
+
+    First wins, last wins, leave it, or the i-th constant goes to the i-th attribute of that value.
 
     Raises whatever `copy.deepcopy` of the model raises.
     """
     changes = traced_changes(network, alive)
     seen: list[Attributes] = []
-    for policy in ("first", "last", "leave"):
+    for policy in ("first", "last", "leave", "ordered"):
         wanted = _resolve(network.model, changes, policy)
         if wanted in seen:
             continue
@@ -68,9 +70,13 @@ def set_attributes(model: nn.Module, attributes: Attributes) -> None:
 
 
 def _resolve(model: nn.Module, changes: list[Change], policy: str) -> Attributes:
+    if policy == "ordered":
+        return _in_order(model, changes)
     wanted: Attributes = {}
     disputed: set[tuple[str, str]] = set()
     for change in changes:
+        if change.old == change.new:
+            continue
         module = model.get_submodule(change.path)
         for name, value in _matching(module, change):
             held = wanted.setdefault(change.path, {})
@@ -82,6 +88,17 @@ def _resolve(model: nn.Module, changes: list[Change], policy: str) -> Attributes
     if policy == "leave":
         for path, name in disputed:
             wanted[path].pop(name)
+    return {path: values for path, values in wanted.items() if values}
+
+
+def _in_order(model: nn.Module, changes: list[Change]) -> Attributes:
+    """As many constants of one value as attributes of that value: padding before and after, say."""
+    wanted: Attributes = {}
+    for path, old in dict.fromkeys((c.path, c.old) for c in changes):
+        same = [c for c in changes if (c.path, c.old) == (path, old)]
+        names = list(dict.fromkeys(n for c in same for n, _ in _matching(model.get_submodule(path), c)))
+        if len(names) == len(same):
+            wanted.setdefault(path, {}).update({n: c.new for n, c in zip(names, same, strict=True) if c.new != old})
     return {path: values for path, values in wanted.items() if values}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import fx
@@ -155,7 +157,7 @@ def index_select(call: Call) -> Labels:
 
 @rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
 def pad(call: Call) -> Labels:
-    """Padding a tracked dimension with a constant is a concatenation with indices that always survive."""
+    """Padding a tracked dimension with a constant is a concatenation with constant indices, which can be dropped too."""
     x = call["self"]
     labels, shape = call.labels(x), call.shape(x)
     amounts = call.numbers(call["pad"] if call["pad"] is not None else call["padding"])
@@ -166,7 +168,12 @@ def pad(call: Call) -> Labels:
         if labels[d] is None or (low, high) == (0, 0):
             continue
         if constant and low >= 0 and high >= 0:
-            labels[d] = stack_labels([(None, low), (labels[d], shape[d]), (None, high)])
+            before, after = (call.fresh(n) if n else None for n in (low, high))
+            labels[d] = stack_labels([(before, low), (labels[d], shape[d]), (after, high)])
+            argument = "pad" if call["pad"] is not None else "padding"
+            for position, label in ((2 * i, before), (2 * i + 1, after)):
+                if label is not None:
+                    call.set(argument, functools.partial(Survivors.count, label=label), position)
         else:
             call.lock(labels[d], "padded with its own entries")
             labels[d] = None

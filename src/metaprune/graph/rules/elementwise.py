@@ -16,7 +16,8 @@ UNTAGGED = (
     "selu", "selu_", "alpha_dropout", "softplus", "log_sigmoid", "where", "full_like", "zeros_like", "ones_like",
     "empty_like", "rand_like", "randn_like", "bernoulli", "bernoulli_", "_to_copy", "nan_to_num", "rrelu", "mish",
     "hardsigmoid", "gelu", "gelu_", "elu", "elu_", "expand_as_", "clamp_", "square", "add_", "mul_", "div_", "sub_",
-    "numpy_T_", "requires_grad_", "bitwise_not", "conj", "resolve_conj", "resolve_neg", "lift_fresh", "positive",
+    "numpy_T_", "requires_grad_", "bitwise_not", "__and__", "__or__",
+    "__xor__", "conj", "resolve_conj", "resolve_neg", "lift_fresh", "positive",
 )  # fmt: skip
 
 
