@@ -20,6 +20,8 @@ import torch
 
 import metaprune as mp
 from metaprune.data import load_data
+from metaprune.methods import create_method
+from metaprune.methods.base import Task
 from metaprune.models import create
 from metaprune.rng import Rng
 from metaprune.train.evaluate import evaluate
@@ -27,14 +29,13 @@ from metaprune.train.loop import train
 
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
-    "random, uniform widths": ("random", {"widths": "uniform"}),
-    "uniform, L1 channels": ("uniform", {}),
-    "magnitude L1, global": ("magnitude", {"p": 1}),
-    "magnitude L2, global": ("magnitude", {"p": 2}),
-    "magnitude L2, isomorphic": ("magnitude", {"p": 2, "scope": "isomorphic"}),
-    "BN scale, global": ("bn_scale", {}),
-    "Taylor, global": ("taylor", {}),
-    "Taylor, global, 5 steps": ("taylor", {"steps": 5, "batches": 4}),
+    "uniform": ("uniform", {}),
+    "magnitude (L1)": ("magnitude", {"p": 1}),
+    "magnitude (L2)": ("magnitude", {"p": 2}),
+    "magnitude (L2), isomorphic": ("magnitude", {"p": 2, "scope": "isomorphic"}),
+    "BN scale": ("bn_scale", {}),
+    "Taylor": ("taylor", {}),
+    "Taylor, 5 steps": ("taylor", {"steps": 5, "batches": 2}),
 }
 
 
@@ -54,26 +55,29 @@ def main() -> None:
     train(model, data, mp.TrainConfig(epochs=3, lr=0.01), rng=Rng(0).child("dense"), progress=False)
     dense = evaluate(model, data.test).accuracy
     print(f"dense: {as_loaded:.4f} as loaded, {dense:.4f} after fine-tuning", flush=True)
+    network = mp.trace(model, torch.zeros(2, 3, 32, 32))
     rows = []
     for label, (method, settings) in CONTENDERS.items():
         for seed in range(options.seeds):
             start = time.perf_counter()
-            result = mp.prune(
-                model, torch.zeros(2, 3, 32, 32), budget=options.budget, method=method, method_options=settings, data=data,
-                recover=mp.RecoverConfig(kind="finetune", train=tune), seed=seed, progress=False,
-            )  # fmt: skip
-            quality, cost = result.record["quality"], result.record["cost"]
+            rng = Rng(seed)
+            task, budget = Task(network, data), mp.Budget.parse(options.budget)
+            plan = create_method(method, settings).propose(task, budget, rng.child("method")).plan
+            propose_s = time.perf_counter() - start
+            pruned, cost = mp.cut(network, plan), network.cost(plan)
+            before = evaluate(pruned.model, data.test).accuracy
+            train(pruned.model, data, tune, rng=rng.child("recover"), progress=False)
             rows.append({
                 "label": label, "method": method, "options": settings, "seed": seed,
-                "cut_accuracy": quality["cut"]["accuracy"], "accuracy": quality["recovered"]["accuracy"],
-                "macs": cost["after"]["macs"], "params": cost["after"]["params"], "proof_error": result.record["proof"]["error"],
-                "propose_s": result.record["seconds"]["propose"], "total_s": time.perf_counter() - start,
+                "cut_accuracy": before, "accuracy": evaluate(pruned.model, data.test).accuracy,
+                "macs": cost.macs, "params": cost.params, "proof_error": pruned.error,
+                "propose_s": round(propose_s, 3), "total_s": round(time.perf_counter() - start, 1),
             })  # fmt: skip
-            print(label, seed, rows[-1]["cut_accuracy"], rows[-1]["accuracy"], f"{rows[-1]['total_s']:.0f} s", flush=True)
+            print(label, seed, rows[-1]["cut_accuracy"], rows[-1]["accuracy"], rows[-1]["total_s"], flush=True)
     report = {
         "question": "accuracy at equal MACs and equal training", "model": "zoo:resnet20", "data": data.name,
         "budget": options.budget, "train_images": len(data.train), "test_images": len(data.test), "epochs": options.epochs,
-        "dense": {"as_loaded": as_loaded, "accuracy": dense, **{k: cost["before"][k] for k in ("macs", "params")}},
+        "dense": {"as_loaded": as_loaded, "accuracy": dense, "macs": network.cost().macs, "params": network.cost().params},
         "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()},
         "rows": rows,
     }  # fmt: skip

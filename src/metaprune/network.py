@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from metaprune.cost.analytic import CostModel
+from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import Program
 from metaprune.elastic.weights import SlicedTensors
 from metaprune.errors import MetapruneError, PlanError, UncoveredOpWarning
@@ -116,26 +117,31 @@ class Network:
         *args: Any,
         plan: Plan | None = None,
         tensors: Mapping[str, torch.Tensor] | None = None,
+        masked: bool = False,
         training: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Execute the traced graph at the widths of `plan`.
+        """Execute the traced graph at the widths of `plan`, with gradients.
 
         Args:
             plan: what stays; None keeps all.
-            tensors: by parameter name, already of the plan's shapes (generated, rewritten, sliced once). By default the
-                model's own, sliced on the fly, with gradients into the full parameters.
-            training: BatchNorm uses batch statistics, dropout drops. The running statistics of a slice are copies: the
-                model's own stay as they are (recalibrate the chosen structure).
+            tensors: by parameter name; with a plan, already of the plan's shapes (generated, rewritten, sliced once)
+                unless `masked`. By default the model's own, sliced on the fly, with gradients into the full parameters.
+            masked: run at full size with dropped indices zero where they are consumed (the reference semantics).
+            training: BatchNorm uses batch statistics, dropout drops. Running statistics are copies: the model's own
+                stay as they are (recalibrate the structure that is chosen).
         """
         alive = None if plan is None else self.survivors(plan)
+        if tensors is None:
+            own = self.tensors
+            if training:
+                own = {n: t if isinstance(t, nn.Parameter) else t.clone() for n, t in own.items()}
+            tensors = own if masked else self.sliced(alive, tensors=own)
+        if masked and alive is not None:
+            structure = self.program.structure(key="full", training=training)
+            return run_masked(self.program, structure, self.labelled.facts, tensors, alive, args, kwargs)
         key = "full" if plan is None else tuple(sorted(plan.keep.items()))
         structure = self.program.structure(alive, key=key, training=training)
-        if tensors is None:
-            tensors = self.sliced(alive)
-            if training:  # BatchNorm writes into what it gets; a buffer that no cut copied would be the model's own
-                buffers = {n: t.clone() for n, t in self.tensors.items() if not isinstance(t, nn.Parameter)}
-                tensors = self.sliced(alive, tensors={**self.tensors, **buffers})
         return self.program.run(structure, tensors, args, kwargs)
 
     def sliced(

@@ -28,7 +28,11 @@ def _apply_mask(value: Any, labels: Labels | None, alive: Survivors, in_place: b
     if mask.numel() == 1:
         return value
     dropped = mask == 0  # filled, not multiplied: an attention bias holds -inf, and -inf * 0 is no zero
-    return value.masked_fill_(dropped, 0) if in_place else value.masked_fill(dropped, 0)
+    if not in_place:
+        return value.masked_fill(dropped, 0)
+    if value.detach().masked_fill(~dropped, 0).any():  # writing what is zero already would only upset autograd
+        value.masked_fill_(dropped, 0)
+    return value
 
 
 def run_masked(
@@ -58,5 +62,4 @@ def run_masked(
             return [_apply_mask(v, ls, alive, False) for v, ls in zip(out, fact.labels, strict=False)]
         return _apply_mask(out, fact.labels[0], alive, kind == "inplace")
 
-    with torch.no_grad():
-        return program.run(structure, tensors, args, kwargs, call)
+    return program.run(structure, tensors, args, kwargs, call)

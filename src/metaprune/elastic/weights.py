@@ -47,16 +47,3 @@ class SlicedTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-@torch.no_grad()
-def scatter_back(full: torch.Tensor, part: torch.Tensor, labels: list, alive: Survivors) -> None:
-    """Write a slice back into its rows: what BatchNorm did to the running statistics of a slice."""
-    if not any(alive.cut(label) for label in labels):
-        full.copy_(part)
-        return
-    rows = []
-    for dim, label in enumerate(labels):
-        index = torch.arange(full.shape[dim]) if label is None else torch.from_numpy(alive.index(label))
-        rows.append(index.to(full.device))
-    full[torch.meshgrid(*rows, indexing="ij") if len(rows) > 1 else rows[0]] = part.to(full.dtype)

@@ -1,0 +1,35 @@
+"""What the documents say is what the code does: the example runs, the tables are the committed results."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "prunable, group" in done.stdout
+    assert (tmp_path / "runs/example/model.safetensors").exists()
+
+
+def test_tables_are_generated_from_the_results():
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, "run: python benchmarks/tables.py"
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name)
+def test_links_in_documents_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_recipes_read():
+    from metaprune.config import read_recipe
+
+    for path in (ROOT / "recipes").glob("*.toml"):
+        read_recipe(path)
