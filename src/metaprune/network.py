@@ -177,6 +177,8 @@ def trace(
 ) -> Network:
     """Capture `model` and label it. The model stays as it is: weights, buffers, modes, grads, hooks, random state.
 
+    The network reads the model's tensors: move the model to its device first, and trace it again after moving it.
+
     Args:
         example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
         example_kwargs: keyword inputs.

@@ -93,6 +93,7 @@ class Program:
 
         `key` (hashable) names the survivors in the cache; without it nothing is cached.
         """
+        device = device or self.device
         full_key = (key, training, dtype, device)
         if key is not None and full_key in self._cache:
             self._cache.move_to_end(full_key)
@@ -105,13 +106,12 @@ class Program:
         return structure
 
     def _bake(
-        self, alive: Survivors | None, training: bool, dtype: torch.dtype | None, device: torch.device | None
+        self, alive: Survivors | None, training: bool, dtype: torch.dtype | None, device: torch.device
     ) -> Structure:
         places: dict[fx.Node, Any] = {}
         steps: list[Step] = []
         output: Any = None
         slots = 0
-        device = device or self.device
         for node in self._captured.graph.nodes:
             if node.op == "placeholder":
                 places[node] = (
