@@ -32,7 +32,9 @@ def main() -> None:
     x = torch.randn(64, 3, 32, 32)
     network = mp.trace(model, x)
     draw = np.random.default_rng(0)
-    plan = Plan.of(network.space, [np.isin(np.arange(g.width), draw.permutation(g.width)[: g.width // 2]) for g in network.space])
+    plan = Plan.of(
+        network.space, [np.isin(np.arange(g.width), draw.permutation(g.width)[: g.width // 2]) for g in network.space]
+    )
     module, graph = mp.cut(network, plan).model, mp.cut(network, plan, form="graph").model
     full = mp.cut(network, Plan(), form="graph").model
     alive = network.survivors(plan)
@@ -64,7 +66,12 @@ def main() -> None:
         "executor_over_eager": round(median["executor_full"] / median["eager_full"], 4),
         "graph_form_over_module_form": round(median["graph_form_50"] / median["eager_module_form_50"], 4),
         "cost_model_us_per_candidate": round(1e6 * (time.perf_counter() - start) / len(widths), 2),
-        "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": 1, "repeats": options.repeats},
+        "environment": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": 1,
+            "repeats": options.repeats,
+        },
     }
     options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
