@@ -1,11 +1,20 @@
-"""Every network: cut = mask, costs = the dispatcher's counts, parameters = those of the cut model, original untouched."""
+"""Every network: cut = mask, costs = the dispatcher's counts, parameters = the cut model's, original untouched."""
 
 import pytest
 from networks import LARGE, ONCE, SHARED_NETWORKS, SMALL, build
 
 from metaprune.testing import TOYS, assert_cut_equals_mask, toy
 
-SLOW = {"tv_densenet121", "tv_swin", "tv_convnext", "timm_ghostnet", "timm_levit", "timm_mobilevit", "resnet110", "vit_b16"}
+SLOW = {
+    "tv_densenet121",
+    "tv_swin",
+    "tv_convnext",
+    "timm_ghostnet",
+    "timm_levit",
+    "timm_mobilevit",
+    "resnet110",
+    "vit_b16",
+}
 # forward code that derives one width from another cannot run at free widths; all others keep the user's class
 GRAPH_ONLY = {"tv_vit", "timm_vit", "tv_shufflenet", "tv_swin", "timm_mobilevit"}
 GRAPH_ONLY_TOYS = {"split", "shuffle", "written_out_attention", "pad_shortcut", "multihead"}

@@ -18,7 +18,7 @@ from metaprune.testing import perturb, random_plan
 from metaprune.testing.networks import TOYS, Lambda, toy
 
 RIGHT = dict(RULES)
-# a wrong value, or a wrong shape wherever it surfaces; not the errors of a mistyped plant (KeyError, TypeError, NameError)
+# a wrong value, or a wrong shape wherever it surfaces; not what a mistyped plant raises (KeyError, TypeError)
 CAUGHT = (VerificationError, RuntimeError, AssertionError, IndexError, ValueError)
 
 
@@ -46,7 +46,9 @@ def cat_reversed(call):
 def split_off_by_one(call):
     outputs = RIGHT["split_with_sizes"](call)
     label = call.labels(call["self"])[call["dim"]]
-    return [[*o[:1], np.roll(label, -1, axis=0)[s : s + len(o[1])], *o[2:]] for o, s in zip(outputs, (0, 4), strict=True)]
+    return [
+        [*o[:1], np.roll(label, -1, axis=0)[s : s + len(o[1])], *o[2:]] for o, s in zip(outputs, (0, 4), strict=True)
+    ]
 
 
 def group_conv_without_k(call):
@@ -55,7 +57,10 @@ def group_conv_without_k(call):
     groups, w = call["groups"], call.labels(call["weight"])
     rows, offsets = call.fresh(groups), call.fresh(call.shape(call["weight"])[0] // groups)
     labels = call.labels(call["input"])
-    call.equate(labels[1], merge_labels([(rows, groups), (call.fresh(call.shape(call["weight"])[1]), call.shape(call["weight"])[1])]))
+    call.equate(
+        labels[1],
+        merge_labels([(rows, groups), (call.fresh(call.shape(call["weight"])[1]), call.shape(call["weight"])[1])]),
+    )
     call.equate(w[0], merge_labels([(rows, groups), (offsets, len(offsets))]))
     call.set("groups", lambda alive: alive.count(rows))
     return [labels[0], w[0], None, None]
@@ -240,7 +245,9 @@ def prove(make):
         cut(network, random_plan(network.space, 0.5, seed), form="graph")
 
 
-@pytest.mark.parametrize("make", dict.fromkeys(m for _, _, m in PLANTED.values()), ids=str)
+@pytest.mark.parametrize(
+    "make", dict.fromkeys(m for _, _, m in PLANTED.values()), ids=lambda m: getattr(m, "__name__", m)
+)
 def test_control(make):
     prove(make)
 

@@ -69,7 +69,7 @@ def test_trains(pruned):
 
 
 def test_batch_norm_and_dropout_follow_the_mode(pruned):
-    model, args, kwargs, result = pruned
+    model, _, _, result = pruned
     original = result.network.model
     kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
     held = [m for m in original.modules() if isinstance(m, kinds) and getattr(m, "p", 1) > 0]
@@ -84,7 +84,7 @@ def test_batch_norm_and_dropout_follow_the_mode(pruned):
 
 
 def test_can_be_cut_twice_more(pruned):
-    model, args, kwargs, result = pruned
+    model, args, kwargs, _ = pruned
     for seed in (1, 2):
         (result_again,) = assert_cut_equals_mask(model, args, example_kwargs=kwargs, keep=0.7, seeds=(seed,))
         model = result_again.model

@@ -89,7 +89,9 @@ def test_peak_by_hand():
 
 
 def test_views_and_in_place_operators_own_no_memory():
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 3))
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 3)
+    )
     assert trace(model.eval(), torch.randn(2, 6)).cost().peak_bytes == (6 + 8 + 3) * 4
 
 

@@ -61,6 +61,7 @@ class Atoms:
         self._definition = np.empty((0, 4), dtype=np.int64)
         self._reason = np.empty(0, dtype=np.int64)
         self._n = 0
+        self._starts: list[int] = []  # first atom of every call to `fresh`
         self.reasons: list[str] = []
         self.over_merged = 0
         self._final: dict[int, tuple[np.ndarray, Label]] = {}
@@ -79,9 +80,14 @@ class Atoms:
             self._reason = np.concatenate([self._reason, np.full(grow, -1)])
             pad = np.full((grow, self._definition.shape[1]), -1)
             self._definition = np.concatenate([self._definition, pad])
+        self._starts.append(self._n)
         label = np.arange(self._n, need, dtype=np.int64)[:, None]
         self._n = need
         return label
+
+    def origin(self, atoms: np.ndarray) -> np.ndarray:
+        """A number per atom that is equal for atoms made as one dimension."""
+        return np.searchsorted(self._starts, atoms, side="right")
 
     def find(self, atoms: np.ndarray) -> np.ndarray:
         roots = self._parent[atoms]

@@ -1,4 +1,4 @@
-"""Labelled graph -> `Space`: atoms of one membership form one channel group."""
+"""Labelled graph -> `Space`: atoms of one membership and one origin form one channel group."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def build_space(labelled: Labelled) -> Space:
             if final is not None:
                 uses.append((name, dim, final))
     signature = _signatures(uses, _cost_labels(labelled), len(atoms))
-    classes: dict[int, list[int]] = defaultdict(list)
+    classes: dict[tuple[int, int], list[int]] = defaultdict(list)
     used = np.unique(np.concatenate([f[f >= 0] for _, _, f in uses])) if uses else np.empty(0, dtype=np.int64)
-    for atom in used:  # ascending, hence in the order of the network's parameters
-        classes[int(signature[atom])].append(int(atom))
+    # rows and columns of a square (GroupNorm of 32 times 32 channels) have one membership, but are two choices: keeping
+    # rows alone would keep nothing
+    for atom, origin in zip(used, atoms.origin(used), strict=True):  # in the order of the network's parameters
+        classes[int(signature[atom]), int(origin)].append(int(atom))
     groups = _groups(list(classes.values()), uses, len(atoms))
     return Space(tuple(groups), tuple(locked), atoms.over_merged)
 

@@ -108,7 +108,9 @@ def _grouped() -> tuple:
 
 @_toy
 def _flatten() -> tuple:
-    body = nn.Sequential(_conv_bn(3, 6), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 16, 20), nn.ReLU(), nn.Linear(20, 5))
+    body = nn.Sequential(
+        _conv_bn(3, 6), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 16, 20), nn.ReLU(), nn.Linear(20, 5)
+    )
     return body, _image()
 
 
@@ -120,7 +122,9 @@ def _shuffle() -> tuple:
         x = x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
         return m.head(m.b(x))
 
-    return Lambda(forward, stem=_conv_bn(3, 12), a=_conv_bn(12, 12, groups=3), b=_conv_bn(12, 8), head=_Head(8)), _image()
+    return Lambda(
+        forward, stem=_conv_bn(3, 12), a=_conv_bn(12, 12, groups=3), b=_conv_bn(12, 8), head=_Head(8)
+    ), _image()
 
 
 class _PackedAttention(nn.Module):
@@ -206,7 +210,13 @@ def _pad_shortcut() -> tuple:
 @_toy
 def _group_norm() -> tuple:
     return nn.Sequential(
-        nn.Conv2d(3, 12, 3), nn.GroupNorm(3, 12), nn.SiLU(), nn.Conv2d(12, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), _Head(8)
+        nn.Conv2d(3, 12, 3),
+        nn.GroupNorm(3, 12),
+        nn.SiLU(),
+        nn.Conv2d(12, 8, 3),
+        nn.GroupNorm(1, 8),
+        nn.ReLU(),
+        _Head(8),
     ), _image()
 
 
@@ -218,7 +228,12 @@ def _squeeze_excite() -> tuple:
         return m.head(m.out(x * gate))
 
     return Lambda(
-        forward, stem=_conv_bn(3, 12), down=nn.Conv2d(12, 4, 1), up=nn.Conv2d(4, 12, 1), out=_conv_bn(12, 8), head=_Head(8)
+        forward,
+        stem=_conv_bn(3, 12),
+        down=nn.Conv2d(12, 4, 1),
+        up=nn.Conv2d(4, 12, 1),
+        out=_conv_bn(12, 8),
+        head=_Head(8),
     ), _image()
 
 
@@ -233,7 +248,12 @@ def _upsampled() -> tuple:
         return m.head(torch.cat([up, fine], 1))
 
     return Lambda(
-        forward, a=_conv_bn(3, 6), b=_conv_bn(6, 8), up=nn.ConvTranspose2d(8, 6, 2, stride=2), c=_conv_bn(6, 16), head=_Head(10)
+        forward,
+        a=_conv_bn(3, 6),
+        b=_conv_bn(6, 8),
+        up=nn.ConvTranspose2d(8, 6, 2, stride=2),
+        c=_conv_bn(6, 16),
+        head=_Head(10),
     ), _image()
 
 

@@ -36,7 +36,7 @@ def random_plan(space: Space, keep: float, seed: int, min_keep: int = 1) -> Plan
 
 @torch.no_grad()
 def perturb(model: nn.Module, seed: int = 0, scale: float = 0.05) -> nn.Module:
-    """Noise on every parameter and BatchNorm statistic, in place: zero gammas and unit variances hide wrong channels."""
+    """Noise on every parameter and BatchNorm statistic, in place: zero gammas and unit variances hide mistakes."""
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=draw).to(parameter) * scale)
@@ -124,8 +124,8 @@ def assert_cut_equals_mask(
 ) -> list[Pruned]:
     """Trace, cut to a random `keep` for every seed, and check all that is promised; returns the cuts.
 
-    Promised: sliced = masked and module form = graph form (1e-9, float64); MACs = what the dispatcher counts; parameters
-    = those of the cut model; cost of a plan = cost of its widths; the traced graph at full width = the model; the model
+    Promised: sliced = masked and module form = graph form (1e-9, float64); MACs = what the dispatcher counts;
+    parameters = those of the cut model; cost of a plan = cost of its widths; the traced graph at full width = the model; the model
     is left as it was.
     """
     with assert_untouched(model):

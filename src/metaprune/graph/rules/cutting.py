@@ -140,6 +140,15 @@ def index(call: Call) -> Labels:
     return [*rest[:at], *[None] * rank, *rest[at:]]
 
 
+@rule("gather")
+def gather(call: Call) -> Labels:
+    """Entries are picked by the values of an index tensor: all stays whole."""
+    for value in call.tensors():
+        for label in call.labels(value):
+            call.lock(label, "indexed by value")
+    return [None] * len(call.out_shape)
+
+
 @rule("index_select")
 def index_select(call: Call) -> Labels:
     x, positions = call["self"], call["index"]
@@ -157,7 +166,7 @@ def index_select(call: Call) -> Labels:
 
 @rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
 def pad(call: Call) -> Labels:
-    """Padding a tracked dimension with a constant is a concatenation with constant indices, which can be dropped too."""
+    """Padding a tracked dimension with a constant is a concatenation with constant indices that can be dropped too."""
     x = call["self"]
     labels, shape = call.labels(x), call.shape(x)
     amounts = call.numbers(call["pad"] if call["pad"] is not None else call["padding"])
