@@ -2,8 +2,8 @@
 
     python benchmarks/methods/run.py --folder ../shared/data --out benchmarks/methods/resnet20_cifar10.json
 
-FOLDER holds cifar10_jpeg.npz and resnet20_cifar10.safetensors (see benchmarks/README.md). The images are JPEG copies,
-so the trained network is fine-tuned on them once; that is the dense baseline. Every method then prunes that same network
+FOLDER holds cifar10_jpeg.npz and resnet20_cifar10.safetensors (see benchmarks/README.md). The images are JPEG copies:
+the trained network is fine-tuned on them once, which is the dense baseline. Every method then prunes that same network
 to the same budget and gets the same fine-tuning. Figures are test accuracies; nothing is chosen by them.
 """
 
