@@ -81,7 +81,7 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
         "attributes": {n: sorted(vars(m)) for n, m in model.named_modules()},
         "hooks": {n: _hooks(m) for n, m in model.named_modules()},
         "torch's random state": torch.random.get_rng_state(),
-        "numpy's random state": np.random.get_state()[1:3],  # noqa: NPY002 (the global one is what must not move)
+        "numpy's random state": np.random.get_state(legacy=False),  # noqa: NPY002 (the global one must not move)
         "python's random state": random.getstate(),
         "default dtype": torch.get_default_dtype(),
         "grad mode": torch.is_grad_enabled(),
@@ -125,8 +125,8 @@ def assert_cut_equals_mask(
     """Trace, cut to a random `keep` for every seed, and check all that is promised; returns the cuts.
 
     Promised: sliced = masked and module form = graph form (1e-9, float64); MACs = what the dispatcher counts;
-    parameters = those of the cut model; cost of a plan = cost of its widths; the traced graph at full width = the model; the model
-    is left as it was.
+    parameters = those of the cut model; cost of a plan = cost of its widths; the traced graph at full width = the
+    model; the model is left as it was.
     """
     with assert_untouched(model):
         network = trace(model, example_inputs, example_kwargs)
