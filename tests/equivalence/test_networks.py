@@ -6,14 +6,8 @@ from networks import LARGE, ONCE, SHARED_NETWORKS, SMALL, build
 from metaprune.testing import TOYS, assert_cut_equals_mask, toy
 
 SLOW = {
-    "tv_densenet121",
-    "tv_swin",
-    "tv_convnext",
-    "timm_ghostnet",
-    "timm_levit",
-    "timm_mobilevit",
-    "resnet110",
-    "vit_b16",
+    *("tv_densenet121", "tv_swin", "tv_convnext", "tv_googlenet", "tv_efficientnet", "tv_regnet", "tv_shufflenet"),
+    *("timm_ghostnet", "timm_levit", "timm_mobilevit", "resnet110", "vit_b16"),
 }
 # forward code that derives one width from another cannot run at free widths; all others keep the user's class
 GRAPH_ONLY = {"tv_vit", "timm_vit", "tv_shufflenet", "tv_swin", "timm_mobilevit"}

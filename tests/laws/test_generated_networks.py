@@ -126,6 +126,7 @@ def networks(draw):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(networks(), st.integers(0, 2**16), st.sampled_from([0.2, 0.5, 0.8]))
 def test_cut_equals_mask(model, seed, keep):
