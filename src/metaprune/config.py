@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +13,8 @@ from typing import Any, Literal
 
 from metaprune.errors import ConfigError, closest
 from metaprune.recover.config import RecoverConfig
-from metaprune.train.config import TrainConfig
+from metaprune.strict import from_dict, override
+from metaprune.train.config import TrainConfig, require_number
 from metaprune.values import Budget, Constraints
 
 
@@ -29,9 +27,13 @@ class ModelConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the model: num_classes, widths, in_channels, ..."""
     weights: str | None = None
-    """Weight file (safetensors, or a state dict that loads with weights_only)."""
+    """Weight file (safetensors, or a state dict that loads with weights_only), or `pretrained`: the package's own."""
     input_shape: tuple[int, ...] | None = None
     """(channels, height, width) of one sample; by default that of the data, or of the model."""
+
+    def __post_init__(self) -> None:
+        for size in self.input_shape or ():
+            require_number("model.input_shape", size, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,10 @@ class LatencyConfig:
     repeats: int = 20
     """Timed passes; the median is reported. 0 measures nothing."""
 
+    def __post_init__(self) -> None:
+        require_number("latency.batch_size", self.batch_size, 1)
+        require_number("latency.repeats", self.repeats, 0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
@@ -87,7 +93,7 @@ class RunConfig:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     seed: int = 0
     device: str = "auto"
-    """cpu, cuda, mps, or auto: the fastest that is there."""
+    """cpu, cuda, mps, or auto: cuda where it is, else cpu."""
 
     def __post_init__(self) -> None:
         if self.form not in ("auto", "module", "graph"):
@@ -128,70 +134,3 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     return from_dict(RunConfig, override(data, overrides or {}))
-
-
-def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested `data` with dotted keys set."""
-    data = json.loads(json.dumps(data))
-    for key, value in overrides.items():
-        *parents, leaf = key.split(".")
-        table = data
-        for parent in parents:
-            table = table.setdefault(parent, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"cannot set {key}: {parent} is a value, not a table")
-        table[leaf] = value
-    return data
-
-
-def from_dict(kind: Any, data: Any, where: str = "") -> Any:
-    """Build a dataclass from nested mappings, strictly."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'a recipe'} is a table, not {data!r}")
-    hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
-    for key in data:
-        if key not in known:
-            raise ConfigError(f"unknown key {_join(where, key)}.{closest(str(key), known)} Known: {', '.join(known)}")
-    for f in dataclasses.fields(kind):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in data:
-            raise ConfigError(f"key {_join(where, f.name)} is missing")
-    return kind(**{key: _convert(hints[key], value, _join(where, key)) for key, value in data.items()})
-
-
-def _join(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        *others, last = [a for a in arguments if a is not type(None)]
-        for option in others:
-            with contextlib.suppress(ConfigError):
-                return _convert(option, value, where)
-        return _convert(last, value, where)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(
-                f"{where}={value!r} is not one of {', '.join(map(str, arguments))}.{closest(str(value), arguments)}"
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}={value!r} must be a list")
-        return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}={value!r} must be a table")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (bool, int, float, str) and type(value) is not hint:
-        raise ConfigError(f"{where}={value!r} must be {hint.__name__}, not {type(value).__name__}")
-    return value

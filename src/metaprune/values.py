@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,10 @@ class Budget:
                     f"budget {value!r} is not understood; write metric=value, as in macs=50% or params=1e6"
                 )
             value = {k.strip(): v.strip() for k, _, v in pairs}
+            if len(value) < len(pairs):
+                raise ConfigError(
+                    f"budget {', '.join(k for k, _, _ in pairs)} names a metric twice; give each one bound"
+                )
         if not isinstance(value, Mapping):
             raise ConfigError(f"a budget is a Budget, a mapping or text, not {type(value).__name__}: {{'macs': '50%'}}")
         for key in value:
@@ -240,6 +245,8 @@ def _parse_bound(metric: str, value: float | str | None) -> tuple[float, bool] |
         raise ConfigError(f"budget {metric}={value!r} is neither a number nor a share such as '50%'") from None
     if not number > 0 or number == float("inf"):
         raise ConfigError(f"budget {metric}={value!r} must be positive and finite")
+    if not relative and number < 1 and metric in ("macs", "params"):
+        raise ConfigError(f"budget {metric}={value!r} is less than one; a share is written '{100 * number:g}%'")
     return (number / 100, True) if relative else (number, False)
 
 
@@ -259,11 +266,13 @@ class Constraints:
     ratios: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.round_to < 1 or self.min_keep < 1:
-            raise ConfigError(f"round_to and min_keep are at least 1, not {self.round_to} and {self.min_keep}")
+        if not all(isinstance(n, Integral) and n >= 1 for n in (self.round_to, self.min_keep)):
+            raise ConfigError(
+                f"round_to and min_keep are whole numbers from 1 on, not {self.round_to!r} and {self.min_keep!r}"
+            )
         for pattern, ratio in self.ratios.items():
-            if not 0 < ratio <= 1:
-                raise ConfigError(f"keep ratio {ratio} of {pattern!r} is not in (0, 1]")
+            if not (isinstance(ratio, Real) and 0 < ratio <= 1):
+                raise ConfigError(f"keep ratio {ratio!r} of {pattern!r} is not a number in (0, 1]")
 
 
 @dataclass(frozen=True)

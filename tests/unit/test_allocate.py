@@ -83,11 +83,13 @@ def test_patterns_that_match_nothing_name_the_closest():
     for constraints in (Constraints(ignore=("layr.2",)), Constraints(ratios={"O": 0.5})):
         with pytest.raises(PlanError, match="matches no group"):
             Task(network, constraints=constraints).allocator(Budget(params="50%"))
-    assert [len(x) for x in Task(network, constraints=Constraints(ignore=("0",))).allocator(Budget(params="90%")).levels] == [1, 20]
+    assert [
+        len(x) for x in Task(network, constraints=Constraints(ignore=("0",))).allocator(Budget(params="90%")).levels
+    ] == [1, 20]
 
 
 def test_an_ignored_layer_keeps_its_input_width_too():
-    with pytest.raises(InfeasibleBudgetError, match="100.00%"):
+    with pytest.raises(InfeasibleBudgetError, match=r"100\.00%"):
         Task(three_layers().network, constraints=Constraints(ignore=("2",))).allocator(Budget(params="50%"))
 
 
@@ -95,6 +97,12 @@ def test_an_ignored_layer_keeps_its_input_width_too():
 def test_budgets_that_make_no_sense(text):
     with pytest.raises(ConfigError):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize("options", [{"round_to": 2.5}, {"min_keep": 0}, {"ratios": {"a": "half"}}])
+def test_constraints_that_make_no_sense(options):
+    with pytest.raises(ConfigError, match="number"):
+        Constraints(**options)
 
 
 def test_budget_text_and_mappings():

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from metaprune.errors import ConfigError, closest
+from metaprune.strict import from_dict
 
 if TYPE_CHECKING:
     from metaprune.methods.base import Method
@@ -36,20 +37,20 @@ def create_method(method: str | Method, options: dict[str, Any] | None = None) -
     """A method object from its name and options (an object passes through).
 
     Raises:
-        ConfigError: an unknown name or option, with the closest known one.
+        ConfigError: an unknown name or option, with the closest known one, or an option of a wrong type.
     """
     if not isinstance(method, str):
         if options:
             raise ConfigError("method options go into the method object itself")
+        if isinstance(method, type) or not callable(getattr(method, "propose", None)):
+            raise ConfigError(f"method={method!r} is neither a name ({', '.join(method_names())}) nor a method object")
         return method
     kind = method_class(method)
-    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-    for option in options or {}:
-        if option not in known:
-            raise ConfigError(
-                f"method {method!r} has no option {option!r}.{closest(option, known)} Known: {', '.join(known)}"
-            )
-    return kind(**(options or {}))
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, options or {}, method)
+    if options:
+        raise ConfigError(f"method {method!r} has no options")
+    return kind()
 
 
 for _name, _class in {

@@ -65,10 +65,11 @@ class Allocator:
                 f"({100 * reachable[m] / float(self.full.metric(m)):.2f}% of {float(self.full.metric(m)):,.6g})"
                 for m in missed
             )
+            advice = "Raise the budget, or relax min_keep, round_to and ignore"
+            if not len(self.space):
+                advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
-                f"no structure meets the budget {budget.to_dict()}: {text}. "
-                "Raise the budget, or relax min_keep, round_to and ignore",
-                reachable,
+                f"no structure meets the budget {budget.to_dict()}: {text}. {advice}", reachable
             )
 
     @property
