@@ -29,6 +29,6 @@ class Magnitude(Ranking):
     def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
         return group_scores(
             task,
-            lambda _, member, tensor: member_scores(tensor.abs() ** self.p, member) ** (1 / self.p),
+            lambda _, member, tensor: member_scores(tensor.abs().double() ** self.p, member) ** (1 / self.p),
             self.normalise,
         )

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from metaprune.errors import ConfigError
+from metaprune.errors import ConfigError, WeightsError
 from metaprune.methods.base import Task
 from metaprune.rng import Rng
 from metaprune.search.allocate import Scope
@@ -28,7 +28,8 @@ Normalise = Literal["mean", "none"]
 def member_scores(elements: torch.Tensor, member: Member) -> np.ndarray:
     """[width]: sum of `elements` (scores of the parameter's entries) over the rows of every channel."""
     others = [d for d in range(elements.dim()) if d != member.dim]
-    per_index = (elements.sum(others) if others else elements).double().cpu().numpy()
+    elements = elements.double()  # a sum in half precision overflows, or loses the small ones
+    per_index = (elements.sum(others) if others else elements).cpu().numpy()
     return per_index[member.rows].sum(axis=1)
 
 
@@ -43,6 +44,11 @@ def group_scores(
             tensor = task.network.tensors[member.parameter]
             if isinstance(tensor, torch.nn.Parameter):
                 part = score(group, member, tensor.detach())
+                if part is not None and not np.isfinite(part).all():
+                    raise WeightsError(
+                        f"scores from {member.parameter} are not finite, so its channels cannot be ranked: look for "
+                        "NaN and infinity in the weights (and in the training data, if the method reads it)"
+                    )
                 if part is not None:
                     parts.append(part)
         total = np.mean(parts, axis=0) if parts else np.ones(group.width)

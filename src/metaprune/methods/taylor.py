@@ -12,14 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from metaprune.errors import ConfigError
 from metaprune.methods.base import Task
 from metaprune.methods.scores import Ranking, group_scores, member_scores
 from metaprune.rng import Rng
-from metaprune.train.batch import logits_of
+from metaprune.train.batch import cross_entropy, logits_of
 from metaprune.values import ChannelGroup, Member, Plan
 
 
@@ -48,16 +47,19 @@ class Taylor(Ranking):
         tensors = {**network.tensors, **leaves}
         totals = [np.zeros(g.width) for g in network.space]
         seen = 0
-        stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
-        for seen, (inputs, labels) in enumerate(stream, start=1):
-            output = network.run(inputs, plan=plan, tensors=network.sliced(network.survivors(plan), tensors=tensors))
-            loss = F.cross_entropy(logits_of(output), labels)
-            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
-            parts = group_scores(task, partial(_squared, change), "none")
-            totals = [t + p for t, p in zip(totals, parts, strict=True)]
-            if seen == self.batches:
-                break
+        with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
+            stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
+            for seen, (inputs, labels) in enumerate(stream, start=1):
+                output = network.run(
+                    inputs, plan=plan, tensors=network.sliced(network.survivors(plan), tensors=tensors)
+                )
+                loss = cross_entropy(logits_of(output), labels)
+                grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
+                parts = group_scores(task, partial(_squared, change), "none")
+                totals = [t + p for t, p in zip(totals, parts, strict=True)]
+                if seen == self.batches:
+                    break
         if not seen:
             raise ConfigError("the training split gave no batch")
         if self.normalise == "mean":

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from metaprune.errors import ConfigError
 from metaprune.recover.task import RecoverTask
-from metaprune.train.batch import call_model, logits_of
+from metaprune.train.batch import call_model, cross_entropy, logits_of
 from metaprune.train.history import History
 
 
@@ -43,9 +43,9 @@ class DistillationObjective:
             self._teacher.to(labels.device)
             self._device = labels.device
         logits = logits_of(output)
-        cross_entropy = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        hard = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.weight == 0.0:
-            return cross_entropy
+            return hard
         with torch.no_grad():
             taught = logits_of(call_model(self._teacher, inputs))
         if taught.shape != logits.shape:
@@ -53,7 +53,7 @@ class DistillationObjective:
                 f"the original network gives logits {tuple(taught.shape)}, the pruned one {tuple(logits.shape)}: "
                 "distillation needs the same classes; use recover='finetune'"
             )
-        return self.weight * distillation_loss(logits, taught, self.temperature) + (1 - self.weight) * cross_entropy
+        return self.weight * distillation_loss(logits, taught, self.temperature) + (1 - self.weight) * hard
 
 
 def distil(task: RecoverTask) -> History:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from metaprune.errors import DataError
@@ -81,6 +82,17 @@ def logits_of(output: Any) -> Tensor:
         f"no logits in a model output of type {type(output).__name__}: the model has to return a tensor, a tuple that "
         "starts with it, or a mapping with 'logits'; wrap it in a module that does"
     )
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy [] of logits [B, C] and class indices [B]. Raises `DataError` for labels of another kind."""
+    if labels.is_floating_point() or labels.ndim != 1 or logits.ndim != 2:
+        raise DataError(
+            f"labels {labels.dtype} {list(labels.shape)} for outputs {list(logits.shape)}: training and scores from "
+            "data are for classification, integer labels [B] and outputs [B, classes]; for another task, prune with a "
+            "method that needs no data and train result.model with your own loop"
+        )
+    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def share_of(value: Any, start: int, stop: int, stride: int) -> Any:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metaprune.errors import DataError
-from metaprune.train.batch import Split, call_model, logits_of
+from metaprune.train.batch import Split, call_model, cross_entropy, logits_of
 from metaprune.train.modes import device_of, modes_restored
 
 
@@ -58,7 +57,7 @@ def quality_sums(
         for index, (inputs, labels) in enumerate(split.batches(batch_size, device=device)):
             if index % num_processes == rank:
                 logits = logits_of(call_model(model, inputs))
-                loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+                loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
                 add_batch(totals, loss, logits, labels)
     return totals
 

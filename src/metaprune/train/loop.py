@@ -14,11 +14,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metaprune.errors import ConfigError, DataError, TrainingDivergedError
 from metaprune.rng import Rng
-from metaprune.train.batch import Data, Split, call_model, logits_of, pass_shape, share_of
+from metaprune.train.batch import Data, Split, call_model, cross_entropy, logits_of, pass_shape, share_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
 from metaprune.train.config import TrainConfig
 from metaprune.train.engine import engine, forward_restored
@@ -262,7 +261,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 def _cross_entropy(label_smoothing: float) -> Objective:
     def objective(output: Any, inputs: Any, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits_of(output), labels, label_smoothing=label_smoothing)
+        return cross_entropy(logits_of(output), labels, label_smoothing=label_smoothing)
 
     return objective
 
