@@ -71,6 +71,15 @@ class UncoveredOpWarning(UserWarning):
     """An operator without a rule locked what entered it."""
 
 
+def described(error: BaseException) -> str:
+    """`TypeError: ... (file.py:12)`: a foreign error on one line, with the place that raised it."""
+    import traceback
+
+    places = traceback.extract_tb(error.__traceback__)
+    where = f" ({places[-1].filename}:{places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}{where}"
+
+
 def closest(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """` Did you mean 'x'?`, or the empty string: the tail of a message about an unknown name."""
     import difflib

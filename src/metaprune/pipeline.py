@@ -15,7 +15,7 @@ from torch import nn
 
 from metaprune.config import RunConfig
 from metaprune.data import Data, as_data
-from metaprune.errors import ConfigError, NoEffectWarning
+from metaprune.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.export.archive import save, write_json
 from metaprune.measure import latency_ms
 from metaprune.methods.base import Method, Task
@@ -27,12 +27,12 @@ from metaprune.recover.run import recover as recover_model
 from metaprune.report import write_report
 from metaprune.rng import Rng
 from metaprune.run_folder import Phases, RunFolder, log
-from metaprune.setup import Inputs, load_inputs, tensors_digest
+from metaprune.setup import Inputs, load_inputs, require_fit, tensors_digest
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
-from metaprune.values import Budget, Constraints, Plan
+from metaprune.values import Budget, Constraints, Cost, Plan
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,15 @@ def prune(
     how = create_method(method, dict(method_options or {}))
     splits = None if data is None else as_data(data)
     if splits is None and (how.needs_data or recovery.kind != "none"):
-        raise ConfigError(f"{how.name if how.needs_data else 'recover=' + recovery.kind} needs data: pass data=...")
+        what = f"method {how.name!r}" if how.needs_data else f"recover={recovery.kind!r}"
+        raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
 
     with phases("trace"):
         network = trace(model, example_inputs, example_kwargs)
+        require_fit(network.model, splits)
     with phases("propose"):
         proposal = how.propose(Task(network, splits, constraints), budget, rng.child("method", how.name))
+        _require_within(network.cost(proposal.plan), budget.bounds(network.cost()), how.name)
         if not proposal.plan.keep and proposal.weights is None:
             warnings.warn(
                 f"the full network meets the budget {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2
@@ -125,6 +128,7 @@ def prune(
 
 def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command: str | None = None) -> dict[str, Any]:
     """A whole run in its own folder; returns the record. Killed and started again, it continues where it was."""
+    method = create_method(config.method.name, dict(config.method.options))
     place, phases = RunFolder(folder, config), Phases()
     if place.finished is not None:
         log.info("%s is finished already", place.path)
@@ -135,10 +139,9 @@ def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command
         dense = _train_dense(config, inputs, place, phases, progress)
         c = config.constraints
         result = prune(
-            inputs.model, inputs.args, inputs.kwargs, budget=config.budget, method=config.method.name,
-            method_options=config.method.options, data=inputs.data, recover=config.recover, round_to=c.round_to,
-            min_keep=c.min_keep, ignore=c.ignore, ratios=c.ratios, form=config.form, seed=config.seed,
-            checkpoint_dir=place.checkpoints("recover"), progress=progress,
+            inputs.model, inputs.args, inputs.kwargs, budget=config.budget, method=method, data=inputs.data,
+            recover=config.recover, round_to=c.round_to, min_keep=c.min_keep, ignore=c.ignore, ratios=c.ratios,
+            form=config.form, seed=config.seed, checkpoint_dir=place.checkpoints("recover"), progress=progress,
         )  # fmt: skip
         with phases("measure"):
             latency = _latency(config, inputs, result.model)
@@ -160,6 +163,9 @@ def _train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Ph
     """Train the dense network if asked to (resumable), and write it to the run folder."""
     history = None
     if config.train is not None and inputs.data is not None:
+        with phases("trace"):  # an impossible budget or a wrong pattern shows now, not after hours of training
+            network = trace(inputs.model, inputs.args, inputs.kwargs)
+            Task(network, inputs.data, config.constraints).allocator(config.budget)
         with phases("train"):
             history = train(
                 inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,
@@ -195,6 +201,15 @@ def _quality(model: nn.Module, data: Data | None) -> dict[str, Any] | None:
         return None
     found = evaluate(model, split)
     return {"accuracy": found.accuracy, "loss": found.loss, "samples": found.samples}
+
+
+def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> None:
+    """Budgets are hard, whoever wrote the method."""
+    over = [f"{m} {cost.metric(m):,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost.metric(m) > bound]
+    if over:
+        raise PlanError(
+            f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); Task.allocator(budget) meets it"
+        )
 
 
 def _patterns(ignore: Sequence[str]) -> tuple[str, ...]:

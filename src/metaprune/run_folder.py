@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from metaprune.export.archive import write_json
 
 log = logging.getLogger("metaprune")
 
+_CLAIM = {"config.json", "log.txt", "dense.safetensors"}  # all that a run leaves that stopped before any training
+
 
 class RunFolder:
     def __init__(self, path: str | Path, config: RunConfig):
@@ -31,14 +34,14 @@ class RunFolder:
         self.path = Path(path)
         known = self.path / "config.json"
         resolved = config.to_dict()
-        if known.is_file():
+        if known.is_file() and {p.name for p in self.path.iterdir()} - _CLAIM:  # nothing to lose after a false start
             changed = _differences(json.loads(known.read_text()), resolved)
             if changed:
                 raise ConfigError(
                     f"{self.path} holds a run with another config ({'; '.join(changed[:5])}). "
                     "Choose another folder with --run, or delete this one"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif not known.is_file() and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another folder with --run")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(known, resolved)
@@ -62,8 +65,8 @@ class RunFolder:
         log.setLevel(logging.INFO)
         try:
             yield
-        except BaseException:
-            log.exception("stopped")
+        except BaseException:  # to the file alone: whoever catches it says it to the user
+            handler.handle(logging.LogRecord(log.name, logging.ERROR, __file__, 0, "stopped", (), sys.exc_info()))
             raise
         finally:
             log.removeHandler(handler)

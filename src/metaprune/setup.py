@@ -15,10 +15,12 @@ from torch.utils import _pytree as pytree
 
 from metaprune.config import RunConfig
 from metaprune.data import Data, load_data
-from metaprune.errors import ConfigError
+from metaprune.errors import ConfigError, DataError, described
 from metaprune.export.archive import named_tensors, whole_file
-from metaprune.models import create, default_input_shape, load_weights
+from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
+from metaprune.train.batch import call_model, logits_of
+from metaprune.train.modes import device_of, modes_restored
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,18 @@ def resolve_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto for what there is"
+        ) from error
     return torch.device(name)
 
 
 def load_inputs(config: RunConfig) -> Inputs:
-    """Build everything a run needs. Random initial weights come from the run's seed."""
+    """Build everything a run needs. Random initial weights come from the run's seed.
+
+    Raises:
+        ConfigError, DataError, WeightsError: what cannot be built, or does not fit together.
+    """
     device = resolve_device(config.device)
     data = None
     if config.data is not None:
@@ -74,16 +82,43 @@ def load_inputs(config: RunConfig) -> Inputs:
     options = dict(config.model.options)
     if data is not None and not config.model.spec.startswith("python:"):
         options.setdefault("num_classes", data.num_classes)
-        if data.input_shape[0] != 3 or config.model.spec.startswith("zoo:"):
+        grey = config.model.spec.startswith("timm:") and data.input_shape[:1] != (3,)
+        if data.input_shape and (grey or config.model.spec.startswith("zoo:")):  # other packages' take three channels
             options.setdefault("in_channels", data.input_shape[0])
     with Rng(config.seed).child("model").torch_global():
-        model = create(config.model.spec, **options)
-    if config.model.weights is not None:
-        load_weights(model, config.model.weights)
+        model = create(config.model.spec, weights=config.model.weights, **options)
     model.to(device)
+    require_fit(model, data)
     args, kwargs = example_inputs(model, config, data)
     args, kwargs = pytree.tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
     return Inputs(model, options, data, args, kwargs, device)
+
+
+def require_fit(model: nn.Module, data: Data | None) -> None:
+    """Run `model` on one validation batch before hours are spent.
+
+    Raises:
+        DataError: it does not run on these inputs, or has fewer outputs than there are classes.
+    """
+    if data is None:
+        return
+    shape = "x".join(map(str, data.input_shape)) or "unknown"
+    with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model.eval()
+        inputs, _ = next(iter(data.val.batches(2, device=device_of(model))))
+        try:
+            output = call_model(model, inputs)
+        except Exception as error:  # a user's forward may raise anything
+            raise DataError(
+                f"{type(model).__name__} does not run on samples of {data.name} (shape {shape}): {described(error)}. "
+                "Set data.channels and data.image_size, or the model's options, so that they fit"
+            ) from error
+    outputs = logits_of(output).shape[-1] if data.num_classes > 0 else 0
+    if outputs < data.num_classes:
+        raise DataError(
+            f"{type(model).__name__} has {outputs} outputs and {data.name} has {data.num_classes} classes: make the "
+            f"model with num_classes={data.num_classes}, or give data with labels below {outputs}"
+        )
 
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:

@@ -11,14 +11,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import metaprune as mp
 from metaprune.cli.main import main
 from metaprune.config import RunConfig, from_dict
-from metaprune.errors import ConfigError, MetapruneError
+from metaprune.errors import ConfigError, DataError, InfeasibleBudgetError, MetapruneError, PlanError, WeightsError
+from metaprune.models import create
 from metaprune.pipeline import run
+from metaprune.rng import Rng
 from metaprune.testing import assert_untouched
 from metaprune.testing.method_suite import small_data, small_network
+from metaprune.values import Plan, Proposal
 
 
 @pytest.fixture
@@ -50,8 +54,8 @@ def test_the_one_liner_changes_nothing_of_the_input_and_recovers():
     model, data = small_network("cnn"), small_data()
     with assert_untouched(model):
         result = mp.prune(
-            model, torch.zeros(2, 1, 28, 28), budget="macs=50%,params=60%", method="taylor", method_options={"batches": 1},
-            data=data, recover="bn", progress=False,
+            model, torch.zeros(2, 1, 28, 28), budget="macs=50%,params=60%", method="taylor",
+            method_options={"batches": 1}, data=data, recover="bn", progress=False,
         )  # fmt: skip
     cost = result.record["cost"]
     assert cost["after"]["macs"] <= 0.5 * cost["before"]["macs"]
@@ -93,12 +97,87 @@ def test_the_same_seed_gives_the_same_run(patterns, tmp_path):
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
 
+def test_a_false_start_does_not_claim_the_folder(patterns, tmp_path):
+    with pytest.raises(ConfigError, match=r"magnitude\.steps='two' must be int"):
+        run(config(patterns, method={"options": {"steps": "two"}}), tmp_path / "run", progress=False)
+    with pytest.raises(InfeasibleBudgetError):  # before the training
+        run(config(patterns, budget={"macs": 1}), tmp_path / "run", progress=False)
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()  # there, and not on the terminal
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    right = config(patterns, train=None, recover={"kind": "none"})
+    assert run(right, tmp_path / "run", progress=False)["quality"]
+
+
+def loaders(**options):
+    draw = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(64, 1, 28, 28, generator=draw), torch.randint(0, 10, (64,), generator=draw)
+    train = DataLoader(TensorDataset(images, labels), 16, shuffle=True, **options)
+    return train, DataLoader(TensorDataset(images, labels), 32)
+
+
+def test_users_loaders_give_one_plan_per_seed_and_leave_the_global_generator():
+    model, plans = small_network("cnn"), []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        before = torch.get_rng_state()
+        result = mp.prune(
+            model, torch.zeros(2, 1, 28, 28), budget="macs=50%", method="taylor", method_options={"batches": 1},
+            data=loaders(), recover="bn", progress=False,
+        )  # fmt: skip
+        assert torch.equal(torch.get_rng_state(), before)
+        plans.append(result.plan)
+    assert plans[0] == plans[1]
+
+
+def test_data_that_does_not_fit_the_model_is_refused_before_any_work():
+    with Rng(0).torch_global():
+        few, deep = (create("zoo:resnet8", in_channels=c, num_classes=n) for c, n in ((1, 5), (3, 10)))
+    for recover in (None, "finetune"):
+        with pytest.raises(DataError, match="5 outputs and noise has 10 classes"):
+            mp.prune(few, torch.zeros(2, 1, 28, 28), budget="macs=50%", data=small_data(), recover=recover)
+        with pytest.raises(DataError, match="does not run on samples of noise"):
+            mp.prune(deep, torch.zeros(2, 3, 28, 28), budget="macs=50%", data=small_data(), recover=recover)
+
+
+def test_labels_that_are_no_classes_are_refused_where_they_are_needed():
+    images = torch.randn(32, 1, 28, 28)
+    data = (TensorDataset(images, torch.randn(32)), TensorDataset(images, torch.randn(32)))
+    options = {"budget": "macs=50%", "data": data, "progress": False}
+    for more in ({"method": "taylor"}, {"recover": "finetune"}, {"recover": "distil"}):
+        with pytest.raises(DataError, match="for classification"):
+            mp.prune(small_network("cnn"), torch.zeros(2, 1, 28, 28), **options, **more)
+    assert mp.prune(small_network("cnn"), torch.zeros(2, 1, 28, 28), recover="bn", **options).record["quality"] is None
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = small_network("cnn")
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(WeightsError, match=r"conv1\.weight are not finite"):
+        mp.prune(model, torch.zeros(2, 1, 28, 28), budget="macs=50%")
+
+
+def test_a_budget_is_hard_whoever_wrote_the_method():
+    class Everything:
+        name, needs_data = "everything", False
+
+        def propose(self, task, budget, rng):
+            return Proposal(Plan())
+
+    with pytest.raises(PlanError, match="over the budget"):
+        mp.prune(small_network("cnn"), torch.zeros(2, 1, 28, 28), budget="macs=50%", method=Everything())
+    for wrong in (Everything, None):  # a class, nothing
+        with pytest.raises(ConfigError, match="neither a name"):
+            mp.prune(small_network("cnn"), torch.zeros(2, 1, 28, 28), budget="macs=50%", method=wrong)
+
+
 @pytest.mark.slow
 def test_a_run_killed_in_recovery_continues_to_the_same_end(patterns, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f'device = "cpu"\nmodel = {{ spec = "zoo:resnet8", options = {{ widths = [8, 16, 32] }} }}\n'
-        f'data = {{ spec = "npz:{patterns}" }}\ntrain = {{ epochs = 1, batch_size = 64 }}\nbudget = {{ macs = "50%" }}\n'
+        f'data = {{ spec = "npz:{patterns}" }}\ntrain = {{ epochs = 1, batch_size = 64 }}\n'
+        'budget = { macs = "50%" }\n'
         'recover = { kind = "distil", train = { epochs = 12, batch_size = 64 } }\nlatency = { repeats = 0 }\n'
     )
     command = [sys.executable, "-m", "metaprune.cli.main", "prune", str(recipe), "--quiet", "--run"]
@@ -124,7 +203,10 @@ def test_a_run_killed_in_recovery_continues_to_the_same_end(patterns, tmp_path):
 
 
 def test_help_is_quick_because_torch_is_not_imported():
-    code = "import sys\nfrom metaprune.cli.main import main\ntry: main(['prune', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys\nfrom metaprune.cli.main import main\ntry: main(['prune', '--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     subprocess.run([sys.executable, "-c", "import metaprune, sys; assert 'torch' not in sys.modules"], check=True)
 
@@ -157,6 +239,13 @@ def test_inspect_and_models(capsys):
         (["prune", "--model", "zoo:resnet8", "--budget", "macs=1000"], "smallest reachable"),
         (["prune", "--model", "zoo:resnet8", "--budget", "macs=50%", "--method", "taylr"], "Did you mean 'taylor'"),
         (["prune", "--model", "zoo:resnet8", "--budget", "macs=50%", "--set", "constraints.ignore=['con2']"], "conv1"),
+        (["prune", "--model", "zoo:resnet8", "--budget", "macs=0.5"], "a share is written '50%'"),
+        (["prune", "--model", "zoo:resnet8", "--budget", "macs=50%,macs=20%"], "twice"),
+        (["prune", "--model", "zoo:resnet8", "--budget", "macs=50%", "--run", "/proc/x"], "Check the path"),
+        (["inspect", "zoo:resnet8", "--option", "num_classes=many"], "cannot be built with num_classes='many'"),
+        (["inspect", "zoo:resnet8", "--weights", "pretrained"], "ships no weights"),
+        (["inspect", "zoo:resnet8", "--batch", "0"], "--batch"),
+        (["data", "get", "mnist", "--from", "nowhere"], "not a folder"),
         (["report", "nowhere"], "no finished run"),
         (["inspect", "nothing"], "zoo:NAME"),
         (["inspect", "zoo:resnet8", "--input-shape", "3", "32", "32"], "does not run on the example inputs"),

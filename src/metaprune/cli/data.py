@@ -53,10 +53,11 @@ class GetData:
 class DataVerb:
     """Built-in data sets."""
 
-    command: (
-        Annotated[ListData, tyro.conf.subcommand("list", prefix_name=False)]
-        | Annotated[GetData, tyro.conf.subcommand("get", prefix_name=False)]
-    )
+    command: tyro.conf.OmitSubcommandPrefixes[  # `get --from`, not `command:get --command.from`
+        tyro.conf.OmitArgPrefixes[
+            Annotated[ListData, tyro.conf.subcommand("list")] | Annotated[GetData, tyro.conf.subcommand("get")]
+        ]
+    ]
 
     def run(self) -> int:
         return self.command.run()

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from metaprune.cli.common import assignments, console
+from metaprune.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Inspect:
         from metaprune.setup import load_inputs
         from metaprune.values import Budget
 
+        if self.batch < 1:
+            raise ConfigError(f"--batch {self.batch} is no number of samples: give 1 or more")
         model = ModelConfig(
             spec=self.model,
             options=assignments(self.option, "--option"),
@@ -46,5 +49,6 @@ class Inspect:
             f"MACs {cost.macs:,}   parameters {cost.params:,}   peak activations {cost.peak_bytes:,} bytes   "
             f"weights {cost.weight_bytes:,} bytes   (batch {self.batch})",
             highlight=False,
+            soft_wrap=True,
         )
         return 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -27,16 +28,33 @@ Verb = (
 )
 
 
+def _say(message: Warning | str, *_: Any, **__: Any) -> None:
+    logging.getLogger("metaprune").warning("warning: %s", message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0, 2 for an error that names its cause, 130 for Ctrl-C."""
-    verb = tyro.cli(Verb, prog="metaprune", args=arguments, description="Smaller PyTorch networks under a hard budget.")  # type: ignore[arg-type]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("torch", "accelerate", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    verb = tyro.cli(
+        Verb,  # type: ignore[arg-type]
+        prog="metaprune",
+        args=arguments,
+        description="Smaller PyTorch networks under a hard budget.",
+        config=(tyro.conf.DisallowNone,),
+    )
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("metaprune").setLevel(logging.INFO)
     try:
-        return verb.run()
+        with warnings.catch_warnings():  # one line each, in log.txt too, without the source line that Python adds
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = _say
+            return verb.run()
     except MetapruneError as error:
         sys.stderr.write(f"metaprune: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(
+            f"metaprune: {error}. Check the path, its rights and the space left; then run the command again\n"
+        )
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("metaprune: stopped; the same command continues a run\n")

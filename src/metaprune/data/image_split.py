@@ -115,7 +115,8 @@ class ImageSplit:
             return random_image(image, self.size, self.mode, draws, self.flip)
         except IMAGE_ERRORS as error:
             raise DataError(
-                f"Image {self.name_of(key)} cannot be decoded ({error}): remove it, or pass skip_corrupt=True."
+                f"Image {self.name_of(key)} cannot be decoded ({error}): remove it, or pass skip_corrupt=True "
+                "(--set data.skip_corrupt=true on the command line)."
             ) from error
 
     def batches(

@@ -13,7 +13,7 @@ from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
 from metaprune.data.opened import opened_to_data
 from metaprune.data.types import Data
-from metaprune.errors import ConfigError, DataError, closest
+from metaprune.errors import ConfigError, DataError, MetapruneError, closest, described
 
 _SCHEMES = ("builtin", "imagefolder", "npz", "hf", "python")
 _FORMS = "builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function"
@@ -78,7 +78,13 @@ def load_data(
 def _from_python(target: str, spec: str) -> Data:
     from metaprune.imports import import_python_target
 
-    return as_data(import_python_target(target)(), name=spec)
+    try:
+        source = import_python_target(target)()
+    except MetapruneError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        raise DataError(f"{spec} gave no data: {described(error)}") from error
+    return as_data(source, name=spec)
 
 
 def as_data(source: Any, *, name: str | None = None, num_classes: int | None = None) -> Data:

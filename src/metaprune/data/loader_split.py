@@ -104,7 +104,8 @@ def splits_to_data(parts: Sequence[Any], name: str, num_classes: int | None) -> 
         if len(split) == 0:
             raise DataError(f"The {role} split is empty.")
     train, val = splits[0], splits[1]
-    inputs, _ = next(iter(val.batches(1)))
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+        inputs, _ = next(iter(val.batches(1)))
     shape = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
     classes = _class_names(parts[0])
     count = num_classes if num_classes is not None else len(classes) or _count_classes(parts[0], val)
@@ -138,10 +139,11 @@ def _count_classes(source: Any, val: Split) -> int:
         labels = dataset.tensors[1]
     if labels is None:
         seen: list[Tensor] = []
-        for _, batch in val.batches(256):
-            seen.append(batch)
-            if sum(len(b) for b in seen) >= _SCANNED_LABELS:
-                break
+        with torch.random.fork_rng(devices=[]):
+            for _, batch in val.batches(256):
+                seen.append(batch)
+                if sum(len(b) for b in seen) >= _SCANNED_LABELS:
+                    break
         labels = torch.cat(seen)
     tensor = torch.as_tensor(labels)
     return 0 if tensor.is_floating_point() or tensor.ndim != 1 else int(tensor.max()) + 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from metaprune.errors import ConfigError, MissingDependencyError, closest
+from metaprune.errors import ConfigError, MetapruneError, MissingDependencyError, closest, described
 from metaprune.imports import import_optional, import_python_target
 from metaprune.models.weights import load_weights
 from metaprune.models.zoo import build_zoo, zoo_entry, zoo_names
@@ -88,7 +88,7 @@ def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> n
         options: passed to the builder: `num_classes`, `in_channels`, `width`, `widths`, `image_size`, ...
 
     Raises:
-        ConfigError: unknown spec, name or option; names the closest one.
+        ConfigError: unknown spec, name or option (names the closest one), or a builder that fails.
         MissingDependencyError: the package of the spec is not installed.
         WeightsError: the weight file does not fit.
     """
@@ -96,16 +96,22 @@ def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> n
     pretrained = weights == PRETRAINED
     if pretrained and scheme in ("zoo", "python"):
         raise ConfigError(f"{spec} ships no weights: give a file, or leave `weights` out.")
-    if scheme == "zoo":
-        model = build_zoo(name, **options)
-    elif scheme == "timm":
-        model = _from_timm(name, pretrained, options)
-    elif scheme == "torchvision":
-        model = _from_torchvision(name, pretrained, options)
-    elif scheme == "hf":
-        model = _from_hf(name, options)
-    else:
-        model = _from_python(name, options)
+    try:
+        if scheme == "zoo":
+            model = build_zoo(name, **options)
+        elif scheme == "timm":
+            model = _from_timm(name, pretrained, dict(options))
+        elif scheme == "torchvision":
+            model = _from_torchvision(name, pretrained, options)
+        elif scheme == "hf":
+            model = _from_hf(name, dict(options))
+        else:
+            model = _from_python(name, options)
+    except MetapruneError:
+        raise
+    except Exception as error:  # a package's or the user's builder may raise anything on options it does not like
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "no options"
+        raise ConfigError(f"{spec} cannot be built with {given}: {described(error)}") from error
     return model if weights is None or pretrained else load_weights(model, weights)
 
 
