@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import metaprune as mp
-from metaprune.errors import DataError, DataMissingError, NotAvailableError, WeightsError
+from metaprune.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
 from metaprune.export.archive import example_inputs, load, save
+from metaprune.imports import import_optional
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.surgery import cut
@@ -36,6 +37,24 @@ def test_bit_for_bit_in_a_fresh_process(tmp_path, form, loaded):
         "import torch, metaprune as mp\nfrom safetensors.torch import load_file\n"
         f"torch.set_num_threads(1)\nio = load_file({str(tmp_path / 'io.safetensors')!r})\n"
         f"model = mp.load({str(tmp_path)!r}, form={loaded!r})\nassert torch.equal(model(io['x']), io['y'])"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_transformers_graph_loads_where_transformers_was_not_imported(tmp_path):
+    transformers = import_optional("transformers", "hf")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20, num_labels=3
+    )
+    tokens = torch.randint(0, 20, (2, 6), generator=torch.Generator().manual_seed(0))
+    network = trace(transformers.BertForSequenceClassification(config).eval(), None, {"input_ids": tokens})
+    pruned = cut(network, random_plan(network.space, 0.5, 0), form="graph")
+    save(pruned, tmp_path)
+    save_file({"x": tokens, "y": pruned.model.eval()(input_ids=tokens).logits.detach()}, tmp_path / "io.safetensors")
+    code = (
+        "import torch, metaprune as mp\nfrom safetensors.torch import load_file\n"
+        f"torch.set_num_threads(1)\nio = load_file({str(tmp_path / 'io.safetensors')!r})\n"
+        f"model = mp.load({str(tmp_path)!r})\nassert torch.equal(model(input_ids=io['x']).logits, io['y'])"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -116,6 +135,16 @@ def test_misuse_is_named(tmp_path):
     (tmp_path / "network.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="format"):
         mp.load(tmp_path)
+    (tmp_path / "network.json").write_text('{"format": 1}')
+    with pytest.raises(DataError, match="lacks aliases"):
+        mp.load(tmp_path)
+    with pytest.raises(ConfigError, match="form is auto"):
+        save(pruned_cnn("graph"), tmp_path)
+        mp.load(tmp_path, form="grph")
+    for damage in (lambda p: p.write_bytes(p.read_bytes()[:100]), lambda p: p.unlink()):
+        damage(tmp_path / "model.safetensors")
+        with pytest.raises(DataError, match="missing or damaged"):
+            mp.load(tmp_path)
 
 
 def test_example_inputs_have_the_traced_shapes(tmp_path):

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from metaprune.errors import DataError, DataMissingError, NotAvailableError, WeightsError
+from metaprune.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
 from metaprune.export.graph_json import graph_from_json, graph_to_json
 from metaprune.rng import Rng
 from metaprune.surgery.cut import Pruned
@@ -31,6 +32,9 @@ from metaprune.surgery.module_form import set_attributes
 
 FORMAT = 1
 SAFE_FACTORIES = ("zoo:", "timm:", "torchvision:", "hf:")  # `python:` would run code that a folder names
+
+
+_KEYS = {"form", "why", "spec", "options", "aliases", "parameters", "attributes", "graph", "inputs"}
 
 
 @contextmanager
@@ -112,7 +116,14 @@ def load(
     """
     folder = Path(folder)
     described = read_archive(folder)
-    tensors = load_file(folder / "model.safetensors", device=str(device))
+    if form not in ("auto", "module", "graph"):
+        raise ConfigError(f"form is auto, module or graph, not {form!r}")
+    try:
+        tensors = load_file(folder / "model.safetensors", device=str(device))
+    except (FileNotFoundError, SafetensorError) as error:
+        raise DataError(
+            f"{folder / 'model.safetensors'} is missing or damaged ({error}); save the network again"
+        ) from error
     tensors = {n: _parameter(t, n, described["parameters"]) for n, t in tensors.items()}
     everything = {**tensors, **{alias: tensors[name] for alias, name in described["aliases"].items()}}
     wanted = described["form"] if form == "auto" else form
@@ -141,6 +152,8 @@ def read_archive(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is damaged: {error}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise DataError(f"{path} is not in format {FORMAT}, which this version of metaprune reads")
+    if missing := sorted(_KEYS - described.keys()):
+        raise DataError(f"{path} is damaged: it lacks {', '.join(missing)}")
     return described
 
 

@@ -6,8 +6,10 @@ from somewhere else can compute, but not run code of its own.
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
+import re
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from metaprune.errors import DataError, NotAvailableError
+from metaprune.imports import import_optional
 from metaprune.surgery.graph_form import TreeInputs, TreeOutput
 
 _FUNCTIONS = {
@@ -121,7 +124,10 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Dropout):
         return {"kind": "Dropout", "p": module.p}
     if isinstance(module, (TreeInputs, TreeOutput)):
-        return {"kind": type(module).__name__, "spec": pytree.treespec_dumps(module.spec)}
+        try:
+            return {"kind": type(module).__name__, "spec": pytree.treespec_dumps(module.spec)}
+        except NotImplementedError as error:
+            raise NotAvailableError(f"a graph with inputs or outputs of your own class is not JSON: {error}") from error
     raise NotAvailableError(f"module {type(module).__name__} in a graph cannot be saved as JSON")
 
 
@@ -132,8 +138,22 @@ def _module_from_json(data: dict[str, Any]) -> nn.Module:
     if kind == "Dropout":
         return nn.Dropout(data["p"])
     if kind in ("TreeInputs", "TreeOutput"):
-        return (TreeInputs if kind == "TreeInputs" else TreeOutput)(pytree.treespec_loads(data["spec"]))
+        return (TreeInputs if kind == "TreeInputs" else TreeOutput)(_tree_spec(data["spec"]))
     raise DataError(f"graph names a module of unknown kind {kind!r}")
+
+
+def _tree_spec(text: str) -> pytree.TreeSpec:
+    """The spec of nested inputs or outputs; classes of transformers are imported, no other module is."""
+    for name in re.findall(r'"type": "(transformers\.[\w.]+)\.\w+"', text):
+        import_optional("transformers", "hf")
+        importlib.import_module(name)
+    try:
+        return pytree.treespec_loads(text)
+    except NotImplementedError as error:
+        raise NotAvailableError(
+            f"the network takes or returns a class that is not known here ({error}): import the module that defines and "
+            "registers it, and load again"
+        ) from error
 
 
 def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
