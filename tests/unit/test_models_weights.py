@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from metaprune import imports as optional
 from metaprune.errors import ConfigError, MissingDependencyError, WeightsError
 from metaprune.models import create, default_input_shape, load_weights
-from metaprune.models import imports as optional
 
 
 def net(outputs=3):
