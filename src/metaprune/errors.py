@@ -67,6 +67,10 @@ class NoEffectWarning(UserWarning):
     """What was asked for changes nothing."""
 
 
+class VacuousProofWarning(UserWarning):
+    """A proof whose two sides are zero."""
+
+
 class UncoveredOpWarning(UserWarning):
     """An operator without a rule locked what entered it."""
 

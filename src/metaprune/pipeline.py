@@ -170,13 +170,15 @@ def _train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Ph
             history = train(
                 inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,
                 checkpoint_dir=place.checkpoints("train"), progress=progress,
-                identity={"weights": config.model.weights},
+                identity={"weights": tensors_digest(network.tensors)},
             ).to_dict()  # fmt: skip
+    elif config.model.weights is None and not config.model.spec.startswith(("python:", "hf:")):
+        log.warning("warning: the network has random weights; give model.weights, or a [train] table with data")
     return {"history": history, "bytes": inputs.save_dense(place.path / "dense.safetensors")}
 
 
 def _latency(config: RunConfig, inputs: Inputs, smaller: nn.Module) -> dict[str, Any] | None:
-    """Dense and pruned network in turns, on random inputs of the configured batch size."""
+    """Dense and pruned network in turns, on an example repeated to the configured batch size."""
     if config.latency.repeats == 0:
         return None
     args, kwargs = inputs.batch_of(config.latency.batch_size)

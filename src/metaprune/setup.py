@@ -19,7 +19,7 @@ from metaprune.errors import ConfigError, DataError, described
 from metaprune.export.archive import named_tensors, whole_file
 from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
-from metaprune.train.batch import call_model, logits_of
+from metaprune.train.batch import call_model, logits_of, share_of
 from metaprune.train.modes import device_of, modes_restored
 
 
@@ -122,10 +122,15 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
 
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:
-    """Two random samples of the configured shape, else of the data's, else of the model's own."""
-    shape = config.model.input_shape or (
-        data.input_shape if data is not None else default_input_shape(config.model.spec, model)
-    )
+    """Two random samples of the configured shape, else two of the data, else random ones of the model's own shape."""
+    if config.model.input_shape is None and data is not None:
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+            inputs, _ = next(iter(data.val.batches(2)))
+        inputs = share_of(inputs, 0, 2, 1)
+        if isinstance(inputs, Mapping):
+            return (), dict(inputs)
+        return inputs if isinstance(inputs, tuple) else (inputs,), {}
+    shape = config.model.input_shape or default_input_shape(config.model.spec, model)
     if shape is not None:
         return (torch.randn(2, *shape, generator=Rng(config.seed).child("example").torch()),), {}
     dummy = getattr(model, "dummy_inputs", None)  # transformers models bring their own

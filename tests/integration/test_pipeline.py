@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import metaprune as mp
 from metaprune.cli.main import main
@@ -127,6 +128,40 @@ def test_users_loaders_give_one_plan_per_seed_and_leave_the_global_generator():
         assert torch.equal(torch.get_rng_state(), before)
         plans.append(result.plan)
     assert plans[0] == plans[1]
+
+
+def text_data():
+    tokens = torch.randint(0, 20, (24, 5), generator=torch.Generator().manual_seed(0))
+    samples = [({"tokens": row, "scale": torch.ones(1)}, int(row.sum() % 2)) for row in tokens]
+
+    class Samples(Dataset):
+        def __len__(self):
+            return len(samples)
+
+        def __getitem__(self, index):
+            return samples[index]
+
+    return Samples(), Samples()
+
+
+class Bag(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(20, 16), torch.nn.Linear(16, 2)
+
+    def forward(self, tokens, scale):
+        return {"logits": self.head(self.embed(tokens).mean(1) * scale)}
+
+
+def test_a_run_on_inputs_that_are_not_images(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    plan = {
+        "model": {"spec": "python:test_pipeline:Bag"}, "data": {"spec": "python:test_pipeline:text_data"},
+        "budget": {"params": "50%"}, "latency": {"repeats": 1, "batch_size": 3}, "device": "cpu",
+        "recover": {"kind": "distil", "train": {"epochs": 1, "batch_size": 8}},
+    }  # fmt: skip
+    record = run(from_dict(RunConfig, plan), tmp_path / "run", progress=False)
+    assert record["quality"]["recovered"]["samples"] == 24
 
 
 def test_data_that_does_not_fit_the_model_is_refused_before_any_work():

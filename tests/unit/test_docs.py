@@ -18,11 +18,15 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
 
 
 def test_tables_are_generated_from_the_results():
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, "run: python benchmarks/tables.py"
 
 
-@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name
+)
 def test_links_in_documents_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target

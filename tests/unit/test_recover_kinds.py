@@ -11,6 +11,7 @@ from torch.nn import functional
 from train_fakes import cnn, data, mlp, same, weights
 
 from metaprune.errors import ConfigError, NotAvailableError
+from metaprune.models.zoo import build_zoo, zoo_names
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.distil import DistillationObjective, distillation_loss
 from metaprune.recover.run import RECOVERIES, recover
@@ -127,6 +128,13 @@ def test_scratch_initialises_attention():
     reinitialise(attention, Rng(0))
     assert not any((parameter == 9.0).any() for parameter in attention.parameters())
     assert float(attention[0].out_proj.bias.detach().abs().max()) == 0.0
+
+
+def test_scratch_knows_every_network_of_the_zoo():
+    for name in zoo_names():
+        with torch.device("meta"):
+            model = build_zoo(name)
+        reinitialise(model, Rng(0))
 
 
 def test_scratch_refuses_to_guess():

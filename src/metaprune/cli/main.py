@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
+from safetensors import SafetensorError
 
 from metaprune.cli.data import DataVerb
 from metaprune.cli.export import Export
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MetapruneError as error:
         sys.stderr.write(f"metaprune: {error}\n")
         return 2
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         sys.stderr.write(
             f"metaprune: {error}. Check the path, its rights and the space left; then run the command again\n"
         )

@@ -151,8 +151,8 @@ def _tree_spec(text: str) -> pytree.TreeSpec:
         return pytree.treespec_loads(text)
     except NotImplementedError as error:
         raise NotAvailableError(
-            f"the network takes or returns a class that is not known here ({error}): import the module that defines and "
-            "registers it, and load again"
+            f"the network takes or returns a class that is not known here ({error}): import the module that defines "
+            "and registers it, and load again"
         ) from error
 
 

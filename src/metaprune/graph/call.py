@@ -44,7 +44,7 @@ class Gather:
 
     tensor: fx.Node
     dim: int
-    label: Label  # of the input dimension
+    label: np.ndarray  # of the input dimension
     source: np.ndarray  # [n_out] row of the input that each row of the output is
 
 
@@ -76,8 +76,8 @@ class Survivors:
         key = id(label)
         if key not in self._rows:
             final = self._atoms.final(label)
-            alive = np.ones(len(label), dtype=bool) if final is None else self._alive[final].all(axis=1)
-            self._rows[key] = alive
+            everything = np.ones(len(label), dtype=bool)
+            self._rows[key] = everything if final is None else np.asarray(self._alive[final].all(axis=1))
         return self._rows[key]
 
     def count(self, label: np.ndarray) -> int:
@@ -200,6 +200,10 @@ class Call:
                 self.fact.covered &= self.norm(label) is None
                 self.lock(label, "operator without a rule")
         return self.free_outputs()
+
+    def opaque(self) -> Labels:
+        """`lock_all` for an operator with one output."""
+        return self.lock_all()[0] or []
 
     def free_outputs(self) -> list[Labels | None]:
         values = self.out if isinstance(self.out, (list, tuple)) else [self.out]

@@ -125,7 +125,7 @@ def _export_once(model: nn.Module, args: tuple, kwargs: dict) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == batch and id(leaf) not in seen:
             seen.add(id(leaf))
             shapes[leaf] = {0: torch.export.Dim.AUTO}
-    dynamic = shapes if seen and batch > 1 else None
+    dynamic: Any = shapes if seen and batch > 1 else None
     return torch.export.export(model, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 
 
@@ -234,7 +234,11 @@ def _explain_failure(model: nn.Module, error: Exception) -> str:
     while trace is not None:
         frame = trace.tb_frame
         owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and id(owner) in paths and "torch/nn/modules/module" not in frame.f_code.co_filename:
+        if (
+            isinstance(owner, nn.Module)
+            and id(owner) in paths
+            and "torch/nn/modules/module" not in frame.f_code.co_filename
+        ):
             where = f"{paths[id(owner)]} ({type(owner).__name__})"
             line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip()
         trace = trace.tb_next

@@ -62,11 +62,12 @@ def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str
         return Fact([None])
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         labels = facts[node.args[0].name].labels
-        return Fact([labels[node.args[1]] if len(labels) > node.args[1] else _free(value)])
+        position: Any = node.args[1]
+        return Fact([labels[position] if len(labels) > position else _free(value)])
     call = Call(node, atoms, captured, facts)
     rule = RULES.get(call.name) or (pointwise if is_pointwise(node.target) else None)
     if rule is not None:
-        result = rule(call)
+        result: Any = rule(call)
         call.fact.labels = result if isinstance(value, (list, tuple)) else [result]
     else:
         call.fact.labels = call.lock_all() if call.tensors() else call.free_outputs()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import fx
@@ -51,10 +53,11 @@ def _match_shuffle(first: fx.Node) -> tuple[fx.Node, fx.Node, int, int, int] | N
         last = next(iter(last.users))
     if not _is(last, *views, "flatten.using_ints"):
         return None
-    x = first.args[0]
+    x: Any = first.args[0]
+    turned: Any = turn.args[1:3]
     before, middle, after = (list(n.meta["val"].shape) for n in (x, first, last))
-    dim = min(a % len(middle) for a in turn.args[1:3])
-    if max(a % len(middle) for a in turn.args[1:3]) != dim + 1 or str(before) != str(after):
+    dim = min(a % len(middle) for a in turned)
+    if max(a % len(middle) for a in turned) != dim + 1 or str(before) != str(after):
         return None
     if len(middle) != len(before) + 1 or not all(isinstance(n, int) for n in middle[dim : dim + 2]):
         return None

@@ -41,7 +41,7 @@ def patched_call(
             element = old if patch.position is None else old[patch.position]
             if patch.value is not None:
                 new = patch.value(alive)
-            elif not alive.cut(patch.label) or (isinstance(element, int) and element == -1):
+            elif patch.label is None or not alive.cut(patch.label) or (isinstance(element, int) and element == -1):
                 continue
             else:
                 kept, total = alive.count(patch.label), len(patch.label)

@@ -27,7 +27,9 @@ def build_space(labelled: Labelled) -> Space:
             final = atoms.final(raw)
             stays = len(raw) if final is None else int((final < 0).all(axis=1).sum())
             if stays:
-                locked.append(LockedDim(name, dim, len(raw), stays, atoms.lock_reason(raw) or "never leaves this dimension"))
+                locked.append(
+                    LockedDim(name, dim, len(raw), stays, atoms.lock_reason(raw) or "never leaves this dimension")
+                )
             if final is not None:
                 uses.append((name, dim, final))
     signature = _signatures(uses, _cost_labels(labelled), len(atoms))

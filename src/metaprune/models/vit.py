@@ -102,9 +102,10 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, num_heads, hidden[i]) for i in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
-        self._init_weights()
+        self.reset_parameters()
 
-    def _init_weights(self) -> None:
+    def reset_parameters(self) -> None:
+        """New weights in all of the network; `recover="scratch"` asks for it."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():

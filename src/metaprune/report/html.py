@@ -26,7 +26,7 @@ def render_report(record: data.Record) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     drawn = [
-        {"key": key, "caption": caption, "height": figure.layout.height, "json": _figure_json(figure)}
+        {"key": key, "caption": caption, "height": figure.layout["height"], "json": _figure_json(figure)}
         for key, caption, figure in figures(record)
     ]
     space = record.get("space") or {}

@@ -135,12 +135,14 @@ def curves_figure(record: Record, what: str) -> go.Figure | None:
     accuracy = what == "accuracy"
     figure = go.Figure()
     phases = list(dict.fromkeys(row.phase for row in rows))
+    shown: set[str] = set()
     for split, colour, dash in (("train", ORANGE, "dot"), ("val", BLUE, "solid")):
         for phase in phases:
             points = [(r, getattr(r, f"{split}_{what}")) for r in rows if r.phase == phase]
             points = [(r, y) for r, y in points if y is not None]
             if points:
-                first = not any(t.legendgroup == split for t in figure.data)
+                first = split not in shown
+                shown.add(split)
                 trace = _curve(points, 100.0 if accuracy else 1.0, colour, dash)
                 names = {"train": "training", "val": "validation"}
                 figure.add_trace(trace.update(name=names[split], legendgroup=split, showlegend=first))

@@ -56,7 +56,8 @@ def cut(
 
     Args:
         form: `auto` returns the module form where it verifies, else the graph form.
-        verify: prove sliced = masked on the example inputs. A module form is compared with the sliced graph in any case.
+        verify: prove sliced = masked and graph form = sliced on the example inputs (constant ones get noise). A module
+            form is compared with the sliced graph in any case.
         weights: full-size tensors by parameter name that replace the model's own.
 
     Raises:
@@ -77,6 +78,8 @@ def cut(
         raise VerificationError(f"no module form: {why}. The graph form is possible: form='graph'")
     if model is None:
         model, kind, attributes = graph_form(network, alive, tensors), "graph", {}
+        if verify:
+            _check_graph(model, proof)
     else:
         kind = "module"
     shapes = {}
@@ -86,6 +89,18 @@ def cut(
         if after != tuple(tensor.shape):
             shapes[name] = (tuple(tensor.shape), after)
     return Pruned(network, model, kind, why, plan, error, shapes, attributes)
+
+
+def _check_graph(model: nn.Module, proof: Proof) -> None:
+    """Raises VerificationError unless the graph form is the sliced graph."""
+    try:
+        error = proof.module_error(model)
+    except Exception as failure:
+        raise VerificationError(
+            f"the graph form does not run: {failure}. Nothing was changed; please report it"
+        ) from failure
+    if not error <= TOLERANCE:
+        raise VerificationError(f"the graph form differs from the sliced graph by {error:.2e}. Please report it")
 
 
 def _module(

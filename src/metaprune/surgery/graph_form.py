@@ -112,7 +112,9 @@ class _Builder:
         captured = self.network.captured
         self._inputs()
         reference = next((n for n, t in captured.tensors.items() if t.is_floating_point()), None)
-        self.reference = None if reference is None else (self.graph.get_attr(reference), captured.tensors[reference].dtype)
+        self.reference = (
+            None if reference is None else (self.graph.get_attr(reference), captured.tensors[reference].dtype)
+        )
         for node in captured.graph.nodes:
             if node.op == "placeholder" and node.name in captured.sources:
                 self.places[node] = captured.sources[node.name]  # fetched where it is used
@@ -180,19 +182,23 @@ class _Builder:
         bound = bound_arguments(node)
         names = {k: self.network.captured.sources.get(getattr(bound[k], "name", "")) for k in _BATCHNORM_TENSORS}
         path = (names["running_mean"] or "").removesuffix(".running_mean")
-        if any(names[k] not in (None, f"{path}.{k}") for k in names) or (names["weight"] is None) != (bound["weight"] is None):
+        if any(names[k] not in (None, f"{path}.{k}") for k in names) or (names["weight"] is None) != (
+            bound["weight"] is None
+        ):
             return None
         self._batch_norm(path, node, bound)
         return path, (node.args[0],)
 
     def _batch_norm(self, path: str, node: fx.Node, bound: dict[str, Any]) -> None:
-        old = self.root.get_submodule(path)
+        old: Any = self.root.get_submodule(path)
         if isinstance(old, nn.modules.batchnorm._BatchNorm):
             return
-        rank = node.args[0].meta["val"].dim()
+        rank = bound["input"].meta["val"].dim()
         kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank]
-        original = self.network.model.get_submodule(path)
-        new = kind(len(old.running_mean), eps=bound["eps"], momentum=original.momentum, affine=bound["weight"] is not None)
+        original: Any = self.network.model.get_submodule(path)
+        new = kind(
+            len(old.running_mean), eps=bound["eps"], momentum=original.momentum, affine=bound["weight"] is not None
+        )
         for name, parameter in old._parameters.items():
             setattr(new, name, parameter)
         for name, buffer in old._buffers.items():
@@ -209,7 +215,11 @@ class _Builder:
                 self.weights[place] = self.graph.get_attr(place)
             return self.weights[place]
         if isinstance(value, (list, tuple)):
-            return type(value)(self._value(v) for v in value) if type(value) in (list, tuple) else [self._value(v) for v in value]
+            return (
+                type(value)(self._value(v) for v in value)
+                if type(value) in (list, tuple)
+                else [self._value(v) for v in value]
+            )
         if isinstance(value, dict):
             return {k: self._value(v) for k, v in value.items()}
         if isinstance(value, torch.device) and self.reference is not None:
@@ -219,21 +229,27 @@ class _Builder:
         return value
 
     def _scale(self, value: fx.Node, kept: int, total: int) -> fx.Node:
-        return self.graph.call_function(operator.floordiv, (self.graph.call_function(operator.mul, (self._value(value), kept)), total))
+        return self.graph.call_function(
+            operator.floordiv, (self.graph.call_function(operator.mul, (self._value(value), kept)), total)
+        )
 
     def _index(self, positions: np.ndarray) -> fx.Node:
         name = f"_gather_{self.gathers}"
         self.gathers += 1
-        self.root.register_buffer(name, torch.from_numpy(np.ascontiguousarray(positions)).to(self.network.program.device))
+        self.root.register_buffer(
+            name, torch.from_numpy(np.ascontiguousarray(positions)).to(self.network.program.device)
+        )
         return self.graph.get_attr(name)
 
 
 def _dropout(node: fx.Node) -> nn.Module:
     name = op_name(node.target)
-    rank = node.args[0].meta["val"].dim()
+    rank = node.all_input_nodes[0].meta["val"].dim()
     whole_channels = {3: nn.Dropout1d, 5: nn.Dropout3d}.get(rank, nn.Dropout2d)
     kinds = {"dropout": nn.Dropout, "feature_dropout": whole_channels, "alpha_dropout": nn.AlphaDropout}
-    return kinds.get(name.removesuffix("_"), nn.FeatureAlphaDropout)(node.args[1], inplace=name.endswith("_"))
+    return kinds.get(name.removesuffix("_"), nn.FeatureAlphaDropout)(
+        bound_arguments(node)["p"], inplace=name.endswith("_")
+    )
 
 
 _BATCHNORM_TENSORS = ("weight", "bias", "running_mean", "running_var")

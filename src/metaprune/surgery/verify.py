@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
-from metaprune.errors import VerificationError
+from metaprune.errors import VacuousProofWarning, VerificationError
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 
@@ -44,9 +45,18 @@ def relative_error(actual: Any, expected: Any) -> float:
 
 
 def to_float64(value: Any) -> Any:
-    return pytree.tree_map(
-        lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value
-    )
+    return pytree.tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value)
+
+
+def _varied(x: Any) -> Any:
+    """Constant inputs (torch.zeros as an example) prove little: noise in 0..1 is added to them."""
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.numel() < 2 or (x != x.flatten()[0]).any():
+        return x
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    return x + noise.to(x.device)
+
+
+_DEFECT = "Nothing was changed. This is a defect of an operator rule: please report it with the output of net.explain()"
 
 
 class Proof:
@@ -54,11 +64,14 @@ class Proof:
 
     def __init__(self, network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]):
         self.network, self.alive, self.tensors = network, alive, tensors
-        self.args, self.kwargs = to_float64(network.captured.example)
+        self.args, self.kwargs = pytree.tree_map(_varied, to_float64(network.captured.example))
         structure = network.program.structure(alive, dtype=torch.float64)
         part = SlicedTensors(tensors, network.labelled, alive, torch.float64)
-        with torch.no_grad():
-            self.sliced = network.program.run(structure, part, self.args, self.kwargs)
+        try:
+            with torch.no_grad():
+                self.sliced = network.program.run(structure, part, self.args, self.kwargs)
+        except RuntimeError as error:
+            raise VerificationError(f"the cut network does not run: {error}\n{_DEFECT}") from error
 
     def masked_error(self) -> float:
         """Relative error of the sliced graph against the masked original."""
@@ -83,11 +96,23 @@ class Proof:
 
     def check(self) -> float:
         """Raises VerificationError unless sliced = masked; returns the error."""
+        leaves = [x for x in pytree.tree_leaves(self.sliced) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        if any(x.isnan().any() for x in leaves):
+            raise VerificationError(
+                "the cut network's output holds NaN, which equals nothing: look for NaN in the weights or the example "
+                "inputs, or a piece of the network that kept no channel (raise min_keep). Nothing was changed"
+            )
+        if leaves and not any(x.any() for x in leaves):
+            warnings.warn(
+                "all outputs are zero on the example inputs, so their equality says little: trace with other inputs",
+                VacuousProofWarning,
+                stacklevel=4,
+            )
         error = self.masked_error()
         if not error <= TOLERANCE:
             raise VerificationError(
-                f"the cut network differs from its masked original by {error:.2e} (relative, float64; allowed {TOLERANCE}). "
-                "Nothing was changed. This is a defect of an operator rule: please report it with the output of net.explain()"
+                f"the cut network differs from its masked original by {error:.2e} (relative, float64; allowed "
+                f"{TOLERANCE}). {_DEFECT}"
             )
         return error
 

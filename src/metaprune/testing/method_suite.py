@@ -37,16 +37,17 @@ BUDGETS = ({"macs": "50%"}, {"params": "40%"}, {"memory_mb": "70%"}, {"macs": "6
 def small_data(seed: int = 0, n: int = 96) -> Data:
     """Three splits of noise images [n, 1, 28, 28] with ten labels."""
     draw = np.random.default_rng(seed)
-    splits = []
+    splits: list[TensorSplit] = []
     for _ in range(3):
         images = torch.from_numpy(draw.integers(0, 256, (n, 1, 28, 28), dtype=np.uint8))
         splits.append(TensorSplit(images, torch.from_numpy(draw.integers(0, 10, n)), (0.5,), (0.3,)))
-    return Data("noise", *splits, 10, (1, 28, 28), tuple("0123456789"), "noise")
+    train, val, test = splits
+    return Data("noise", train, val, test, 10, (1, 28, 28), tuple("0123456789"), "noise")
 
 
 def small_network(kind: str) -> nn.Module:
     with Rng(7).torch_global():
-        options = {"image_size": 28} if kind == "transformer" else {}
+        options: dict[str, Any] = {"image_size": 28} if kind == "transformer" else {}
         model = create(NETWORKS[kind], num_classes=10, in_channels=1, **options)
     return perturb(model, seed=3).eval()
 
@@ -65,7 +66,7 @@ class MethodSuite:
     kinds: ClassVar[tuple[str, ...]] = ("cnn", "transformer")
 
     @pytest.fixture(scope="class", autouse=True)
-    def _networks(self, request: pytest.FixtureRequest) -> None:
+    def _networks(self, request: Any) -> None:
         """Traced once per class; methods must not change them."""
         request.cls.networks = {k: trace(small_network(k), torch.zeros(2, 1, 28, 28)) for k in self.kinds}
         request.cls.data = small_data()

@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ def perturb(model: nn.Module, seed: int = 0, scale: float = 0.05) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=draw) * 0.1)
-            module.running_var.copy_(torch.rand(module.running_var.shape, generator=draw) + 0.5)
+            variance = cast("torch.Tensor", module.running_var)
+            variance.copy_(torch.rand(variance.shape, generator=draw) + 0.5)
     return model
 
 

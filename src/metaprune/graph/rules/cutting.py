@@ -110,7 +110,7 @@ def slice_(call: Call) -> Labels:
     elif step != 1:
         call.fact.gather = Gather(x, dim, label, np.arange(start, end, step))
     elif call.name == "narrow":
-        part = labels[dim]
+        part = label[start:end]
         call.set("start", lambda alive: alive.before(label, start))
         call.set("length", lambda alive: alive.count(part))
     else:
@@ -127,7 +127,7 @@ def index(call: Call) -> Labels:
     used = [d for d, i in enumerate(indices) if i is not None]
     tensors = [indices[d] for d in used]
     if any(t.meta["val"].dtype in (torch.bool, torch.uint8) for t in tensors):
-        return call.lock_all()[0] or []
+        return call.opaque()
     for d in used:
         call.lock(labels[d], "indexed by value")
     for t in tensors:
@@ -195,7 +195,7 @@ def reorder(call: Call) -> Labels:
     labels, shape = call.labels(x), call.shape(x)
     dims = [d % len(labels) for d in (call["dims"] or [])]
     if not dims:  # roll of the flattened tensor
-        return call.lock_all()[0] or []
+        return call.opaque()
     tracked = [d for d in dims if labels[d] is not None]
     if len(dims) > 1 or not tracked:
         for d in tracked:

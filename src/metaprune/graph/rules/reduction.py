@@ -16,7 +16,9 @@ def _reduced(call: Call) -> tuple[list[int], bool]:
     """The reduced dimensions (all, if none are named) and whether they are kept with size one."""
     rank = len(call.shape(call["self"]))
     dim = call["dim"]
-    dims = list(range(rank)) if dim is None or dim == [] else [d % rank for d in ([dim] if isinstance(dim, int) else dim)]
+    dims = (
+        list(range(rank)) if dim is None or dim == [] else [d % rank for d in ([dim] if isinstance(dim, int) else dim)]
+    )
     return dims, bool(call["keepdim"])
 
 
@@ -53,7 +55,9 @@ def _reference(call: Call, tracked: Labels, dims: list[int], keep: bool) -> None
         call.fact.masked = masked
 
 
-@rule("var", "std", "var_mean", "std_mean", "prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median")
+@rule(
+    "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median"
+)
 def reduce_locked(call: Call) -> Labels | list[Labels | None]:
     """Order- or width-dependent reductions: the reduced dimensions cannot shrink, the others pass."""
     labels = call.labels(call["self"])
@@ -66,7 +70,18 @@ def reduce_locked(call: Call) -> Labels | list[Labels | None]:
     return [list(out) for _ in call.out] if isinstance(call.out, (list, tuple)) else out
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort")
+@rule(
+    "softmax",
+    "_softmax",
+    "log_softmax",
+    "_log_softmax",
+    "softmin",
+    "cumsum",
+    "cumprod",
+    "logcumsumexp",
+    "sort",
+    "argsort",
+)
 def along(call: Call) -> Labels | list[Labels | None]:
     """Every entry depends on all entries along the dimension: it cannot shrink (attention keys are not channels)."""
     labels = call.labels(call["self"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from torch import fx
@@ -55,7 +57,7 @@ def view(call: Call) -> Labels:
     x = call["self"]
     argument = "size" if "size" in call.arguments else "shape"
     if not isinstance(call[argument], (list, tuple)):  # view(dtype)
-        return call.lock_all()[0] or []
+        return call.opaque()
     out = reshaped(call, call.labels(x), call.shape(x), call.out_shape)
     for j, label in enumerate(out):
         call.scale(argument, label, j)
@@ -87,14 +89,28 @@ def reshape_as(call: Call) -> Labels:
     return out
 
 
-@rule("permute", "transpose", "swapaxes", "swapdims", "t", "t_", "transpose_", "movedim", "moveaxis", "numpy_T", "mT", "adjoint")
+@rule(
+    "permute",
+    "transpose",
+    "swapaxes",
+    "swapdims",
+    "t",
+    "t_",
+    "transpose_",
+    "movedim",
+    "moveaxis",
+    "numpy_T",
+    "mT",
+    "adjoint",
+)
 def permute(call: Call) -> Labels:
     """Labels follow the dimensions: found by running the operator on a tensor of distinct sizes."""
     x = call["self"]
     sizes = list(range(2, 2 + len(call.shape(x))))
     probe = torch.empty(sizes, device="meta")
     arguments = fx.map_arg((call.node.args[1:], call.node.kwargs), lambda n: call.numbers(n))
-    moved = call.node.target(probe, *arguments[0], **arguments[1])
+    operator: Any = call.node.target
+    moved = operator(probe, *arguments[0], **arguments[1])
     labels = call.labels(x)
     return [labels[size - 2] for size in moved.shape]
 
@@ -145,14 +161,17 @@ def repeat(call: Call) -> Labels:
     lead = max(len(times) - len(shape), 0)
     times = [1] * (len(shape) - len(times)) + list(times)
     shape, labels = [1] * lead + shape, [None] * lead + labels
-    return [label if r == 1 else merge_labels([(None, r), (label, n)]) for r, n, label in zip(times, shape, labels, strict=True)]
+    return [
+        label if r == 1 else merge_labels([(None, r), (label, n)])
+        for r, n, label in zip(times, shape, labels, strict=True)
+    ]
 
 
 @rule("repeat_interleave")
 def repeat_interleave(call: Call) -> Labels:
     times, dim = call["repeats"], call["dim"]
     if not isinstance(times, int) or dim is None:
-        return call.lock_all()[0] or []
+        return call.opaque()
     labels, shape = call.labels(call["self"]), call.shape(call["self"])
     dim %= len(labels)
     labels[dim] = merge_labels([(labels[dim], shape[dim]), (None, times)])
@@ -189,6 +208,5 @@ def sym_size(call: Call) -> None:
 @rule("permute_channels")
 def permute_channels(call: Call) -> Labels:
     """The channel-shuffle pass puts this in place of view, transpose, view."""
-    return permuted(call, call.node.args[0], call.node.args[1], np.asarray(call.node.args[2]))
-
-
+    x, dim, order = cast("tuple[fx.Node, int, tuple[int, ...]]", call.node.args)
+    return permuted(call, x, dim, np.asarray(order))

@@ -7,7 +7,13 @@ from metaprune.graph.labels import merge_labels
 from metaprune.graph.rules.registry import rule
 
 POOLS = [f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for d in (1, 2, 3)]
-RESIZES = ["upsample_linear1d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "upsample_trilinear3d"]
+RESIZES = [
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "_upsample_bilinear2d_aa",
+    "upsample_bicubic2d",
+    "upsample_trilinear3d",
+]
 RESIZES += ["_upsample_bicubic2d_aa", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"]
 
 
