@@ -243,6 +243,11 @@ def _explain_failure(model: nn.Module, error: Exception) -> str:
             line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip()
         trace = trace.tb_next
     first = next((t for t in str(error).splitlines() if t.strip()), type(error).__name__)
+    if not line:  # not stopped in a forward: a kind of module or of output that export does not take
+        return (
+            f"torch.export does not take {type(model).__name__}: {type(error).__name__}: {first[:300]}\n"
+            "What to do: pass an eager nn.Module with initialised parameters that returns tensors, tuples, lists or dicts."
+        )
     return (
         f"torch.export could not capture module {where} at `{line}`: {type(error).__name__}: {first[:300]}\n"
         "What to do: a branch on tensor values becomes torch.where or torch.cond; .item() and numpy calls move out of "
