@@ -246,7 +246,7 @@ def _explain_failure(model: nn.Module, error: Exception) -> str:
     if not line:  # not stopped in a forward: a kind of module or of output that export does not take
         return (
             f"torch.export does not take {type(model).__name__}: {type(error).__name__}: {first[:300]}\n"
-            "What to do: pass an eager nn.Module with initialised parameters that returns tensors, tuples, lists or dicts."
+            "What to do: pass an eager, initialised nn.Module that returns tensors, tuples, lists or dicts."
         )
     return (
         f"torch.export could not capture module {where} at `{line}`: {type(error).__name__}: {first[:300]}\n"
