@@ -102,28 +102,35 @@ def prune(
         proposal = how.propose(Task(network, splits, constraints), budget, rng.child("method", how.name))
         _require_within(network.cost(proposal.plan), budget.bounds(network.cost()), how.name)
         if not proposal.plan.keep and proposal.weights is None:
-            warnings.warn(
-                f"the full network meets the budget {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2
-            )
+            warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
     with phases("cut"):
         pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights)
     quality = {"dense": _quality(network.model, splits), "cut": _quality(pruned.model, splits)}
     with phases("recover"):
-        history = None
-        if splits is not None and recovery.kind != "none":
-            identity = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
-            history = recover_model(
-                pruned.model, network.model, splits, recovery, rng=rng.child("recover"), device=device_of(pruned.model),
-                checkpoint_dir=checkpoint_dir, progress=progress, identity=identity,
-            )  # fmt: skip
+        history = _recovered(pruned, splits, recovery, rng.child("recover"), checkpoint_dir, progress)
+        if history is not None:
             quality["recovered"] = _quality(pruned.model, splits)
     record = {
         **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
         "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
-        "history": {"recover": None if history is None else history.to_dict()},
+        "history": {"recover": history},
     }  # fmt: skip
     return Result(pruned.model, pruned.plan, record, pruned)
+
+
+def _recovered(
+    pruned: Pruned, data: Data | None, how: RecoverConfig, rng: Rng, checkpoint_dir: Path | None, progress: bool
+) -> dict[str, Any] | None:
+    """Recover `pruned.model` in place; the training history, or None if nothing was asked for."""
+    if data is None or how.kind == "none":
+        return None
+    network = pruned.network
+    identity = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
+    return recover_model(
+        pruned.model, network.model, data, how, rng=rng, device=device_of(pruned.model), checkpoint_dir=checkpoint_dir,
+        progress=progress, identity=identity,
+    ).to_dict()  # fmt: skip
 
 
 def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command: str | None = None) -> dict[str, Any]:
