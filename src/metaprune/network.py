@@ -139,7 +139,7 @@ class Network:
             tensors = own if masked else self.sliced(alive, tensors=own)
         if masked and alive is not None:
             structure = self.program.structure(key="full", training=training)
-            return run_masked(self.program, structure, self.labelled.facts, tensors, alive, args, kwargs)
+            return run_masked(self.program, structure, self.labelled, tensors, alive, args, kwargs)
         key = "full" if plan is None else tuple(sorted(plan.keep.items()))
         structure = self.program.structure(alive, key=key, training=training)
         return self.program.run(structure, tensors, args, kwargs)

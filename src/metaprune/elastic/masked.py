@@ -1,20 +1,22 @@
 """The reference semantics: the full network in which dropped indices are zero wherever they could be consumed.
 
-Every operator that makes a new tensor has its output multiplied by the mask of its labels; views are left alone (they
-alias), in-place operators are masked in place. Statistics over channels are taken over the survivors (each rule
-brings its own reference). This is what "the masked original" means, and what a cut is proved against.
+The model's tensors, and the output of every operator that makes a new tensor, are zero where their labels say dropped;
+views are left alone (they alias), in-place operators are masked in place. Statistics over channels are taken over the
+survivors (each rule brings its own reference). This is what "the masked original" means, and what a cut is proved
+against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from metaprune.elastic.program import Program, Step, Structure
-from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
+from metaprune.graph.call import Labels, Survivors, alias_kind
 from metaprune.graph.capture import op_name
+from metaprune.graph.labelling import Labelled
 from metaprune.graph.rules.norm import survivors_mask
 
 # views whose new dimension is tracked although the operand has no such dimension: a sum over it must see the mask
@@ -35,10 +37,26 @@ def _apply_mask(value: Any, labels: Labels | None, alive: Survivors, in_place: b
     return value
 
 
+class MaskedTensors(Mapping[str, torch.Tensor]):
+    """Masks `tensors` on access: where two parameters meet (spectral norm), no activation's zeros would do it."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], labelled: Labelled, alive: Survivors):
+        self._tensors, self._labelled, self._alive = tensors, labelled, alive
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return _apply_mask(self._tensors[name], self._labelled.parameters.get(name), self._alive, False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 def run_masked(
     program: Program,
     structure: Structure,
-    facts: dict[str, Fact],
+    labelled: Labelled,
     tensors: Mapping[str, torch.Tensor],
     alive: Survivors,
     args: tuple,
@@ -47,7 +65,7 @@ def run_masked(
     """Run the full-size `structure` under masks; returns what the model returns."""
 
     def call(step: Step, a: list, k: dict) -> Any:
-        fact = facts[step.node.name]
+        fact = labelled.facts[step.node.name]
         if fact.masked is not None:
             schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)
             names = [x.name for x in schema]
@@ -62,4 +80,4 @@ def run_masked(
             return [_apply_mask(v, ls, alive, False) for v, ls in zip(out, fact.labels, strict=False)]
         return _apply_mask(out, fact.labels[0], alive, kind == "inplace")
 
-    return program.run(structure, tensors, args, kwargs, call)
+    return program.run(structure, MaskedTensors(tensors, labelled, alive), args, kwargs, call)

@@ -77,9 +77,9 @@ class Proof:
         """Relative error of the sliced graph against the masked original."""
         structure = self.network.program.structure(key="full", dtype=torch.float64)
         full = SlicedTensors(self.tensors, self.network.labelled, None, torch.float64)
-        facts = self.network.labelled.facts
+        labelled = self.network.labelled
         with torch.no_grad():
-            masked = run_masked(self.network.program, structure, facts, full, self.alive, self.args, self.kwargs)
+            masked = run_masked(self.network.program, structure, labelled, full, self.alive, self.args, self.kwargs)
         return relative_error(self.sliced, self._without_dropped(masked))
 
     def _without_dropped(self, masked: Any) -> Any:

@@ -221,6 +221,13 @@ def _group_norm() -> tuple:
 
 
 @_toy
+def _spectral_norm() -> tuple:
+    """The norm of a weight is taken with vectors that shrink with it: parameter meets parameter."""
+    middle = nn.utils.spectral_norm(nn.Conv2d(8, 12, 3))
+    return nn.Sequential(_conv_bn(3, 8), middle, nn.ReLU(), _Head(12)), _image()
+
+
+@_toy
 def _squeeze_excite() -> tuple:
     def forward(m: Any, x: Tensor) -> Tensor:
         x = m.stem(x)

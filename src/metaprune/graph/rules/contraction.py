@@ -50,7 +50,8 @@ def matmul(call: Call) -> Labels:
     names = list(call.arguments)
     a, b = call[names[0]], call[names[1]]
     out = product(call, call.labels(a), call.shape(a), call.labels(b), call.shape(b))
-    call.macs(*dims_of(out, call.out_symbolic), Dim(call.labels(a)[-1], call.symbolic(a)[-1]))
+    if min(len(call.shape(a)), len(call.shape(b))) > 1:  # PyTorch's counter leaves out products with a vector, so do we
+        call.macs(*dims_of(out, call.out_symbolic), Dim(call.labels(a)[-1], call.symbolic(a)[-1]))
     return out
 
 
