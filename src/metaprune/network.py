@@ -40,7 +40,8 @@ class Network:
         self.labelled = labelled
         self.space = space
         self._costs: dict[int, CostModel] = {}
-        self.program = Program(captured, labelled.facts, self._switchable())
+        self.switchable = self._find_switchable()
+        self.program = Program(captured, labelled.facts, self.switchable)
 
     @property
     def uncovered(self) -> list[Uncovered]:
@@ -57,7 +58,7 @@ class Network:
         """Operators whose result depends on how many channels there are (statistics over channels)."""
         return list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
 
-    def _switchable(self) -> frozenset[str]:
+    def _find_switchable(self) -> frozenset[str]:
         """Nodes that follow the training flag: dropout, and BatchNorm over running statistics that are the model's."""
         names = []
         for node in self.captured.graph.nodes:

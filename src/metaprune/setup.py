@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from metaprune.config import RunConfig
 from metaprune.data import Data, load_data
 from metaprune.errors import ConfigError, DataError, described
-from metaprune.export.archive import named_tensors, whole_file
+from metaprune.export.archive import named_tensors, write_tensors
 from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
 from metaprune.train.batch import call_model, logits_of, share_of
@@ -43,8 +42,7 @@ class Inputs:
     def save_dense(self, path: Path) -> int:
         """Write the dense network's tensors; returns the size of the file in bytes."""
         tensors, _ = named_tensors(self.model)
-        with whole_file(path) as temporary:
-            save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, temporary)
+        write_tensors(path, tensors)
         return path.stat().st_size
 
 

@@ -134,10 +134,7 @@ class Program:
             )
             if training and node.name in self._switchable:
                 args, kwargs = with_argument(target, args, kwargs, _flag(node), True)
-            args, kwargs = (_resolve_nodes(a, places) for a in (args, kwargs))
-            if dtype is not None:
-                args, kwargs = (_retype(a, dtype) for a in (args, kwargs))
-            args, kwargs = (_replace_device(a, device) for a in (args, kwargs))
+            args, kwargs = (_rewrite_literals(_resolve_nodes(a, places), dtype, device) for a in (args, kwargs))
             label = self._facts[node.name].rescale_output
             places[node] = Ref(slots)
             steps.append(Step(node, target, list(args), kwargs, slots))
@@ -223,20 +220,15 @@ def _resolve_nodes(value: Any, places: dict[fx.Node, Any]) -> Any:
     return value
 
 
-def _retype(value: Any, dtype: torch.dtype) -> Any:
+def _rewrite_literals(value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
+    """Literal devices -> `device`; literal floating dtypes -> `dtype`, if one is given."""
     if isinstance(value, list):
-        return [_retype(v, dtype) for v in value]
+        return [_rewrite_literals(v, dtype, device) for v in value]
     if isinstance(value, dict):
-        return {k: _retype(v, dtype) for k, v in value.items()}
-    return dtype if isinstance(value, torch.dtype) and value in FLOATS else value
-
-
-def _replace_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, list):
-        return [_replace_device(v, device) for v in value]
-    if isinstance(value, dict):
-        return {k: _replace_device(v, device) for k, v in value.items()}
-    return device if isinstance(value, torch.device) else value
+        return {k: _rewrite_literals(v, dtype, device) for k, v in value.items()}
+    if isinstance(value, torch.device):
+        return device
+    return dtype if dtype is not None and isinstance(value, torch.dtype) and value in FLOATS else value
 
 
 def _attribute(module: Any, path: str) -> Any:

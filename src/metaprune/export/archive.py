@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,11 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    with whole_file(path) as temporary:
+        save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, temporary)
+
+
 def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Parameters and buffers (non-persistent ones too) once each, and alias -> name for tied ones."""
     first: dict[int, str] = {}
@@ -84,8 +89,7 @@ def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options
         graph = None  # a module form needs its factory then
     parameters = {n: t.requires_grad for n, t in tensors.items() if isinstance(t, nn.Parameter)}
     (folder / "network.json").unlink(missing_ok=True)  # written last: a killed save leaves no archive, not a mixed one
-    with whole_file(folder / "model.safetensors") as path:
-        save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, path)
+    write_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "plan.json", pruned.plan.to_dict())
     described = {
         "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error,

@@ -45,7 +45,7 @@ class Task:
         """One number per group; equal for groups that live in the same kinds of parameters in the same way.
 
         After Isomorphic Pruning (Fang et al., ECCV 2024): structures of different topology are not ranked against one
-        another. Our signature is the multiset of (module class, parameter, dimension, rows per channel is one or more).
+        another. Our signature is the set of (module class, parameter, dimension, rows per channel is one or more).
         """
         kinds = {n: type(m).__name__ for n, m in self.network.model.named_modules()}
         signatures = []

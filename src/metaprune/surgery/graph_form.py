@@ -172,7 +172,7 @@ class _Builder:
 
     def _as_module(self, node: fx.Node) -> tuple[str, tuple] | None:
         """(path, inputs) of a real BatchNorm or dropout module for a node that follows the training flag."""
-        if node.name not in self.network._switchable():
+        if node.name not in self.network.switchable:
             return None
         if op_name(node.target) in DROPOUTS:
             path = f"_dropout_{self.dropouts}"
