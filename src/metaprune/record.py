@@ -45,5 +45,5 @@ def describe_cut(pruned: Pruned) -> dict[str, Any]:
             "over_merged": network.space.over_merged,
         },
         "cost": {"before": network.cost().to_dict(), "after": network.cost(plan).to_dict()},
-        "proof": {"form": pruned.form, "why": pruned.why, "error": pruned.error},
+        "proof": {"form": pruned.form, "why": pruned.why, "error": pruned.error, "config": pruned.config.why},
     }

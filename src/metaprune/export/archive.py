@@ -28,6 +28,7 @@ from metaprune.export.graph_json import graph_from_json, graph_to_json
 from metaprune.rng import Rng
 from metaprune.surgery.cut import Pruned
 from metaprune.surgery.graph_form import place_tensor
+from metaprune.surgery.hf_config import set_config
 from metaprune.surgery.module_form import set_attributes
 
 FORMAT = 1
@@ -95,6 +96,7 @@ def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options
         "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error,
         "spec": spec, "options": options or {},
         "aliases": aliases, "parameters": parameters, "attributes": pruned.attributes, "graph": graph,
+        "config": {"why": pruned.config.why, "changes": pruned.config.changes},
         "inputs": _describe_inputs(*pruned.network.captured.example),
     }  # fmt: skip
     write_json(folder / "network.json", described)
@@ -222,4 +224,6 @@ def _load_module(
         held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
         held[leaf] = tensor
     set_attributes(model, described["attributes"])
+    if changes := described.get("config", {}).get("changes"):
+        set_config(model, changes)
     return model

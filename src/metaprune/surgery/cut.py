@@ -13,6 +13,7 @@ from metaprune.errors import ConfigError, VerificationError
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
+from metaprune.surgery.hf_config import ConfigFit, fit_config
 from metaprune.surgery.module_form import Attributes, module_candidates
 from metaprune.surgery.verify import TOLERANCE, Proof
 from metaprune.values import Plan
@@ -28,6 +29,7 @@ class Pruned:
     error: relative float64 difference between sliced and masked network; None if the caller turned the proof off.
     shapes: parameter name -> (shape before, shape after), for those that changed.
     attributes: module path -> attribute -> value that the module form needed.
+    config: of a transformers model in module form, whether its config could follow the cut, and so save_pretrained.
     """
 
     network: Network  # the original, as traced
@@ -38,6 +40,7 @@ class Pruned:
     error: float | None
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     attributes: Attributes = field(default_factory=dict)
+    config: ConfigFit = field(default_factory=ConfigFit)
 
     def as_graph(self) -> nn.Module:
         """The structure as a graph form with the original's weights (what `load(form="graph")` is rebuilt from)."""
@@ -88,7 +91,8 @@ def cut(
         after = tuple(n if label is None else alive.count(label) for n, label in zip(tensor.shape, labels, strict=True))
         if after != tuple(tensor.shape):
             shapes[name] = (tuple(tensor.shape), after)
-    return Pruned(network, model, kind, why, plan, error, shapes, attributes)
+    config = fit_config(model, shapes, attributes, proof) if kind == "module" else ConfigFit()
+    return Pruned(network, model, kind, why, plan, error, shapes, attributes, config)
 
 
 def _check_graph(model: nn.Module, proof: Proof) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from metaprune.elastic.masked import run_masked
@@ -46,6 +47,25 @@ def relative_error(actual: Any, expected: Any) -> float:
 
 def to_float64(value: Any) -> Any:
     return pytree.tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value)
+
+
+class _Promoted(TorchFunctionMode):
+    """Casts that a forward hard-codes (rotary embeddings are computed in float32) go to float64 too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+            func = torch.Tensor.double
+        promote = lambda v: torch.float64 if isinstance(v, torch.dtype) and v.is_floating_point else v  # noqa: E731
+        return func(*(promote(a) for a in args), **{n: promote(v) for n, v in (kwargs or {}).items()})
+
+
+@torch.no_grad()
+def run_float64(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Output of a copy in float64 and eval mode, whatever dtypes its forward names."""
+    probe = copy.deepcopy(module).double().eval()
+    args, kwargs = to_float64((args, kwargs))
+    with _Promoted():
+        return probe(*args, **kwargs)
 
 
 def _varied(x: Any) -> Any:
@@ -118,6 +138,5 @@ class Proof:
 
     def module_error(self, module: nn.Module) -> float:
         """Relative error of a module against the sliced graph (a copy runs in float64, eval mode)."""
-        probe = copy.deepcopy(module).double().eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return relative_error(probe(*self.args, **self.kwargs), self.sliced)
+        with torch.random.fork_rng(devices=[]):
+            return relative_error(run_float64(module, self.args, self.kwargs), self.sliced)

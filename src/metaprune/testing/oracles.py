@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metaprune.network import Network, trace
 from metaprune.surgery import Pruned, cut
-from metaprune.surgery.verify import TOLERANCE, relative_error
+from metaprune.surgery.verify import TOLERANCE, relative_error, run_float64
 from metaprune.values import Plan, Space
 
 FULL_WIDTH_TOLERANCE = 1e-5  # float32: eager code may take fused paths that the traced graph does not
@@ -58,10 +58,8 @@ def counted_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
 
 def output_error(a: nn.Module, b: nn.Module, args: tuple, kwargs: dict[str, Any]) -> float:
     """Relative difference of the outputs of two modules: copies in float64 and eval mode."""
-    double = lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x  # noqa: E731
-    args, kwargs = pytree.tree_map(double, (args, kwargs))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        x, y = (copy.deepcopy(m).double().eval()(*args, **kwargs) for m in (a, b))
+    with torch.random.fork_rng(devices=[]):
+        x, y = (run_float64(m, args, kwargs) for m in (a, b))
         return relative_error(x, y)
 
 
