@@ -1,0 +1,175 @@
+"""On how many networks does it work? Every network and tool in a process of its own; results are kept as they come.
+
+python benchmarks/coverage/run.py --out benchmarks/coverage/results.json --resume
+
+--only takes globs over names (`timm:*`, `hf:llama`); a killed sweep goes on with --resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+HERE = Path(__file__).parent
+CAPS_S = {"metaprune": 600, "torch-pruning": 150, "torch-kirigami": 150}  # CPU seconds, imports not counted
+WALL_FACTOR = 8  # a process that sleeps, or waits on a busy machine, is ended too
+PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch-pruning", "torch-kirigami")
+
+
+def one(name: str, tool: str, out: Path, keeps: list[float]) -> None:
+    """Measure one network with one tool in this process; `out` is rewritten whenever more is known."""
+    import torch
+    from process import limit_cpu
+
+    import metaprune  # noqa: F401  (its imports are not part of any time)
+
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {"network": name, "tool": tool}
+
+    def save() -> None:
+        out.write_text(json.dumps(row))
+
+    save()
+    limit_cpu(CAPS_S[tool])
+    if tool == "metaprune":
+        import ours
+
+        ours.measure(name, row, save, tuple(keeps))
+    else:
+        import peers
+
+        if tool == "torch-pruning" and name.startswith("timm:"):
+            from metaprune.imports import allow_torchvision_import
+
+            allow_torchvision_import()
+            import timm.layers
+
+            timm.layers.set_fused_attn(False)
+        peers.measure(tool, name, row, save)
+    row["finished"] = True
+    save()
+
+
+def child(name: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The row of one process. A crash or time-out keeps what was known before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.json"
+        command = [sys.executable, str(HERE / "run.py"), "--one", name, tool, "--out", str(out), "--keeps"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        start = time.perf_counter()
+        ended = ""
+        try:
+            done = subprocess.run(
+                [*command, *map(str, options.keeps)], env=environment, capture_output=True, text=True,
+                timeout=WALL_FACTOR * CAPS_S[tool],
+            )  # fmt: skip
+            if done.returncode in (-24, -9):
+                ended = f"over {CAPS_S[tool]} CPU seconds" if done.returncode == -24 else "killed (memory?)"
+            elif done.returncode:
+                ended = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]
+        except subprocess.TimeoutExpired:
+            ended = f"over {WALL_FACTOR * CAPS_S[tool]} seconds of wall time"
+        row = json.loads(out.read_text()) if out.exists() else {"network": name, "tool": tool}
+    if ended:
+        row["ended"] = ended
+        row.setdefault("reason", ended)
+    return {**row, "wall_s": round(time.perf_counter() - start, 1)}
+
+
+def environment() -> dict[str, Any]:
+    versions = {p: importlib.metadata.version(p) for p in PACKAGES}
+    return {**versions, "python": platform.python_version(), "threads": 1, "caps_cpu_s": CAPS_S}
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def sweep(options: argparse.Namespace) -> None:
+    from networks import NETWORKS, SKIPPED
+    from peers import HELP
+
+    tools = ["metaprune", *[t for t in options.peers.split(",") if t]]
+    report: dict[str, Any] = {"rows": []}
+    if options.resume and options.out.exists():
+        report = json.loads(options.out.read_text())
+    done = {(r["network"], r["tool"]) for r in report["rows"]}
+    names = [n for n in NETWORKS if not options.only or any(fnmatch.fnmatchcase(n, p) for p in options.only)]
+    todo = [(n, t) for t in tools if t not in options.skip for n in names if (n, t) not in done]
+    notes = {n: e.note for n, e in NETWORKS.items() if e.note}
+    report |= {"environment": environment(), "skipped": SKIPPED, "notes": notes, "help": HELP}
+    report["names"] = list(NETWORKS)
+    lock = Lock()
+
+    def measure(pair: tuple[str, str]) -> None:
+        row = rounded(child(*pair, options))
+        with lock:
+            report["rows"].append(row)
+            order = {n: i for i, n in enumerate(NETWORKS)}
+            report["rows"].sort(key=lambda r: (order.get(r["network"], len(order)), r["tool"]))
+            fresh = options.out.with_suffix(".tmp")
+            fresh.write_text(json.dumps(report, indent=1) + "\n")
+            fresh.replace(options.out)
+            left = len(todo) - sum((r["network"], r["tool"]) in set(todo) for r in report["rows"])
+            print(f"[{left} left] {brief(row)}", flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(measure, todo))
+
+
+def brief(row: dict[str, Any]) -> str:
+    """One line for whoever watches."""
+    name = f"{row['network']} {row['tool']} {row['wall_s']:.0f} s:"
+    reason = row.get("reason") or row.get("error") or ""
+    if row["tool"] != "metaprune":
+        return f"{name} {'passed' if row.get('passed') else 'FAILED ' + str(reason)[:140]} cpu {row.get('cpu_s')}"
+    if not row.get("captured"):
+        return f"{name} NOT CAPTURED {reason[:200]}"
+    cuts = row.get("graph", {})
+    text = " ".join(
+        f"{k}:{'ok' if c['proved'] else 'UNPROVED ' + c.get('reason', '')[:160]}"
+        + ("" if c.get("macs_equal") else f" MACS {c.get('macs')}/{c.get('macs_counted')}")
+        for k, c in cuts.items()
+    )
+    odd = [f"{k}={row[k]}" for k in ("uncovered", "over_merged", "one_atom_groups") if row.get(k)]
+    return (
+        f"{name} {text} share {row.get('prunable_share', 0):.3f} module {row.get('module_free', {}).get('proved')} "
+        f"capture {row['capture_cpu_s']:.1f} analysis {row['analysis_cpu_s']:.2f} {' '.join(odd)} {reason[:140]}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--peers", default="torch-pruning,torch-kirigami", help="'' for none")
+    parser.add_argument("--skip", nargs="*", default=[], help="tools to leave out")
+    parser.add_argument("--keeps", nargs="*", type=float, default=[0.3, 0.5, 0.9])
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        one(*options.one, options.out, options.keeps)
+    else:
+        sweep(options)
+
+
+if __name__ == "__main__":
+    main()
