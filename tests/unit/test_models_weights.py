@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import metaprune
 from metaprune import imports as optional
 from metaprune.errors import ConfigError, MissingDependencyError, WeightsError
 from metaprune.models import create, default_input_shape, load_weights
@@ -152,6 +153,67 @@ def test_hf_folder_keeps_its_head(tmp_path):
     assert model.eval()(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 4)
     with pytest.raises(ConfigError, match="cannot be loaded"):
         create(f"hf:{tmp_path / 'nothing'}")
+
+
+@pytest.fixture
+def timm_folder(tmp_path):
+    """A folder as timm's own `push_to_hf_hub` fills it."""
+    try:
+        timm = optional.import_optional("timm", "timm")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    model = timm.create_model("test_byobnet", num_classes=7)
+    from timm.models import save_for_hf
+
+    save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+    return tmp_path / "saved", model
+
+
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_timm_folder_brings_its_weights(timm_folder, prefix):
+    folder, model = timm_folder
+    spec = f"timm:{prefix}{folder}"
+    again = create(spec)
+    assert same(model.state_dict(), again.state_dict())
+    assert default_input_shape(spec, again) == model.default_cfg["input_size"]
+    other_head = create(spec, num_classes=3)
+    assert other_head.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert same(model.stem.state_dict(), other_head.stem.state_dict())
+
+
+def test_timm_folder_takes_other_weights(timm_folder, tmp_path):
+    folder, model = timm_folder
+    changed = {n: t + 1 if t.is_floating_point() else t for n, t in model.state_dict().items()}
+    save_file(changed, tmp_path / "changed.safetensors")
+    assert same(create(f"timm:{folder}", weights=tmp_path / "changed.safetensors").state_dict(), changed)
+
+
+def test_timm_folder_prunes_saves_and_loads(timm_folder, tmp_path):
+    folder, _ = timm_folder
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = metaprune.prune(create(f"timm:{folder}").eval(), x, budget="macs=50%")
+    result.save(tmp_path / "small", spec=f"timm:{folder}")
+    assert torch.equal(metaprune.load(tmp_path / "small")(x), result.model.eval()(x))
+
+
+@pytest.mark.parametrize("spec", ["timm:{0}/nothing", "timm:local-dir:{0}", "hf:{0}"])
+def test_folders_that_hold_no_model(tmp_path, spec):
+    try:
+        with pytest.raises(ConfigError, match=r"cannot be loaded.*config\.json and model\.safetensors"):
+            create(spec.format(tmp_path))
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("spec", ["timm:hf-hub:owner/net", "timm:owner/net", "hf:owner/net"])
+def test_hub_names_while_offline(monkeypatch, spec):
+    """The Hub's own client in its offline mode (without it, it tries again for 20 seconds and raises the same)."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    try:
+        with pytest.raises(ConfigError, match=r"cannot be loaded.*while online"):
+            create(spec)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
 
 
 def test_timm_options_and_shape():

@@ -16,13 +16,40 @@ from metaprune.models.zoo import build_zoo, zoo_entry, zoo_names
 PRETRAINED = "pretrained"
 
 
-def _from_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _from_timm(name: str, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
     timm = import_optional("timm", "timm")
-    if not timm.is_model(name):
-        raise ConfigError(f"timm has no model {name!r}.{closest(name, timm.list_models())}")
     if "in_channels" in options:
         options["in_chans"] = options.pop("in_channels")
-    return timm.create_model(name, pretrained=pretrained, **options)
+    saved = _saved_timm(name)
+    if saved is None:
+        if not timm.is_model(name):
+            raise ConfigError(f"timm has no model {name!r}.{closest(name, timm.list_models())}")
+        return timm.create_model(name, pretrained=weights == PRETRAINED, **options)
+    try:
+        return timm.create_model(saved, pretrained=weights in (None, PRETRAINED), **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(_not_loaded("timm", name, error)) from error
+
+
+def _saved_timm(name: str) -> str | None:
+    """timm's own name for a folder (`local-dir:`) or a Hub repository (`hf-hub:`); None for an architecture."""
+    source, separator, rest = name.partition(":")
+    if separator and source in ("hf-hub", "hf_hub", "local-dir"):
+        return f"{source.replace('_', '-')}:{rest}"
+    folder = Path(name).expanduser()
+    if folder.is_dir() or name.startswith(("/", ".", "~")):
+        return f"local-dir:{folder}"
+    return f"hf-hub:{name}" if "/" in name else None
+
+
+def _not_loaded(scheme: str, name: str, error: Exception) -> str:
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    where = "the folder" if folder.is_dir() else "no such folder, and the Hub"
+    line = next(iter(str(error).splitlines()), "")
+    return (
+        f"{scheme}:{name} cannot be loaded: {where} gave {type(error).__name__}: {line} "
+        "Give a folder with config.json and model.safetensors, or a Hub name (owner/name) while online."
+    )
 
 
 def _from_torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -39,6 +66,8 @@ def _from_hf(name: str, options: dict[str, Any]) -> nn.Module:
     if "num_classes" in options:
         options["num_labels"] = options.pop("num_classes")
         options.setdefault("ignore_mismatched_sizes", True)
+    if Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser())
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         # The class the weights were saved from knows its head; AutoModel is the body alone.
@@ -46,11 +75,7 @@ def _from_hf(name: str, options: dict[str, Any]) -> nn.Module:
         factory = getattr(transformers, saved_as[0]) if saved_as else transformers.AutoModel
         return factory.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        where = "the folder" if Path(name).is_dir() else "no such folder, and the Hub"
-        raise ConfigError(
-            f"hf:{name} cannot be loaded: {where} gave {type(error).__name__}: {str(error).splitlines()[0]} "
-            "Give a folder with config.json and model.safetensors, or a Hub name while online."
-        ) from error
+        raise ConfigError(_not_loaded("hf", name, error)) from error
 
 
 def _from_python(target: str, options: dict[str, Any]) -> nn.Module:
@@ -73,8 +98,8 @@ def split_spec(spec: str) -> tuple[str, str]:
     if not separator and spec in zoo_names():
         raise ConfigError(f"Model {spec!r} has no source: write 'zoo:{spec}' (or timm:{spec}, torchvision:{spec}).")
     raise ConfigError(
-        f"Model {spec!r} is not understood.{closest(scheme, schemes)} Write zoo:NAME, timm:NAME, torchvision:NAME, "
-        "hf:NAME_OR_DIR or python:module:function."
+        f"Model {spec!r} is not understood.{closest(scheme, schemes)} Write zoo:NAME, timm:NAME_OR_DIR, "
+        "torchvision:NAME, hf:NAME_OR_DIR or python:module:function."
     )
 
 
@@ -82,9 +107,10 @@ def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> n
     """Build a model, in training mode as PyTorch builds it (hf: in evaluation mode, as transformers does).
 
     Args:
-        spec: `zoo:NAME`, `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`.
+        spec: `zoo:NAME`, `timm:NAME_OR_DIR`, `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`. A
+            folder, and a Hub name (`owner/name`), hold a config and weights, which are loaded.
         weights: a weight file, or "pretrained" for the package's own (timm, torchvision: fetched by that package).
-            `hf:` always loads the weights it names. Default: random, from torch's global generator.
+            Default: those of the folder or Hub name, else random, from torch's global generator.
         options: passed to the builder: `num_classes`, `in_channels`, `width`, `widths`, `image_size`, ...
 
     Raises:
@@ -100,7 +126,7 @@ def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> n
         if scheme == "zoo":
             model = build_zoo(name, **options)
         elif scheme == "timm":
-            model = _from_timm(name, pretrained, dict(options))
+            model = _from_timm(name, weights, dict(options))
         elif scheme == "torchvision":
             model = _from_torchvision(name, pretrained, options)
         elif scheme == "hf":
