@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from metaprune.graph.call import Survivors
 from metaprune.graph.capture import Captured, capture, module_of, op_name
 from metaprune.graph.labelling import Labelled, Uncovered, label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
+from metaprune.graph.roles import roles_of_atoms
 from metaprune.graph.space import build_space
+from metaprune.graph.unpack import unpack_projections
 from metaprune.values import Cost, Plan, Space
 
 # in ATen's names; a trailing underscore works in place
@@ -71,6 +74,24 @@ class Network:
                 if isinstance(owner, nn.modules.batchnorm._BatchNorm):
                     names.append(node.name)
         return frozenset(names)
+
+    @cached_property
+    def isomorphic_classes(self) -> list[int]:
+        """One number per group; equal for groups that live in the same kinds of parameters in the same way.
+
+        After Isomorphic Pruning (Fang et al., ECCV 2024): structures of different topology are not ranked against one
+        another. Our signature is the set of (module class, parameter, dimension, rows per channel is one or more).
+        """
+        kinds = {n: type(m).__name__ for n, m in self.model.named_modules()}
+        signatures = []
+        for group in self.space:
+            rows = []
+            for m in group.members:
+                path, _, leaf = m.parameter.rpartition(".")
+                rows.append((kinds.get(path, ""), leaf, m.dim, m.rows.shape[1] > 1))
+            signatures.append(tuple(sorted(set(rows))))
+        numbers = {s: i for i, s in enumerate(dict.fromkeys(signatures))}
+        return [numbers[s] for s in signatures]
 
     # ------------------------------------------------------------------------------------------ plans and costs
 
@@ -196,8 +217,9 @@ def trace(
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     captured = capture(model, tuple(args), dict(example_kwargs or {}))
     fuse_channel_shuffles(captured.graph)
+    unpack_projections(captured)
     labelled = label_graph(captured, free_outputs)
-    network = Network(model, captured, labelled, build_space(labelled))
+    network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
     if labelled.uncovered:
         import warnings
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from metaprune.rng import Rng
 from metaprune.run_folder import Phases, RunFolder, log
 from metaprune.setup import Inputs, load_inputs, require_fit, tensors_digest
 from metaprune.surgery.cut import Pruned, cut
+from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
@@ -64,7 +65,10 @@ def prune(
     round_to: int = 1,
     min_keep: int = 1,
     ignore: Sequence[str] = (),
+    only: Sequence[str] = (),
     ratios: Mapping[str, float] | None = None,
+    ties: Sequence[Sequence[str]] = (),
+    keep_module: bool = False,
     form: Literal["auto", "module", "graph"] = "auto",
     verify: bool = True,
     seed: int = 0,
@@ -79,7 +83,8 @@ def prune(
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         recover: None, bn, finetune, distil, scratch, or a RecoverConfig.
-        round_to, min_keep, ignore, ratios: see `Constraints`.
+        round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
+        keep_module: only widths at which the model's own class runs; the result is then of that class.
         form, verify: see `cut`.
         checkpoint_dir: recovery continues from here after a kill.
 
@@ -88,7 +93,10 @@ def prune(
     """
     rng, phases = Rng(seed), Phases()
     budget, recovery = Budget.parse(budget), parse_recover(recover)
-    constraints = Constraints(round_to=round_to, min_keep=min_keep, ignore=_patterns(ignore), ratios=dict(ratios or {}))
+    constraints = Constraints(
+        round_to=round_to, min_keep=min_keep, ignore=_patterns(ignore), only=_patterns(only), ratios=dict(ratios or {}),
+        ties=tuple(_patterns(tie) for tie in ties), keep_module=keep_module,
+    )  # fmt: skip
     how = create_method(method, dict(method_options or {}))
     splits = None if data is None else as_data(data)
     if splits is None and (how.needs_data or recovery.kind != "none"):
@@ -98,6 +106,8 @@ def prune(
     with phases("trace"):
         network = trace(model, example_inputs, example_kwargs)
         require_fit(network.model, splits)
+        rules = module_rules(network, seed) if keep_module else ModuleRules()
+        constraints, form = rules.applied_to(constraints), "module" if keep_module and form == "auto" else form
     with phases("propose"):
         proposal = how.propose(Task(network, splits, constraints), budget, rng.child("method", how.name))
         _require_within(network.cost(proposal.plan), budget.bounds(network.cost()), how.name)
@@ -114,7 +124,7 @@ def prune(
         **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
         "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
-        "history": {"recover": history},
+        "history": {"recover": history}, "module_rules": asdict(rules),
     }  # fmt: skip
     return Result(pruned.model, pruned.plan, record, pruned)
 
@@ -144,11 +154,11 @@ def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command
         with phases("load"):
             inputs = load_inputs(config)
         dense = _train_dense(config, inputs, place, phases, progress)
-        c = config.constraints
+        limits = {f.name: getattr(config.constraints, f.name) for f in fields(Constraints)}
         result = prune(
             inputs.model, inputs.args, inputs.kwargs, budget=config.budget, method=method, data=inputs.data,
-            recover=config.recover, round_to=c.round_to, min_keep=c.min_keep, ignore=c.ignore, ratios=c.ratios,
-            form=config.form, seed=config.seed, checkpoint_dir=place.checkpoints("recover"), progress=progress,
+            recover=config.recover, **limits, form=config.form, seed=config.seed,
+            checkpoint_dir=place.checkpoints("recover"), progress=progress,
         )  # fmt: skip
         with phases("measure"):
             latency = _latency(config, inputs, result.model)

@@ -27,16 +27,21 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can be dropped one by one; dropping channel i drops row i of every member."""
+    """Channels that can be dropped one by one; dropping channel i drops row i of every member.
+
+    role: `heads` (where queries are grouped: `kv_heads`, and `query_heads` of each), `head_dims` (query and key
+    dimensions of a head), `value_dims`, `stream` (the width that a residual connection carries on) or `hidden`.
+    """
 
     name: str
     width: int
     members: tuple[Member, ...]
     atoms: np.ndarray  # int64 [width], atom of every channel in the network's algebra
+    role: str = "hidden"
 
     def matches(self, pattern: str) -> bool:
-        """Whether a glob pattern names this group, one of its parameters, or a module that holds one."""
-        names = {self.name}
+        """Whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE."""
+        names = {self.name, f"{self.name.partition(':')[0]}:{self.role}"}
         for member in self.members:
             parts = member.parameter.split(".")
             names |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
@@ -257,13 +262,19 @@ class Constraints:
     round_to: kept widths are multiples of this (or the full width).
     min_keep: a group keeps at least this many channels (or all, if it has fewer).
     ignore: glob patterns of groups, modules or parameters that are left as they are, inputs included.
+    only: glob patterns of what may shrink; everything else is left as it is. Empty: everything may.
     ratios: glob pattern -> keep ratio in (0, 1] that the matching groups get, whatever the scores say about width.
+    ties: tuples of glob patterns; all groups that one tuple matches keep one and the same ratio.
+    keep_module: only widths at which the model's own class still runs (tied or left whole where it needs that).
     """
 
     round_to: int = 1
     min_keep: int = 1
     ignore: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
+    ties: tuple[tuple[str, ...], ...] = ()
+    keep_module: bool = False
 
     def __post_init__(self) -> None:
         if not all(isinstance(n, Integral) and n >= 1 for n in (self.round_to, self.min_keep)):

@@ -67,7 +67,8 @@ def test_any_budget_is_met_with_less_than_one_step_left(percent, round_to, min_k
     scores = [np.array([random.random() for _ in range(g.width)]) for g in NETWORK.space]
     widths = allocator.by_scores(scores).widths(NETWORK.space)
     assert NETWORK.cost(widths).params <= NETWORK.cost().params * percent / 100
-    for g, levels in enumerate(allocator.levels):
+    for g, unit in enumerate(allocator.units):
+        levels = unit.levels[:, 0]
         assert widths[g] in levels
         if widths[g] < levels[-1]:
             more = widths.copy()
@@ -83,9 +84,8 @@ def test_patterns_that_match_nothing_name_the_closest():
     for constraints in (Constraints(ignore=("layr.2",)), Constraints(ratios={"O": 0.5})):
         with pytest.raises(PlanError, match="matches no group"):
             Task(network, constraints=constraints).allocator(Budget(params="50%"))
-    assert [
-        len(x) for x in Task(network, constraints=Constraints(ignore=("0",))).allocator(Budget(params="90%")).levels
-    ] == [1, 20]
+    units = Task(network, constraints=Constraints(ignore=("0",))).allocator(Budget(params="90%")).units
+    assert [len(u.levels) for u in units] == [1, 20]
 
 
 def test_an_ignored_layer_keeps_its_input_width_too():

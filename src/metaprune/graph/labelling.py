@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from metaprune.graph.call import Call, Fact, Labels
 from metaprune.graph.capture import Captured, module_of, op_name
-from metaprune.graph.labels import Atoms
+from metaprune.graph.labels import Atoms, Label
 from metaprune.graph.rules import RULES
 from metaprune.graph.rules.elementwise import is_pointwise, pointwise
 
@@ -50,7 +52,35 @@ def label_graph(captured: Captured, free_outputs: bool = False) -> Labelled:
             for value in node.all_input_nodes:
                 for label in facts[value.name].labels[0] or []:
                     atoms.lock(label, "graph output")
+    results = [facts[node.name] for node in captured.graph.nodes if node.op == "call_function"]
+    _lock_unread(atoms, results, parameters)
     return Labelled(atoms, facts, parameters, uncovered)
+
+
+def _lock_unread(atoms: Atoms, results: list[Fact], parameters: dict[str, Labels]) -> None:
+    """Rows that no operator's result depends on stay: positions beyond the traced length, which other inputs may read.
+
+    They are the atoms of one dimension of one tensor only, which are in no output and in no product.
+    """
+    uses = np.zeros(len(atoms), dtype=np.int64)
+
+    def count(labels: Iterable[Label]) -> None:
+        for label in labels:
+            final = atoms.norm(label)
+            if final is not None:
+                uses[np.unique(final[final >= 0])] += 1
+
+    held = [label for labels in parameters.values() for label in labels]
+    count(held)
+    if not (uses == 1).any():
+        return
+    outside = {id(label): label for fact in results for out in fact.labels for label in out or []}
+    outside |= {id(dim.label): dim.label for fact in results for term in fact.macs for dim in term}
+    count(outside.values())
+    for label in held:
+        final = atoms.norm(label)
+        if final is not None:
+            atoms.lock(np.where((final >= 0) & (uses[final] == 1), final, -1), "not read at the traced input sizes")
 
 
 def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str, Fact]) -> Fact:

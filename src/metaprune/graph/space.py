@@ -9,14 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from metaprune.graph.labelling import Labelled
+from metaprune.graph.roles import ATTENTION_ROLES, HIDDEN, ROLES, STREAM
 from metaprune.values import ChannelGroup, LockedDim, Member, Space
 
 # names that say "output side" or "what kind" of a parameter, not which layer it belongs to
 _LEAF = re.compile(r"\.(weight|bias|running_mean|running_var|in_proj_weight|in_proj_bias)$")
 
 
-def build_space(labelled: Labelled) -> Space:
-    """Groups in the order of their first parameter; what is locked is listed with its reason."""
+def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
+    """Groups in the order of their first parameter; what is locked is listed with its reason.
+
+    roles: int [atoms], index into `ROLES`.
+    """
     atoms = labelled.atoms
     uses: list[tuple[str, int, np.ndarray]] = []  # (parameter, dim, final label)
     locked: list[LockedDim] = []
@@ -37,9 +41,13 @@ def build_space(labelled: Labelled) -> Space:
     used = np.unique(np.concatenate([f[f >= 0] for _, _, f in uses])) if uses else np.empty(0, dtype=np.int64)
     # rows and columns of a square (GroupNorm of 32 times 32 channels) have one membership, but are two choices: keeping
     # rows alone would keep nothing
-    for atom, origin in zip(used, atoms.origin(used), strict=True):  # in the order of the network's parameters
+    for atom, origin in zip(used, atoms.origin(used), strict=True):
         classes[int(signature[atom]), int(origin)].append(int(atom))
-    groups = _groups(list(classes.values()), uses, len(atoms))
+    first_use = np.full(len(atoms), len(uses), dtype=np.int64)
+    for i, (_, _, label) in reversed(list(enumerate(uses))):
+        first_use[label[label >= 0]] = i
+    ordered = sorted(classes.values(), key=lambda c: (first_use[c[0]], c[0]))
+    groups = _groups(ordered, uses, roles)
     return Space(tuple(groups), tuple(locked), atoms.over_merged)
 
 
@@ -64,7 +72,8 @@ def _signatures(uses: list, costs: Iterator[np.ndarray], n: int) -> np.ndarray:
     return signature
 
 
-def _groups(classes: list[list[int]], uses: list, n: int) -> list[ChannelGroup]:
+def _groups(classes: list[list[int]], uses: list, roles: np.ndarray) -> list[ChannelGroup]:
+    n = len(roles)
     owner = np.full(n + 1, -1, dtype=np.int64)  # the padding -1 reads the last entry
     position = np.zeros(n + 1, dtype=np.int64)
     for g, atoms in enumerate(classes):
@@ -82,15 +91,23 @@ def _groups(classes: list[list[int]], uses: list, n: int) -> list[ChannelGroup]:
     taken: dict[str, int] = {}
     groups = []
     for atoms, where in zip(classes, members, strict=True):
-        name = _name(where)
+        role = ROLES[roles[atoms[0]]]
+        if role == STREAM and len(_producers(where)) < 2:  # an addition inside one layer's output carries nothing on
+            role = HIDDEN
+        name = f"{_name(where)}:{role}" if role in ATTENTION_ROLES else _name(where)
         taken[name] = taken.get(name, 0) + 1
         unique = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64)))
+        groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64), role))
     return groups
+
+
+def _producers(members: list[Member]) -> list[Member]:
+    """Weights with the group on their output side."""
+    return [m for m in members if m.dim == 0 and m.parameter.endswith("weight")]
 
 
 def _name(members: list[Member]) -> str:
     """The layer that produces the channels: the first weight matrix with the group on its output side."""
-    produced = [m for m in members if m.dim == 0 and m.parameter.endswith("weight")]
+    produced = _producers(members)
     first = next((m for m in produced if not re.search(r"(bn|norm|ln)[^.]*\.weight$", m.parameter)), None)
     return _LEAF.sub("", (first or (produced or members)[0]).parameter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from metaprune.errors import ConfigError
@@ -39,24 +38,6 @@ class Task:
                 f"method {method!r} looks at training data: pass data=..., or use magnitude, which needs none"
             )
         return self.data
-
-    @cached_property
-    def isomorphic_classes(self) -> list[int]:
-        """One number per group; equal for groups that live in the same kinds of parameters in the same way.
-
-        After Isomorphic Pruning (Fang et al., ECCV 2024): structures of different topology are not ranked against one
-        another. Our signature is the set of (module class, parameter, dimension, rows per channel is one or more).
-        """
-        kinds = {n: type(m).__name__ for n, m in self.network.model.named_modules()}
-        signatures = []
-        for group in self.network.space:
-            rows = []
-            for m in group.members:
-                path, _, leaf = m.parameter.rpartition(".")
-                rows.append((kinds.get(path, ""), leaf, m.dim, m.rows.shape[1] > 1))
-            signatures.append(tuple(sorted(set(rows))))
-        numbers = {s: i for i, s in enumerate(dict.fromkeys(signatures))}
-        return [numbers[s] for s in signatures]
 
 
 @runtime_checkable

@@ -98,7 +98,7 @@ class Ranking(ABC):
             scores = self.scores(task, plan, rng.child("step", step))
             for g, mask in enumerate(plan.masks(task.network.space)):
                 scores[g] = np.where(mask, scores[g], -np.inf)  # dropped channels stay dropped
-            classes = task.isomorphic_classes if self.scope == "isomorphic" else None
+            classes = task.network.isomorphic_classes if self.scope == "isomorphic" else None
             plan = allocator.by_scores(scores, self.scope, classes)
         return Proposal(plan)
 

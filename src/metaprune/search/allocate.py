@@ -1,22 +1,22 @@
 """From scores to a plan that meets hard budgets: every method that ranks channels goes through here.
 
-Each group has *levels*, the widths it may take (multiples of `round_to`, at least `min_keep`, or full). Going down one
-level drops that group's least important channels. All such steps are ordered by importance, the shortest prefix
-that meets every budget is taken, and then steps are given back, the most important first, until not one more fits. What
-is left over is therefore less than what any single step would cost.
+Each unit (a group, or groups tied to one ratio) has *levels*, the widths it may take. Going down one level drops the
+least important channels of its groups. All such steps are ordered by importance, the shortest prefix that meets every
+budget is taken, and then steps are given back, the most important first, until not one more fits. What is left over
+is therefore less than what any single step would cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from metaprune.cost.analytic import CostModel
 from metaprune.errors import InfeasibleBudgetError, NotAvailableError
+from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
 Scope = Literal["global", "local", "isomorphic"]
@@ -24,9 +24,9 @@ Scope = Literal["global", "local", "isomorphic"]
 
 @dataclass(frozen=True)
 class Step:
-    """Group `group` goes from level `level + 1` down to `level`; `priority` orders steps, the lowest go first."""
+    """Unit `unit` goes from level `level + 1` down to `level`; `priority` orders steps, the lowest go first."""
 
-    group: int
+    unit: int
     level: int
     priority: float
 
@@ -52,11 +52,11 @@ class Allocator:
         self._costs = costs
         self.full: Cost = costs.of_widths(space.widths)
         self.bounds = budget.bounds(self.full)
-        self.levels = _levels(space, constraints, frozen or set())
+        self.units = units_of(space, constraints, frozen)
         self._check_feasible(budget)
 
     def _check_feasible(self, budget: Budget) -> None:
-        smallest = self._costs.of_widths(np.array([level[0] for level in self.levels], dtype=np.int64))
+        smallest = self._costs.of_widths(self._widths(np.zeros(len(self.units), dtype=np.int64)))
         reachable = {metric: float(smallest.metric(metric)) for metric in self.bounds}
         missed = [m for m, bound in self.bounds.items() if reachable[m] > bound]
         if missed:
@@ -65,7 +65,7 @@ class Allocator:
                 f"({100 * reachable[m] / float(self.full.metric(m)):.2f}% of {float(self.full.metric(m)):,.6g})"
                 for m in missed
             )
-            advice = "Raise the budget, or relax min_keep, round_to and ignore"
+            advice = "Raise the budget, or relax min_keep, round_to, ignore, only and keep_module"
             if not len(self.space):
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
@@ -100,36 +100,38 @@ class Allocator:
         """The same keep ratio in every group (or ratio ** exponent of the group); channels by score."""
         exponents = np.ones(len(self.space)) if exponents is None else exponents
         steps = []
-        for g, levels in enumerate(self.levels):
-            ratios = levels[1:] / self.space.widths[g]
-            steps += [Step(g, i, 1 - r ** (1 / exponents[g])) for i, r in enumerate(ratios)]
+        for u, unit in enumerate(self.units):
+            exponent = exponents[unit.groups[0]]
+            steps += [Step(u, i, 1 - r ** (1 / exponent)) for i, r in enumerate(unit.ratios()[1:])]
         widths = self.allocate(steps)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
     def _steps(self, scores: Sequence[np.ndarray], classes: Sequence[int]) -> list[Step]:
         """One step per level; its score is the mean of the channels it drops, its priority the rank in its class."""
         raw: list[tuple[int, int, float]] = []
-        for g, levels in enumerate(self.levels):
-            ascending = np.sort(scores[g])
-            width = len(ascending)
-            means = [ascending[width - upper : width - lower].mean() for lower, upper in pairwise(levels)]
-            raw += [(g, i, float(m)) for i, m in enumerate(means)]
+        for u, unit in enumerate(self.units):
+            ascending = [np.sort(scores[g]) for g in unit.groups]
+            for i in range(len(unit.levels) - 1):
+                cut = unit.levels[-1] - unit.levels[i : i + 2]  # channels dropped before and after, per group
+                dropped = [a[less:more] for a, more, less in zip(ascending, cut[0], cut[1], strict=True)]
+                raw.append((u, i, float(np.concatenate(dropped).mean())))
+        kind = [classes[unit.groups[0]] for unit in self.units]
         steps = []
-        for c in sorted(set(classes)):
-            mine = sorted((r for r in raw if classes[r[0]] == c), key=lambda r: (r[2], -self._ratio(r[0], r[1]), r[0]))
+        for c in sorted(set(kind)):
+            mine = sorted((r for r in raw if kind[r[0]] == c), key=lambda r: (r[2], -self._ratio(r[0], r[1]), r[0]))
             count = max(len(mine), 1)
-            steps += [Step(g, i, (rank + 0.5) / count) for rank, (g, i, _) in enumerate(mine)]
+            steps += [Step(u, i, (rank + 0.5) / count) for rank, (u, i, _) in enumerate(mine)]
         return steps
 
-    def _ratio(self, group: int, level: int) -> float:
-        """Share of the group before the step: equal scores (fresh BatchNorm scales) shrink all groups alike."""
-        return float(self.levels[group][level + 1] / self.space.widths[group])
+    def _ratio(self, unit: int, level: int) -> float:
+        """Share of the unit before the step: equal scores (fresh BatchNorm scales) shrink all alike."""
+        return float(self.units[unit].ratios()[level + 1])
 
     # ------------------------------------------------------------------------------------------ allocation
 
     def allocate(self, steps: Sequence[Step]) -> np.ndarray:
         """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit."""
-        order = sorted(steps, key=lambda s: (s.priority, s.group, -s.level))
+        order = sorted(steps, key=lambda s: (s.priority, s.unit, -s.level))
         low, high = 0, len(order)  # the full list reaches every lowest level, which fits
         while low < high:
             middle = (low + high) // 2
@@ -138,31 +140,34 @@ class Allocator:
             else:
                 low = middle + 1
         level = self._after(order[:low])
-        importance = {(s.group, s.level): s.priority for s in steps}
+        importance = {(s.unit, s.level): s.priority for s in steps}
         return self._widths(self._give_back(level, importance))
 
     def _after(self, taken: Sequence[Step]) -> np.ndarray:
-        level = np.array([len(x) - 1 for x in self.levels], dtype=np.int64)
+        level = np.array([len(u.levels) - 1 for u in self.units], dtype=np.int64)
         for step in taken:
-            level[step.group] = min(level[step.group], step.level)
+            level[step.unit] = min(level[step.unit], step.level)
         return level
 
     def _widths(self, level: np.ndarray) -> np.ndarray:
-        return np.array([x[i] for x, i in zip(self.levels, level, strict=True)], dtype=np.int64)
+        widths = np.empty(len(self.space), dtype=np.int64)
+        for unit, i in zip(self.units, level, strict=True):
+            widths[unit.groups] = unit.levels[i]
+        return widths
 
     def _give_back(self, level: np.ndarray, importance: dict[tuple[int, int], float]) -> np.ndarray:
-        open_groups = [g for g in range(len(level)) if level[g] < len(self.levels[g]) - 1]
-        while open_groups:
-            widths = np.repeat(self._widths(level)[None], len(open_groups), axis=0)
-            for row, g in enumerate(open_groups):
-                widths[row, g] = self.levels[g][level[g] + 1]
+        open_units = [u for u in range(len(level)) if level[u] < len(self.units[u].levels) - 1]
+        while open_units:
+            widths = np.repeat(self._widths(level)[None], len(open_units), axis=0)
+            for row, u in enumerate(open_units):
+                widths[row, self.units[u].groups] = self.units[u].levels[level[u] + 1]
             fits = self.fits(self._costs.of_widths(widths))
-            open_groups = [g for g, ok in zip(open_groups, fits, strict=True) if ok]  # what does not fit now never will
-            if open_groups:
-                best = max(open_groups, key=lambda g: (importance[g, int(level[g])], -g))
+            open_units = [u for u, ok in zip(open_units, fits, strict=True) if ok]  # what does not fit now never will
+            if open_units:
+                best = max(open_units, key=lambda u: (importance[u, int(level[u])], -u))
                 level[best] += 1
-                if level[best] == len(self.levels[best]) - 1:
-                    open_groups.remove(best)
+                if level[best] == len(self.units[best].levels) - 1:
+                    open_units.remove(best)
         return level
 
 
@@ -171,21 +176,3 @@ def top(scores: np.ndarray, keep: int) -> np.ndarray:
     mask = np.zeros(len(scores), dtype=bool)
     mask[np.argsort(-scores, kind="stable")[:keep]] = True
     return mask
-
-
-def _levels(space: Space, constraints: Constraints, frozen: set[int]) -> list[np.ndarray]:
-    """Allowed widths of every group, ascending; the last is the full width unless a ratio fixes another."""
-    fixed = space.match(constraints.ignore, "ignore pattern") | frozen
-    levels = []
-    for group in space:
-        step = constraints.round_to
-        least = max(constraints.min_keep, step)
-        multiples = range(-(-least // step) * step, group.width, step)
-        levels.append(np.array([*multiples, group.width], dtype=np.int64))
-    for g in fixed:
-        levels[g] = levels[g][-1:]
-    for pattern, ratio in constraints.ratios.items():
-        for g in space.match([pattern], "ratio pattern") - fixed:
-            nearest = np.abs(levels[g] - ratio * space.widths[g]).argmin()
-            levels[g] = levels[g][nearest : nearest + 1]
-    return levels

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from metaprune.errors import ConfigError, VerificationError
-from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
 from metaprune.surgery.hf_config import ConfigFit, fit_config
-from metaprune.surgery.module_form import Attributes, module_candidates
+from metaprune.surgery.module_form import Attributes, verified_module
 from metaprune.surgery.verify import TOLERANCE, Proof
 from metaprune.values import Plan
 
@@ -76,7 +75,9 @@ def cut(
             raise ConfigError(f"weights[{name!r}] must be a full-size tensor of the network")
     proof = Proof(network, alive, tensors)
     error = proof.check() if verify else None
-    model, attributes, why = _module(network, alive, tensors, proof) if form != "graph" else (None, {}, "asked for")
+    model, attributes, why = (
+        verified_module(network, alive, tensors, proof) if form != "graph" else (None, {}, "asked for")
+    )
     if model is None and form == "module":
         raise VerificationError(f"no module form: {why}. The graph form is possible: form='graph'")
     if model is None:
@@ -105,24 +106,3 @@ def _check_graph(model: nn.Module, proof: Proof) -> None:
         ) from failure
     if not error <= TOLERANCE:
         raise VerificationError(f"the graph form differs from the sliced graph by {error:.2e}. Please report it")
-
-
-def _module(
-    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor], proof: Proof
-) -> tuple[nn.Module | None, dict[str, Any], str]:
-    """(model, attributes, why): the first candidate that equals the sliced graph, or None and the reason."""
-    why = ""
-    try:
-        for candidate, attributes in module_candidates(network, alive, tensors):
-            try:
-                error = proof.module_error(candidate)
-            except Exception as failure:  # the user's forward may raise anything on the new widths
-                line = next(iter(str(failure).splitlines()), "")
-                why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
-                continue
-            if error <= TOLERANCE:
-                return candidate, attributes, f"equals the sliced graph (relative error {error:.1e})"
-            why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
-    except Exception as failure:
-        why = f"the model cannot be copied ({type(failure).__name__}: {failure})"
-    return None, {}, why

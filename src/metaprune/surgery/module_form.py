@@ -17,8 +17,30 @@ from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.surgery.attributes import Change, family_attributes, traced_changes
 from metaprune.surgery.graph_form import sliced_parameter
+from metaprune.surgery.verify import TOLERANCE, Proof
 
 Attributes = dict[str, dict[str, Any]]  # module path -> attribute -> new value
+
+
+def verified_module(
+    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor], proof: Proof
+) -> tuple[nn.Module | None, Attributes, str]:
+    """(model, attributes, why): the first candidate that equals the sliced graph, or None and the reason."""
+    why = ""
+    try:
+        for candidate, attributes in module_candidates(network, alive, tensors):
+            try:
+                error = proof.module_error(candidate)
+            except Exception as failure:  # the user's forward may raise anything on the new widths
+                line = next(iter(str(failure).splitlines()), "")
+                why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
+                continue
+            if error <= TOLERANCE:
+                return candidate, attributes, f"equals the sliced graph (relative error {error:.1e})"
+            why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
+    except Exception as failure:
+        why = f"the model cannot be copied ({type(failure).__name__}: {failure})"
+    return None, {}, why
 
 
 def module_candidates(

@@ -1,0 +1,71 @@
+"""What may shrink on its own, and to which widths: one group, or several that are tied to one keep ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from metaprune.values import Constraints, Space
+
+
+@dataclass(frozen=True)
+class Unit:
+    """groups: int64 [m], indices in the space. levels: int64 [n, m], their widths from smallest to full."""
+
+    groups: np.ndarray
+    levels: np.ndarray
+
+    def ratios(self) -> np.ndarray:
+        """Keep ratio of every level, [n]; the groups of a unit share it."""
+        return self.levels[:, 0] / self.levels[-1, 0]
+
+
+def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> list[Unit]:
+    """Units in the order of their first group. `frozen` groups keep their full width.
+
+    Raises:
+        PlanError: a pattern of the constraints matches nothing.
+    """
+    fixed = space.match(constraints.ignore, "ignore pattern") | (frozen or set())
+    if constraints.only:
+        fixed |= set(range(len(space))) - space.match(constraints.only, "only pattern")
+    ties = _tied(space, constraints)
+    units = [Unit(np.array(tie), _levels(space.widths[tie], constraints)) for tie in ties]
+    full = [fixed.intersection(u.groups.tolist()) for u in units]
+    units = [Unit(u.groups, u.levels[-1:]) if f else u for u, f in zip(units, full, strict=True)]
+    for pattern, ratio in constraints.ratios.items():
+        wanted = space.match([pattern], "ratio pattern") - fixed
+        for i, unit in enumerate(units):
+            if wanted.intersection(unit.groups.tolist()):
+                nearest = np.abs(unit.ratios() - ratio).argmin()
+                units[i] = Unit(unit.groups, unit.levels[nearest : nearest + 1])
+    return units
+
+
+def _tied(space: Space, constraints: Constraints) -> list[list[int]]:
+    """Groups by tie; ties that share a group are one."""
+    leader = list(range(len(space)))
+
+    def find(g: int) -> int:
+        while leader[g] != g:
+            g = leader[g]
+        return g
+
+    for patterns in constraints.ties:
+        members = sorted(space.match(patterns, "tie pattern"))
+        for g in members[1:]:
+            a, b = sorted((find(members[0]), find(g)))
+            leader[b] = a
+    ties: dict[int, list[int]] = {}
+    for g in range(len(space)):
+        ties.setdefault(find(g), []).append(g)
+    return list(ties.values())
+
+
+def _levels(full: np.ndarray, constraints: Constraints) -> np.ndarray:
+    """Widths [n, m], one ratio k / gcd per level: multiples of `round_to` of at least `min_keep`, and full."""
+    steps = int(np.gcd.reduce(full))
+    widths = np.arange(1, steps)[:, None] * (full // steps)
+    allowed = (widths % constraints.round_to == 0) & (widths >= constraints.min_keep)
+    return np.vstack([widths[allowed.all(axis=1)], full])

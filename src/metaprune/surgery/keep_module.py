@@ -1,0 +1,186 @@
+"""Widths at which the model's own class still runs: `keep_module=True`.
+
+Forward code derives sizes from one another (`C // num_heads`, `chunk(2)`, `reshape(B, N, C)`), which no attribute can
+follow. So groups are tied to one another, or left whole, until the class runs. Nothing is assumed about the class:
+policies, read off the attentions and splits of the graph, are *tried* by cutting at random widths, the least strict
+first; where none holds for all groups, those that fail are found by bisection and left whole.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from metaprune.graph.capture import op_name
+from metaprune.graph.labels import Label
+from metaprune.graph.roles import HEAD_DIMS, VALUE_DIMS, attentions
+from metaprune.network import Network
+from metaprune.search.units import Unit, units_of
+from metaprune.surgery.module_form import verified_module
+from metaprune.surgery.verify import Proof
+from metaprune.values import Constraints, Plan
+
+PROBES = 2  # random cuts that a set of groups has to survive
+MOST_PROBES = 120
+KEEP = (0.3, 0.9)  # keep ratios of the random cuts
+
+
+@dataclass(frozen=True)
+class ModuleRules:
+    """ties: groups (by name) that keep one ratio. whole: groups that keep their full width. why: in words."""
+
+    ties: tuple[tuple[str, ...], ...] = ()
+    whole: tuple[str, ...] = ()
+    why: str = "any widths"
+
+    def applied_to(self, constraints: Constraints) -> Constraints:
+        """The constraints with these rules added."""
+        exact = [tuple(glob.escape(name) for name in tie) for tie in self.ties]
+        return replace(
+            constraints,
+            ties=(*constraints.ties, *exact),
+            ignore=(*constraints.ignore, *(glob.escape(name) for name in self.whole)),
+        )
+
+
+def module_rules(network: Network, seed: int = 0) -> ModuleRules:
+    """The least strict rules under which random cuts of `network` have a module form.
+
+    Costs a few float64 forward passes of the example inputs, more for a class with unusual rules (see `MOST_PROBES`).
+    """
+    return _Search(network, seed).rules()
+
+
+@dataclass(frozen=True)
+class _Policy:
+    name: str
+    ties: tuple[tuple[int, ...], ...] = ()
+    whole: frozenset[int] = frozenset()
+
+
+class _Search:
+    def __init__(self, network: Network, seed: int):
+        self.network = network
+        self.draw = np.random.default_rng(seed)
+        self.probes = 0
+        self.failure = ""
+        self.group_of = np.full(len(network.labelled.atoms), -1, dtype=np.int64)
+        for g, group in enumerate(network.space):
+            self.group_of[group.atoms] = g
+
+    def rules(self) -> ModuleRules:
+        policies = self._policies()
+        for policy in policies:
+            if self._runs(self._units(policy)):
+                return self._result(policy, ())
+        tried = [(p, {g for unit in self._accepted(p) for g in unit.groups}) for p in (policies[0], policies[-1])]
+        policy, free = max(tried, key=lambda t: self._elements(t[1]))
+        return self._result(policy, tuple(g for g in range(len(self.network.space)) if g not in free))
+
+    def _result(self, policy: _Policy, whole: tuple[int, ...]) -> ModuleRules:
+        names = [g.name for g in self.network.space]
+        left = tuple(names[g] for g in sorted(policy.whole.union(whole)))
+        why = policy.name + (f"; left whole where the class does not follow: {self.failure}" if whole else "")
+        return ModuleRules(tuple(tuple(names[g] for g in tie) for tie in policy.ties), left, why)
+
+    # ---------------------------------------------------------------------------------------- what to try
+
+    def _policies(self) -> list[_Policy]:
+        parts = tuple(self._equal_parts())
+        found = [tuple(self._groups(label) for label in labels) for labels in self._attention_labels()]
+        dims = tuple((*q, *v) for _, q, v, _ in found if len({*q, *v}) == 2)
+        roles = [g.role for g in self.network.space]
+        whole = frozenset(g for g, role in enumerate(roles) if role in (HEAD_DIMS, VALUE_DIMS))
+        aligned = tuple((*heads, *stream) for heads, _, _, stream in found if heads and stream)
+        policies = [
+            _Policy("any widths"),
+            _Policy("equal parts where a layer is split", parts),
+            _Policy("equal parts; value dimensions as many as query/key dimensions", parts + dims),
+            _Policy("equal parts; head dimensions whole", parts, whole),
+            _Policy("equal parts; head dimensions whole; embedding in the ratio of the heads", parts + aligned, whole),
+        ]
+        distinct = {(p.ties, p.whole): p for p in reversed(policies)}
+        return list(reversed(distinct.values()))
+
+    def _attention_labels(self) -> Iterator[tuple[Label, ...]]:
+        """(heads, query/key dimensions, value dimensions, embedding that is projected) of every attention."""
+        graph, labelled = self.network.captured.graph, self.network.labelled
+        for heads, q, v in attentions(graph, labelled):
+            head = next((h for h in heads if len(self._groups(h)) == 1), None)
+            inner = set(self._groups(q))
+            stream = None
+            for labels in labelled.parameters.values():
+                if len(labels) == 2 and inner & set(self._groups(labels[0])):
+                    stream = labels[1]
+                    break
+            yield head, q, v, stream
+
+    def _equal_parts(self) -> Iterator[tuple[int, ...]]:
+        """Groups that are the pieces of one `chunk` or `split` into equal parts."""
+        for node in self.network.captured.graph.nodes:
+            if node.op == "call_function" and op_name(node.target) in ("chunk", "split", "tensor_split"):
+                pieces = self.network.labelled.facts[node.name].labels
+                dims = zip(*(p for p in pieces if p is not None), strict=True)
+                for labels in dims:
+                    groups = [self._groups(label) for label in labels]
+                    tied = tuple(dict.fromkeys(g for part in groups for g in part))
+                    if len(tied) > 1:  # parts of several groups are of one size if all those groups keep one ratio
+                        yield tied
+
+    def _groups(self, label: Label) -> tuple[int, ...]:
+        final = None if label is None else self.network.labelled.atoms.final(label)
+        if final is None:
+            return ()
+        found = self.group_of[np.unique(final[final >= 0])]
+        return tuple(int(g) for g in dict.fromkeys(found[found >= 0].tolist()))
+
+    # ---------------------------------------------------------------------------------------- trying
+
+    def _units(self, policy: _Policy) -> list[Unit]:
+        """Groups that shrink together under a policy, those of most parameters first."""
+        units = units_of(self.network.space, self._result(policy, ()).applied_to(Constraints()))
+        return sorted((u for u in units if len(u.levels) > 1), key=lambda u: -self._elements(u.groups))
+
+    def _elements(self, groups: Iterable[int]) -> int:
+        """Elements of the parameters that hold any of the groups."""
+        names = {m.parameter for g in groups for m in self.network.space.groups[g].members}
+        return sum(self.network.tensors[n].numel() for n in names)
+
+    def _runs(self, units: Sequence[Unit]) -> bool:
+        return all(self._probe(units) for _ in range(PROBES))
+
+    def _probe(self, units: Sequence[Unit]) -> bool:
+        """Whether a random cut of these units (all else whole) has a module form."""
+        self.probes += 1
+        space = self.network.space
+        masks = [np.ones(g.width, dtype=bool) for g in space]
+        for unit in units:
+            level = np.abs(unit.ratios()[:-1] - self.draw.uniform(*KEEP)).argmin()
+            for g, width in zip(unit.groups, unit.levels[level], strict=True):
+                masks[g][self.draw.permutation(len(masks[g]))[width:]] = False
+        alive = self.network.survivors(Plan.of(space, masks))
+        proof = Proof(self.network, alive, self.network.tensors)
+        model, _, why = verified_module(self.network, alive, self.network.tensors, proof)
+        if model is None:
+            self.failure = why
+        return model is not None
+
+    def _accepted(self, policy: _Policy) -> list[Unit]:
+        """Units that can shrink together: classes of like units first, halves of a class that fails after."""
+        classes: dict[tuple, list[Unit]] = {}
+        kinds, groups = self.network.isomorphic_classes, self.network.space.groups
+        for unit in self._units(policy):
+            classes.setdefault(tuple((kinds[g], groups[g].role) for g in unit.groups), []).append(unit)
+        accepted: list[Unit] = []
+        waiting = list(classes.values())
+        while waiting and self.probes < MOST_PROBES:
+            candidates = waiting.pop(0)
+            if self._runs([*accepted, *candidates]):
+                accepted += candidates
+            elif len(candidates) > 1:
+                middle = len(candidates) // 2
+                waiting = [candidates[:middle], candidates[middle:], *waiting]
+        return accepted
