@@ -18,7 +18,7 @@ class Models:
         for name in zoo_names():
             out.print(f"zoo:{name}", highlight=False)
         out.print(
-            "timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR (packages of that name), python:module:function (your own)",
+            "timm: or hf:NAME_OR_DIR, torchvision:NAME (packages of that name), python:module:function (your own)",
             highlight=False,
             soft_wrap=True,
         )

@@ -221,8 +221,7 @@ def _load_module(
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
-        held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
-        held[leaf] = tensor
+        setattr(owner, leaf, tensor)  # recurrent layers keep a second list of their weights, which this renews
     set_attributes(model, described["attributes"])
     if changes := described.get("config", {}).get("changes"):
         set_config(model, changes)

@@ -10,6 +10,7 @@ import importlib
 import math
 import operator
 import re
+from collections import OrderedDict, namedtuple
 from typing import Any
 
 import torch
@@ -124,10 +125,17 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Dropout):
         return {"kind": "Dropout", "p": module.p}
     if isinstance(module, (TreeInputs, TreeOutput)):
+        kind = type(module).__name__
         try:
-            return {"kind": type(module).__name__, "spec": pytree.treespec_dumps(module.spec)}
+            if kind == "TreeOutput" and _holds_namedtuple(module.spec):
+                return {"kind": kind, "tree": _tree_to_json(module.spec)}
+            return {"kind": kind, "spec": pytree.treespec_dumps(module.spec)}
         except NotImplementedError as error:
-            raise NotAvailableError(f"a graph with inputs or outputs of your own class is not JSON: {error}") from error
+            raise NotAvailableError(
+                f"inputs or outputs of your own class cannot be written as JSON ({error}): return tensors, tuples, "
+                "NamedTuples, lists or dicts, or register the class: "
+                "torch.export.register_dataclass(Out, serialized_type_name='my.Out')"
+            ) from error
     raise NotAvailableError(f"module {type(module).__name__} in a graph cannot be saved as JSON")
 
 
@@ -137,9 +145,44 @@ def _module_from_json(data: dict[str, Any]) -> nn.Module:
         return _NORMS[kind](data["width"], eps=data["eps"], momentum=data["momentum"], affine=data["affine"])
     if kind == "Dropout":
         return nn.Dropout(data["p"])
+    if kind == "TreeOutput" and "tree" in data:
+        return TreeOutput(pytree.tree_structure(_tree_from_json(data["tree"])))
     if kind in ("TreeInputs", "TreeOutput"):
         return (TreeInputs if kind == "TreeInputs" else TreeOutput)(_tree_spec(data["spec"]))
     raise DataError(f"graph names a module of unknown kind {kind!r}")
+
+
+def _holds_namedtuple(spec: pytree.TreeSpec) -> bool:
+    return spec.type is namedtuple or any(_holds_namedtuple(child) for child in spec.children())
+
+
+def _tree_to_json(spec: pytree.TreeSpec) -> Any:
+    """Structure with NamedTuples by name and fields; a leaf is null."""
+    if spec.is_leaf():
+        return None
+    items = [_tree_to_json(child) for child in spec.children()]
+    if spec.type is namedtuple:
+        return {"namedtuple": spec.context.__name__, "fields": list(spec.context._fields), "items": items}
+    if spec.type in (dict, OrderedDict) and all(isinstance(key, str) for key in spec.context):
+        return {"dict": list(spec.context), "items": items}
+    if spec.type in (tuple, list):
+        return {spec.type.__name__: None, "items": items}
+    raise NotImplementedError(f"a NamedTuple together with {spec.type}")
+
+
+def _tree_from_json(data: Any) -> Any:
+    """A value of the described structure. NamedTuples become new classes of the same name and fields."""
+    if data is None:
+        return 0
+    items = [_tree_from_json(item) for item in data["items"]]
+    if "namedtuple" in data:
+        try:
+            return namedtuple(data["namedtuple"], data["fields"])(*items)  # takes nothing but identifiers
+        except (ValueError, TypeError) as error:
+            raise DataError(f"graph names a NamedTuple that cannot be: {error}") from error
+    if "dict" in data:
+        return dict(zip(data["dict"], items, strict=True))
+    return tuple(items) if "tuple" in data else items
 
 
 def _tree_spec(text: str) -> pytree.TreeSpec:

@@ -70,6 +70,12 @@ def prelu(m: nn.PReLU) -> dict[str, Any]:
     return {"num_parameters": m.weight.shape[0]}
 
 
+@handler(nn.RNNBase)
+def recurrent(m: nn.RNNBase) -> dict[str, Any]:
+    rows, columns = m.get_parameter("weight_ih_l0").shape
+    return {"input_size": columns, "hidden_size": rows // {"LSTM": 4, "GRU": 3}.get(m.mode, 1)}
+
+
 @dataclass(frozen=True)
 class Change:
     """A constant that module `path` used and that follows the cut; ints, or tuples of ints."""

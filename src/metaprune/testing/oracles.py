@@ -49,8 +49,9 @@ def perturb(model: nn.Module, seed: int = 0, scale: float = 0.05) -> nn.Module:
 
 
 def counted_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
-    """Multiply-accumulates that PyTorch's dispatcher sees; attention takes its products one by one to be countable."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    """Multiply-accumulates that PyTorch's dispatcher sees; what is fused runs product by product to be countable."""
+    fused = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)  # attention; LSTM
+    with FlopCounterMode(display=False) as counter, fused[0], fused[1]:
         module(*args, **kwargs)  # with gradients on: nn.MultiheadAttention's fused path cannot be counted
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2

@@ -8,6 +8,7 @@ from metaprune.graph.rules import (  # noqa: F401
     cutting,
     elementwise,
     norm,
+    recurrent,
     reduction,
     shape,
     spatial,
