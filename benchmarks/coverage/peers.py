@@ -20,15 +20,17 @@ RATIO = 0.5
 LEAST_REMOVED = 0.1
 HELP = {
     "torch-pruning": (
-        "BasePruner, ratio 0.5, round_to=8, group magnitude; layers as wide as the output are in ignored_layers; "
-        "num_heads is filled for every q, k, v and qkv layer found, for MultiheadAttention, and from the config of "
-        "decoders (whole heads there, as in its LLM example); attention written out (timm's fused attention off, "
-        "transformers' attention eager); after pruning hidden_dim, num_heads, head_dim, attn_dim, attention_head_size, "
-        "all_head_size and num_key_value_groups are set from the new widths, as in its examples"
+        "BasePruner, ratio 0.5, round_to=8, group magnitude, a batch of one as in its examples; layers as wide as the "
+        "output are in ignored_layers; num_heads is filled for every q, k, v and qkv layer found, for "
+        "MultiheadAttention, and from the config of decoders (whole heads there, as in its LLM example); a second "
+        "attempt leaves num_heads empty; attention written out (timm's fused attention off, transformers' attention "
+        "eager); after pruning hidden_dim, num_heads, head_dim, attn_dim, attention_head_size, all_head_size and "
+        "num_key_value_groups are set from the new widths, as in its examples"
     ),
     "torch-kirigami": (
         "DependencyGraph.build, discover_candidates, Greedy(GroupMagnitude(p=2)), ChannelRatio(0.5) for every axis; "
-        "where that cannot be met, ParameterBudget of half the parameters"
+        "where that cannot be met, ParameterBudget of half the parameters; models that take keywords are wrapped in "
+        "one with positional inputs"
     ),
 }
 # names under which attention classes keep the number of heads, and their projections
@@ -41,46 +43,51 @@ Pruned = tuple[nn.Module, str]
 
 
 def measure(tool: str, name: str, row: dict[str, Any], save: Callable[[], None]) -> None:
-    """Fills `row`: passed, cpu_s of build and prune, parameters before and after, and the reason of a failure."""
-    prune = {"torch-pruning": torch_pruning, "torch-kirigami": kirigami}[tool]
+    """Fills `row`: passed, how, cpu_s of build and prune, parameters before and after, and the reason of a failure."""
+    attempts = {"torch-pruning": (torch_pruning, torch_pruning_without_heads), "torch-kirigami": (kirigami,)}[tool]
     with silenced():
         tiny = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4)).eval()
-        prune(tiny, (torch.randn(2, 3, 3, 3),), {}, free_outputs=False)  # imports belong to no network
+        attempts[0](tiny, (torch.randn(2, 3, 3, 3),), {}, free_outputs=False)  # imports belong to no network
+    row["passed"] = False
+    save()
+    for number, prune in enumerate(attempts):
+        found = attempt(prune, tool, name)
+        if number == 0 or found["passed"]:  # otherwise the reason of the first one stays
+            row |= found
+        save()
+        if found["passed"]:
+            return
+
+
+def attempt(prune: Callable[..., Pruned], tool: str, name: str) -> dict[str, Any]:
+    """One way to prune a freshly built network."""
+    free = bool(NETWORKS[name].trace.get("free_outputs"))
+    with silenced(), torch.no_grad():
         model, args, kwargs = build(name)
         if hasattr(model, "set_attn_implementation") and tool == "torch-pruning":
             model.set_attn_implementation("eager")
-        with torch.no_grad():
-            before = _shapes(model(*args, **kwargs))
-    row |= {"passed": False, "params": _count(model)}
-    save()
-    free = bool(NETWORKS[name].trace.get("free_outputs"))
+        before = _shapes(model(*args, **kwargs))
+    found: dict[str, Any] = {"passed": False, "params": _count(model), "stage": "prune"}
     start = time.process_time()
     try:
         with silenced():
-            model, row["how"] = prune(model, args, kwargs, free_outputs=free)
+            model, found["how"] = prune(model, args, kwargs, free_outputs=free)
+            found["cpu_s"] = time.process_time() - start
+            found |= {"params_after": _count(model), "stage": "forward"}
+            with torch.no_grad():
+                after = _shapes(model.eval()(*args, **kwargs))
     except Exception as error:
-        row |= {"reason": first_line(error), "stage": "prune", "traceback": tail(error)}
-        return
-    finally:
-        row["cpu_s"] = time.process_time() - start
-        row["params_after"] = _count(model)
-        save()
-    try:
-        with silenced(), torch.no_grad():
-            after = _shapes(model.eval()(*args, **kwargs))
-    except Exception as error:
-        row |= {"reason": f"forward of the pruned model: {first_line(error)}", "stage": "forward"}
-        row["traceback"] = tail(error)
-        return
+        found.setdefault("cpu_s", time.process_time() - start)
+        where = "forward of the pruned model: " if found["stage"] == "forward" else ""
+        return {**found, "reason": where + first_line(error), "traceback": tail(error)}
     if free:
         before, after = [s[:-1] for s in before], [s[:-1] for s in after]
     if before != after:
-        row |= {"reason": f"output shapes changed from {before} to {after}"[:300], "stage": "shapes"}
-    elif row["params_after"] > (1 - LEAST_REMOVED) * row["params"]:
-        share = 1 - row["params_after"] / row["params"]
-        row |= {"reason": f"only {100 * share:.1f}% of the parameters removed", "stage": "too little"}
-    else:
-        row["passed"] = True
+        return {**found, "reason": f"output shapes changed from {before} to {after}"[:300], "stage": "shapes"}
+    removed = 1 - found["params_after"] / found["params"]
+    if removed <= LEAST_REMOVED:
+        return {**found, "reason": f"only {100 * removed:.1f}% of the parameters removed", "stage": "too little"}
+    return {**found, "passed": True, "stage": "done"}
 
 
 def _count(model: nn.Module) -> int:
@@ -94,14 +101,19 @@ def _shapes(output: Any) -> list[tuple[int, ...]]:
 # --------------------------------------------------------------------------------------------------- Torch-Pruning
 
 
-def torch_pruning(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool) -> Pruned:
+def torch_pruning(
+    model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool, fill_heads: bool = True
+) -> Pruned:
     import torch_pruning as tp
 
     for parameter in model.parameters():  # its tracing follows gradients
         parameter.requires_grad_(True)
-    heads = _head_counts(model)
-    decoder = getattr(getattr(model, "config", None), "num_key_value_heads", None) is not None
-    whole_heads = {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": RATIO} if decoder else {}
+    counts = _head_counts(model)
+    heads = counts if fill_heads else {}
+    decoder = type(model).__name__.endswith("ForCausalLM")
+    whole_heads = (
+        {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": RATIO} if decoder and heads else {}
+    )
     pruner = tp.pruner.BasePruner(
         model,
         example_inputs=_example(args, kwargs),
@@ -115,12 +127,18 @@ def torch_pruning(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free
     )
     for group in pruner.step(interactive=True):
         group.prune()
-    _fix_attributes(model, pruner.num_heads)
-    return model, "whole heads" if decoder else ""
+    _fix_attributes(model, {**counts, **pruner.num_heads})
+    return model, f"num_heads of {len(heads)} layers" + (", whole heads" if whole_heads else "")
+
+
+def torch_pruning_without_heads(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool) -> Pruned:
+    """Second attempt."""
+    return torch_pruning(model, args, kwargs, free_outputs=free_outputs, fill_heads=False)
 
 
 def _example(args: tuple, kwargs: dict[str, Any]) -> Any:
-    """A tensor where there is one, else a dictionary (its own forms of example inputs)."""
+    """A batch of one, as in its examples: a tensor where there is one, else a dictionary."""
+    args, kwargs = pytree.tree_map(lambda x: x[:1] if isinstance(x, torch.Tensor) else x, (args, kwargs))
     return dict(kwargs) if kwargs else args[0] if len(args) == 1 else list(args)
 
 
@@ -173,7 +191,7 @@ def _fix_attributes(model: nn.Module, heads: dict[nn.Module, int]) -> None:
         count = heads[children[first]]
         total = width // 3 if packed else width
         values = {a: count for a in HEAD_COUNTS}
-        values |= {"head_dim": total // count, "attention_head_size": total // count}
+        values |= {a: total // count for a in ("head_dim", "attention_head_size", "key_value_proj_dim")}
         values |= {"all_head_size": total, "attn_dim": total, "inner_dim": total}
         if "k_proj" in children:
             values |= {"num_key_value_groups": count // heads[children["k_proj"]]}
@@ -183,6 +201,38 @@ def _fix_attributes(model: nn.Module, heads: dict[nn.Module, int]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- torch-kirigami
+
+
+class _Plain(nn.Module):
+    """Positional tensors in, tensors out: torch.fx cannot trace a root whose forward takes **kwargs."""
+
+    def __init__(self, model: nn.Module, names: list[str], fixed: dict[str, Any]):
+        super().__init__()
+        self.model, self.names, self.fixed = model, names, fixed
+
+    def _run(self, *tensors: torch.Tensor) -> Any:
+        output = self.model(**dict(zip(self.names, tensors, strict=True)), **self.fixed)
+        return output["logits"] if "logits" in output else output["last_hidden_state"]
+
+
+class _PlainOne(_Plain):
+    def forward(self, first: torch.Tensor) -> Any:
+        return self._run(first)
+
+
+class _PlainTwo(_Plain):
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> Any:
+        return self._run(first, second)
+
+
+def _plain(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[nn.Module, tuple]:
+    """A model that takes keywords, as one that takes its tensors by position."""
+    tensors = {k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor)}
+    if args or not tensors:
+        return model, args
+    fixed = {k: v for k, v in kwargs.items() if k not in tensors}
+    kind = {1: _PlainOne, 2: _PlainTwo}[len(tensors)]
+    return kind(model, list(tensors), fixed).eval(), tuple(tensors.values())
 
 
 def kirigami(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool) -> Pruned:
@@ -196,15 +246,18 @@ def kirigami(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outp
         Pruner,
     )
 
-    graph = DependencyGraph.build(model, args=args, kwargs=kwargs)
-    pruner = Pruner(model, graph=graph, preserve_io=not free_outputs)
+    traced, inputs = _plain(model, args, kwargs)
+    graph = DependencyGraph.build(traced, args=inputs)
+    pruner = Pruner(traced, graph=graph, preserve_io=not free_outputs)
     space = pruner.discover_candidates()
     strategy = Greedy(GroupMagnitude(p=2))
     try:
-        return pruner.prune(space, budget=ChannelRatio(RATIO), strategy=strategy)[0], "ChannelRatio(0.5)"
+        pruner.prune(space, budget=ChannelRatio(RATIO), strategy=strategy)
+        return model, "ChannelRatio(0.5)"
     except PlanningError as error:
         try:
-            budget = ParameterBudget.from_ratio(model, RATIO)
-            return pruner.prune(space, budget=budget, strategy=strategy)[0], "ParameterBudget of 50%"
+            budget = ParameterBudget.from_ratio(traced, RATIO)
+            pruner.prune(space, budget=budget, strategy=strategy)
+            return model, "ParameterBudget of 50%"
         except PlanningError as second:
             raise PlanningError(f"by channels: {str(error)[:120]}; by parameters: {str(second)[:120]}") from second
