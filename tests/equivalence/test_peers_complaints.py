@@ -74,7 +74,7 @@ def test_pixel_shuffle():
 
 
 def test_frozen_parameters():
-    """TP#211, TP#416: with requires_grad=False nothing was pruned, silently. Here as any other, and they stay frozen."""
+    """TP#211, TP#416: with requires_grad=False nothing was pruned, silently. Here all is, and stays frozen."""
     model, x = resnet()
     free = mp.prune(model, x, budget="macs=50%")
     for parameter in itertools.chain(model.layer1.parameters(), model.conv1.parameters()):
@@ -174,7 +174,7 @@ def test_qwen3_ends():
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen3"])
 def test_grouped_queries_stay_groups(family):
-    """TP#495: transformers needs as many query heads for every key-value head; a cut that is no such multiple broke it."""
+    """TP#495: transformers needs as many query heads for every key-value head; other cuts broke it."""
     model, kwargs = causal_lm(family)
     (pruned,) = assert_cut_equals_mask(model, None, seeds=(0,), example_kwargs=kwargs)
     queries, keys = (pruned.shapes[f"model.layers.0.self_attn.{n}_proj.weight"][1][0] for n in "qk")
