@@ -110,6 +110,10 @@ def coverage_table() -> str:
     add("analysis, CPU s", lambda found: _spread(r.get("analysis_cpu_s") for r in found if r.get("captured")))
     add("cut and proof at 50%, CPU s", lambda found: _spread(map(cut_cpu_s, found)))
     add("memory above the model's own, in MB", lambda found: _spread((_rise_mb(r) for r in found), ".0f"))
+    add(
+        "the same, times the model's own bytes (models over 10 MB)",
+        lambda found: _spread(r.get("peak_rise_over_model") for r in found if r.get("model_bytes", 0) > 10e6),
+    )
     for tool in TOOLS[1:]:
         _peer_lines(tool, columns, add)
     return "\n".join(lines) + "\n" + _footnote()

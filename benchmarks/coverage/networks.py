@@ -110,7 +110,7 @@ def _torchvision_entries() -> dict[str, Entry]:
     found |= {name: Entry(lambda n=name: _segmenter(n)) for name in SEGMENTERS}
     found |= {f"{name}.backbone": Entry(lambda n=name: _backbone(n)) for name in BACKBONES}
     found["r3d_18"] = Entry(lambda: _video("r3d_18", 4, 32))
-    found["s3d"] = Entry(lambda: _video("s3d", 16, 64))
+    found["s3d"] = Entry(lambda: _video("s3d", 16, 224))
     found["mvit_v2_s"] = Entry(lambda: _video("mvit_v2_s", 16, 224))
     return {f"torchvision:{name}": entry for name, entry in found.items()}
 
