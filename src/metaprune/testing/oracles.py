@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -50,11 +51,19 @@ def perturb(model: nn.Module, seed: int = 0, scale: float = 0.05) -> nn.Module:
 
 def counted_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     """Multiply-accumulates that PyTorch's dispatcher sees; what is fused runs product by product to be countable."""
-    fused = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)  # attention; LSTM
-    with FlopCounterMode(display=False) as counter, fused[0], fused[1]:
+    with FlopCounterMode(display=False) as counter, _unfused():
         module(*args, **kwargs)  # with gradients on: nn.MultiheadAttention's fused path cannot be counted
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Attention and LSTM as single products."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # reading mkldnn's flags warns on some builds
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def output_error(a: nn.Module, b: nn.Module, args: tuple, kwargs: dict[str, Any]) -> float:
