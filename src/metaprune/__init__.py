@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Budget": "metaprune.values",
     "Constraints": "metaprune.values",
+    "MetapruneError": "metaprune.errors",
     "Plan": "metaprune.values",
     "Rng": "metaprune.rng",
     "RecoverConfig": "metaprune.recover.config",
@@ -24,6 +25,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from metaprune.errors import MetapruneError
     from metaprune.export.archive import load
     from metaprune.network import trace
     from metaprune.pipeline import prune
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
     from metaprune.train.config import TrainConfig
     from metaprune.values import Budget, Constraints, Plan
 
-__all__ = ["Budget", "Constraints", "Plan", "RecoverConfig", "Rng", "TrainConfig", "cut", "load", "prune", "trace"]
+__all__ = [
+    "Budget", "Constraints", "MetapruneError", "Plan", "RecoverConfig", "Rng", "TrainConfig", "cut", "load", "prune",
+    "trace",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ def explain_lines(network: Network) -> list[str]:
         names = [f"{path}.{n}".lstrip(".") for n, _ in module.named_parameters(recurse=False)]
         used = [n for n in names if n in network.labelled.parameters]
         for name in used[:1]:
-            dim = _output_dim(module) if name.endswith("weight") else -1
+            dim = _output_dim(module) if "weight" in name.rpartition(".")[2] else -1
             width, status = _status(network, name, dim)
             lines.append(_COLUMNS.format(path or name, type(module).__name__, width, status))
         unused = [n for n in names if n in network.tensors and n not in used]
@@ -43,6 +43,7 @@ def explain_lines(network: Network) -> list[str]:
 
 
 def _output_dim(module: nn.Module) -> int:
+    """Dimension of a layer's first weight that its outputs are along."""
     return int(isinstance(module, (nn.modules.conv._ConvTransposeNd, nn.Embedding)))
 
 

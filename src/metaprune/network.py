@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -195,7 +195,7 @@ def trace(
     example_inputs: Any,
     example_kwargs: dict[str, Any] | None = None,
     *,
-    free_outputs: bool = False,
+    free_outputs: bool | Sequence[str] = False,
 ) -> Network:
     """Capture `model` and label it. The model stays as it is: weights, buffers, modes, grads, hooks, random state.
 
@@ -204,9 +204,11 @@ def trace(
     Args:
         example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
         example_kwargs: keyword inputs.
-        free_outputs: the output may change its width (features of a backbone). By default it never changes.
+        free_outputs: outputs that may change their width: all (features of a backbone), or those that glob patterns
+            name ("encoder_last_hidden_state" of a dict or dataclass, "0.1" of nested tuples). By default none may.
 
     Raises:
+        PlanError: `free_outputs` names no output.
         UntraceableError: `torch.export` cannot capture the model; names module, line and what to do.
     """
     if not isinstance(model, nn.Module):

@@ -69,6 +69,7 @@ def prune(
     ratios: Mapping[str, float] | None = None,
     ties: Sequence[Sequence[str]] = (),
     keep_module: bool = False,
+    free_outputs: bool | Sequence[str] = False,
     form: Literal["auto", "module", "graph"] = "auto",
     verify: bool = True,
     seed: int = 0,
@@ -85,6 +86,7 @@ def prune(
         recover: None, bn, finetune, distil, scratch, or a RecoverConfig.
         round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
+        free_outputs: outputs that may change their width, see `trace`.
         form, verify: see `cut`.
         checkpoint_dir: recovery continues from here after a kill.
 
@@ -104,7 +106,7 @@ def prune(
         raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
 
     with phases("trace"):
-        network = trace(model, example_inputs, example_kwargs)
+        network = trace(model, example_inputs, example_kwargs, free_outputs=free_outputs)
         require_fit(network.model, splits)
         rules = module_rules(network, seed) if keep_module else ModuleRules()
         constraints, form = rules.applied_to(constraints), "module" if keep_module and form == "auto" else form

@@ -76,7 +76,10 @@ REDUCTION = {
     "amin": (between(lambda x: x - x.amin(-1, keepdim=True), 8), [8]),
     "sum": (between(lambda x: x / (1 + x.square().sum(-1, keepdim=True)), 8), [8]),
     "norm": (between(lambda x: F.normalize(x, dim=-1), 8), [8]),
-    "std": (between(lambda x: x / x.std(-1, keepdim=True), 8), []),
+    "std": (between(lambda x: x / (1 + x.std(-1, keepdim=True)), 8), [8]),
+    "variance of a population": (between(lambda x: x / (1 + x.var(-1, unbiased=False, keepdim=True)), 8), [8]),
+    "var_mean": (between(lambda x: torch.var_mean(x, -1, keepdim=True)[0] + x, 8), [8]),
+    "std over all": (between(lambda x: x / (1 + x.std()), 8), [8]),
     "over tokens": (between(lambda x: x - x.mean(1, keepdim=True), 8, tokens=5), [8]),
     "max over tokens": (between(lambda x: x.max(1).values, 8, tokens=5), [8]),
 }

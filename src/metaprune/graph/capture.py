@@ -7,6 +7,7 @@ dtype assertions dropped (they would forbid another dtype), tied tensors unified
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import operator
 import warnings
@@ -37,6 +38,12 @@ class Captured:
     in_spec: pytree.TreeSpec
     example: tuple[tuple, dict]
     symbols: set[Any] = field(default_factory=set)  # the batch symbols; empty if the batch size got fixed
+
+    def output_names(self) -> list[str]:
+        """A name per leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
+        leaves = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(self.out_spec.num_leaves), self.out_spec))[0]
+        key = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))  # noqa: E731
+        return [".".join(key(k) for k in path) for path, _ in leaves]
 
     def concrete(self, value: Any, batch: int | None = None) -> Any:
         """Shapes of a node's value as ints; the batch symbol takes the traced size, or `batch` if given."""
@@ -125,7 +132,9 @@ def _export_once(model: nn.Module, args: tuple, kwargs: dict) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == batch and id(leaf) not in seen:
             seen.add(id(leaf))
             shapes[leaf] = {0: torch.export.Dim.AUTO}
-    dynamic: Any = shapes if seen and batch > 1 else None
+    # torch.export (2.13) cannot name the shapes of `**kwargs`: such a forward keeps the batch size of the example
+    named = set(kwargs) <= set(inspect.signature(model.forward).parameters)
+    dynamic: Any = shapes if seen and batch > 1 and named else None
     return torch.export.export(model, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 
 
@@ -246,7 +255,8 @@ def _explain_failure(model: nn.Module, error: Exception) -> str:
     if not line:  # not stopped in a forward: a kind of module or of output that export does not take
         return (
             f"torch.export does not take {type(model).__name__}: {type(error).__name__}: {first[:300]}\n"
-            "What to do: pass an eager, initialised nn.Module that returns tensors, tuples, lists or dicts."
+            "What to do: pass an eager, initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
+            "A dataclass works once it is registered: torch.export.register_dataclass(TheClass)."
         )
     return (
         f"torch.export could not capture module {where} at `{line}`: {type(error).__name__}: {first[:300]}\n"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
+from metaprune.errors import PlanError, closest
 from metaprune.graph.call import Call, Fact, Labels
 from metaprune.graph.capture import Captured, module_of, op_name
 from metaprune.graph.labels import Atoms, Label
@@ -35,8 +38,8 @@ class Labelled:
     uncovered: list[Uncovered]
 
 
-def label_graph(captured: Captured, free_outputs: bool = False) -> Labelled:
-    """Run every rule once. Outputs are locked (the task's output never changes) unless `free_outputs`."""
+def label_graph(captured: Captured, free_outputs: bool | Sequence[str] = False) -> Labelled:
+    """Run every rule once. Outputs are locked (the task's output never changes) unless `free_outputs` (see `trace`)."""
     atoms = Atoms()
     facts: dict[str, Fact] = {}
     parameters: dict[str, Labels] = {}
@@ -48,13 +51,29 @@ def label_graph(captured: Captured, free_outputs: bool = False) -> Labelled:
         source = captured.sources.get(node.name)
         if source is not None and node.op == "placeholder" and fact.labels[0] is not None:
             parameters[source] = fact.labels[0]
-        if node.op == "output" and not free_outputs:
-            for value in node.all_input_nodes:
+        if node.op == "output":
+            for value in _held_outputs(node, captured, free_outputs):
                 for label in facts[value.name].labels[0] or []:
                     atoms.lock(label, "graph output")
-    results = [facts[node.name] for node in captured.graph.nodes if node.op == "call_function"]
-    _lock_unread(atoms, results, parameters)
+    if any(_read_in_part(node) for node in captured.graph.nodes if node.op == "placeholder"):
+        results = [facts[node.name] for node in captured.graph.nodes if node.op == "call_function"]
+        _lock_unread(atoms, results, parameters)
     return Labelled(atoms, facts, parameters, uncovered)
+
+
+def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str]) -> list[fx.Node]:
+    """Output values whose shape must not change; one that is returned twice is held if either name is."""
+    names, values = captured.output_names(), pytree.tree_leaves(node.args[0], is_leaf=lambda x: x is None)
+    patterns = ([free] if isinstance(free, str) else free) if not isinstance(free, bool) else ["*"] * free
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise PlanError(f"free output {pattern!r} matches no output.{closest(pattern, names)} Outputs: {names}")
+    held = [v for n, v in zip(names, values, strict=True) if not any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    return [value for value in held if isinstance(value, fx.Node)]
+
+
+def _read_in_part(node: fx.Node) -> bool:
+    return any(op_name(user.target) in ("slice", "narrow", "select") for user in node.users)
 
 
 def _lock_unread(atoms: Atoms, results: list[Fact], parameters: dict[str, Labels]) -> None:

@@ -44,6 +44,15 @@ def stack_labels(parts: list[tuple[Label, int]]) -> Label:
     return np.vstack(rows)
 
 
+def _padded(label: np.ndarray, k: int) -> np.ndarray:
+    """`label` with k columns (np.pad takes ten times as long)."""
+    if label.shape[1] == k:
+        return label
+    out = np.full((len(label), k), -1, dtype=np.int64)
+    out[:, : label.shape[1]] = label
+    return out
+
+
 def _pattern(column: np.ndarray) -> np.ndarray:
     """Canonical form of the partition that a column makes of its rows (numbered by first occurrence)."""
     _, first, inverse = np.unique(column, return_index=True, return_inverse=True)
@@ -63,7 +72,7 @@ class Atoms:
         self._n = 0
         self._starts: list[int] = []  # first atom of every call to `fresh`
         self.reasons: list[str] = []
-        self.over_merged = 0
+        self._over_merged: list[np.ndarray] = []  # one atom of every row that was merged more than needed
         self._final: dict[int, tuple[np.ndarray, Label]] = {}
 
     def __len__(self) -> int:
@@ -91,9 +100,11 @@ class Atoms:
 
     def find(self, atoms: np.ndarray) -> np.ndarray:
         roots = self._parent[atoms]
+        if (roots == atoms).all():
+            return roots
         while True:
             above = self._parent[roots]
-            if np.array_equal(above, roots):
+            if (above == roots).all():
                 break
             roots = above
         self._parent[atoms] = roots
@@ -103,6 +114,10 @@ class Atoms:
         """Expand definitions and unions: only undefined roots remain, no atom twice in a row, no empty column."""
         if label is None:
             return None
+        if label.shape[1] == 1 and len(label) and label.min() >= 0:  # most labels: one atom per index
+            roots = self.find(label)
+            if not self._defined[roots].any():
+                return roots
         while True:
             present = label >= 0
             label = np.where(present, self.find(np.where(present, label, 0)), -1)
@@ -174,8 +189,8 @@ class Atoms:
                 self.lock(b if a is None else a, f"{reason} (meets a dimension that never changes)")
                 return
             k = max(a.shape[1], b.shape[1])
-            a, b = (np.pad(x, ((0, 0), (0, k - x.shape[1])), constant_values=-1) for x in (a, b))
-            rows = (np.sort(a, axis=1) != np.sort(b, axis=1)).any(axis=1)
+            a, b = _padded(a, k), _padded(b, k)
+            rows = (a != b if k == 1 else np.sort(a, axis=1) != np.sort(b, axis=1)).any(axis=1)
             if not rows.any():
                 return
             a, b = self._resolve_once(a[rows], b[rows], reason)
@@ -193,8 +208,7 @@ class Atoms:
         count_a, count_b = (rest_a >= 0).sum(axis=1), (rest_b >= 0).sum(axis=1)
         subset = (count_a == 0) | (count_b == 0)
         if subset.any():  # {a} = {a, b} asks for a -> b; a = b is the nearest equation the algebra has
-            self.over_merged += int(subset.sum())
-            self._union_rows(np.hstack([a[subset], b[subset]]))
+            self._over_merge(np.hstack([a[subset], b[subset]]))
             return a, b
         pairs = (count_a == 1) & (count_b == 1)
         if pairs.any():
@@ -219,8 +233,7 @@ class Atoms:
         unique, first = np.unique(atoms, return_index=True)
         sets = sets[first]
         if np.isin(sets, unique).any():  # a definition must not contain a left side of its batch
-            self.over_merged += len(unique)
-            self._union_rows(np.hstack([unique[:, None], sets]))
+            self._over_merge(np.hstack([unique[:, None], sets]))
         else:
             self._define(unique, sets)
 
@@ -238,8 +251,7 @@ class Atoms:
         for x, px, y, py in ((a, patterns_a, b, patterns_b), (b, patterns_b, a, patterns_a)):
             if self._refine(x, px, y, py):
                 return
-        self.over_merged += len(a)
-        self._union_rows(np.hstack([a, b]))
+        self._over_merge(np.hstack([a, b]))
 
     def _refine(self, x: np.ndarray, px: list, y: np.ndarray, py: list) -> bool:
         """One factor of x that is exactly a pair of factors of y becomes defined by that pair."""
@@ -259,6 +271,16 @@ class Atoms:
         self._defined[atoms] = True
         self._definition[atoms] = -1
         self._definition[atoms, : sets.shape[1]] = sets
+
+    def _over_merge(self, rows: np.ndarray) -> None:
+        self._over_merged.append(rows.max(axis=1))
+        self._union_rows(rows)
+
+    @property
+    def over_merged(self) -> int:
+        """Rows merged more than was asked for, those left out that are locked for another reason anyway."""
+        labels = [self.norm(atoms[:, None]) for atoms in self._over_merged]
+        return sum(int((label >= 0).any(axis=1).sum()) for label in labels if label is not None)
 
     def _union_rows(self, rows: np.ndarray) -> None:
         """All atoms of a row become one."""

@@ -13,7 +13,7 @@ from metaprune.graph.roles import ATTENTION_ROLES, HIDDEN, ROLES, STREAM
 from metaprune.values import ChannelGroup, LockedDim, Member, Space
 
 # names that say "output side" or "what kind" of a parameter, not which layer it belongs to
-_LEAF = re.compile(r"\.(weight|bias|running_mean|running_var|in_proj_weight|in_proj_bias)$")
+_LEAF = re.compile(r"\.(weight|bias|running_mean|running_var|in_proj_weight|in_proj_bias|(weight|bias)_[ih]h_l\d+\w*)$")
 
 
 def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
@@ -67,8 +67,8 @@ def _signatures(uses: list, costs: Iterator[np.ndarray], n: int) -> np.ndarray:
     signature = np.zeros(n, dtype=np.uint64)
     labels = [label for _, _, label in uses] + list(costs)
     for label in labels:
-        count = np.bincount(label[label >= 0].reshape(-1), minlength=n).astype(np.uint64)
-        signature += count * np.uint64(draw.integers(1, 2**63, dtype=np.int64) | 1)
+        atoms, count = np.unique(label[label >= 0], return_counts=True)
+        signature[atoms] += count.astype(np.uint64) * np.uint64(draw.integers(1, 2**63, dtype=np.int64) | 1)
     return signature
 
 

@@ -44,9 +44,10 @@ class Leaf:
 def unpack_projections(captured: Captured) -> int:
     """Rewrite every pack of the graph in place; return how many."""
     packs = [p for p in (_find(n, captured) for n in captured.graph.nodes) if p is not None]
+    values: dict[Any, torch.Tensor] = {}
     for pack in packs:
         for leaf in pack.leaves:
-            leaf.node.replace_all_uses_with(_slice(captured.graph, pack, leaf))
+            leaf.node.replace_all_uses_with(_slice(captured.graph, pack, leaf, values))
     if packs:
         captured.graph.eliminate_dead_code()
     return len(packs)
@@ -93,10 +94,15 @@ def _collect(node: fx.Node, order: list[int | None], packed: int, contiguous: bo
             rest = order[:at] + order[at + 1 :]
             pack.leaves += [Leaf(item, int(item.args[1]), rest, contiguous) for item in user.users]  # type: ignore[arg-type]
         else:
-            moved = _moved(name, order, dims)
+            moved = order if _takes_all(user) else _moved(name, order, dims)
             if moved is None or not _collect(user, moved, packed, contiguous or name == "contiguous", pack):
                 return False
     return True
+
+
+def _takes_all(node: fx.Node) -> bool:
+    """A slice `[:]`, as indexing of a later dimension puts before its own."""
+    return op_name(node.target) == "slice" and node.meta["val"].shape == node.args[0].meta["val"].shape  # type: ignore
 
 
 def _ints(arguments: tuple) -> list[int]:
@@ -119,31 +125,34 @@ def _moved(name: str, order: list[int | None], dims: list[int]) -> list[int | No
     return order if name == "contiguous" else None
 
 
-def _slice(graph: fx.Graph, pack: Pack, leaf: Leaf) -> fx.Node:
+def _slice(graph: fx.Graph, pack: Pack, leaf: Leaf, values: dict[Any, torch.Tensor]) -> fx.Node:
     """Nodes for one leaf: slice, view, permute, unsqueeze; placed before the leaf."""
     aten = torch.ops.aten
+
+    def add(target: Any, *args: Any) -> fx.Node:
+        new = graph.call_function(target, args)
+        inputs = fx.map_arg(args, lambda n: n.meta["val"])
+        # symbolic shapes take milliseconds; all blocks of a network share theirs
+        key = (target, str([i.shape if isinstance(i, torch.Tensor) else i for i in inputs]), inputs[0].dtype)
+        values[key] = values[key] if key in values else target(*inputs)
+        new.meta = {**pack.node.meta, "val": values[key]}
+        return new
+
     rest = pack.x.meta["val"].shape[pack.dim] // pack.count
     with graph.inserting_before(pack.node):
         start = leaf.index * rest
-        value = _node(graph, pack, aten.slice.Tensor, (pack.x, pack.dim, start, start + rest))
+        value = add(aten.slice.Tensor, pack.x, pack.dim, start, start + rest)
         # at most one size is the batch's symbol: it is inferred
         sizes = [-1 if isinstance(s, torch.SymInt) else s for i, s in enumerate(_sizes(pack.node)) if i != pack.dim]
         if len(sizes) > len(pack.x.meta["val"].shape):
-            value = _node(graph, pack, aten.reshape.default, (value, sizes))
+            value = add(aten.reshape.default, value, sizes)
     kept = [d for d in leaf.order if d is not None]
     ranks = [sorted(kept).index(d) for d in kept]
     with graph.inserting_before(leaf.node):
         if ranks != sorted(ranks):
-            value = _node(graph, pack, aten.permute.default, (value, ranks))
+            value = add(aten.permute.default, value, ranks)
         for at in [i for i, d in enumerate(leaf.order) if d is None]:
-            value = _node(graph, pack, aten.unsqueeze.default, (value, at))
+            value = add(aten.unsqueeze.default, value, at)
         if leaf.contiguous:
-            value = _node(graph, pack, aten.contiguous.default, (value,))
+            value = add(aten.contiguous.default, value)
     return value
-
-
-def _node(graph: fx.Graph, pack: Pack, target: Any, args: tuple) -> fx.Node:
-    new = graph.call_function(target, args)
-    values = fx.map_arg(args, lambda n: n.meta["val"])
-    new.meta = {**pack.node.meta, "val": target(*values)}
-    return new

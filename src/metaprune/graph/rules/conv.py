@@ -17,8 +17,8 @@ def conv(call: Call) -> Labels:
     channel = len(labels) - len(w_shape[2:]) - 1
     out_label = _couple(call, labels[channel], w_labels[0], w_labels[1], call["groups"], w_shape[0], w_shape[1])
     _bias(call, out_label)
-    _keep_space(call, labels[channel + 1 :], w_labels[2:])
-    out = [*labels[:channel], out_label, *[None] * len(w_shape[2:])]
+    space = _space(call, labels[channel + 1 :], w_labels[2:])
+    out = [*labels[:channel], out_label, *space]
     _count(call, out, [(w_labels[1], w_shape[1]), *[(None, k) for k in w_shape[2:]]])
     return out
 
@@ -73,6 +73,13 @@ def _couple(call: Call, x: Label, w_out: Label, w_in: Label, groups: int, out: i
 def _bias(call: Call, out_label: Label) -> None:
     if call["bias"] is not None:
         call.equate(call.labels(call["bias"])[0], out_label)
+
+
+def _space(call: Call, space: Labels, kernel: Labels) -> Labels:
+    """A kernel of one entry without stride or padding treats every position alike; any other mixes them."""
+    alike = set(call.shape(call["weight"])[2:]) == {1} and set(call["stride"]) == {1} and set(call["padding"]) == {0}
+    _keep_space(call, [] if alike else space, kernel)
+    return space if alike else [None] * len(space)
 
 
 def _keep_space(call: Call, space: Labels, kernel: Labels) -> None:

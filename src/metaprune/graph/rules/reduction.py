@@ -55,9 +55,33 @@ def _reference(call: Call, tracked: Labels, dims: list[int], keep: bool) -> None
         call.fact.masked = masked
 
 
-@rule(
-    "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median"
-)
+@rule("var", "std", "var_mean", "std_mean")
+def spread(call: Call) -> Labels | list[Labels | None]:
+    """Moments over the survivors, as the smaller network takes them."""
+    labels = call.labels(call["self"])
+    dims, keep = _reduced(call)
+    tracked = [labels[d] if d in dims else None for d in range(len(labels))]
+    correction = call["correction"] if "correction" in call.arguments else int(call["unbiased"])
+    correction = 1 if correction is None else correction
+
+    def masked(args: dict[str, Any], alive: Survivors) -> Any:
+        x = args["self"]
+        weight = survivors_mask(alive, tracked, x).expand(x.shape)
+        mean = masked_mean(x, weight, tuple(dims))
+        count = weight.sum(dims, keepdim=True)
+        value = ((x - mean).square() * weight).sum(dims, keepdim=True) / (count - correction)
+        value = value.sqrt() if call.name.startswith("std") else value
+        value, mean = (v if keep else v.squeeze(tuple(dims)) for v in (value, mean))
+        return [value, mean] if call.name.endswith("_mean") else value
+
+    if any(call.norm(label) is not None for label in tracked):
+        call.note(f"{call.name} over a tracked dimension depends on the width")
+        call.fact.masked = masked
+    out = _outputs(call, labels, dims, keep)
+    return [out, list(out)] if call.name.endswith("_mean") else out
+
+
+@rule("prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median")
 def reduce_locked(call: Call) -> Labels | list[Labels | None]:
     """Order- or width-dependent reductions: the reduced dimensions cannot shrink, the others pass."""
     labels = call.labels(call["self"])
