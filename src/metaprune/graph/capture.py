@@ -255,7 +255,7 @@ def _explain_failure(model: nn.Module, error: Exception) -> str:
     if not line:  # not stopped in a forward: a kind of module or of output that export does not take
         return (
             f"torch.export does not take {type(model).__name__}: {type(error).__name__}: {first[:300]}\n"
-            "What to do: pass an eager, initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
+            "What to do: pass an initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
             "A dataclass works once it is registered: torch.export.register_dataclass(TheClass)."
         )
     return (

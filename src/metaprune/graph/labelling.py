@@ -58,7 +58,23 @@ def label_graph(captured: Captured, free_outputs: bool | Sequence[str] = False) 
     if any(_read_in_part(node) for node in captured.graph.nodes if node.op == "placeholder"):
         results = [facts[node.name] for node in captured.graph.nodes if node.op == "call_function"]
         _lock_unread(atoms, results, parameters)
+    _lock_indispensable(atoms, parameters)
     return Labelled(atoms, facts, parameters, uncovered)
+
+
+def _lock_indispensable(atoms: Atoms, parameters: dict[str, Labels]) -> None:
+    """An atom of all rows of a dimension stays: without it nothing would be left."""
+    for label in (label for labels in parameters.values() for label in labels):
+        final = atoms.norm(label)
+        if final is None:
+            continue
+        if final.shape[1] == 1:
+            everywhere = final[:1, 0] if final.min() == final.max() else final[:0, 0]
+        else:
+            found, count = np.unique(final, return_counts=True)
+            everywhere = found[(count == len(final)) & (found >= 0)]
+        if len(everywhere):
+            atoms.lock(everywhere[:, None], "without it nothing would be left")
 
 
 def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str]) -> list[fx.Node]:

@@ -45,10 +45,30 @@ def _affine(call: Call, label: Label, *names: str) -> None:
 def batch_norm(call: Call) -> Labels | list[Labels | None]:
     labels = call.labels(call["input"])
     _affine(call, labels[1], "weight", "bias", "running_mean", "running_var")
-    for i, label in enumerate(labels):
-        if i != 1 and call["running_mean"] is None:
-            call.lock(label, "statistics over this dimension")
+    others = [None if i == 1 else label for i, label in enumerate(labels)]
+    if call["running_mean"] is None and any(call.norm(label) is not None for label in others):
+        if call.name != "batch_norm":
+            for label in others:
+                call.lock(label, "statistics over this dimension")
+        else:
+            _standardise(call, others)
     return labels
+
+
+def _standardise(call: Call, others: Labels) -> None:
+    """Batch statistics over tracked dimensions: the standardised weights of norm-free networks."""
+    call.note("statistics over channels depend on the width")
+
+    def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
+        x = args["input"]
+        dims = tuple(i for i in range(x.dim()) if i != 1)
+        mean, var = _moments(x, survivors_mask(alive, others, x), dims)
+        y = (x - mean) / torch.sqrt(var + args["eps"])
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        y = y * args["weight"].reshape(shape) if args["weight"] is not None else y
+        return y + args["bias"].reshape(shape) if args["bias"] is not None else y
+
+    call.fact.masked = masked
 
 
 @rule("layer_norm", "rms_norm")
