@@ -51,7 +51,7 @@ def _timm_entries() -> tuple[dict[str, Entry], dict[str, str]]:
         if "skip" in chosen:
             skipped[name] = f"family {family}: {chosen['skip']}"
             continue
-        reduced = ", ".join(f"{k}={v}" for k, v in chosen["options"].items())
+        reduced = ", ".join(f"{k}={v}" for k, v in chosen["options"].items() if k != "num_classes")
         note = f"family {family}" + (f", reduced by {reduced}" if reduced else "")
         entries[name] = Entry(lambda family=family: _timm(family), note=note)
     return entries, skipped

@@ -73,6 +73,9 @@ def with_input(module: str, chosen: dict) -> dict:
         return chosen
     options = REDUCED.get(module, {}) if chosen["params"] > MOST_PARAMETERS else {}
     model = timm.create_model(chosen["model"], **options).eval()
+    if getattr(model, "num_classes", 1) == 0:  # features by default: a head makes it a task
+        options = {**options, "num_classes": 1000}
+        model = timm.create_model(chosen["model"], **options).eval()
     native = options.get("img_size", chosen["input_size"][-1])
     fixed = model.pretrained_cfg.get("fixed_input_size", False) or "img_size" in options
     chosen = {**chosen, "options": options, "built_params": sum(p.numel() for p in model.parameters())}
