@@ -139,7 +139,7 @@ HF: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (lambda: decoder("LlamaConfig", "LlamaForCausalLM"), {}),
     "qwen2": (lambda: decoder("Qwen2Config", "Qwen2ForCausalLM"), {}),
     "qwen3": (lambda: decoder("Qwen3Config", "Qwen3ForCausalLM", head_dim=24), {}),
-    "t5": (t5, {}),
+    "t5": (t5, {"free_outputs": ("encoder_last_hidden_state",)}),  # handed out for reuse, not a result of the task
     "whisper_encoder": (whisper_encoder, {"free_outputs": True}),
     "clip_vision": (clip_vision, {"free_outputs": True}),
 }

@@ -117,7 +117,8 @@ def _torchvision_entries() -> dict[str, Entry]:
 
 def _hf_entries() -> dict[str, Entry]:
     return {
-        f"hf:{name}": Entry(make, options, "free_outputs" if options else "") for name, (make, options) in HF.items()
+        f"hf:{name}": Entry(make, options, ", ".join(f"{k}={v}" for k, v in options.items()))
+        for name, (make, options) in HF.items()
     }
 
 

@@ -40,6 +40,7 @@ PROJECTIONS = (
     "to_v", "q_lin", "k_lin", "v_lin",
 )  # fmt: skip
 Pruned = tuple[nn.Module, str]
+Free = bool | tuple[str, ...]  # all outputs may change their width, none, or those of these names
 
 
 def measure(tool: str, name: str, row: dict[str, Any], save: Callable[[], None]) -> None:
@@ -61,12 +62,12 @@ def measure(tool: str, name: str, row: dict[str, Any], save: Callable[[], None])
 
 def attempt(prune: Callable[..., Pruned], tool: str, name: str) -> dict[str, Any]:
     """One way to prune a freshly built network."""
-    free = bool(NETWORKS[name].trace.get("free_outputs"))
+    free = NETWORKS[name].trace.get("free_outputs", False)
     with silenced(), torch.no_grad():
         model, args, kwargs = build(name)
         if hasattr(model, "set_attn_implementation") and tool == "torch-pruning":
             model.set_attn_implementation("eager")
-        before = _shapes(model(*args, **kwargs))
+        before = _shapes(model(*args, **kwargs), free)
     found: dict[str, Any] = {"passed": False, "params": _count(model), "stage": "prune"}
     start = time.process_time()
     try:
@@ -75,12 +76,12 @@ def attempt(prune: Callable[..., Pruned], tool: str, name: str) -> dict[str, Any
             found["cpu_s"] = time.process_time() - start
             found |= {"params_after": _count(model), "stage": "forward"}
             with torch.no_grad():
-                after = _shapes(model.eval()(*args, **kwargs))
+                after = _shapes(model.eval()(*args, **kwargs), free)
     except Exception as error:
         found.setdefault("cpu_s", time.process_time() - start)
         where = "forward of the pruned model: " if found["stage"] == "forward" else ""
         return {**found, "reason": where + first_line(error), "traceback": tail(error)}
-    if free:
+    if free is True:
         before, after = [s[:-1] for s in before], [s[:-1] for s in after]
     if before != after:
         return {**found, "reason": f"output shapes changed from {before} to {after}"[:300], "stage": "shapes"}
@@ -94,7 +95,10 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _shapes(output: Any) -> list[tuple[int, ...]]:
+def _shapes(output: Any, free: Free = False) -> list[tuple[int, ...]]:
+    """Of the outputs that count."""
+    if isinstance(free, tuple):
+        output = {k: v for k, v in output.items() if k not in free}
     return [tuple(x.shape) for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
 
 
@@ -102,7 +106,7 @@ def _shapes(output: Any) -> list[tuple[int, ...]]:
 
 
 def torch_pruning(
-    model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool, fill_heads: bool = True
+    model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: Free, fill_heads: bool = True
 ) -> Pruned:
     import torch_pruning as tp
 
@@ -120,7 +124,7 @@ def torch_pruning(
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=RATIO,
         round_to=8,
-        ignored_layers=[] if free_outputs else _output_layers(model, args, kwargs),
+        ignored_layers=[] if free_outputs is True else _output_layers(model, args, kwargs, free_outputs),
         num_heads=dict(heads),
         forward_fn=_forward(args),
         **whole_heads,
@@ -131,7 +135,7 @@ def torch_pruning(
     return model, f"num_heads of {len(heads)} layers" + (", whole heads" if whole_heads else "")
 
 
-def torch_pruning_without_heads(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool) -> Pruned:
+def torch_pruning_without_heads(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: Free) -> Pruned:
     """Second attempt."""
     return torch_pruning(model, args, kwargs, free_outputs=free_outputs, fill_heads=False)
 
@@ -151,10 +155,10 @@ def _forward(args: tuple) -> Callable[..., Any]:
     return forward
 
 
-def _output_layers(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> list[nn.Module]:
+def _output_layers(model: nn.Module, args: tuple, kwargs: dict[str, Any], free: Free) -> list[nn.Module]:
     """Layers as wide as an output (class-count heads)."""
     with torch.no_grad():
-        shapes = _shapes(model(*args, **kwargs))
+        shapes = _shapes(model(*args, **kwargs), free)
     widths = {s[i] for s in shapes for i in ((1,) if len(s) != 3 else (1, 2)) if len(s) > 1}
     width = lambda m: getattr(m, "out_features", None) or getattr(m, "out_channels", None)  # noqa: E731
     return [m for m in model.modules() if width(m) in widths and not list(m.children())]
@@ -235,7 +239,7 @@ def _plain(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[nn.Mo
     return kind(model, list(tensors), fixed).eval(), tuple(tensors.values())
 
 
-def kirigami(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: bool) -> Pruned:
+def kirigami(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outputs: Free) -> Pruned:
     from torch_kirigami import DependencyGraph
     from torch_kirigami.pruning import (
         ChannelRatio,
@@ -248,7 +252,7 @@ def kirigami(model: nn.Module, args: tuple, kwargs: dict[str, Any], *, free_outp
 
     traced, inputs = _plain(model, args, kwargs)
     graph = DependencyGraph.build(traced, args=inputs)
-    pruner = Pruner(traced, graph=graph, preserve_io=not free_outputs)
+    pruner = Pruner(traced, graph=graph, preserve_io=free_outputs is not True)
     space = pruner.discover_candidates()
     strategy = Greedy(GroupMagnitude(p=2))
     try:
