@@ -19,8 +19,10 @@ import metaprune.network as network_module
 from metaprune.errors import UncoveredOpWarning
 from metaprune.network import Network, trace
 from metaprune.surgery import cut
+from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import counted_macs, random_plan
+from metaprune.values import Constraints
 
 SEEDS = {0.3: 3, 0.5: 5, 0.9: 9}  # keep ratio -> seed of the plan
 Row = dict[str, Any]
@@ -54,11 +56,16 @@ def measure(name: str, row: Row, save: Callable[[], None], keeps: tuple[float, .
     peak = row["memory"]["cut"]["peak_bytes"]
     row["peak_bytes"], row["peak_rise_bytes"] = peak, peak - before["resident_bytes"]
     row["peak_rise_over_model"] = row["peak_rise_bytes"] / own_bytes
-    row["module_free"] = module_free(network, 0.5)
+    row["module_free"] = module_form(network, 0.5, ModuleRules())
     save()
+    start = time.process_time()
+    with silenced():
+        rules = module_rules(network)
+    row["rules"] = {"why": rules.why, "ties": len(rules.ties), "whole": len(rules.whole)}
+    row["rules"] |= {"cpu_s": time.process_time() - start, "prunable_share": shares(network, rules)["prunable_share"]}
     row["module_rules"] = {}
     for keep in keeps:
-        row["module_rules"][str(keep)] = module_with_rules(network, keep, SEEDS[keep])
+        row["module_rules"][str(keep)] = module_form(network, keep, rules)
         save()
 
 
@@ -116,8 +123,11 @@ def describe(network: Network, row: Row) -> None:
     row |= shares(network)
 
 
-def shares(network: Network) -> Row:
-    """Elements of parameters that the graph uses, and how many of them some cut can drop."""
+def shares(network: Network, rules: ModuleRules | None = None) -> Row:
+    """Elements of parameters that the graph uses, and how many of them some cut (under `rules`) can drop."""
+    stays = np.zeros(len(network.labelled.atoms), dtype=bool)
+    for group in rules.whole if rules else ():
+        stays[network.space[group].atoms] = True
     used_names = {
         network.captured.sources[n.name]
         for n in network.captured.graph.nodes
@@ -135,7 +145,7 @@ def shares(network: Network) -> Row:
         locked = 1
         for label, size in zip(labels, tensor.shape, strict=True):
             final = None if label is None else network.labelled.atoms.final(label)
-            locked *= size if final is None else int((final < 0).all(axis=1).sum())
+            locked *= size if final is None else int(((final < 0) | stays[final]).all(axis=1).sum())
         used += tensor.numel()
         prunable += tensor.numel() - locked
         least.append((locked, name))
@@ -180,26 +190,14 @@ def graph_form(network: Network, keep: float) -> Row:
     return found
 
 
-def module_free(network: Network, keep: float) -> Row:
-    """The user's own class at freely chosen widths: most forwards take it, those with arithmetic on widths do not."""
+def module_form(network: Network, keep: float, rules: ModuleRules) -> Row:
+    """The user's own class, at free widths or under the rules that its forward needs."""
     start = time.process_time()
+    plan = random_plan(network.space, keep, SEEDS[keep], rules.applied_to(Constraints()))
+    found: Row = {"macs_kept": network.cost(plan).macs / max(network.cost().macs, 1)}
     try:
         with silenced():
-            pruned = cut(network, random_plan(network.space, keep, SEEDS[keep]), form="module")
+            pruned = cut(network, plan, form="module")
     except Exception as error:
-        return {"proved": False, "reason": first_line(error), "cpu_s": time.process_time() - start}
-    return {"proved": True, "why": pruned.why, "cpu_s": time.process_time() - start}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# To be filled in once `metaprune.surgery.keep_module` exists: the module form at widths that its forward can take.
-def module_with_rules(network: Network, keep: float, seed: int) -> Row | None:
-    """{"proved": bool, "reason" or "why": str, "params_kept": int}; None while there is no such feature."""
-    try:
-        from metaprune.surgery.keep_module import module_rules  # noqa: F401
-    except ImportError:
-        return None
-    return None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+        return {**found, "proved": False, "reason": first_line(error), "cpu_s": time.process_time() - start}
+    return {**found, "proved": True, "why": pruned.why, "cpu_s": time.process_time() - start}

@@ -24,7 +24,7 @@ from metaprune.surgery.verify import Proof
 from metaprune.values import Constraints, Plan
 
 PROBES = 2  # random cuts that a set of groups has to survive
-MOST_PROBES = 120
+MOST_PROBES = 64
 KEEP = (0.3, 0.9)  # keep ratios of the random cuts
 
 

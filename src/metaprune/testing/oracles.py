@@ -17,21 +17,24 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from metaprune.network import Network, trace
+from metaprune.search.units import units_of
 from metaprune.surgery import Pruned, cut
 from metaprune.surgery.verify import TOLERANCE, relative_error, run_float64
-from metaprune.values import Plan, Space
+from metaprune.values import Constraints, Plan, Space
 
 FULL_WIDTH_TOLERANCE = 1e-5  # float32: eager code may take fused paths that the traced graph does not
 
 
-def random_plan(space: Space, keep: float, seed: int, min_keep: int = 1) -> Plan:
-    """Keeps a random share `keep` of every group, rounded down, at least `min_keep` channels of it."""
+def random_plan(space: Space, keep: float, seed: int, constraints: Constraints | None = None) -> Plan:
+    """Keeps a random share `keep` of every group: the largest allowed width within it, or else the smallest allowed."""
     draw = np.random.default_rng(seed)
-    masks = []
-    for group in space:
-        mask = np.zeros(group.width, dtype=bool)
-        mask[draw.permutation(group.width)[: max(min(min_keep, group.width), int(group.width * keep))]] = True
-        masks.append(mask)
+    widths = space.widths.copy()
+    for unit in units_of(space, constraints or Constraints()):
+        within = int((unit.ratios() <= keep + 1e-12).sum())
+        widths[unit.groups] = unit.levels[max(within, 1) - 1]
+    masks = [np.zeros(group.width, dtype=bool) for group in space]
+    for mask, width in zip(masks, widths, strict=True):
+        mask[draw.permutation(len(mask))[:width]] = True
     return Plan.of(space, masks)
 
 
