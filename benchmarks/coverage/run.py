@@ -23,7 +23,7 @@ from threading import Lock
 from typing import Any
 
 HERE = Path(__file__).parent
-CAPS_S = {"metaprune": 900, "torch-pruning": 60, "torch-kirigami": 60}  # CPU seconds, imports not counted
+CAPS_S = {"metaprune": 900, "torch-pruning": 30, "torch-kirigami": 30}  # CPU seconds, imports not counted
 WALL_FACTOR = 8  # a process that sleeps, or waits on a busy machine, is ended too
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch-pruning", "torch-kirigami")
 

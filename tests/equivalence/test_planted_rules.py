@@ -175,6 +175,42 @@ def glu_halves_apart(call):
     return labels
 
 
+def gru_gates_apart(call):
+    out = RIGHT["gru"](call)
+    weight = call.labels(call["params"][1])[0]
+    call.fact.labels = [[None, None, np.roll(weight[: len(out[0][2])], 1, axis=0)], out[1]]
+    return call.fact.labels
+
+
+def var_over_the_masked_zeros(call):
+    out = RIGHT["var"](call)
+    call.fact.masked = None
+    return out
+
+
+def pointwise_kernel_mixes_positions(call):
+    out = RIGHT["conv1d"](call)
+    return [*out[:-1], None if out[-1] is None else np.roll(out[-1], 1, axis=0)]
+
+
+def recurrent_network():
+    model = Lambda(lambda m, x: m.out(m.gru(m.a(x))[0]), a=nn.Linear(4, 6), gru=nn.GRU(6, 5), out=nn.Linear(5, 3))
+    return perturb(model, scale=0.3).eval(), (torch.randn(2, 4, 4),)
+
+
+def moments_network():
+    model = Lambda(
+        lambda m, x: m.b(m.a(x) / (1 + m.a(x).var(-1, keepdim=True))), a=nn.Linear(6, 12), b=nn.Linear(12, 4)
+    )
+    return perturb(model, scale=0.3).eval(), (torch.randn(2, 6),)
+
+
+def pointwise_kernel_network():
+    """Channels are the positions of a 1x1 convolution (CoaT's aggregation)."""
+    model = Lambda(lambda m, x: m.b(m.mix(m.a(x))), a=nn.Linear(6, 12), mix=nn.Conv1d(3, 3, 1), b=nn.Linear(12, 4))
+    return perturb(model, scale=0.3).eval(), (torch.randn(2, 3, 6),)
+
+
 def sliced_network():
     def forward(m, x):
         h = m.a(x)
@@ -235,6 +271,9 @@ PLANTED = {
     "embedding columns one off": ("embedding", embedding_one_off, embedding_network),
     "matmul without contraction": ("matmul", matmul_without_contraction, "written_out_attention"),
     "glu halves apart": ("glu", glu_halves_apart, "gated"),
+    "gru units one off": ("gru", gru_gates_apart, recurrent_network),
+    "variance over the masked zeros": ("var", var_over_the_masked_zeros, moments_network),
+    "1x1 kernel mixes positions": ("conv1d", pointwise_kernel_mixes_positions, pointwise_kernel_network),
 }
 
 

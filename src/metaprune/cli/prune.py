@@ -34,6 +34,10 @@ class Prune:
     """Upper bounds, as macs=50% or macs=50%,params=1e6."""
     method: str | None = None
     """uniform, random, magnitude, bn_scale, taylor."""
+    only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")] = ()
+    """What may shrink: globs over groups, modules and LAYER:ROLE, as 'layer1*' or '*:heads'; may be repeated."""
+    keep_module: bool = False
+    """Only widths at which the model's own class still runs."""
     recover: str | None = None
     """none, bn, finetune, distil, scratch."""
     seed: int | None = None
@@ -73,6 +77,10 @@ class Prune:
             "recover.kind": self.recover, "seed": self.seed, "device": self.device,
         }  # fmt: skip
         found: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+        if self.only:
+            found["constraints.only"] = list(self.only)
+        if self.keep_module:
+            found["constraints.keep_module"] = True
         if self.budget is not None:
             from metaprune.values import Budget
 

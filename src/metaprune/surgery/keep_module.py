@@ -16,7 +16,7 @@ import numpy as np
 
 from metaprune.graph.capture import op_name
 from metaprune.graph.labels import Label
-from metaprune.graph.roles import HEAD_DIMS, VALUE_DIMS, attentions
+from metaprune.graph.roles import ATTENTION_ROLES, HEAD_DIMS, STREAM, VALUE_DIMS, attentions
 from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
 from metaprune.surgery.module_form import verified_module
@@ -24,7 +24,8 @@ from metaprune.surgery.verify import Proof
 from metaprune.values import Constraints, Plan
 
 PROBES = 2  # random cuts that a set of groups has to survive
-MOST_PROBES = 64
+MOST_PROBES = 24
+STRIKES = 5
 KEEP = (0.3, 0.9)  # keep ratios of the random cuts
 
 
@@ -49,7 +50,8 @@ class ModuleRules:
 def module_rules(network: Network, seed: int = 0) -> ModuleRules:
     """The least strict rules under which random cuts of `network` have a module form.
 
-    Costs a few float64 forward passes of the example inputs, more for a class with unusual rules (see `MOST_PROBES`).
+    Costs a few float64 forward passes of the example inputs; for a class with rules of its own `MOST_PROBES` of them,
+    and some more groups than needed may then be left whole.
     """
     return _Search(network, seed).rules()
 
@@ -76,9 +78,21 @@ class _Search:
         for policy in policies:
             if self._runs(self._units(policy)):
                 return self._result(policy, ())
-        tried = [(p, {g for unit in self._accepted(p) for g in unit.groups}) for p in (policies[0], policies[-1])]
+        start = self._all_but_attention()
+        rest = (policies[0],) if start else dict.fromkeys((policies[0], policies[-1]))
+        tried = [(p, self._accepted(p, start)) for p in rest]
         policy, free = max(tried, key=lambda t: self._elements(t[1]))
         return self._result(policy, tuple(g for g in range(len(self.network.space)) if g not in free))
+
+    def _all_but_attention(self) -> set[int]:
+        """Groups that can shrink if all attention (and, if need be, the residual streams too) stays whole."""
+        for whole in (ATTENTION_ROLES, (*ATTENTION_ROLES, STREAM)):
+            free = frozenset(g for g, group in enumerate(self.network.space) if group.role not in whole)
+            if len(free) < len(self.network.space):
+                rest = frozenset(range(len(self.network.space))) - free
+                if self._runs(self._units(_Policy("", whole=rest))):
+                    return set(free)
+        return set()
 
     def _result(self, policy: _Policy, whole: tuple[int, ...]) -> ModuleRules:
         names = [g.name for g in self.network.space]
@@ -168,19 +182,32 @@ class _Search:
             self.failure = why
         return model is not None
 
-    def _accepted(self, policy: _Policy) -> list[Unit]:
-        """Units that can shrink together: classes of like units first, halves of a class that fails after."""
+    def _accepted(self, policy: _Policy, start: set[int]) -> set[int]:
+        """Groups that can shrink together: `start`, then classes of like units, halves of a class that fails.
+
+        A class is given up after `STRIKES` failures in a row.
+        """
         classes: dict[tuple, list[Unit]] = {}
         kinds, groups = self.network.isomorphic_classes, self.network.space.groups
-        for unit in self._units(policy):
-            classes.setdefault(tuple((kinds[g], groups[g].role) for g in unit.groups), []).append(unit)
         accepted: list[Unit] = []
-        waiting = list(classes.values())
-        while waiting and self.probes < MOST_PROBES:
-            candidates = waiting.pop(0)
-            if self._runs([*accepted, *candidates]):
-                accepted += candidates
-            elif len(candidates) > 1:
-                middle = len(candidates) // 2
-                waiting = [candidates[:middle], candidates[middle:], *waiting]
-        return accepted
+        for unit in self._units(policy):
+            if start.issuperset(unit.groups.tolist()):
+                accepted.append(unit)
+            else:
+                classes.setdefault(tuple((kinds[g], groups[g].role) for g in unit.groups), []).append(unit)
+        proven = list(accepted)
+        last = self.probes + MOST_PROBES
+        for like in classes.values():
+            waiting, strikes = [like], 0
+            while waiting and strikes < STRIKES and self.probes < last:
+                candidates = waiting.pop(0)
+                if self._probe([*accepted, *candidates]):
+                    accepted += candidates
+                    strikes = 0
+                    continue
+                strikes += 1
+                if len(candidates) > 1:
+                    middle = len(candidates) // 2
+                    waiting = [candidates[:middle], candidates[middle:], *waiting]
+        chosen = accepted if self._runs(accepted) else proven
+        return {int(g) for unit in chosen for g in unit.groups}
