@@ -93,6 +93,7 @@ NORM = {
     "group_norm of one": (between(nn.GroupNorm(1, 12), 12, image=True), [12]),
     "group_norm of all": (between(nn.GroupNorm(12, 12), 12, image=True), [12]),
     "instance_norm": (between(nn.InstanceNorm2d(12, affine=True), 12, image=True), [12]),
+    "weight_norm": (between(nn.utils.parametrizations.weight_norm(nn.Conv2d(12, 12, 3)), 12, image=True), [12, 12]),
     "batch_norm": (between(nn.BatchNorm2d(12), 12, image=True), [12]),
     "prelu": (between(nn.PReLU(12), 12, image=True), [12]),
     "prelu of one": (between(nn.PReLU(), 12, image=True), [12]),

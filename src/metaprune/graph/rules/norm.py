@@ -71,6 +71,22 @@ def _standardise(call: Call, others: Labels) -> None:
     call.fact.masked = masked
 
 
+@rule("_weight_norm")
+def weight_norm(call: Call) -> Labels:
+    """g * v / |v|, the norm over all dimensions of v but `dim`: a dropped entry of v is zero, which a norm leaves out."""
+    v, g = call["v"], call["g"]
+    labels, dim = call.labels(v), call["dim"]
+    if call.shape(g) != tuple(n if i == dim else 1 for i, n in enumerate(call.shape(v))):
+        return call.opaque()
+    for i, label in enumerate(call.labels(g)):
+        if i == dim:
+            call.equate(label, labels[i])
+        else:
+            call.lock(label, "size-1 dimension broadcast")
+    call.note("the norm of a weight depends on the width")
+    return labels
+
+
 @rule("layer_norm", "rms_norm")
 def layer_norm(call: Call) -> Labels:
     x = call["input"]
