@@ -7,7 +7,7 @@ depends on a role.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -81,26 +81,24 @@ def attentions(graph: fx.Graph, labelled: Labelled) -> Iterator[tuple[Labels, La
 
 def _product_before(node: fx.Node) -> fx.Node | None:
     """The product of two activations whose (scaled, biased, masked) result `node` takes."""
-    for _ in range(32):
-        inputs = [n for n in node.all_input_nodes if n.op == "call_function"]
-        found = [n for n in inputs if op_name(n.target) in _PRODUCTS and _activations(n)]
-        if found:
-            return found[0]
-        onward = [n for n in inputs if op_name(n.target) in _PASSING or is_pointwise(n.target)]
-        if not onward:
-            return None
-        node = onward[0]
-    return None
+    return _first_product(node, lambda n: n.all_input_nodes, lambda product, _: _activations(product))
 
 
 def _product_after(node: fx.Node) -> fx.Node | None:
     """The product that takes `node` (after dropout and views) as its first operand."""
+    return _first_product(node, lambda n: list(n.users), lambda product, via: product.all_input_nodes[0] is via)
+
+
+def _first_product(
+    node: fx.Node, near: Callable[[fx.Node], list[fx.Node]], wanted: Callable[[fx.Node, fx.Node], bool]
+) -> fx.Node | None:
+    """The first product on the way over operators that pass a value on."""
     for _ in range(32):
-        users = [u for u in node.users if u.op == "call_function"]
-        found = [u for u in users if op_name(u.target) in _PRODUCTS and u.all_input_nodes[0] is node]
+        around = [n for n in near(node) if n.op == "call_function"]
+        found = [n for n in around if op_name(n.target) in _PRODUCTS and wanted(n, node)]
         if found:
             return found[0]
-        onward = [u for u in users if op_name(u.target) in _PASSING or is_pointwise(u.target)]
+        onward = [n for n in around if op_name(n.target) in _PASSING or is_pointwise(n.target)]
         if not onward:
             return None
         node = onward[0]

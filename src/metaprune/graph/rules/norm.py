@@ -73,7 +73,7 @@ def _standardise(call: Call, others: Labels) -> None:
 
 @rule("_weight_norm")
 def weight_norm(call: Call) -> Labels:
-    """g * v / |v|, the norm over all dimensions of v but `dim`: a dropped entry of v is zero, which a norm leaves out."""
+    """g * v / norm of v over all dimensions but `dim`: a dropped entry of v is zero, which a norm leaves out."""
     v, g = call["v"], call["g"]
     labels, dim = call.labels(v), call["dim"]
     if call.shape(g) != tuple(n if i == dim else 1 for i, n in enumerate(call.shape(v))):
