@@ -11,10 +11,9 @@ import argparse
 import fnmatch
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from typing import Any
 HERE = Path(__file__).parent
 CAPS_S = {"metaprune": 900, "torch-pruning": 30, "torch-kirigami": 30}  # CPU seconds, imports not counted
 WALL_FACTOR = 8  # a process that sleeps, or waits on a busy machine, is ended too
+SERVER = multiprocessing.get_context("forkserver")
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch-pruning", "torch-kirigami")
 
 
@@ -62,25 +62,32 @@ def one(name: str, tool: str, out: Path, keeps: list[float]) -> None:
     save()
 
 
+def quiet_one(name: str, tool: str, out: Path, keeps: list[float]) -> None:
+    """`one` with everything it prints in a file beside `out`."""
+    log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    one(name, tool, out, keeps)
+
+
 def child(name: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The row of one process. A crash or time-out keeps what was known before it."""
+    """The row of one process, forked from one that imported everything. A crash or time-out keeps what was known."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
-        command = [sys.executable, str(HERE / "run.py"), "--one", name, tool, "--out", str(out), "--keeps"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         start = time.perf_counter()
+        process = SERVER.Process(target=quiet_one, args=(name, tool, out, options.keeps))
+        process.start()
+        process.join(WALL_FACTOR * CAPS_S[tool])
         ended = ""
-        try:
-            done = subprocess.run(
-                [*command, *map(str, options.keeps)], env=environment, capture_output=True, text=True,
-                timeout=WALL_FACTOR * CAPS_S[tool],
-            )  # fmt: skip
-            if done.returncode in (-24, -9):
-                ended = f"over {CAPS_S[tool]} CPU seconds" if done.returncode == -24 else "killed (memory?)"
-            elif done.returncode:
-                ended = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]
-        except subprocess.TimeoutExpired:
+        if process.is_alive():
+            process.kill()
+            process.join()
             ended = f"over {WALL_FACTOR * CAPS_S[tool]} seconds of wall time"
+        elif process.exitcode in (-24, -9):
+            ended = f"over {CAPS_S[tool]} CPU seconds" if process.exitcode == -24 else "killed (memory?)"
+        elif process.exitcode:
+            said = out.with_suffix(".log").read_text(errors="replace").strip().splitlines()
+            ended = (said or [f"exit status {process.exitcode}"])[-1][:300]
         row = json.loads(out.read_text()) if out.exists() else {"network": name, "tool": tool}
     if ended:
         row["ended"] = ended
@@ -167,8 +174,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         one(*options.one, options.out, options.keeps)
-    else:
-        sweep(options)
+        return
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # the server of Python 3.11 does not take over sys.path, and says nothing if a module to preload is not found
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    SERVER.set_forkserver_preload(["preload"])
+    sweep(options)
 
 
 if __name__ == "__main__":
