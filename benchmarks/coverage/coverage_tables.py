@@ -13,6 +13,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results.json"
 SOURCES = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
 TOOLS = ("metaprune", "torch-pruning", "torch-kirigami")
+RULES = "metaprune keep_module"
 KEEPS = ("0.3", "0.5", "0.9")
 ENOUGH_PRUNABLE = 0.95
 NO_RESULTS = "No results yet: `python benchmarks/coverage/run.py --out benchmarks/coverage/results.json`."
@@ -43,8 +44,12 @@ def macs_equal(row: Row) -> bool | None:
 
 
 def with_rules(row: Row, keep: str) -> bool | None:
-    found = row.get("module_rules", {}).get(keep)
-    return None if found is None else bool(found["proved"])
+    tried = rows(RULES).get(row["network"])
+    return None if tried is None else bool(tried.get("module_rules", {}).get(keep, {}).get("proved"))
+
+
+def rules_share(row: Row) -> float | None:
+    return rows(RULES).get(row["network"], {}).get("rules", {}).get("prunable_share")
 
 
 def module_free(row: Row) -> bool | None:
@@ -67,6 +72,11 @@ def total_cpu_s(row: Row) -> float | None:
 def _count(found: Iterable[Row], test: Test) -> str:
     answers = [a for a in map(test, found) if a is not None]
     return f"{sum(answers)}/{len(answers)}" if answers else "-"
+
+
+def _least(values: Iterable[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return f"{100 * statistics.median(known):.1f}% ({100 * min(known):.1f}%)" if known else "-"
 
 
 def _spread(values: Iterable[float | None], form: str = ".2f") -> str:
@@ -100,6 +110,7 @@ def coverage_table() -> str:
             f"module form at widths its forward takes, {100 * float(keep):.0f}% kept",
             lambda f, k=keep: _count(f, lambda r: with_rules(r, k)),
         )
+    add("prunable under those rules, median (least)", lambda found: _least(map(rules_share, found)))
     share = lambda r: r["prunable_share"] >= ENOUGH_PRUNABLE if "prunable_share" in r else None  # noqa: E731
     add(f"at least {100 * ENOUGH_PRUNABLE:.0f}% of the parameters prunable", lambda found: _count(found, share))
     none = lambda key: lambda r: not r[key] if key in r else None  # noqa: E731

@@ -58,6 +58,13 @@ def measure(name: str, row: Row, save: Callable[[], None], keeps: tuple[float, .
     row["peak_rise_over_model"] = row["peak_rise_bytes"] / own_bytes
     row["module_free"] = module_form(network, 0.5, ModuleRules())
     save()
+
+
+def measure_rules(name: str, row: Row, save: Callable[[], None], keeps: tuple[float, ...] = tuple(SEEDS)) -> None:
+    """`keep_module=True`: what it leaves to shrink, and the module form under its rules."""
+    network = traced(name, *build(name), {})
+    if network is None:
+        return
     start = time.process_time()
     with silenced():
         rules = module_rules(network)

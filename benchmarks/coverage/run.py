@@ -22,7 +22,8 @@ from threading import Lock
 from typing import Any
 
 HERE = Path(__file__).parent
-CAPS_S = {"metaprune": 900, "torch-pruning": 30, "torch-kirigami": 30}  # CPU seconds, imports not counted
+RULES = "metaprune keep_module"
+CAPS_S = {"metaprune": 900, RULES: 600, "torch-pruning": 30, "torch-kirigami": 30}  # CPU seconds, imports not counted
 WALL_FACTOR = 8  # a process that sleeps, or waits on a busy machine, is ended too
 SERVER = multiprocessing.get_context("forkserver")
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch-pruning", "torch-kirigami")
@@ -43,10 +44,10 @@ def one(name: str, tool: str, out: Path, keeps: list[float]) -> None:
 
     save()
     limit_cpu(CAPS_S[tool])
-    if tool == "metaprune":
+    if tool in ("metaprune", RULES):
         import ours
 
-        ours.measure(name, row, save, tuple(keeps))
+        (ours.measure if tool == "metaprune" else ours.measure_rules)(name, row, save, tuple(keeps))
     else:
         import peers
 
@@ -112,7 +113,7 @@ def sweep(options: argparse.Namespace) -> None:
     from networks import NETWORKS, SKIPPED
     from peers import HELP
 
-    tools = ["metaprune", *[t for t in options.peers.split(",") if t]]
+    tools = ["metaprune", RULES, *[t for t in options.peers.split(",") if t]]
     report: dict[str, Any] = {"rows": []}
     if options.resume and options.out.exists():
         report = json.loads(options.out.read_text())
@@ -144,6 +145,9 @@ def brief(row: dict[str, Any]) -> str:
     """One line for whoever watches."""
     name = f"{row['network']} {row['tool']} {row['wall_s']:.0f} s:"
     reason = row.get("reason") or row.get("error") or ""
+    if row["tool"] == RULES:
+        proved = [c["proved"] for c in row.get("module_rules", {}).values()]
+        return f"{name} {proved} {row.get('rules')} {reason[:140]}"
     if row["tool"] != "metaprune":
         return f"{name} {'passed' if row.get('passed') else 'FAILED ' + str(reason)[:140]} cpu {row.get('cpu_s')}"
     if not row.get("captured"):
