@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
 from metaprune.config import RunConfig
 from metaprune.data import Data, as_data
-from metaprune.errors import ConfigError, NoEffectWarning, PlanError
+from metaprune.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, PlanError
 from metaprune.export.archive import save, write_json
 from metaprune.measure import latency_ms
 from metaprune.methods.base import Method, Task
@@ -33,7 +33,7 @@ from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
-from metaprune.values import Budget, Constraints, Cost, Plan
+from metaprune.values import Budget, Constraints, Cost, Plan, Proposal
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def prune(
     budget, recovery = Budget.parse(budget), parse_recover(recover)
     constraints = Constraints(
         round_to=round_to, min_keep=min_keep, ignore=_patterns(ignore), only=_patterns(only), ratios=dict(ratios or {}),
-        ties=tuple(_patterns(tie) for tie in ties), keep_module=keep_module,
+        ties=cast("Any", ties), keep_module=keep_module,
     )  # fmt: skip
     how = create_method(method, dict(method_options or {}))
     splits = None if data is None else as_data(data)
@@ -111,7 +111,7 @@ def prune(
         rules = module_rules(network, seed) if keep_module else ModuleRules()
         constraints, form = rules.applied_to(constraints), "module" if keep_module and form == "auto" else form
     with phases("propose"):
-        proposal = how.propose(Task(network, splits, constraints), budget, rng.child("method", how.name))
+        proposal = _proposed(how, Task(network, splits, constraints), budget, rng.child("method", how.name), rules)
         _require_within(network.cost(proposal.plan), budget.bounds(network.cost()), how.name)
         if not proposal.plan.keep and proposal.weights is None:
             warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
@@ -126,9 +126,20 @@ def prune(
         **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
         "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
-        "history": {"recover": history}, "module_rules": asdict(rules),
+        "history": {"recover": history}, "module_rules": asdict(rules) if keep_module else None,
     }  # fmt: skip
     return Result(pruned.model, pruned.plan, record, pruned)
+
+
+def _proposed(how: Method, task: Task, budget: Budget, rng: Rng, rules: ModuleRules) -> Proposal:
+    """An infeasible budget says what `keep_module` left whole, and why."""
+    try:
+        return how.propose(task, budget, rng)
+    except InfeasibleBudgetError as error:
+        if not rules.whole:
+            raise
+        text = f"{error}. keep_module leaves {len(rules.whole)} of {len(task.network.space)} groups whole: {rules.why}"
+        raise InfeasibleBudgetError(text, error.smallest) from error
 
 
 def _recovered(
@@ -233,5 +244,5 @@ def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> Non
         )
 
 
-def _patterns(ignore: Sequence[str]) -> tuple[str, ...]:
-    return (ignore,) if isinstance(ignore, str) else tuple(ignore)
+def _patterns(given: Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)

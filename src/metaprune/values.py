@@ -40,7 +40,12 @@ class ChannelGroup:
     role: str = "hidden"
 
     def matches(self, pattern: str) -> bool:
-        """Whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE."""
+        """Whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
+
+        `=NAME` is the group of exactly that name.
+        """
+        if pattern.startswith("="):
+            return self.name == pattern[1:]
         names = {self.name, f"{self.name.partition(':')[0]}:{self.role}"}
         for member in self.members:
             parts = member.parameter.split(".")
@@ -265,7 +270,9 @@ class Constraints:
     only: glob patterns of what may shrink; everything else is left as it is. Empty: everything may.
     ratios: glob pattern -> keep ratio in (0, 1] that the matching groups get, whatever the scores say about width.
     ties: tuples of glob patterns; all groups that one tuple matches keep one and the same ratio.
-    keep_module: only widths at which the model's own class still runs (tied or left whole where it needs that).
+    keep_module: only widths at which the model's own class still runs; `prune` turns it into ties and whole groups.
+
+    Tied widths move together, in steps of full width / greatest common divisor.
     """
 
     round_to: int = 1
@@ -277,6 +284,12 @@ class Constraints:
     keep_module: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("ignore", "only"):
+            if isinstance(getattr(self, name), str):  # one pattern, not one per letter
+                object.__setattr__(self, name, (getattr(self, name),))
+        if isinstance(self.ties, str) or any(isinstance(tie, str) for tie in self.ties):
+            raise ConfigError(f"ties are tuples of patterns, as [['a*', 'b*']], not {self.ties!r}")
+        object.__setattr__(self, "ties", tuple(tuple(tie) for tie in self.ties))
         if not all(isinstance(n, Integral) and n >= 1 for n in (self.round_to, self.min_keep)):
             raise ConfigError(
                 f"round_to and min_keep are whole numbers from 1 on, not {self.round_to!r} and {self.min_keep!r}"

@@ -33,7 +33,11 @@ from metaprune.surgery.module_form import set_attributes
 
 FORMAT = 1
 SAFE_FACTORIES = ("zoo:", "timm:", "torchvision:", "hf:")  # `python:` would run code that a folder names
-
+# options that fetch or run what a folder names
+UNSAFE_OPTIONS = {
+    "trust_remote_code", "code_revision", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+    "pickle_module", "quantization_config", "weights",
+}  # fmt: skip
 
 _KEYS = {"form", "why", "spec", "options", "aliases", "parameters", "attributes", "graph", "inputs"}
 
@@ -205,6 +209,9 @@ def _load_module(
                 "this is a module form of your own class: pass factory=lambda: YourModel(...), the unpruned model, "
                 "or form='graph', which needs no class"
             )
+        unsafe = sorted(set(described["options"]) & UNSAFE_OPTIONS)
+        if unsafe:
+            raise DataError(f"the archive asks for {', '.join(unsafe)}, which may run code: pass factory=... instead")
         from metaprune.models import create
 
         model = create(spec, **described["options"])

@@ -7,6 +7,7 @@ from somewhere else can compute, but not run code of its own.
 from __future__ import annotations
 
 import importlib
+import keyword
 import math
 import operator
 import re
@@ -34,6 +35,8 @@ _FUNCTIONS = {
     "torch.sym_float": torch.sym_float,
 }
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+_OPS = ("placeholder", "get_attr", "call_module", "call_function", "output")
+_PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _READABLE = ("device", "dtype")  # attributes that getattr may read
 _NORMS = {kind.__name__: kind for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)}
 
@@ -69,6 +72,8 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
 
 def graph_from_json(data: dict[str, Any], root: nn.Module) -> fx.GraphModule:
     """Rebuild on `root`, a module tree that holds the tensors by name."""
+    for path in (*data["gathers"], *data["modules"]):
+        _require(_PATH.fullmatch(path), f"path {path!r}")
     for path, values in data["gathers"].items():
         root.register_buffer(path, torch.tensor(values, dtype=torch.int64))
     for path, description in data["modules"].items():
@@ -76,6 +81,7 @@ def graph_from_json(data: dict[str, Any], root: nn.Module) -> fx.GraphModule:
     graph = fx.Graph()
     known: dict[str, fx.Node] = {}
     for entry in data["nodes"]:
+        _check_text(entry)
         args, kwargs = tuple(_decode(entry["args"], known)), _decode(entry["kwargs"], known)
         target = _target(entry)
         if target is getattr and args[1] not in _READABLE:
@@ -87,6 +93,25 @@ def graph_from_json(data: dict[str, Any], root: nn.Module) -> fx.GraphModule:
     module = fx.GraphModule(root, graph, class_name="PrunedGraph")
     module.eval()
     return module
+
+
+def _check_text(entry: dict[str, Any]) -> None:
+    """fx writes these texts into the Python it generates: nothing but names may get there."""
+    op, target = entry["op"], entry["target"]
+    _require(op in _OPS, f"node kind {op!r}")
+    if op == "placeholder":
+        _require(target.isidentifier() and not keyword.iskeyword(target) and not entry["args"], f"input {target!r}")
+    if op in ("get_attr", "call_module"):
+        _require(_PATH.fullmatch(target), f"path {target!r}")
+    for name in entry["kwargs"]:
+        _require(name.isidentifier() and not keyword.iskeyword(name), f"argument {name!r}")
+
+
+def _require(holds: Any, what: str) -> None:
+    if not holds:
+        raise DataError(
+            f"the saved graph names {what}, which no graph of metaprune does: it was not written by metaprune"
+        )
 
 
 def _target_name(node: fx.Node) -> str:

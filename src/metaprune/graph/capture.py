@@ -41,7 +41,12 @@ class Captured:
 
     def output_names(self) -> list[str]:
         """A name per leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
-        leaves = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(self.out_spec.num_leaves), self.out_spec))[0]
+        output = next(n for n in self.graph.nodes if n.op == "output")
+        flat = pytree.tree_leaves(output.args[0], is_leaf=lambda x: x is None)
+        values = [n.meta.get("val") if isinstance(n, fx.Node) else n for n in flat]  # a class may look at its fields
+        leaves = pytree.tree_flatten_with_path(
+            pytree.tree_unflatten(values, self.out_spec), is_leaf=lambda x: x is None
+        )[0]
         key = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))  # noqa: E731
         return [".".join(key(k) for k in path) for path, _ in leaves]
 

@@ -14,7 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from metaprune.errors import PlanError, closest
-from metaprune.graph.call import Call, Fact, Labels
+from metaprune.graph.call import Call, Fact, Labels, alias_kind
 from metaprune.graph.capture import Captured, module_of, op_name
 from metaprune.graph.labels import Atoms, Label
 from metaprune.graph.rules import RULES
@@ -55,8 +55,10 @@ def label_graph(captured: Captured, free_outputs: bool | Sequence[str] = False) 
             for value in _held_outputs(node, captured, free_outputs):
                 for label in facts[value.name].labels[0] or []:
                     atoms.lock(label, "graph output")
-    if any(_read_in_part(node) for node in captured.graph.nodes if node.op == "placeholder"):
-        results = [facts[node.name] for node in captured.graph.nodes if node.op == "call_function"]
+    passed_on, read_in_part = _passed_on(captured)
+    if read_in_part:
+        read = [n for n in captured.graph.nodes if n.op == "call_function" and n.users and n not in passed_on]
+        results = [facts[n.name] for n in read if not isinstance(n.meta.get("val"), (list, tuple))]
         _lock_unread(atoms, results, parameters)
     _lock_indispensable(atoms, parameters)
     return Labelled(atoms, facts, parameters, uncovered)
@@ -79,8 +81,10 @@ def _lock_indispensable(atoms: Atoms, parameters: dict[str, Labels]) -> None:
 
 def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str]) -> list[fx.Node]:
     """Output values whose shape must not change; one that is returned twice is held if either name is."""
+    if free is False:
+        return list(node.all_input_nodes)
     names, values = captured.output_names(), pytree.tree_leaves(node.args[0], is_leaf=lambda x: x is None)
-    patterns = ([free] if isinstance(free, str) else free) if not isinstance(free, bool) else ["*"] * free
+    patterns = ["*"] if free is True else [free] if isinstance(free, str) else list(free)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise PlanError(f"free output {pattern!r} matches no output.{closest(pattern, names)} Outputs: {names}")
@@ -88,8 +92,23 @@ def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str])
     return [value for value in held if isinstance(value, fx.Node)]
 
 
-def _read_in_part(node: fx.Node) -> bool:
-    return any(op_name(user.target) in ("slice", "narrow", "select") for user in node.users)
+def _passed_on(captured: Captured) -> tuple[set[fx.Node], bool]:
+    """Views and copies of the model's tensors, and whether any of them is cut into parts."""
+    nodes = [n for n in captured.graph.nodes if n.op == "placeholder" and n.name in captured.sources]
+    found: set[fx.Node] = set()
+    cut = False
+    while nodes:
+        for user in nodes.pop().users:
+            name = op_name(user.target) if user.op == "call_function" else ""
+            if name in ("slice", "narrow", "select", "split", "split_with_sizes", "chunk"):
+                cut = True
+            elif name and (name in _COPIES or alias_kind(user.target) == "view") and user not in found:
+                found.add(user)
+                nodes.append(user)
+    return found, cut
+
+
+_COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape")
 
 
 def _lock_unread(atoms: Atoms, results: list[Fact], parameters: dict[str, Labels]) -> None:

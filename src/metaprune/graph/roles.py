@@ -110,7 +110,7 @@ def _activations(node: fx.Node) -> bool:
 
 
 def _streams(graph: fx.Graph, labelled: Labelled) -> Iterator[Label]:
-    """Labels of additions in which one operand was computed from the other, by way of a layer with parameters."""
+    """Labels of additions in which one operand was computed from the other."""
     before: dict[fx.Node, int] = {}  # bit set of all earlier nodes that a node depends on
     for position, node in enumerate(graph.nodes):
         bits = 1 << position

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from metaprune.graph.call import bound_arguments
+from metaprune.graph.call import bound_arguments, written_in_place
 from metaprune.graph.capture import Captured, op_name
 from metaprune.graph.rules.shape import segments
 
@@ -69,7 +69,11 @@ def _find(node: fx.Node, captured: Captured) -> Pack | None:
     if sum(isinstance(s, torch.SymInt) for s in sizes) > 1:
         return None
     pack = Pack(node, x, dim, count)
-    return pack if _collect(node, list(range(len(after))), outs[0], False, pack) and pack.leaves else None
+    if not _collect(node, list(range(len(after))), outs[0], False, pack) or not pack.leaves:
+        return None
+    # one contiguous copy that all parts share would become a copy each, and a write into it would be lost
+    shared = any(leaf.contiguous for leaf in pack.leaves)
+    return None if shared and any(written_in_place(leaf.node) for leaf in pack.leaves) else pack
 
 
 def _sizes(node: fx.Node) -> list[Any]:

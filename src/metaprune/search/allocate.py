@@ -65,7 +65,7 @@ class Allocator:
                 f"({100 * reachable[m] / float(self.full.metric(m)):.2f}% of {float(self.full.metric(m)):,.6g})"
                 for m in missed
             )
-            advice = "Raise the budget, or relax min_keep, round_to, ignore, only and keep_module"
+            advice = "Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
             if not len(self.space):
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(

@@ -8,12 +8,12 @@ first; where none holds for all groups, those that fail are found by bisection a
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from metaprune.errors import VerificationError
 from metaprune.graph.capture import op_name
 from metaprune.graph.labels import Label
 from metaprune.graph.roles import ATTENTION_ROLES, HEAD_DIMS, STREAM, VALUE_DIMS, attentions
@@ -26,7 +26,7 @@ from metaprune.values import Constraints, Plan
 PROBES = 2  # random cuts that a set of groups has to survive
 MOST_PROBES = 24
 STRIKES = 5
-KEEP = (0.3, 0.9)  # keep ratios of the random cuts
+KEEP = (0.3, 0.9)  # keep ratios of the random cuts; what a class does below is not asked, the cut will tell
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class ModuleRules:
 
     def applied_to(self, constraints: Constraints) -> Constraints:
         """The constraints with these rules added."""
-        exact = [tuple(glob.escape(name) for name in tie) for tie in self.ties]
+        exact = [tuple(f"={name}" for name in tie) for tie in self.ties]
         return replace(
             constraints,
             ties=(*constraints.ties, *exact),
-            ignore=(*constraints.ignore, *(glob.escape(name) for name in self.whole)),
+            ignore=(*constraints.ignore, *(f"={name}" for name in self.whole)),
         )
 
 
@@ -74,6 +74,8 @@ class _Search:
             self.group_of[group.atoms] = g
 
     def rules(self) -> ModuleRules:
+        if not self._probe(()):
+            raise VerificationError(f"no module form even of the network as it is: {self.failure}. Use form='graph'")
         policies = self._policies()
         for policy in policies:
             if self._runs(self._units(policy)):
@@ -176,8 +178,11 @@ class _Search:
             for g, width in zip(unit.groups, unit.levels[level], strict=True):
                 masks[g][self.draw.permutation(len(masks[g]))[width:]] = False
         alive = self.network.survivors(Plan.of(space, masks))
-        proof = Proof(self.network, alive, self.network.tensors)
-        model, _, why = verified_module(self.network, alive, self.network.tensors, proof)
+        try:
+            proof = Proof(self.network, alive, self.network.tensors)
+            model, _, why = verified_module(self.network, alive, self.network.tensors, proof)
+        except VerificationError as error:  # widths at which nothing is left of a piece, say
+            model, why = None, str(error)
         if model is None:
             self.failure = why
         return model is not None

@@ -30,6 +30,10 @@ def _outputs(call: Call, labels: Labels, dims: list[int], keep: bool) -> Labels:
 def reduce(call: Call) -> Labels:
     labels = call.labels(call["self"])
     dims, keep = _reduced(call)
+    order = next((call[name] for name in ("ord", "p") if isinstance(call[name], (int, float))), 2)
+    if order < 0:  # the smallest entries decide, so a dropped zero is not neutral
+        for d in dims:
+            call.lock(labels[d], "norm of negative order")
     tracked = [labels[d] if d in dims else None for d in range(len(labels))]
     if any(call.norm(label) is not None for label in tracked):
         _reference(call, tracked, dims, keep)
