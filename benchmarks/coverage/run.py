@@ -31,12 +31,8 @@ PACKAGES = ("torch", "timm", "torchvision", "transformers", "torch-pruning", "to
 
 def one(name: str, tool: str, out: Path, keeps: list[float]) -> None:
     """Measure one network with one tool in this process; `out` is rewritten whenever more is known."""
-    import torch
     from process import limit_cpu
 
-    import metaprune  # noqa: F401  (its imports are not part of any time)
-
-    torch.set_num_threads(1)
     row: dict[str, Any] = {"network": name, "tool": tool}
 
     def save() -> None:
@@ -52,9 +48,6 @@ def one(name: str, tool: str, out: Path, keeps: list[float]) -> None:
         import peers
 
         if tool == "torch-pruning" and name.startswith("timm:"):
-            from metaprune.imports import allow_torchvision_import
-
-            allow_torchvision_import()
             import timm.layers
 
             timm.layers.set_fused_attn(False)
@@ -123,18 +116,18 @@ def sweep(options: argparse.Namespace) -> None:
     notes = {n: e.note for n, e in NETWORKS.items() if e.note}
     report |= {"environment": environment(), "skipped": SKIPPED, "notes": notes, "help": HELP}
     report["names"] = list(NETWORKS)
-    lock = Lock()
+    order = {n: i for i, n in enumerate(NETWORKS)}
+    lock, before = Lock(), len(report["rows"])
 
     def measure(pair: tuple[str, str]) -> None:
         row = rounded(child(*pair, options))
         with lock:
             report["rows"].append(row)
-            order = {n: i for i, n in enumerate(NETWORKS)}
             report["rows"].sort(key=lambda r: (order.get(r["network"], len(order)), r["tool"]))
             fresh = options.out.with_suffix(".tmp")
             fresh.write_text(json.dumps(report, indent=1) + "\n")
             fresh.replace(options.out)
-            left = len(todo) - sum((r["network"], r["tool"]) in set(todo) for r in report["rows"])
+            left = len(todo) + before - len(report["rows"])
             print(f"[{left} left] {brief(row)}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -174,11 +167,7 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[], help="tools to leave out")
     parser.add_argument("--keeps", nargs="*", type=float, default=[0.3, 0.5, 0.9])
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        one(*options.one, options.out, options.keeps)
-        return
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     # the server of Python 3.11 does not take over sys.path, and says nothing if a module to preload is not found
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])

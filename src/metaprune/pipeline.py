@@ -33,7 +33,7 @@ from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
-from metaprune.values import Budget, Constraints, Cost, Plan, Proposal
+from metaprune.values import Budget, Constraints, Cost, Plan, Proposal, as_patterns
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def prune(
     rng, phases = Rng(seed), Phases()
     budget, recovery = Budget.parse(budget), parse_recover(recover)
     constraints = Constraints(
-        round_to=round_to, min_keep=min_keep, ignore=_patterns(ignore), only=_patterns(only), ratios=dict(ratios or {}),
-        ties=cast("Any", ties), keep_module=keep_module,
+        round_to=round_to, min_keep=min_keep, ignore=as_patterns(ignore), only=as_patterns(only),
+        ratios=dict(ratios or {}), ties=cast("Any", ties), keep_module=keep_module,
     )  # fmt: skip
     how = create_method(method, dict(method_options or {}))
     splits = None if data is None else as_data(data)
@@ -242,7 +242,3 @@ def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> Non
         raise PlanError(
             f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); Task.allocator(budget) meets it"
         )
-
-
-def _patterns(given: Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)

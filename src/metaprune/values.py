@@ -260,6 +260,11 @@ def _parse_bound(metric: str, value: float | str | None) -> tuple[float, bool] |
     return (number / 100, True) if relative else (number, False)
 
 
+def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
+    """A single text is one pattern, not one per letter."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
     """What a plan may look like, whatever the method.
@@ -285,8 +290,7 @@ class Constraints:
 
     def __post_init__(self) -> None:
         for name in ("ignore", "only"):
-            if isinstance(getattr(self, name), str):  # one pattern, not one per letter
-                object.__setattr__(self, name, (getattr(self, name),))
+            object.__setattr__(self, name, as_patterns(getattr(self, name)))
         if isinstance(self.ties, str) or any(isinstance(tie, str) for tie in self.ties):
             raise ConfigError(f"ties are tuples of patterns, as [['a*', 'b*']], not {self.ties!r}")
         object.__setattr__(self, "ties", tuple(tuple(tie) for tie in self.ties))

@@ -35,5 +35,5 @@ def test_links_in_documents_lead_somewhere(path):
 def test_recipes_read():
     from metaprune.config import read_recipe
 
-    for path in (ROOT / "recipes").glob("*.toml"):
-        read_recipe(path)
+    recipes = [read_recipe(path) for path in (ROOT / "recipes").glob("*.toml")]
+    assert recipes and all(recipe.budget.to_dict() for recipe in recipes)

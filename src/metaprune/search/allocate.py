@@ -116,16 +116,13 @@ class Allocator:
                 dropped = [a[less:more] for a, more, less in zip(ascending, cut[0], cut[1], strict=True)]
                 raw.append((u, i, float(np.concatenate(dropped).mean())))
         kind = [classes[unit.groups[0]] for unit in self.units]
+        share = [unit.ratios() for unit in self.units]  # equal scores (fresh BatchNorm scales) shrink all alike
         steps = []
         for c in sorted(set(kind)):
-            mine = sorted((r for r in raw if kind[r[0]] == c), key=lambda r: (r[2], -self._ratio(r[0], r[1]), r[0]))
+            mine = sorted((r for r in raw if kind[r[0]] == c), key=lambda r: (r[2], -share[r[0]][r[1] + 1], r[0]))
             count = max(len(mine), 1)
             steps += [Step(u, i, (rank + 0.5) / count) for rank, (u, i, _) in enumerate(mine)]
         return steps
-
-    def _ratio(self, unit: int, level: int) -> float:
-        """Share of the unit before the step: equal scores (fresh BatchNorm scales) shrink all alike."""
-        return float(self.units[unit].ratios()[level + 1])
 
     # ------------------------------------------------------------------------------------------ allocation
 

@@ -24,8 +24,8 @@ from metaprune.surgery.verify import Proof
 from metaprune.values import Constraints, Plan
 
 PROBES = 2  # random cuts that a set of groups has to survive
-MOST_PROBES = 24
-STRIKES = 5
+MOST_PROBES = 24  # of a bisection
+STRIKES = 5  # failures in a row after which a class of like groups is left whole
 KEEP = (0.3, 0.9)  # keep ratios of the random cuts; what a class does below is not asked, the cut will tell
 
 
@@ -126,13 +126,9 @@ class _Search:
         graph, labelled = self.network.captured.graph, self.network.labelled
         for heads, q, v in attentions(graph, labelled):
             head = next((h for h in heads if len(self._groups(h)) == 1), None)
-            inner = set(self._groups(q))
-            stream = None
-            for labels in labelled.parameters.values():
-                if len(labels) == 2 and inner & set(self._groups(labels[0])):
-                    stream = labels[1]
-                    break
-            yield head, q, v, stream
+            members = (m for g in self._groups(q) for m in self.network.space.groups[g].members if m.dim == 0)
+            projected = (labelled.parameters[m.parameter] for m in members)
+            yield head, q, v, next((labels[1] for labels in projected if len(labels) == 2), None)
 
     def _equal_parts(self) -> Iterator[tuple[int, ...]]:
         """Groups that are the pieces of one `chunk` or `split` into equal parts."""

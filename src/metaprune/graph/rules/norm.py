@@ -30,7 +30,7 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor, dims: tuple[int, ...]) -> t
     return (x * weight).sum(dims, keepdim=True) / weight.sum(dims, keepdim=True)
 
 
-def _moments(x: torch.Tensor, mask: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def masked_moments(x: torch.Tensor, mask: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     mean = masked_mean(x, mask, dims)
     return mean, masked_mean((x - mean).square(), mask, dims)
 
@@ -62,13 +62,17 @@ def _standardise(call: Call, others: Labels) -> None:
     def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
         x = args["input"]
         dims = tuple(i for i in range(x.dim()) if i != 1)
-        mean, var = _moments(x, survivors_mask(alive, others, x), dims)
-        y = (x - mean) / torch.sqrt(var + args["eps"])
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        y = y * args["weight"].reshape(shape) if args["weight"] is not None else y
-        return y + args["bias"].reshape(shape) if args["bias"] is not None else y
+        mean, var = masked_moments(x, survivors_mask(alive, others, x), dims)
+        return _per_channel((x - mean) / torch.sqrt(var + args["eps"]), args)
 
     call.fact.masked = masked
+
+
+def _per_channel(y: torch.Tensor, args: dict[str, Any]) -> torch.Tensor:
+    """`y` [N, C, ...] times weight [C] plus bias [C], where they are given."""
+    shape = (1, -1, *[1] * (y.dim() - 2))
+    y = y * args["weight"].reshape(shape) if args["weight"] is not None else y
+    return y + args["bias"].reshape(shape) if args["bias"] is not None else y
 
 
 @rule("_weight_norm")
@@ -106,7 +110,7 @@ def layer_norm(call: Call) -> Labels:
         x = args["input"]
         mask = survivors_mask(alive, labels[-n:], x)
         eps = torch.finfo(x.dtype).eps if args["eps"] is None else args["eps"]  # rms_norm's default follows the dtype
-        mean, var = _moments(x, mask, dims) if centred else (0.0, masked_mean(x.square(), mask, dims))
+        mean, var = masked_moments(x, mask, dims) if centred else (0.0, masked_mean(x.square(), mask, dims))
         y = (x - mean) / torch.sqrt(var + eps)
         y = y * args["weight"] if args["weight"] is not None else y
         return y + args["bias"] if args.get("bias") is not None else y
@@ -135,10 +139,7 @@ def group_norm(call: Call) -> Labels:
         grouped = x.reshape(x.shape[0], groups, channels // groups, -1)
         mask = survivors_mask(alive, [labels[1]], x).expand(channels) if labels[1] is not None else x.new_ones(channels)
         mean, var = _group_moments(grouped, mask.reshape(groups, -1, 1))
-        y = ((grouped - mean) / torch.sqrt(var + args["eps"])).reshape(x.shape)
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        y = y * args["weight"].reshape(shape) if args["weight"] is not None else y
-        return y + args["bias"].reshape(shape) if args["bias"] is not None else y
+        return _per_channel(((grouped - mean) / torch.sqrt(var + args["eps"])).reshape(x.shape), args)
 
     call.fact.masked = masked
     return labels

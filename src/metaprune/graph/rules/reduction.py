@@ -8,7 +8,7 @@ import torch
 
 from metaprune.graph.call import Call, Labels, Survivors
 from metaprune.graph.rules.elementwise import pointwise
-from metaprune.graph.rules.norm import masked_mean, survivors_mask
+from metaprune.graph.rules.norm import masked_mean, masked_moments, survivors_mask
 from metaprune.graph.rules.registry import rule
 
 
@@ -71,9 +71,9 @@ def spread(call: Call) -> Labels | list[Labels | None]:
     def masked(args: dict[str, Any], alive: Survivors) -> Any:
         x = args["self"]
         weight = survivors_mask(alive, tracked, x).expand(x.shape)
-        mean = masked_mean(x, weight, tuple(dims))
+        mean, value = masked_moments(x, weight, tuple(dims))
         count = weight.sum(dims, keepdim=True)
-        value = ((x - mean).square() * weight).sum(dims, keepdim=True) / (count - correction)
+        value = value * count / (count - correction)
         value = value.sqrt() if call.name.startswith("std") else value
         value, mean = (v if keep else v.squeeze(tuple(dims)) for v in (value, mean))
         return [value, mean] if call.name.endswith("_mean") else value
