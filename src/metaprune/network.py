@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -107,6 +108,10 @@ class Network:
             self._costs[batch] = CostModel(self.captured, self.labelled, self.space, batch)
         return self._costs[batch]
 
+    def use_latency(self, predict_ms: Callable[[np.ndarray], np.ndarray] | None) -> None:
+        """Let `cost` and budgets know milliseconds. predict_ms: int64 widths [n, groups] -> ms [n], of a latency table."""
+        self.cost_model().predict_ms = predict_ms
+
     def cost(self, widths: Plan | Mapping[str, int] | np.ndarray | None = None, *, batch: int = 1) -> Cost:
         """Cost at full width, of a plan, or at given widths.
 
@@ -117,7 +122,8 @@ class Network:
         """
         model = self.cost_model(batch)
         if isinstance(widths, Plan):
-            return model.of_survivors(self.survivors(widths))
+            exact = model.of_survivors(self.survivors(widths))
+            return replace(exact, latency_ms=model.of_widths(widths.widths(self.space)).latency_ms)
         if widths is None:
             return model.of_widths(self.space.widths)
         if isinstance(widths, Mapping):

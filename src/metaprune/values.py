@@ -170,12 +170,14 @@ class Cost:
     params: elements of the model's parameters.
     peak_bytes: largest sum of live activations, inputs included.
     weight_bytes: bytes of parameters and buffers.
+    latency_ms: predicted milliseconds of a forward pass of the latency table's batch; None without a table.
     """
 
     macs: Any
     params: Any
     peak_bytes: Any
     weight_bytes: Any
+    latency_ms: Any = None
 
     @property
     def memory_mb(self) -> Any:
@@ -186,7 +188,9 @@ class Cost:
         return getattr(self, name)
 
     def to_dict(self) -> dict[str, float]:
-        return {**{k: int(v) for k, v in asdict(self).items()}, "memory_mb": float(self.memory_mb)}
+        counts = {k: int(v) for k, v in asdict(self).items() if k != "latency_ms"}
+        latency = {} if self.latency_ms is None else {"latency_ms": float(self.latency_ms)}
+        return {**counts, "memory_mb": float(self.memory_mb), **latency}
 
 
 METRICS = ("macs", "params", "memory_mb", "latency_ms")

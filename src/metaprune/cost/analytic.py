@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,9 @@ class CostModel:
         self._sizes: list[tuple[Polynomial, np.ndarray]] = []
         self._ids: dict[Any, int] = {}
         self.inexact: list[str] = []
+        self.predict_ms: Callable[[np.ndarray], np.ndarray] | None = (
+            None  # widths [n, groups] -> ms [n], of a latency table
+        )
         self._macs = self._merge(self._term(t) for f in labelled.facts.values() for t in f.macs)
         self._params, self._weight_bytes = self._weights()
         self._tensors, self._allocated, self._freed, self._steps = self._liveness()
@@ -60,40 +64,58 @@ class CostModel:
         widths = np.asarray(widths, dtype=np.int64)
         if widths.shape[-1:] != (len(self._space),):
             raise ValueError(f"widths must end in {len(self._space)} groups, got shape {widths.shape}")
-        batch = np.atleast_2d(widths)
-        sizes = np.zeros((len(batch), len(self._sizes)), dtype=np.int64)
+        scalar, batch = widths.ndim == 1, np.atleast_2d(widths)
+        cost = self._evaluate(self._sizes_of(batch), scalar)
+        if self.predict_ms is None:
+            return cost
+        latency = self.predict_ms(batch)
+        return replace(cost, latency_ms=float(latency[0]) if scalar else latency)
+
+    def metric(self, name: str, widths: np.ndarray) -> np.ndarray:
+        """One metric of int64 [candidates, groups]: what a search asks for, without the cost of the others."""
+        if name == "latency_ms" and self.predict_ms is not None:
+            return self.predict_ms(widths)
+        if name not in ("macs", "params"):
+            return np.asarray(self.of_widths(widths).metric(name))
+        return self._total(self._macs if name == "macs" else self._params, self._sizes_of(widths))
+
+    def _sizes_of(self, widths: np.ndarray) -> np.ndarray:
+        columns = np.ascontiguousarray(widths.T)
+        sizes = np.zeros((len(self._sizes), len(widths)), dtype=np.int64)
         for s, (polynomial, _) in enumerate(self._sizes):
             for groups, rows in polynomial:
                 full = math.prod(int(self._space.widths[g]) for g in groups)
-                sizes[:, s] += -(-rows * np.prod(batch[:, list(groups)], axis=1, dtype=np.int64) // full)
-        return self._evaluate(sizes, scalar=widths.ndim == 1)
+                kept = math.prod(columns[g] for g in groups)  # 1 without groups
+                sizes[s] += kept * (rows // full) if rows % full == 0 else -(-rows * kept // full)
+        return sizes
 
     def of_survivors(self, alive: Survivors) -> Cost:
         """Exact cost of one concrete set of survivors."""
-        sizes = np.array([[alive.count(label) for _, label in self._sizes]], dtype=np.int64).reshape(1, -1)
+        sizes = np.array([alive.count(label) for _, label in self._sizes], dtype=np.int64).reshape(-1, 1)
         return self._evaluate(sizes, scalar=True)
 
     def _evaluate(self, sizes: np.ndarray, scalar: bool) -> Cost:
-        tensors = np.stack([self._value(t, sizes) for t in self._tensors], axis=1) if self._tensors else sizes[:, :0]
-        change = np.zeros((len(sizes), self._steps + 2), dtype=np.int64)
-        for i in range(len(self._tensors)):
-            change[:, self._allocated[i]] += tensors[:, i]
-            change[:, self._freed[i] + 1] -= tensors[:, i]
+        change = np.zeros((self._steps + 2, sizes.shape[1]), dtype=np.int64)
+        for term, allocated, freed in zip(self._tensors, self._allocated, self._freed, strict=True):
+            held = self._value(term, sizes)
+            change[allocated] += held
+            change[freed + 1] -= held
         figures = (
             self._total(self._macs, sizes),
             self._total(self._params, sizes),
-            np.cumsum(change, axis=1).max(axis=1),
+            np.cumsum(change, axis=0).max(axis=0),
             self._total(self._weight_bytes, sizes),
         )
         return Cost(*(int(f[0]) if scalar else f for f in figures))
 
     @staticmethod
     def _value(term: Term, sizes: np.ndarray) -> np.ndarray:
-        product = np.prod(sizes[:, list(term.sizes)], axis=1, dtype=np.int64)
-        return product * term.numerator // term.denominator
+        """sizes: int64 [sizes, candidates] -> [candidates]."""
+        product = math.prod(sizes[s] for s in term.sizes) * term.numerator
+        return product if term.denominator == 1 else product // term.denominator
 
     def _total(self, terms: list[Term], sizes: np.ndarray) -> np.ndarray:
-        total = np.zeros(len(sizes), dtype=np.int64)
+        total = np.zeros(sizes.shape[1], dtype=np.int64)
         for term in terms:
             total += self._value(term, sizes)
         return total

@@ -36,17 +36,17 @@ class Allocator:
 
     Raises:
         InfeasibleBudgetError: even the smallest structure exceeds a bound; holds the smallest reachable costs.
-        NotAvailableError: a bound on latency, which has no cost model.
+        NotAvailableError: a bound on latency without a latency table.
         PlanError: a pattern of the constraints matches nothing.
     """
 
     def __init__(
         self, space: Space, costs: CostModel, budget: Budget, constraints: Constraints, frozen: set[int] | None = None
     ):
-        if budget.latency_ms is not None:
+        if budget.latency_ms is not None and costs.predict_ms is None:
             raise NotAvailableError(
-                "a latency budget needs a measured cost model of this device, which this version of metaprune "
-                "does not have; bound macs, params or memory_mb"
+                "a latency budget needs a table measured on this device: make one with `metaprune latency MODEL` and pass "
+                "it as latency_table=FILE (--latency-table on the command line), or bound macs, params or memory_mb"
             )
         self.space = space
         self._costs = costs
