@@ -17,7 +17,7 @@ from typing import Any
 
 from metaprune.config import RunConfig
 from metaprune.errors import ConfigError
-from metaprune.export.archive import write_json
+from metaprune.files import write_json
 
 log = logging.getLogger("metaprune")
 

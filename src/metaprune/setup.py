@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch.utils import _pytree as pytree
 from metaprune.config import RunConfig
 from metaprune.data import Data, load_data
 from metaprune.errors import ConfigError, DataError, described
-from metaprune.export.archive import named_tensors, write_tensors
+from metaprune.export.archive import named_tensors
+from metaprune.files import write_tensors
 from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
 from metaprune.train.batch import call_model, logits_of, share_of
@@ -137,12 +137,3 @@ def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tu
     raise ConfigError(
         f"the input shape of {config.model.spec} is not known; set model.input_shape = [3, 224, 224] (no batch)"
     )
-
-
-def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Short hash of names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

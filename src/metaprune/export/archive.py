@@ -11,20 +11,18 @@ graph form needs nothing but this folder.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from metaprune.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
 from metaprune.export.graph_json import graph_from_json, graph_to_json
+from metaprune.files import write_json, write_tensors
 from metaprune.rng import Rng
 from metaprune.surgery.cut import Pruned
 from metaprune.surgery.graph_form import place_tensor
@@ -40,31 +38,6 @@ UNSAFE_OPTIONS = {
 }  # fmt: skip
 
 _KEYS = {"form", "why", "spec", "options", "aliases", "parameters", "attributes", "graph", "inputs"}
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield Path(name)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, data: Any) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with whole_file(path) as temporary:
-        save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, temporary)
 
 
 def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
