@@ -55,6 +55,10 @@ class TrainingDivergedError(MetapruneError, RuntimeError):
     """The training loss or gradient is not finite; raised before the update, names step and learning rate."""
 
 
+class SearchError(MetapruneError, RuntimeError):
+    """A search cannot go on (its storage is gone); what was evaluated is kept, and the same command continues."""
+
+
 class MissingDependencyError(MetapruneError, ImportError):
     """An optional package is needed; names the extra to install."""
 

@@ -109,7 +109,7 @@ class Network:
         return self._costs[batch]
 
     def use_latency(self, predict_ms: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        """Let `cost` and budgets know milliseconds. predict_ms: int64 widths [n, groups] -> ms [n], of a latency table."""
+        """Let `cost` and budgets know milliseconds. predict_ms: widths [n, groups] -> ms [n] of a latency table."""
         self.cost_model().predict_ms = predict_ms
 
     def cost(self, widths: Plan | Mapping[str, int] | np.ndarray | None = None, *, batch: int = 1) -> Cost:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +85,7 @@ class CostModel:
         for s, (polynomial, _) in enumerate(self._sizes):
             for groups, rows in polynomial:
                 full = math.prod(int(self._space.widths[g]) for g in groups)
-                kept = math.prod(columns[g] for g in groups)  # 1 without groups
+                kept: Any = math.prod(columns[g] for g in groups)  # 1 without groups
                 sizes[s] += kept * (rows // full) if rows % full == 0 else -(-rows * kept // full)
         return sizes
 
@@ -110,8 +110,8 @@ class CostModel:
 
     @staticmethod
     def _value(term: Term, sizes: np.ndarray) -> np.ndarray:
-        """sizes: int64 [sizes, candidates] -> [candidates]."""
-        product = math.prod(sizes[s] for s in term.sizes) * term.numerator
+        """sizes: int64 [sizes, candidates] -> [candidates] (a number, where the term has no size)."""
+        product: Any = math.prod(sizes[s] for s in term.sizes) * term.numerator
         return product if term.denominator == 1 else product // term.denominator
 
     def _total(self, terms: list[Term], sizes: np.ndarray) -> np.ndarray:

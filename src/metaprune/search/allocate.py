@@ -45,7 +45,7 @@ class Allocator:
     ):
         if budget.latency_ms is not None and costs.predict_ms is None:
             raise NotAvailableError(
-                "a latency budget needs a table measured on this device: make one with `metaprune latency MODEL` and pass "
+                "a latency budget needs a table measured on this device: make one with `metaprune latency MODEL`, pass "
                 "it as latency_table=FILE (--latency-table on the command line), or bound macs, params or memory_mb"
             )
         self.space = space
