@@ -58,7 +58,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return _convert(option, value, where)
         return _convert(last, value, where)
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
+        return value if type(value) is hint else from_dict(hint, value, where)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(

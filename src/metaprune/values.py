@@ -318,8 +318,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a method returns: a plan, new weights where it makes its own, and what it looked at."""
+    """What a method returns: a plan, new weights where it makes its own, what it looked at and has to report."""
 
     plan: Plan
     weights: Mapping[str, Any] | None = None  # full-size tensors by parameter name
     trials: tuple[Trial, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)  # JSON-able; `method_details` of the record

@@ -1,5 +1,7 @@
 """Every registered method passes the suite; a method without an entry here fails."""
 
+from typing import ClassVar
+
 import pytest
 
 from metaprune.errors import ConfigError, NotAvailableError
@@ -56,8 +58,36 @@ class TestTaylorSteps(MethodSuite):
     kinds = ("cnn",)
 
 
+QUICK_NET = {
+    "sub_validation": 32,
+    "calibration": 32,
+    "batch_size": 32,
+    "train": {"epochs": 1, "batch_size": 32, "lr": 0.02, "augment": False},
+    "search": {"evolution": {"population": 4, "generations": 2, "parents": 2}},
+}
+
+
+class Searched(MethodSuite):
+    """Structures of a grid: what is left of a budget is within the tolerance of the search."""
+
+    method = "pruningnet"
+
+    def assert_nothing_more_fits(self, task, plan, bounds):
+        cost = task.network.cost(plan)
+        assert max(cost.metric(m) / bound for m, bound in bounds.items()) >= 0.95
+
+
+class TestPruningNet(Searched):
+    options: ClassVar = QUICK_NET
+
+
+class TestPruningNetSandwich(Searched):
+    options: ClassVar = {**QUICK_NET, "weights": "shared", "sampling": "sandwich", "distil": True}
+    kinds = ("cnn",)
+
+
 def test_every_method_is_in_the_suite():
-    tested = {c.method for c in MethodSuite.__subclasses__()}
+    tested = {c.method for c in (*MethodSuite.__subclasses__(), *Searched.__subclasses__()) if hasattr(c, "method")}
     assert set(method_names()) <= tested
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,12 @@ class ImageSplit:
                 if following is None or ahead is None:
                     return
                 current, pending = following, ahead
+
+    def subset(self, indices: Sequence[int]) -> ImageSplit:
+        """The samples at `indices`, in that order."""
+        chosen = copy.copy(self)
+        chosen.keys, chosen.labels = self.keys[np.asarray(indices)], self.labels[torch.as_tensor(indices)]
+        return chosen
 
     def digest(self) -> str:
         """SHA-256 over keys' names, labels and preprocessing; pixels are not read."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
 from metaprune.errors import ConfigError
+from metaprune.methods.artifact import Artifact
 from metaprune.network import Network
 from metaprune.rng import Rng
 from metaprune.search.allocate import Allocator
@@ -21,12 +24,16 @@ class Task:
 
     data: None where the caller gave none; methods with `needs_data` are refused then.
     batch_size: samples per forward pass where a method looks at data.
+    folder: where long work is kept, so that a killed run continues; None keeps nothing.
+    progress: whether bars may be shown.
     """
 
     network: Network
     data: Data | None = None
     constraints: Constraints = field(default_factory=Constraints)
     batch_size: int = 128
+    folder: Path | None = None
+    progress: bool = False
 
     def allocator(self, budget: Budget, frozen: set[int] | None = None) -> Allocator:
         """Raises InfeasibleBudgetError if no structure meets the budget."""
@@ -49,4 +56,17 @@ class Method(Protocol):
 
     def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
         """Return a plan that meets `budget` exactly or raise InfeasibleBudgetError."""
+        ...
+
+
+@runtime_checkable
+class Learned(Method, Protocol):
+    """A method that is meta-trained before it proposes. One that was not trains itself on the task it is given."""
+
+    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+        """Meta-train; resumable where the tasks have a folder."""
+        ...
+
+    def restore(self, artifact: Artifact) -> Self:
+        """The same method, with what was learned."""
         ...

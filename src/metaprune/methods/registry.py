@@ -59,5 +59,6 @@ for _name, _class in {
     "magnitude": "Magnitude",
     "bn_scale": "BNScale",
     "taylor": "Taylor",
+    "pruningnet": "PruningNet",
 }.items():
     register(_name, f"metaprune.methods.{_name}:{_class}")

@@ -97,7 +97,15 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Stem, 17 inverted residual blocks, head: [B, in_channels, H, W] -> [B, num_classes]."""
 
-    def __init__(self, widths: Sequence[int], num_classes: int, in_channels: int, dropout: float, stem_stride: int):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        num_classes: int,
+        in_channels: int,
+        dropout: float,
+        stem_stride: int,
+        expand_first: bool,
+    ):
         super().__init__()
         channels = widths[0]
         layers: list[nn.Module] = [_conv_bn_relu6(in_channels, channels, 3, stem_stride)]
@@ -109,7 +117,7 @@ class MobileNetV2(nn.Module):
                         channels * expansion,
                         out,
                         stride if index == 0 else 1,
-                        expand=expansion != 1,
+                        expand=expansion != 1 or expand_first,
                     )
                 )
                 channels = out
@@ -131,12 +139,14 @@ def mobilenet_v2(
     widths: Sequence[int] | None = None,
     dropout: float = 0.2,
     stem_stride: int = 2,
+    expand_first: bool = False,
 ) -> MobileNetV2:
     """MobileNetV2; `widths` are stem, seven stages, head (9), default the paper's times `width`, rounded to 8.
 
-    The head never falls below 1280, as in the paper.
+    The head never falls below 1280, as in the paper. `expand_first` gives the first block, which does not widen its
+    input, an expansion convolution too (the MobileNetV2 of MetaPruning's authors).
     """
     default = [scale_by_eight(c, width) for c in _V2_WIDTHS[:-1]]
     default.append(scale_by_eight(_V2_WIDTHS[-1], max(1.0, width)))
     chosen = explicit_widths(widths, default, "mobilenet_v2")
-    return MobileNetV2(chosen, num_classes, in_channels, dropout, stem_stride)
+    return MobileNetV2(chosen, num_classes, in_channels, dropout, stem_stride, expand_first)

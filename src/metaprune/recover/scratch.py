@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
 
 from metaprune.errors import NotAvailableError
 from metaprune.recover.task import RecoverTask
 from metaprune.rng import Rng
 from metaprune.train.history import History
+
+Initialise = Callable[[nn.Module], None]
 
 
 def reinitialise(model: nn.Module, rng: Rng) -> None:
@@ -36,6 +42,26 @@ def reinitialise(model: nn.Module, rng: Rng) -> None:
     with rng.torch_global():
         for reset in resets:
             reset()
+
+
+def initialise_from(
+    original: nn.Module, tensors_of: Callable[[nn.Module], Mapping[str, Tensor]], rng: Rng
+) -> Initialise:
+    """For a graph form, whose modules cannot initialise themselves: new weights of the original, cut to size.
+
+    tensors_of: a re-initialised copy of the original -> its tensors by name, of the smaller network's shapes.
+    """
+
+    def initialise(model: nn.Module) -> None:
+        fresh = copy.deepcopy(original)
+        reinitialise(fresh, rng)
+        tensors = tensors_of(fresh)
+        with torch.no_grad():
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                if name in tensors:
+                    tensor.copy_(tensors[name])
+
+    return initialise
 
 
 def train_from_scratch(task: RecoverTask) -> History:

@@ -76,8 +76,8 @@ def logits_of(output: Any) -> Tensor:
     attribute = getattr(output, "logits", None)
     if isinstance(attribute, Tensor):
         return attribute
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
+    if isinstance(output, (tuple, list)) and output:
+        return logits_of(output[0])
     raise DataError(
         f"no logits in a model output of type {type(output).__name__}: the model has to return a tensor, a tuple that "
         "starts with it, or a mapping with 'logits'; wrap it in a module that does"

@@ -1,0 +1,367 @@
+"""PruningNet: a network generates the weights of any structure, an evolutionary search finds the best in a budget.
+
+MetaPruning: Meta Learning for Automatic Neural Network Channel Pruning, Liu et al., ICCV 2019. Sandwich sampling and
+in-place distillation are of Universally Slimmable Networks, Yu & Huang, ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaprune.data import Data, Split
+from metaprune.data.splits import SPLIT_RNG, hold_out, without
+from metaprune.errors import ConfigError, DataError
+from metaprune.files import tensors_digest
+from metaprune.methods.artifact import Artifact
+from metaprune.methods.base import Task
+from metaprune.methods.magnitude import Magnitude
+from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
+from metaprune.methods.pruningnet.supernet import Sampling, Scorer, Supernet, supernet_loss
+from metaprune.rng import Rng
+from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
+from metaprune.search.config import SearchConfig
+from metaprune.search.study import Candidate, Search, best_within
+from metaprune.train.config import TrainConfig, require_choice, require_number
+from metaprune.train.loop import train
+from metaprune.train.modes import device_of
+from metaprune.values import Budget, Plan, Proposal, Trial
+
+_SPLIT = "split.validation"
+# what decides the shape and meaning of an artifact; a search may use any other options than the fit did
+_FITTED = (
+    "weights", "sampling", "distil", "structures", "hidden", "hidden_of", "rank", "blocks", "start", "channels", "grid",
+    "norm_affine", "sub_validation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningNet:
+    """Meta-trains weights for all structures at once, then searches with them; nothing is fine-tuned in the search."""
+
+    name: ClassVar[str] = "pruningnet"
+    needs_data: ClassVar[bool] = True
+
+    weights: Literal["generated", "shared"] = "generated"
+    """generated: by a small network per tensor (the paper's); shared: cropped from one set (slimmable networks)."""
+    sampling: Sampling = "uniform"
+    """uniform: one random structure per mini-batch (the paper's); sandwich: widest, narrowest and random ones."""
+    distil: bool = False
+    """With sandwich: the narrower structures learn the widest one's output."""
+    structures: int = 4
+    """Structures per mini-batch of sandwich."""
+    hidden: int = 32
+    """Width of a generator's first layer."""
+    hidden_of: Mapping[str, int] = field(default_factory=dict)
+    """Glob over parameter names -> another width."""
+    rank: int | None = None
+    """Factor the generators' second layer; None: whole."""
+    blocks: tuple[str, ...] = ()
+    """Globs over modules whose tensors all read the ratios of all groups in the module; others read their own."""
+    start: Literal["network", "paper"] = "network"
+    """network: generators start from the network's own weights; paper: from PyTorch's initialisation of Linear."""
+    channels: Literal["magnitude", "first"] = "magnitude"
+    """Which channels a width keeps: the largest of the given network, or the first ones."""
+    grid: tuple[float, ...] = PAPER_GRID
+    """Candidate keep ratios."""
+    norm_affine: bool = True
+    """Whether BatchNorm's scale and shift are trained (shared by all structures)."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            epochs=16, lr=0.1, schedule="linear", nesterov=False, weight_decay=4e-5, label_smoothing=0.1
+        )
+    )
+    """Training of the PruningNet; the paper takes a quarter of the epochs of training from scratch."""
+    sub_validation: int = 5000
+    """Training images held out to score structures (the paper: 50 per class); at most half of the training split."""
+    calibration: int = 2048
+    """Images of sub-training that BatchNorm statistics of every candidate are taken from."""
+    batch_size: int = 512
+    """Samples per forward pass of scoring."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """How structures are searched."""
+    inherit: bool = False
+    """Hand over the generated weights with calibrated statistics, to fine-tune or distil; else only the structure."""
+    artifact: str | None = None
+    """Folder of a fitted PruningNet (`metaprune fit`); None: fit one first."""
+    storage: str | None = None
+    """Optuna storage URL of the search; None: a file in the run's folder."""
+    fitted: Artifact | None = field(default=None, repr=False)
+    """Set by `restore`."""
+
+    def __post_init__(self) -> None:
+        require_choice("weights", self.weights, ("generated", "shared"))
+        require_choice("sampling", self.sampling, ("uniform", "sandwich"))
+        require_choice("start", self.start, ("network", "paper"))
+        require_choice("channels", self.channels, ("magnitude", "first"))
+        for name, low in (
+            ("structures", 3), ("hidden", 1), ("sub_validation", 1), ("calibration", 2), ("batch_size", 2),
+        ):  # fmt: skip
+            require_number(f"pruningnet.{name}", getattr(self, name), low)
+        if self.distil and self.sampling != "sandwich":
+            raise ConfigError("distil=True needs sampling='sandwich': the teacher is the widest structure of each step")
+        if self.rank is not None:
+            require_number("pruningnet.rank", self.rank, 1)
+
+    # ------------------------------------------------------------------------------------------ meta-training
+
+    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+        """Train the PruningNet of one network; resumable where the task has a folder.
+
+        Raises:
+            ConfigError: more than one task. PlanError: nothing can be pruned. DataError: too few images.
+        """
+        if len(tasks) != 1:
+            raise ConfigError(f"a PruningNet is of one network and one data set; got {len(tasks)} tasks")
+        task = tasks[0]
+        data = task.require_data(self.name)
+        codec = self._codec(task, rng)
+        training, _, held = self._split(data)
+        device = device_of(task.network.model)
+        with rng.child("init").torch_global():
+            supernet = self._supernet(task, codec).to(device)
+        began = time.perf_counter()
+        history = train(
+            supernet, SimpleNamespace(name=data.name, train=training, val=None, digest=data.digest), self.train,
+            rng=rng.child("fit"), device=device,
+            objective=supernet_loss(self.train.label_smoothing, self.distil),
+            checkpoint_dir=None if task.folder is None else task.folder / "checkpoints" / "fit",
+            progress=task.progress, label="fit", identity={"pruningnet": self._fit_options()},
+        )  # fmt: skip
+        info = {
+            "space": task.network.space.digest(), "constraints": _plain(task.constraints),
+            "options": self._fit_options(), "data": data.name,
+            "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
+            "genes": len(codec.genes), "parameters": sum(p.numel() for p in supernet.parameters()),
+            "history": history.to_dict(), "seconds": time.perf_counter() - began,
+            "macs": self._fit_macs(task, codec, len(training), rng),
+        }  # fmt: skip
+        tensors: dict[str, Tensor] = {n: t.detach().cpu() for n, t in supernet.state_dict().items()}
+        for g, order in enumerate(codec.order):
+            tensors[f"order.{g}"] = torch.from_numpy(order.copy())
+        if held is not None:
+            tensors[_SPLIT] = torch.from_numpy(held)
+        return Artifact(self.name, tensors, info)
+
+    def restore(self, artifact: Artifact) -> Self:
+        return dataclasses.replace(self, fitted=artifact)
+
+    def _fit_options(self) -> dict[str, Any]:
+        found = {name: getattr(self, name) for name in _FITTED}
+        return _plain({**found, "train": dataclasses.asdict(self.train)})
+
+    def _fit_macs(self, task: Task, codec: Codec, samples: int, rng: Rng) -> float:
+        """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
+        costs = task.network.cost_model()
+        mean = float(costs.metric("macs", codec.widths(codec.random(1000, rng.child("macs").numpy()))).mean())
+        drawn = mean
+        if self.sampling == "sandwich":
+            ends = costs.metric("macs", codec.widths(np.stack([codec.full, codec.smallest])))
+            drawn = float(ends.sum()) + (self.structures - 2) * mean
+        return 3 * drawn * samples * self.train.epochs
+
+    # ------------------------------------------------------------------------------------------ searching
+
+    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+        """Fit if nothing was fitted, search under `budget`, return the best structure.
+
+        Raises:
+            InfeasibleBudgetError: before anything is trained. SearchError: the storage cannot be used.
+        """
+        task.require_data(self.name)
+        if task.allocator(budget).slack:
+            return Proposal(Plan())
+        bounds = budget.bounds(task.network.cost())
+        BudgetSampler(self._codec(task, rng), task.network.cost_model(), bounds, self.search.tolerance)
+        artifact = self._artifact(task, rng)
+        session = self.session(task, artifact)
+        candidates = session.search([bounds], rng)
+        best = best_within(candidates, task.network.cost_model(), bounds)
+        if best is None:  # greedy came to its end above the budget
+            raise ConfigError("the search ended without a structure within the budget; use searcher='evolution'")
+        widths = np.array(best.widths)
+        weights = session.scorer.full_size(widths) if self.inherit else None
+        trials = tuple(Trial(c.widths, {"load": c.load}, c.score) for c in candidates)
+        return Proposal(session.codec.plan(widths), weights, trials, session.report(candidates, best, budget))
+
+    def session(self, task: Task, artifact: Artifact) -> Session:
+        """A fitted PruningNet on its network, ready to score structures.
+
+        Raises:
+            ConfigError: the artifact is of another network, or of data without the held-out images.
+        """
+        artifact.require(space=task.network.space.digest(), constraints=_plain(task.constraints))
+        made = dataclasses.replace(self, **_from_json(artifact.info["options"]))
+        order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
+        codec = Codec(task.network.space, task.constraints, made.grid, order)
+        with Rng(0).torch_global():  # what it draws is overwritten at once
+            supernet = made._supernet(task, codec).to(device_of(task.network.model))
+        state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
+        supernet.load_state_dict(state)
+        training, validation, _ = made._split(task.require_data(self.name), artifact.tensors.get(_SPLIT))
+        device = device_of(task.network.model)
+        scorer = Scorer(
+            supernet,
+            _first(training, self.calibration, min(self.batch_size, self.calibration), device),
+            _first(validation, len(validation), self.batch_size, device),
+        )
+        return Session(self, task, artifact, codec, scorer)
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def _artifact(self, task: Task, rng: Rng) -> Artifact:
+        """The given artifact, the one that an earlier start of this run left, or a new one."""
+        if self.fitted is not None:
+            return self.fitted
+        if self.artifact is not None:
+            return Artifact.load(self.artifact, self.name)
+        if task.folder is not None and (task.folder / "artifact.json").is_file():
+            found = Artifact.load(task.folder, self.name)
+            found.require(options=self._fit_options())
+            return found
+        artifact = self.fit([task], rng)
+        if task.folder is not None:
+            artifact.save(task.folder)
+        return artifact
+
+    def _codec(self, task: Task, rng: Rng) -> Codec:
+        order = None
+        if self.channels == "magnitude":
+            scores = Magnitude(p=1).scores(task, Plan(), rng)
+            order = [np.argsort(-s, kind="stable") for s in scores]
+        return Codec(task.network.space, task.constraints, self.grid, order)
+
+    def _supernet(self, task: Task, codec: Codec) -> Supernet:
+        if self.weights == "shared":
+            bank = Bank(task.network, self.norm_affine)
+        else:
+            bank = GeneratedBank(
+                task.network, codec, hidden=self.hidden, hidden_of=self.hidden_of, rank=self.rank, blocks=self.blocks,
+                from_network=self.start == "network", norm_affine=self.norm_affine,
+            )  # fmt: skip
+        return Supernet(task.network, codec, bank, self.sampling, self.structures)
+
+    def _split(self, data: Data, held: Tensor | None = None) -> tuple[Split, Split, np.ndarray | None]:
+        """Sub-training, sub-validation and the latter's indices in the training split.
+
+        A user's DataLoader cannot be split: its own validation part then scores the structures.
+        """
+        split: Any = data.train
+        if not (hasattr(split, "subset") and hasattr(split, "labels")):
+            return data.train, data.val, None
+        if held is None:
+            count = min(self.sub_validation, len(split) // 2)
+            if count < 1 or len(split) - count < 2:
+                raise DataError(
+                    f"{data.name} has {len(split)} training images: too few to train on some and score structures on "
+                    "others; give at least 4, and usually thousands"
+                )
+            labels = np.asarray(split.labels)
+            chosen = hold_out(labels, count / len(split), SPLIT_RNG.child("sub-validation"))
+        else:
+            chosen = held.numpy()
+            if len(chosen) and chosen.max() >= len(split):
+                raise ConfigError(
+                    f"the artifact was fitted on more images than the {len(split)} that {data.name} has here: use the "
+                    "data of its recipe (data.limit too)"
+                )
+        return split.subset(without(len(split), chosen)), split.subset(chosen), chosen
+
+
+@dataclass(frozen=True)
+class Session:
+    """A fitted PruningNet on its network: searches, one budget after the other."""
+
+    method: PruningNet
+    task: Task
+    artifact: Artifact
+    codec: Codec
+    scorer: Scorer
+
+    def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:
+        """All candidates of a search under each of `bounds`; goes on where an earlier start stopped."""
+        search = Search(
+            self.codec, self.task.network.cost_model(), bounds, self.method.search, rng.child("search"), self.storage,
+            self._name(bounds, rng),
+        )  # fmt: skip
+        return search.run(self.scorer, self._say if self.task.progress else None)
+
+    @property
+    def storage(self) -> str | None:
+        """The given storage, or a file in the task's folder; None is memory."""
+        folder = self.task.folder
+        if self.method.storage is not None or folder is None:
+            return self.method.storage
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder.resolve() / 'search.db'}"
+
+    def _name(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> str:
+        """Of the study: the same search finds it again, any other makes its own."""
+        what = {
+            "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds],
+            "search": dataclasses.asdict(self.method.search), "seed": [rng.seed, *rng.path],
+            "scoring": [self.method.calibration, self.method.batch_size], "genes": self.codec.sizes.tolist(),
+        }  # fmt: skip
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+        bound = "_".join(f"{m}{v:.4g}" for m, v in bounds[0].items()) if len(bounds) == 1 else "front"
+        return f"{self.method.search.searcher}-{bound}-{digest}"
+
+    def _say(self, done: int, planned: int, seconds: float) -> None:
+        if done % 10 == 0 or done == planned:
+            import logging
+
+            of = f" of {planned}" if planned else ""
+            logging.getLogger("metaprune").info("search: %d%s structures, %.2f s the last", done, of, seconds)
+
+    def report(self, candidates: Sequence[Candidate], best: Candidate, budget: Budget) -> dict[str, Any]:
+        """JSON-able: every candidate with its costs, the winner, and what fitting and searching took."""
+        costs = self.task.network.cost_model()
+        rows = np.array([c.widths for c in candidates], dtype=np.int64)
+        metrics = {m: costs.metric(m, rows).tolist() for m in {"macs", "params", *budget.to_dict()}}
+        images = sum(len(labels) for _, labels in self.scorer.validation) + self.method.calibration
+        info = self.artifact.info
+        return {
+            "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},
+            "search": {
+                "searcher": self.method.search.searcher,
+                "generation_size": self.method.search.evolution.population,
+                "groups": [g.name for g in self.task.network.space],
+                "widths": rows.tolist(),
+                "scores": [c.score for c in candidates],
+                "losses": [c.found["loss"] for c in candidates],
+                "costs": metrics,
+                "best": candidates.index(best),
+                "macs": float(np.sum(metrics["macs"]) * images),
+            },
+        }
+
+
+def _first(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:
+    """The first `count` samples as batches on the device, in the split's own order and without augmentation."""
+    found, seen = [], 0
+    for batch in split.batches(min(batch_size, len(split)), device=device):
+        found.append(batch)
+        seen += len(batch[1])
+        if seen >= count:
+            break
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value, default=dict))  # type: ignore[arg-type]
+
+
+def _from_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k != "train"}
+    return {**found, "train": TrainConfig(**options["train"])}

@@ -1,0 +1,148 @@
+"""The network that is every structure at once: what is trained, scored and searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metaprune.elastic.batchnorm import calibrated
+from metaprune.methods.pruningnet.banks import Bank, Weights
+from metaprune.network import Network
+from metaprune.search.codec import Codec
+from metaprune.train.batch import cross_entropy, logits_of
+
+Sampling = Literal["uniform", "sandwich"]
+
+
+class Supernet(nn.Module):
+    """A traced network with weights from a bank, at widths drawn anew for every mini-batch.
+
+    In training mode a forward pass returns a tuple with one output per drawn structure; the draw is from torch's
+    global generator, so that a seeded loop sees the same structures again, in every process. In evaluation mode it
+    runs the widest structure on batch statistics (running ones fit no structure; see `Scorer`).
+
+    Args:
+        sampling: `uniform`: one structure, every gene uniform over its candidates (MetaPruning). `sandwich`: the
+            widest, the narrowest and `structures` - 2 random ones (Universally Slimmable Networks, ICCV 2019).
+    """
+
+    def __init__(self, network: Network, codec: Codec, bank: Bank, sampling: Sampling = "uniform", structures: int = 4):
+        super().__init__()
+        self.bank = bank
+        self._network, self.codec = [network], codec  # in a list: not a submodule, the user's model stays out
+        self.sampling, self.structures = sampling, structures
+
+    @property
+    def network(self) -> Network:
+        return self._network[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return self.run(self.codec.widths(self.codec.full), args, kwargs, training=True)
+        return tuple(self.run(widths, args, kwargs, training=True) for widths in self.codec.widths(self._draw()))
+
+    def run(self, widths: np.ndarray, args: tuple, kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
+        """The network at `widths` [groups], differentiable in the bank."""
+        weights, alive = self.weights(widths)
+        structure = self.network.program.structure(alive, training=training)
+        return self.network.program.run(structure, weights, args, dict(kwargs))
+
+    def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[Weights, Any]:
+        """Tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
+        alive = self.codec.survivors(self.network, widths)
+        ratios = torch.from_numpy(np.asarray(widths) / self.network.space.widths)
+        return self.bank(None if full_size else alive, ratios), alive
+
+    def _draw(self) -> np.ndarray:
+        """Genomes [structures, genes]."""
+        sizes = torch.from_numpy(self.codec.sizes)
+        count = 1 if self.sampling == "uniform" else self.structures - 2
+        random = (torch.rand(count, len(sizes), dtype=torch.float64) * sizes).long().numpy()
+        if self.sampling == "uniform":
+            return random
+        return np.concatenate([self.codec.full[None], self.codec.smallest[None], random])
+
+
+def supernet_loss(label_smoothing: float, distil: bool) -> Callable[[Any, Any, Tensor], Tensor]:
+    """Mean loss over the drawn structures. With `distil`, all but the first (the widest) learn its soft output."""
+
+    def loss(outputs: Any, inputs: Any, labels: Tensor) -> Tensor:
+        logits = [logits_of(o) for o in outputs]
+        losses = [cross_entropy(logits[0], labels, label_smoothing=label_smoothing)]
+        target = logits[0].detach().softmax(dim=-1)
+        for narrower in logits[1:]:
+            if distil:
+                losses.append(functional.cross_entropy(narrower, target))
+            else:
+                losses.append(cross_entropy(narrower, labels, label_smoothing=label_smoothing))
+        return torch.stack(losses).mean()
+
+    return loss
+
+
+class Scorer:
+    """Accuracy of a structure with the supernet's weights: statistics from a fixed calibration set, then validation.
+
+    Batches stay on the device they are on. Weights of a structure are made once, not once per batch.
+
+    Args:
+        calibration: (inputs, labels) batches, of training images.
+        validation: (inputs, labels) batches that the supernet was not trained on.
+        recalibrate: False scores with the model's own running statistics (for the ablation; it does not work).
+    """
+
+    def __init__(self, supernet: Supernet, calibration: list[Any], validation: list[Any], *, recalibrate: bool = True):
+        self.supernet, self.validation = supernet, validation
+        self._calibration = [call_arguments(inputs) for inputs, _ in calibration] if recalibrate else []
+
+    def __call__(self, widths: np.ndarray) -> dict[str, float]:
+        """Accuracy in 0..1 as `score`, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
+        program = self.supernet.network.program
+        correct, loss, samples = 0, 0.0, 0
+        with torch.no_grad():
+            structure, tensors = self.calibrated(widths)
+            for inputs, labels in self.validation:
+                args, kwargs = call_arguments(inputs)
+                logits = logits_of(program.run(structure, tensors, args, kwargs))
+                loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+                correct += int((logits.argmax(dim=-1) == labels).sum())
+                samples += len(labels)
+        return {"score": correct / samples, "loss": loss / samples}
+
+    def calibrated(self, widths: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
+        """(program structure, its tensors) with statistics of the calibration set."""
+        network = self.supernet.network
+        weights, alive = self.supernet.weights(widths)
+        structure = network.program.structure(alive)
+        with torch.no_grad():
+            tensors = dict(weights)
+        return structure, calibrated(network.program, structure, tensors, self._calibration, network.switchable)
+
+    def full_size(self, widths: np.ndarray) -> dict[str, Tensor]:
+        """All tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""
+        _, tensors = self.calibrated(widths)
+        weights, alive = self.supernet.weights(widths, full_size=True)
+        with torch.no_grad():
+            found = {name: t.detach().clone() for name, t in weights.items()}
+            for name, t in tensors.items():
+                if not isinstance(self.supernet.network.tensors[name], nn.Parameter):
+                    rows = self.supernet.bank.rows(name, alive)
+                    index = [torch.arange(n) if r is None else torch.from_numpy(r) for n, r in _rows(found[name], rows)]
+                    found[name][torch.meshgrid(*index, indexing="ij") if index else ...] = t
+        return found
+
+
+def _rows(tensor: Tensor, rows: list) -> list[tuple[int, Any]]:
+    return list(zip(tensor.shape, [*rows, *[None] * (tensor.dim() - len(rows))], strict=True))
+
+
+def call_arguments(inputs: Any) -> tuple[tuple, dict[str, Any]]:
+    """Inputs of a batch as (args, kwargs) of the network."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
