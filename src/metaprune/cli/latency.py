@@ -1,0 +1,92 @@
+"""`metaprune latency MODEL`: a table of measured milliseconds, which makes latency a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from metaprune.cli.common import assignments, console
+from metaprune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measure how long a model takes on this machine at any widths, so that latency_ms can be a budget."""
+
+    model: tyro.conf.Positional[str]
+    """zoo:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Argument of the model, as num_classes=10; may be repeated."""
+    weights: str | None = None
+    """Weight file."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one sample, as 3 224 224."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1 or auto."""
+    batch: int = 1
+    """Samples per forward pass that the milliseconds are of."""
+    runtime: Literal["eager", "compile", "onnxruntime"] = "eager"
+    """What runs the network; conv, norm and activation are measured as the runtime fuses them."""
+    points: int = 5
+    """Grid points per width; compile and onnxruntime build every segment at each of them."""
+    samples: int | None = None
+    """Structures whose segments are measured; by default enough for the grid."""
+    repeats: int = 7
+    """A time is the median of this many runs."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu: processor time of one thread, which other work on the machine disturbs less (OMP_NUM_THREADS=1)."""
+    structures: int = 30
+    """Random structures, measured end to end, that tell the table's error."""
+    seed: int = 0
+    out: Path = Path("latency.json")
+    """Where the table goes."""
+
+    def run(self) -> int:
+        from metaprune.config import ModelConfig, RunConfig
+        from metaprune.latency import build_table
+        from metaprune.network import trace
+        from metaprune.rng import Rng
+        from metaprune.setup import load_inputs
+        from metaprune.values import Budget
+
+        if self.batch < 1:
+            raise ConfigError(f"--batch {self.batch} is no number of samples: give 1 or more")
+        if self.out.is_dir() or self.out.suffix != ".json":
+            raise ConfigError(f"--out {self.out} is no JSON file: give a name such as latency.json")
+        model = ModelConfig(
+            spec=self.model,
+            options=assignments(self.option, "--option"),
+            weights=self.weights,
+            input_shape=self.input_shape,
+        )
+        inputs = load_inputs(RunConfig(model=model, budget=Budget(macs="100%"), device=self.device, seed=self.seed))
+        network = trace(inputs.model, inputs.args, inputs.kwargs)
+        out = console()
+        table = build_table(
+            network,
+            *inputs.batch_of(self.batch),
+            runtime=self.runtime,
+            points=self.points,
+            samples=self.samples,
+            repeats=self.repeats,
+            structures=self.structures,
+            clock=self.clock,
+            rng=Rng(self.seed).child("latency"),
+            progress=lambda text: out.print(text, highlight=False, markup=False, soft_wrap=True),
+        )
+        table.save(self.out)
+        error, between = table.info["error"], table.info["interpolation"]
+        for line in (
+            f"full network {table.info['full_ms']:.3f} ms  (batch {self.batch}, {self.runtime}, {self.device})",
+            f"error on {error['structures']} random structures, end to end: median "
+            f"{100 * error['median_relative_error']:.1f}%, 90th percentile {100 * error['p90_relative_error']:.1f}%, "
+            f"rank correlation {error['spearman']:.3f}",
+            f"interpolation: segments at unmeasured widths are off by "
+            f"{100 * between['time_weighted_relative_error_of_segments']:.1f}% of their time",
+            f"{self.out}",
+        ):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        return 0

@@ -1,0 +1,276 @@
+"""Timers: milliseconds of the segments, and of whole networks, at given widths.
+
+`EagerTimer` times all segments in place while the traced graph runs: one structure gives a sample of every segment.
+`StandaloneTimer` builds each segment as a module of its own, because `torch.compile` and ONNX Runtime fuse inside it.
+Everything is a median of `repeats` after `warmup`. Structures take turns in groups, so that a busy machine slows all
+alike; one structure is in every group, and times are scaled to one pace by it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaprune.elastic.program import Step, Structure
+from metaprune.errors import ConfigError, closest
+from metaprune.imports import import_optional
+from metaprune.latency.segments import Segment, Sizes, axis_values
+from metaprune.latency.standalone import compiled, onnx_session, segment_modules
+from metaprune.network import Network
+from metaprune.surgery.graph_form import graph_form
+from metaprune.values import Plan
+
+RUNTIMES = ("eager", "compile", "onnxruntime")
+GROUP_BYTES = 10**9  # weights of the structures that take turns
+GROUP_OPERATORS = 300  # their contractions: fewer than the kernels that oneDNN keeps
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often a thing is run: `warmup` runs, then the median of `repeats`; and by which clock.
+
+    clock: `wall`, or `cpu`: time that the calling thread had a processor, which other work on the machine disturbs less
+        (CPU and one thread only, where it equals wall time on an idle machine).
+    """
+
+    warmup: int = 2
+    repeats: int = 7
+    clock: str = "wall"
+
+    @property
+    def now(self) -> Callable[[], float]:
+        return time.thread_time if self.clock == "cpu" else time.perf_counter
+
+
+class Timer(Protocol):
+    """Milliseconds at widths int64 [n, groups]."""
+
+    few_widths: bool
+    """Every distinct size of a segment costs a build: ask for few."""
+
+    def segments(self, widths: np.ndarray) -> np.ndarray:
+        """float64 [n, segments]."""
+        ...
+
+    def whole(self, widths: np.ndarray) -> np.ndarray:
+        """float64 [n]."""
+        ...
+
+
+def make_timer(
+    runtime: str, network: Network, segments: list[Segment], sizes: Sizes, args: tuple, kwargs: dict, how: Repeats
+) -> Timer:
+    """Raises ConfigError for an unknown runtime or clock, MissingDependencyError for one that is not installed."""
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"no runtime {runtime!r}.{closest(str(runtime), RUNTIMES)} Known: {', '.join(RUNTIMES)}")
+    if how.clock not in ("wall", "cpu"):
+        raise ConfigError(f"no clock {how.clock!r}: wall or cpu")
+    if how.clock == "cpu" and (network.program.device.type != "cpu" or torch.get_num_threads() > 1):
+        raise ConfigError("clock cpu needs device cpu and one thread: set OMP_NUM_THREADS=1, or use clock wall")
+    if runtime == "onnxruntime":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            import_optional(package, "onnx")
+        if network.program.device.type != "cpu":
+            raise ConfigError(
+                "the onnxruntime table is measured on the CPU: use device cpu, or runtime eager or compile"
+            )
+    if runtime == "eager":
+        return EagerTimer(network, segments, args, kwargs, how)
+    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, how)
+
+
+def plan_of(network: Network, widths: np.ndarray) -> Plan:
+    """Which channels stay does not matter for time: the first ones."""
+    return Plan.of(network.space, [np.arange(g.width) < w for g, w in zip(network.space, widths, strict=True)])
+
+
+class _Timer:
+    few_widths = False
+
+    def __init__(self, network: Network, segments: list[Segment], args: tuple, kwargs: dict, how: Repeats):
+        self.network, self.list, self.args, self.kwargs, self.how = network, segments, args, kwargs, how
+        self._reference = np.maximum(network.space.widths // 2, 1)  # measured in every group
+        self.place = {name: s for s, segment in enumerate(segments) for name in segment.nodes}
+
+    def whole(self, widths: np.ndarray) -> np.ndarray:
+        found, pace = np.zeros((len(widths), 1)), _Pace()
+        groups = self._groups(widths)
+        reference = [self._prepare(self._module(self._reference))] if len(groups) > 1 else []
+        for rows in groups:
+            calls = [self._prepare(self._module(widths[r])) for r in rows]
+            spent = np.array(medians([*reference, *calls], self.how, self.network.program.device))[:, None]
+            pace.add(rows, spent[: len(reference)])
+            found[rows] = spent[len(reference) :]
+        return pace.corrected(found)[:, 0]
+
+    def _module(self, widths: np.ndarray) -> nn.Module:
+        alive = self.network.survivors(plan_of(self.network, widths))
+        return graph_form(self.network, alive, self.network.tensors).eval()
+
+    def _prepare(self, module: nn.Module) -> Call:
+        return lambda: module(*self.args, **self.kwargs)
+
+    def _groups(self, widths: np.ndarray) -> list[np.ndarray]:
+        """Rows that take turns: as many as memory and kernel caches hold."""
+        heads = max(sum(s.contracts for s in self.list), 1)
+        most = max(int(self.network.cost().weight_bytes), 1)
+        size = int(np.clip(min(GROUP_OPERATORS // heads, GROUP_BYTES // most), 2, 24))
+        return [np.arange(start, min(start + size, len(widths))) for start in range(0, len(widths), size)]
+
+
+class EagerTimer(_Timer):
+    """Segments timed in place, step by step (CPU: clock around every call; CUDA: a chain of events)."""
+
+    def segments(self, widths: np.ndarray) -> np.ndarray:
+        found, pace = np.zeros((len(widths), len(self.list))), _Pace()
+        with torch.inference_mode():
+            groups = self._groups(widths)
+            reference = [self._structure(self._reference)] if len(groups) > 1 else []
+            for rows in groups:
+                ready = [*reference, *(self._structure(widths[r]) for r in rows)]
+                runs: list[list[np.ndarray]] = [[] for _ in ready]
+                for turn in range(self.how.warmup + self.how.repeats):
+                    for (structure, tensors), seen in zip(ready, runs, strict=True):
+                        spent = self._run(structure, tensors)
+                        if turn >= self.how.warmup:
+                            seen.append(spent)
+                spent = np.array([np.median(seen, axis=0) for seen in runs])
+                pace.add(rows, spent[: len(reference)])
+                found[rows] = spent[len(reference) :]
+        return pace.corrected(found)
+
+    def _structure(self, widths: np.ndarray) -> tuple[Structure, dict[str, torch.Tensor]]:
+        alive = self.network.survivors(plan_of(self.network, widths))
+        sliced = self.network.sliced(alive)
+        return self.network.program.structure(alive), {name: sliced[name].detach() for name in self.network.tensors}
+
+    def _run(self, structure: Structure, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        on_cuda = self.network.program.device.type == "cuda"
+        return (self._run_cuda if on_cuda else self._run_cpu)(structure, tensors)
+
+    def _run_cpu(self, structure: Structure, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        spent, place, clock = [0.0] * (len(self.list) + 1), self.place, self.how.now
+        rest = len(self.list)
+
+        def call(step: Step, args: list, kwargs: dict) -> Any:
+            start = clock()
+            result = step.target(*args, **kwargs)
+            spent[place.get(step.node.name, rest)] += clock() - start
+            return result
+
+        self.network.program.run(structure, tensors, self.args, self.kwargs, call)
+        return 1e3 * np.array(spent[:rest])
+
+    def _run_cuda(self, structure: Structure, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        marks: list[tuple[int, torch.cuda.Event]] = []
+
+        def mark(segment: int) -> None:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            marks.append((segment, event))
+
+        def call(step: Step, args: list, kwargs: dict) -> Any:
+            result = step.target(*args, **kwargs)
+            if step.node.name in self.place:
+                mark(self.place[step.node.name])
+            return result
+
+        torch.cuda.synchronize()
+        mark(-1)
+        self.network.program.run(structure, tensors, self.args, self.kwargs, call)
+        torch.cuda.synchronize()
+        spent = np.zeros(len(self.list))
+        for (_, before), (segment, after) in pairwise(marks):
+            spent[segment] += before.elapsed_time(after)
+        return spent
+
+
+class StandaloneTimer(_Timer):
+    """Every segment as a module of its own under `compile` or `onnxruntime`; equal key and sizes are built once."""
+
+    few_widths = True
+
+    def __init__(self, runtime: str, network: Network, segments: list[Segment], sizes: Sizes, *rest: Any):
+        super().__init__(network, segments, *rest)
+        self.runtime, self.sizes = runtime, sizes
+        self._known: dict[tuple, float] = {}
+
+    def _prepare(self, module: nn.Module, args: tuple | None = None) -> Call:
+        args, kwargs = (self.args, self.kwargs) if args is None else (args, {})
+        if self.runtime == "onnxruntime":
+            return onnx_session(module, args, kwargs)
+        return compiled(module, args, kwargs)
+
+    def segments(self, widths: np.ndarray) -> np.ndarray:
+        sizes = self.sizes.of(widths)
+        found = np.zeros((len(widths), len(self.list)))
+        for row in range(len(widths)):
+            wanted: dict[tuple, list[int]] = defaultdict(list)
+            for s, segment in enumerate(self.list):
+                values = (int(axis_values(axis, sizes)[row]) for axis in segment.axes)
+                wanted[(segment.key, *values)].append(s)
+            self._measure({key: places[0] for key, places in wanted.items() if key not in self._known}, widths[row])
+            for key, places in wanted.items():
+                found[row, places] = self._known[key]
+        return found
+
+    def _measure(self, wanted: dict[tuple, int], widths: np.ndarray) -> None:
+        """Build and time segments at one structure."""
+        if not wanted:
+            return
+        alive = self.network.survivors(plan_of(self.network, widths))
+        structure, tensors = self.network.program.structure(alive), self.network.sliced(alive)
+        with torch.inference_mode():
+            made = segment_modules(
+                self.network.program, structure, tensors, self.args, self.kwargs, self.place, set(wanted.values())
+            )
+        calls = [self._prepare(module, inputs) for module, inputs in (made[s] for s in wanted.values())]
+        self._known.update(zip(wanted, medians(calls, self.how, self.network.program.device), strict=True))
+
+
+class _Pace:
+    """How fast the machine was while each group ran, by one structure that is in all of them."""
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[np.ndarray, float]] = []
+
+    def add(self, rows: np.ndarray, reference: np.ndarray) -> None:
+        """reference: its times in this group; empty where there is only one group."""
+        self._groups.append((rows, float(reference.sum()) or 1.0))
+
+    def corrected(self, ms: np.ndarray) -> np.ndarray:
+        """ms: [n, ...] -> all at the pace of the middle group."""
+        usual = float(np.median([total for _, total in self._groups])) if self._groups else 1.0
+        ms = ms.copy()
+        for rows, total in self._groups:
+            ms[rows] *= usual / total
+        return ms
+
+
+def medians(calls: Sequence[Call], how: Repeats, device: torch.device) -> list[float]:
+    """Median milliseconds of each call; they take turns."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for turn in range(how.warmup + how.repeats):
+            for call, found in zip(calls, seconds, strict=True):
+                _synchronize(device)
+                start = how.now()
+                call()
+                _synchronize(device)
+                if turn >= how.warmup:
+                    found.append(how.now() - start)
+    return [1e3 * float(np.median(found)) for found in seconds]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

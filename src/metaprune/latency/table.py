@@ -1,0 +1,150 @@
+"""`LatencyTable`: milliseconds of any widths from measured segments, in microseconds, and its file."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaprune.errors import ConfigError
+from metaprune.files import write_json
+from metaprune.latency.grid import Grid
+from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values
+from metaprune.network import Network
+
+FORMAT, VERSION = "metaprune latency table", 1
+
+
+class LatencyTable:
+    """Measured milliseconds of the segments of one traced network on one device.
+
+    A forward pass takes `offset_ms + scale * (sum over segments)`; the two numbers come from whole networks measured
+    end to end. `info` says how it was measured and how far predictions are from measurements.
+    """
+
+    def __init__(
+        self,
+        digest: str,
+        sizes: Sizes,
+        segments: Sequence[Segment],
+        grids: Mapping[str, Grid],
+        *,
+        scale: float = 1.0,
+        offset_ms: float = 0.0,
+        info: dict[str, Any] | None = None,
+    ):
+        self.digest, self.sizes, self.segments, self.grids = digest, sizes, list(segments), dict(grids)
+        self.scale, self.offset_ms = scale, offset_ms
+        self.info: dict[str, Any] = {} if info is None else info
+        self._tables = self._plan()
+
+    def predict_ms(self, widths: np.ndarray) -> np.ndarray:
+        """widths: int64 [n, groups] -> milliseconds float64 [n] of one forward pass of the table's batch."""
+        sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
+        total = np.zeros(sizes.shape[1])
+        for grid, count, columns in self._tables:
+            if not columns:
+                total += count * grid.dense[0]
+                continue
+            read = [sizes[c] if isinstance(c, np.ndarray) else _stacked(c, sizes) for c in columns]
+            total += grid.dense[grid.cell(read)].sum(axis=0)
+        return self.offset_ms + self.scale * total
+
+    def segments_ms(self, widths: np.ndarray) -> np.ndarray:
+        """widths: int64 [n, groups] -> milliseconds of every segment alone, float64 [n, segments]."""
+        sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
+        found = np.zeros((sizes.shape[1], len(self.segments)))
+        for s, segment in enumerate(self.segments):
+            grid = self.grids[segment.key]
+            found[:, s] = grid.dense[grid.cell([axis_values(axis, sizes) for axis in segment.axes])]
+        return found
+
+    def _plan(self) -> list[tuple[Grid, int, list[np.ndarray | list[AxisTerms]]]]:
+        """Of every table: its grid, how many segments use it, and per axis the sizes that its segments read."""
+        members: dict[str, list[Segment]] = defaultdict(list)
+        for segment in self.segments:
+            members[segment.key].append(segment)
+        if not members.keys() <= self.grids.keys():
+            raise ValueError("a segment has no table")
+        found = []
+        for key, grid in self.grids.items():
+            columns: list[np.ndarray | list[AxisTerms]] = []
+            for axes in zip(*(s.axes for s in members[key]), strict=True):
+                plain = all(len(axis) == 1 and axis[0][0] == 1 and len(axis[0][1]) == 1 for axis in axes)
+                columns.append(np.array([axis[0][1][0] for axis in axes]) if plain else list(axes))
+            found.append((grid, len(members[key]), columns))
+        return found
+
+    def check(self, network: Network) -> None:
+        """Raises ConfigError if the table was made for another network."""
+        if network.space.digest() != self.digest:
+            raise ConfigError(
+                f"the latency table was made for another network (its channel groups have digest {self.digest}, this "
+                f"network's {network.space.digest()}). Make one for this network with `metaprune latency MODEL`"
+            )
+
+    # ------------------------------------------------------------------------------------------ file
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON; the file is whole or not there."""
+        write_json(
+            Path(path),
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "info": self.info,
+                "network": self.digest,
+                "scale": self.scale,
+                "offset_ms": self.offset_ms,
+                "full_widths": self.sizes.full.tolist(),
+                "sizes": self.sizes.polynomials,
+                "segments": [{"key": s.key, "nodes": s.nodes, "axes": s.axes} for s in self.segments],
+                "tables": {key: grid.to_dict() for key, grid in self.grids.items()},
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: no such file, or it is no latency table.
+        """
+        advice = "Make one with `metaprune latency MODEL --out FILE`"
+        try:
+            data = json.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"there is no latency table {path}. {advice}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError, IsADirectoryError) as error:
+            raise ConfigError(f"{path} is no latency table ({type(error).__name__}). {advice}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise ConfigError(f"{path} is no latency table of version {VERSION}. {advice}")
+        try:
+            return cls._from_dict(data)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ConfigError(
+                f"the latency table {path} is damaged ({type(error).__name__}: {error}). {advice}"
+            ) from None
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> LatencyTable:
+        full = np.array(data["full_widths"], dtype=np.int64)
+        sizes = Sizes(full, [tuple((tuple(groups), rows) for groups, rows in p) for p in data["sizes"]])
+        segments = [
+            Segment(s["key"], tuple(s["nodes"]), tuple(tuple((n, tuple(ids)) for n, ids in a) for a in s["axes"]))
+            for s in data["segments"]
+        ]
+        grids = {key: Grid.from_dict(grid) for key, grid in data["tables"].items()}
+        table = cls(data["network"], sizes, segments, grids, scale=data["scale"], offset_ms=data["offset_ms"])
+        table.info = data["info"]
+        if table.predict_ms(full[None]).shape != (1,):
+            raise ValueError("it predicts nothing")
+        return table
+
+
+def _stacked(axes: list[AxisTerms], sizes: np.ndarray) -> np.ndarray:
+    return np.stack([axis_values(axis, sizes) for axis in axes])
