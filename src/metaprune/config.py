@@ -57,7 +57,7 @@ class MethodConfig:
     """Which method decides what stays."""
 
     name: str = "magnitude"
-    """uniform, random, magnitude, bn_scale, taylor, or one that a package registered."""
+    """uniform, random, magnitude, bn_scale, taylor, pruningnet, or one that a package registered."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method: scope, steps, p, ..."""
 
@@ -70,6 +70,8 @@ class LatencyConfig:
     """Samples per forward pass."""
     repeats: int = 20
     """Timed passes; the median is reported. 0 measures nothing."""
+    table: str | None = None
+    """File that `metaprune latency` wrote; a budget in latency_ms needs one."""
 
     def __post_init__(self) -> None:
         require_number("latency.batch_size", self.batch_size, 1)

@@ -16,18 +16,21 @@ from torch import nn
 from metaprune.config import RunConfig
 from metaprune.data import Data, as_data
 from metaprune.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, PlanError
-from metaprune.export.archive import save, write_json
+from metaprune.export.archive import named_tensors, save
+from metaprune.files import tensors_digest, write_json
+from metaprune.latency import LatencyTable
 from metaprune.measure import latency_ms
 from metaprune.methods.base import Method, Task
 from metaprune.methods.registry import create_method
-from metaprune.network import trace
+from metaprune.network import Network, trace
 from metaprune.record import describe_cut, environment
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.run import recover as recover_model
+from metaprune.recover.scratch import Initialise, initialise_from
 from metaprune.report import write_report
 from metaprune.rng import Rng
 from metaprune.run_folder import Phases, RunFolder, log
-from metaprune.setup import Inputs, load_inputs, require_fit, tensors_digest
+from metaprune.setup import Inputs, load_inputs, require_fit
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
@@ -72,6 +75,7 @@ def prune(
     free_outputs: bool | Sequence[str] = False,
     form: Literal["auto", "module", "graph"] = "auto",
     verify: bool = True,
+    latency_table: str | Path | None = None,
     seed: int = 0,
     checkpoint_dir: Path | None = None,
     progress: bool = True,
@@ -88,7 +92,8 @@ def prune(
         keep_module: only widths at which the model's own class runs; the result is then of that class.
         free_outputs: outputs that may change their width, see `trace`.
         form, verify: see `cut`.
-        checkpoint_dir: recovery continues from here after a kill.
+        latency_table: file of `metaprune latency`, for a budget in latency_ms.
+        checkpoint_dir: the method's long work and recovery continue from here after a kill.
 
     Raises:
         InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
@@ -107,11 +112,14 @@ def prune(
 
     with phases("trace"):
         network = trace(model, example_inputs, example_kwargs, free_outputs=free_outputs)
+        table = use_table(network, latency_table)
         require_fit(network.model, splits)
         rules = module_rules(network, seed) if keep_module else ModuleRules()
         constraints, form = rules.applied_to(constraints), "module" if keep_module and form == "auto" else form
     with phases("propose"):
-        proposal = _proposed(how, Task(network, splits, constraints), budget, rng.child("method", how.name), rules)
+        place = None if checkpoint_dir is None else checkpoint_dir / "method"
+        task = Task(network, splits, constraints, folder=place, progress=progress)
+        proposal = _proposed(how, task, budget, rng.child("method", how.name), rules)
         _require_within(network.cost(proposal.plan), budget.bounds(network.cost()), how.name)
         if not proposal.plan.keep and proposal.weights is None:
             warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
@@ -119,14 +127,17 @@ def prune(
         pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights)
     quality = {"dense": _quality(network.model, splits), "cut": _quality(pruned.model, splits)}
     with phases("recover"):
-        history = _recovered(pruned, splits, recovery, rng.child("recover"), checkpoint_dir, progress)
+        place = None if checkpoint_dir is None else checkpoint_dir / "recover"
+        history = _recovered(pruned, splits, recovery, rng.child("recover"), place, progress)
         if history is not None:
             quality["recovered"] = _quality(pruned.model, splits)
     record = {
         **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
         "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
-        "history": {"recover": history}, "module_rules": asdict(rules) if keep_module else None,
+        "history": {"recover": history}, "method_details": dict(proposal.details),
+        "latency_table": table,
+        "module_rules": asdict(rules) if keep_module else None,
     }  # fmt: skip
     return Result(pruned.model, pruned.plan, record, pruned)
 
@@ -152,8 +163,21 @@ def _recovered(
     identity = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
     return recover_model(
         pruned.model, network.model, data, how, rng=rng, device=device_of(pruned.model), checkpoint_dir=checkpoint_dir,
-        progress=progress, identity=identity,
+        progress=progress, identity=identity, initialise=_initialiser(pruned, rng),
     ).to_dict()  # fmt: skip
+
+
+def _initialiser(pruned: Pruned, rng: Rng) -> Initialise | None:
+    """New weights for training from scratch; a module form makes its own."""
+    if pruned.form == "module":
+        return None
+    network = pruned.network
+    alive = network.survivors(pruned.plan)
+
+    def tensors_of(fresh: nn.Module) -> Mapping[str, torch.Tensor]:
+        return network.sliced(alive, tensors=named_tensors(fresh)[0])
+
+    return initialise_from(network.model, tensors_of, rng.child("initialise"))
 
 
 def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command: str | None = None) -> dict[str, Any]:
@@ -166,15 +190,15 @@ def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command
     with place.logged():
         with phases("load"):
             inputs = load_inputs(config)
-        dense = _train_dense(config, inputs, place, phases, progress)
+        dense = train_dense(config, inputs, place, phases, progress)
         limits = {f.name: getattr(config.constraints, f.name) for f in fields(Constraints)}
         result = prune(
             inputs.model, inputs.args, inputs.kwargs, budget=config.budget, method=method, data=inputs.data,
             recover=config.recover, **limits, form=config.form, seed=config.seed,
-            checkpoint_dir=place.checkpoints("recover"), progress=progress,
+            latency_table=config.latency.table, checkpoint_dir=place.path / "checkpoints", progress=progress,
         )  # fmt: skip
         with phases("measure"):
-            latency = _latency(config, inputs, result.model)
+            latency = _latency(config, inputs, result)
         with phases("save"):
             save(result.pruned, place.path, spec=config.model.spec, options=inputs.options)
         files = {"before": dense["bytes"], "after": (place.path / "model.safetensors").stat().st_size}
@@ -189,12 +213,27 @@ def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command
     return record
 
 
-def _train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Phases, progress: bool) -> dict[str, Any]:
+def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | None:
+    """Let budgets know the milliseconds of a latency table; returns what it says of itself, for the record.
+
+    Raises:
+        ConfigError: no table, or one of another network.
+    """
+    if table is None:
+        return None
+    found = LatencyTable.load(table)
+    found.check(network)
+    network.use_latency(found.predict_ms)
+    return dict(found.info)
+
+
+def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Phases, progress: bool) -> dict[str, Any]:
     """Train the dense network if asked to (resumable), and write it to the run folder."""
     history = None
     if config.train is not None and inputs.data is not None:
         with phases("trace"):  # an impossible budget or a wrong pattern shows now, not after hours of training
             network = trace(inputs.model, inputs.args, inputs.kwargs)
+            use_table(network, config.latency.table)
             Task(network, inputs.data, config.constraints).allocator(config.budget)
         with phases("train"):
             history = train(
@@ -207,16 +246,19 @@ def _train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Ph
     return {"history": history, "bytes": inputs.save_dense(place.path / "dense.safetensors")}
 
 
-def _latency(config: RunConfig, inputs: Inputs, smaller: nn.Module) -> dict[str, Any] | None:
+def _latency(config: RunConfig, inputs: Inputs, result: Result) -> dict[str, Any] | None:
     """Dense and pruned network in turns, on an example repeated to the configured batch size."""
     if config.latency.repeats == 0:
         return None
-    args, kwargs = inputs.batch_of(config.latency.batch_size)
-    before, after = latency_ms([inputs.model, smaller], args, kwargs, repeats=config.latency.repeats)
+    table = config.latency.table
+    batch = config.latency.batch_size if table is None else LatencyTable.load(table).info["batch"]
+    args, kwargs = inputs.batch_of(batch)
+    before, after = latency_ms([inputs.model, result.model], args, kwargs, repeats=config.latency.repeats)
     return {
         "before": before["median"], "after": after["median"],
         "spread_before": before["quartiles"], "spread_after": after["quartiles"],
-        "batch": config.latency.batch_size, "threads": torch.get_num_threads(), "repeats": config.latency.repeats,
+        "predicted": result.record["cost"]["after"].get("latency_ms"),
+        "batch": batch, "threads": torch.get_num_threads(), "repeats": config.latency.repeats,
     }  # fmt: skip
 
 

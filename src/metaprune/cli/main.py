@@ -13,16 +13,22 @@ from safetensors import SafetensorError
 
 from metaprune.cli.data import DataVerb
 from metaprune.cli.export import Export
+from metaprune.cli.fit import Fit
 from metaprune.cli.inspect import Inspect
+from metaprune.cli.latency import Latency
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
+from metaprune.cli.search import Search
 from metaprune.errors import MetapruneError
 
 Verb = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Prune, tyro.conf.subcommand("prune")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[DataVerb, tyro.conf.subcommand("data")]

@@ -33,13 +33,15 @@ class Prune:
     budget: str | None = None
     """Upper bounds, as macs=50% or macs=50%,params=1e6."""
     method: str | None = None
-    """uniform, random, magnitude, bn_scale, taylor."""
+    """uniform, random, magnitude, bn_scale, taylor, pruningnet."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")] = ()
     """What may shrink: globs over groups, modules and LAYER:ROLE, as 'layer1*' or '*:heads'; may be repeated."""
     keep_module: bool = False
     """Only widths at which the model's own class still runs."""
     recover: str | None = None
     """none, bn, finetune, distil, scratch."""
+    latency_table: str | None = None
+    """File of `metaprune latency`, for a budget in latency_ms."""
     seed: int | None = None
     """Seed of everything random."""
     device: str | None = None
@@ -75,6 +77,7 @@ class Prune:
         flags = {
             "model.spec": self.model, "model.weights": self.weights, "data.spec": self.data, "method.name": self.method,
             "recover.kind": self.recover, "seed": self.seed, "device": self.device,
+            "latency.table": self.latency_table,
         }  # fmt: skip
         found: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
         if self.only:

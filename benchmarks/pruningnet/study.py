@@ -1,0 +1,227 @@
+"""Does the search find better structures? MetaPruning's claims in miniature, controls at equal budget and training.
+
+    python benchmarks/pruningnet/study.py --out benchmarks/pruningnet/mobilenet_v1_fashion.json
+
+A thin MobileNetV1 on a part of Fashion-MNIST. Every structure, whoever found it, is trained from scratch with the same
+schedule on the same images and judged on the test split; nothing is chosen by it. Killed and started again, it goes on.
+
+rank: 20 random structures; Spearman correlation of score and trained accuracy, for each back-end, with and without
+recalibrated BatchNorm. budgets: 75%, 50% and 25% of the MACs, searched against uniform, random, magnitude, greedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+import metaprune as mp
+from metaprune.data import load_data
+from metaprune.methods import create_method
+from metaprune.methods.base import Task
+from metaprune.methods.pruningnet import PruningNet
+from metaprune.methods.pruningnet.supernet import Scorer
+from metaprune.models import create
+from metaprune.recover.config import RecoverConfig
+from metaprune.rng import Rng
+from metaprune.search.codec import BudgetSampler
+from metaprune.search.config import EvolutionConfig, SearchConfig
+from metaprune.train.loop import train
+from metaprune.values import Budget, Plan, Proposal
+
+MODEL, OPTIONS = "zoo:mobilenet_v1", {"width": 0.25, "stem_stride": 1, "in_channels": 1, "num_classes": 10}
+IMAGES, SUB_VALIDATION, CALIBRATION = 6000, 1000, 1000
+FINAL = mp.TrainConfig(epochs=6, batch_size=64, lr=0.1, weight_decay=4e-5, label_smoothing=0.1)
+FIT = mp.TrainConfig(
+    epochs=12, batch_size=128, lr=0.1, schedule="linear", nesterov=False, weight_decay=4e-5, label_smoothing=0.1
+)
+GRID = tuple(i / 10 for i in range(1, 11))  # 10 ratios: on a CPU, oneDNN compiles every new pair of widths (see README)
+EVOLUTION = EvolutionConfig(population=20, generations=10, parents=5)
+BACKENDS: dict[str, dict[str, Any]] = {
+    "generated (paper)": {"weights": "generated"},
+    "generated, PyTorch start": {"weights": "generated", "start": "paper"},
+    "shared": {"weights": "shared"},
+    "shared, sandwich, distil": {"weights": "shared", "sampling": "sandwich", "distil": True},
+    "generated, sandwich, distil": {"weights": "generated", "sampling": "sandwich", "distil": True},
+}
+SEARCHED = ("generated (paper)", "shared, sandwich, distil")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A method that proposes what it is given."""
+
+    plan: Plan
+    name: ClassVar[str] = "fixed"
+    needs_data: ClassVar[bool] = False
+
+    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+        return Proposal(self.plan)
+
+
+class Study:
+    def __init__(self, out: Path):
+        self.out = out
+        self.rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
+        self.data = load_data("builtin:fashion-mnist", limit=IMAGES)
+        self.quick = replace(self.data, val=self.data.val.take(64))  # the training loop only watches it
+
+    def once(self, key: str, make: Any) -> Any:
+        """The row `key`, made now if no earlier start made it."""
+        if key not in self.rows:
+            began, cpu = time.perf_counter(), time.process_time()
+            found = make()
+            self.rows[key] = {**found, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
+            config = {
+                "model": MODEL, "options": OPTIONS, "images": IMAGES, "sub_validation": SUB_VALIDATION,
+                "final": vars_of(FINAL), "fit": vars_of(FIT), "evolution": vars_of(EVOLUTION), "grid": GRID,
+                "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+            }  # fmt: skip
+            self.out.write_text(json.dumps({"config": config, "rows": self.rows}, indent=1) + "\n")
+            print(key, {k: v for k, v in self.rows[key].items() if not isinstance(v, (list, dict))}, flush=True)
+        return self.rows[key]
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def network(self, seed: int) -> mp.Network:
+        with Rng(seed).child("model").torch_global():
+            model = create(MODEL, **OPTIONS)
+        return mp.trace(model, torch.zeros(2, 1, 28, 28))
+
+    def method(self, backend: str, searcher: str = "evolution") -> PruningNet:
+        return PruningNet(
+            train=FIT, grid=GRID, sub_validation=SUB_VALIDATION, calibration=CALIBRATION, batch_size=250,
+            search=SearchConfig(searcher=searcher, evolution=EVOLUTION), **BACKENDS[backend],
+        )  # fmt: skip
+
+    def session(self, backend: str, seed: int, searcher: str = "evolution") -> Any:
+        """A fitted back-end; the artifact is kept beside the results, outside of the repository's history."""
+        folder = self.out.parent / "artifacts" / f"{backend.replace(' ', '_')}-{seed}"
+        task = Task(self.network(seed), self.data, folder=folder)
+        method = self.method(backend, searcher)
+
+        def fit() -> dict[str, Any]:
+            artifact = method.fit([task], Rng(seed))
+            artifact.save(folder)
+            last = artifact.info["history"]["rows"][-1]
+            return {"macs": artifact.info["macs"], "parameters": artifact.info["parameters"], "last_epoch": last}
+
+        self.once(f"fit/{backend}/{seed}", fit)
+        return method.session(task, mp_artifact(folder))
+
+    def trained(self, plan: Plan, seed: int) -> dict[str, Any]:
+        """Test accuracy of a structure after the one final training that all get."""
+        network = self.network(seed)
+        result = mp.prune(
+            network.model, torch.zeros(2, 1, 28, 28), budget={"macs": "100%"}, method=Fixed(plan), data=self.quick,
+            recover=RecoverConfig(kind="scratch", train=FINAL), seed=seed, progress=False,
+        )  # fmt: skip
+        found = network.cost(plan)
+        return {
+            "accuracy": result.record["quality"]["recovered"]["accuracy"], "macs": found.macs, "params": found.params,
+            "train_macs": 3.0 * found.macs * IMAGES * FINAL.epochs, "widths": plan.widths(network.space).tolist(),
+        }  # fmt: skip
+
+    def rank(self, structures: int = 20) -> None:
+        """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs."""
+        seed = 0
+        network = self.network(seed)
+        sessions = {}
+        for backend in BACKENDS:
+            sessions[backend] = self.session(backend, seed)
+        codec = sessions[SEARCHED[0]].codec
+        full = network.cost().macs
+        draw = np.random.default_rng(7)
+        # half of them all over the range (where cost alone ranks well), half at one budget (where it cannot)
+        spread = [
+            BudgetSampler(codec, network.cost_model(), {"macs": share * full})
+            for share in np.linspace(0.08, 0.9, structures // 2)
+        ]
+        genomes = [s.sample(1, draw)[0] for s in spread]
+        genomes += list(
+            BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * full}).sample(structures - len(genomes), draw)
+        )
+        for i, genome in enumerate(genomes):
+            widths = codec.widths(genome)
+            plan = Plan({g.name: tuple(range(w)) for g, w in zip(network.space, widths, strict=True) if w < g.width})
+            self.once(f"rank/trained/{i}", lambda plan=plan: self.trained(plan, seed))
+            for backend, session in sessions.items():
+                for recalibrate in (True, False):
+                    scorer = session.scorer
+                    if not recalibrate:
+                        scorer = Scorer(scorer.supernet, [], scorer.validation, recalibrate=False)
+                    key = f"rank/score/{backend}/{'bn' if recalibrate else 'no bn'}/{i}"
+                    self.once(key, lambda scorer=scorer, w=widths: scorer(w))
+
+    def budgets(self, seed: int, budgets: list[str]) -> None:
+        network = self.network(seed)
+        full = network.cost().macs
+        self.once(f"budget/full/100%/{seed}", lambda: self.trained(Plan(), seed))
+        with Rng(seed).child("dense").torch_global():
+            dense = self.network(seed)
+        train(dense.model, self.quick, FINAL, rng=Rng(seed).child("dense"), progress=False)
+        for budget in budgets:
+            bound = Budget(macs=budget)
+            plans: dict[str, Plan] = {}
+            for name in ("uniform", "magnitude", "random"):
+                task = Task(dense if name == "magnitude" else network, self.data)
+                plans[name] = create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
+            searches = [(b, "evolution", b) for b in SEARCHED]
+            searches += [("random search", "random", SEARCHED[1]), ("greedy slimming", "greedy", SEARCHED[1])]
+            for label, searcher, backend in searches:
+                session = self.session(backend, seed, searcher)
+                key = f"search/{label}/{budget}/{seed}"
+
+                def search(session: Any = session, bound: Budget = bound) -> dict[str, Any]:
+                    found = session.method.restore(session.artifact).propose(session.task, bound, Rng(seed))
+                    best = max((t for t in found.trials if t.cost["load"] <= 1), key=lambda t: t.score)
+                    details = found.details["search"]
+                    return {
+                        "score": best.score, "evaluated": len(found.trials), "macs": details["macs"],
+                        "widths": list(best.widths), "scores": details["scores"],
+                    }  # fmt: skip
+
+                widths = self.once(key, search)["widths"]
+                plans[label] = session.codec.plan(np.array(widths))
+            for label, plan in plans.items():
+                assert network.cost(plan).macs <= float(budget[:-1]) / 100 * full
+                self.once(f"budget/{label}/{budget}/{seed}", lambda plan=plan: self.trained(plan, seed))
+
+
+def mp_artifact(folder: Path) -> Any:
+    from metaprune.methods.artifact import Artifact
+
+    return Artifact.load(folder, "pruningnet")
+
+
+def vars_of(config: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="*", default=["rank", "budgets"])
+    parser.add_argument("--budgets", nargs="*", default=["25%", "50%", "75%"])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study(options.out)
+    if "rank" in options.parts:
+        study.rank()
+    if "budgets" in options.parts:
+        for seed in options.seeds:
+            study.budgets(seed, options.budgets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""`metaprune fit METHOD RECIPE`: meta-train once; `metaprune search` then serves many budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaprune.cli.common import assignments, console
+from metaprune.config import read_recipe
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Meta-train a learned method on the network and data of a recipe. The same command continues a killed run."""
+
+    method: tyro.conf.Positional[str]
+    """pruningnet."""
+    recipe: tyro.conf.Positional[Path]
+    """TOML recipe."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Any key of the recipe, as method.options.weights=shared; may be repeated."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Folder of this fit; by default runs/fit-NAME-DIGEST."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def run(self) -> int:
+        config = read_recipe(self.recipe, {"method.name": self.method, **assignments(self.set, "--set")})
+        folder = self.run_folder or Path("runs") / f"fit-{self.recipe.stem}-{config.digest()[:8]}"
+        from metaprune.learn import fit
+
+        info = fit(config, folder, progress=not self.quiet).info
+        out = console()
+        out.print(
+            f"{info['parameters']:,} parameters, {info['genes']} genes, trained in {info['seconds']:.0f} s "
+            f"({info['macs']:.3g} MACs)\nfitted: {folder}\nnext: metaprune search {folder} --budget macs=50%",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        return 0

@@ -1,0 +1,154 @@
+"""Learned methods in stages: meta-train once (`fit`), then search under one budget after the other (`search`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaprune.config import MethodConfig, RunConfig
+from metaprune.errors import ConfigError
+from metaprune.files import write_json
+from metaprune.methods.artifact import INFO, Artifact
+from metaprune.methods.base import Learned, Task
+from metaprune.methods.pruningnet import PruningNet, Session
+from metaprune.methods.registry import create_method
+from metaprune.network import trace
+from metaprune.pipeline import run, train_dense, use_table
+from metaprune.record import environment
+from metaprune.rng import Rng
+from metaprune.run_folder import Phases, RunFolder, log
+from metaprune.search.study import best_within, front
+from metaprune.setup import Inputs, load_inputs
+from metaprune.strict import from_dict, override
+from metaprune.surgery.keep_module import module_rules
+from metaprune.values import Budget
+
+
+def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Artifact:
+    """Meta-train the recipe's method into `folder`. Killed and started again, it continues where it was.
+
+    Raises:
+        ConfigError: the method does not learn, or the folder holds another run.
+    """
+    method = create_method(config.method.name, dict(config.method.options))
+    if not isinstance(method, Learned):
+        raise ConfigError(f"method {method.name!r} learns nothing beforehand: `metaprune prune RECIPE` runs it")
+    place, phases = RunFolder(folder, config), Phases()
+    if (place.path / INFO).is_file():
+        log.info("%s is fitted already", place.path)
+        return Artifact.load(place.path, method.name)
+    with place.logged():
+        with phases("load"):
+            inputs = load_inputs(config)
+        train_dense(config, inputs, place, phases, progress)
+        with phases("fit"):
+            task = _task(config, inputs, place.path, progress)
+            artifact = method.fit([task], Rng(config.seed).child("method", method.name))
+        info = {**artifact.info, **environment(config.seed, inputs.device), "phases": phases.seconds}
+        artifact = dataclasses.replace(artifact, info=info)
+        artifact.save(place.path)
+    return artifact
+
+
+def _task(config: RunConfig, inputs: Inputs, folder: Path, progress: bool) -> Task:
+    network = trace(inputs.model, inputs.args, inputs.kwargs)
+    use_table(network, config.latency.table)
+    constraints = config.constraints
+    if constraints.keep_module:
+        constraints = module_rules(network, config.seed).applied_to(constraints)
+    return Task(network, inputs.data, constraints, folder=folder, progress=progress)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted run: its recipe, and its PruningNet on the network, ready to search."""
+
+    folder: Path
+    config: RunConfig
+    session: Session
+
+    @classmethod
+    def open(cls, folder: str | Path, overrides: dict[str, Any] | None = None, progress: bool = True) -> Fitted:
+        """overrides: options of the method that a search may change (searcher, storage, latency table, ...).
+
+        Raises:
+            ConfigError: no fitted run there, or a method that searches nothing.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file() or not (folder / INFO).is_file():
+            raise ConfigError(
+                f"{folder} holds no fitted run: make one with `metaprune fit pruningnet RECIPE --run {folder}`"
+            )
+        data = json.loads((folder / "config.json").read_text())
+        config: RunConfig = from_dict(RunConfig, override(data, overrides or {}))
+        method = create_method(config.method.name, dict(config.method.options))
+        if not isinstance(method, PruningNet):
+            raise ConfigError(
+                f"{folder} holds a {config.method.name}, which searches nothing; `search` is for pruningnet"
+            )
+        inputs = load_inputs(_with_dense(config, folder))
+        task = _task(config, inputs, folder, progress)
+        return cls(folder, config, method.session(task, Artifact.load(folder, method.name)))
+
+    @property
+    def rng(self) -> Rng:
+        return Rng(self.config.seed).child("method", self.config.method.name)
+
+    def best(self, budget: Budget) -> dict[str, Any]:
+        """Search alone: the best structure's widths, score and costs. `network` goes on from there."""
+        network = self.session.task.network
+        bounds = budget.bounds(network.cost())
+        candidates = self.session.search([bounds], self.rng)
+        found = best_within(candidates, network.cost_model(), bounds)
+        if found is None:
+            raise ConfigError("the search ended without a structure within the budget; use --searcher evolution")
+        return self._described(np.array(found.widths), found.score) | {"evaluated": len(candidates)}
+
+    def pareto(self, targets: int = 8) -> list[dict[str, Any]]:
+        """One search over `targets` budgets of MACs between the smallest and the full network; its whole front."""
+        network, codec = self.session.task.network, self.session.codec
+        ends = network.cost_model().metric("macs", codec.widths(np.stack([codec.smallest, codec.full])))
+        bounds = [{"macs": float(b)} for b in np.geomspace(1.5 * ends[0], ends[1], targets)]
+        candidates = self.session.search(bounds, self.rng)
+        macs = network.cost_model().metric("macs", np.array([c.widths for c in candidates]))
+        rows = [self._described(np.array(candidates[i].widths), candidates[i].score) for i in front(candidates, macs)]
+        write_json(self.folder / "front.json", {"targets": bounds, "evaluated": len(candidates), "front": rows})
+        return rows
+
+    def network(self, budget: Budget, folder: Path | None = None, *, progress: bool = True) -> tuple[dict, Path]:
+        """The whole way to a network: search (or what an earlier search found), cut, recover, save, report."""
+        options = {**self.config.method.options, "artifact": str(self.folder), "storage": self.session.storage}
+        config = dataclasses.replace(
+            self.config, budget=budget, method=MethodConfig(name=self.config.method.name, options=options), train=None,
+            model=_with_dense(self.config, self.folder).model,
+        )  # fmt: skip
+        name = "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")
+        place = folder or self.folder / "networks" / name
+        return run(config, place, progress=progress), place
+
+    def _described(self, widths: np.ndarray, score: float) -> dict[str, Any]:
+        space = self.session.task.network.space
+        cost = self.session.task.network.cost(widths).to_dict()
+        return {"widths": {g.name: int(w) for g, w in zip(space, widths, strict=True)}, "score": score, "cost": cost}
+
+
+def _with_dense(config: RunConfig, folder: Path) -> RunConfig:
+    """The network as the fit saw it: trained there, if it was."""
+    if config.train is None:
+        return config
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, weights=str(folder / "dense.safetensors"))
+    )
+
+
+def start_workers(command: Sequence[str], count: int) -> list[Any]:
+    """`count` more processes that run `command`; each takes its share of the search through the storage."""
+    import subprocess
+
+    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
