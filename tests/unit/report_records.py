@@ -68,3 +68,37 @@ def minimal() -> dict[str, Any]:
     parts = ("model", "method", "budget", "bounds", "space", "cost")
     empty = {"data": None, "quality": None, "latency_ms": None, "file_bytes": None, "history": None, "seconds": None}
     return {**{k: v for k, v in full().items() if k in parts}, **empty, "proof": {"form": "graph", "error": None}}
+
+
+_SEARCHED: dict[str, Any] = {
+    "method": "pruningnet",
+    "method_details": {
+        "fit": {
+            "options": {"weights": "generated", "sampling": "sandwich", "structures": 4, "distil": True},
+            "history": {"rows": [{"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "lr": 0.05, "seconds": 3.5}]},
+            "seconds": 65.0, "macs": 19_650_000_000.0, "parameters": 2_544_954,
+            "split": {"sub_training": 1200, "sub_validation": 300}, "genes": 2,
+        },
+        "search": {
+            "searcher": "evolution", "generation_size": 2, "groups": ["conv1", "layer1.0.conv1"],
+            "widths": [[8, 4], [4, 16], [12, 8], [9, 16], [16, 2]],
+            "scores": [0.25, 0.5, 0.375, 0.75, 0.5], "losses": [2.0, 1.9, 1.8, 1.5, 1.9],
+            "costs": {"macs": [20e6, 18e6, 19e6, 20.2e6, 17e6], "params": [5, 4, 3, 2, 1]},
+            "best": 3, "macs": 18_310_000_000.0,
+        },
+    },
+    "latency_table": {
+        "runtime": "onnxruntime", "batch": 64, "device_name": "Some CPU",
+        "error": {
+            "pairs": [[10.0, 11.0], [20.0, 19.0], [30.0, 30.0]], "median_relative_error": 0.0526,
+            "p90_relative_error": 0.0833, "spearman": 0.987, "structures": 3,
+        },
+    },
+}  # fmt: skip
+
+
+def searched() -> dict[str, Any]:
+    """A run of PruningNet with a latency table: five structures, two per generation, the fourth of them won."""
+    record = full() | copy.deepcopy(_SEARCHED)
+    record["latency_ms"]["predicted"] = 7.25
+    return record

@@ -13,7 +13,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from metaprune.report import rows as data
+from metaprune.report import search_rows
 from metaprune.report.plots import figures
+from metaprune.report.search_plots import search_figures
 from metaprune.report.units import duration
 
 _HERE = Path(__file__).parent
@@ -25,21 +27,23 @@ def render_report(record: data.Record) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    drawn = [
-        {"key": key, "caption": caption, "height": figure.layout["height"], "json": _figure_json(figure)}
-        for key, caption, figure in figures(record)
-    ]
+    drawn = [_drawn(key, caption, figure) for key, caption, figure in figures(record)]
+    searched = [_drawn(key, caption, figure, note) for key, caption, note, figure in search_figures(record)]
     space = record.get("space") or {}
     groups = data.group_rows(record)
     return environment.get_template("report.html.jinja").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()) if drawn else "",
+        plotly=Markup(get_plotlyjs()) if drawn or searched else "",
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
         summary=data.summary_rows(record),
         budgets=data.budget_rows(record),
         figures=drawn,
+        search_title=search_rows.section_title(record),
+        search_text=search_rows.search_text(record),
+        search_facts=search_rows.fact_rows(record),
+        search_figures=searched,
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
         locks=data.lock_rows(record),
@@ -74,6 +78,11 @@ def write_report(record: data.Record, path: str | Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _drawn(key: str, caption: str, figure: Any, note: str = "") -> dict[str, Any]:
+    height = figure.layout["height"]
+    return {"key": key, "caption": caption, "note": note, "height": height, "json": _figure_json(figure)}
 
 
 def _figure_json(figure: Any) -> Markup:

@@ -13,6 +13,7 @@ from metaprune.report.rows import GroupRow, HistoryRow, Record, group_rows, hist
 from metaprune.report.units import finite, percentage, shortened
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#D3D8DE", "#27313C"
+MARK_GREY = "#8A95A1"  # for small marks, which GREY is too light for
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _GRID = "#E8EBEF"
 MANY_GROUPS = 40
@@ -52,7 +53,7 @@ def cost_figure(record: Record) -> go.Figure | None:
         figure.add_annotation(
             x=max(value, 100.0), y=row.label, text=f"<b>{value:.1f}%</b>", xanchor="left", showarrow=False, xshift=6
         )
-    _style(figure, height=90 + 44 * len(rows), barmode="overlay")
+    style(figure, height=90 + 44 * len(rows), barmode="overlay")
     figure.update_xaxes(range=[0, top * 1.2], **_percent_ticks(top))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -74,7 +75,7 @@ def accuracy_figure(record: Record) -> go.Figure | None:
     for key, value in found.items():
         text = f"<b>{percentage(value)}</b>"
         figure.add_annotation(x=100 * value, y=names[key], text=text, xanchor="left", showarrow=False, xshift=6)
-    _style(figure, height=90 + 44 * len(found))
+    style(figure, height=90 + 44 * len(found))
     figure.update_xaxes(range=[0, 122], **_percent_ticks(100))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -89,7 +90,7 @@ def widths_figure(record: Record) -> go.Figure | None:
 
 
 def _few_widths(rows: Sequence[GroupRow]) -> go.Figure:
-    names = _labels(row.name for row in rows)
+    names = axis_labels(row.name for row in rows)
     figure = go.Figure()
     figure.add_bar(
         y=names, x=[r.before for r in rows], orientation="h", marker_color=GREY, name="before", hoverinfo="skip"
@@ -101,7 +102,7 @@ def _few_widths(rows: Sequence[GroupRow]) -> go.Figure:
     for name, row in zip(names, rows, strict=True):
         text = f"{row.after} / {row.before}  ({row.kept_text})"
         figure.add_annotation(x=row.before, y=name, text=text, xanchor="left", showarrow=False, xshift=6, font_size=11)
-    _style(figure, height=100 + 26 * len(rows), barmode="overlay")
+    style(figure, height=100 + 26 * len(rows), barmode="overlay")
     figure.update_xaxes(title_text="channels", range=[0, 1.45 * max(max(r.before, r.after) for r in rows)])
     figure.update_yaxes(autorange="reversed", showgrid=False, tickfont_size=11)
     return figure
@@ -119,7 +120,7 @@ def _many_widths(rows: Sequence[GroupRow]) -> go.Figure:
     shown: dict[str, Any] = {"customdata": hover, "hovertemplate": "%{customdata}<extra></extra>", "marker_color": BLUE}
     figure.add_bar(x=places, y=[r.after for r in rows], name="after", **shown, **step, row=1, col=1)
     figure.add_bar(x=places, y=[100 * r.kept for r in rows], showlegend=False, **shown, **step, row=2, col=1)
-    _style(figure, height=500, barmode="overlay")
+    style(figure, height=500, barmode="overlay")
     figure.update_yaxes(title_text="channels", row=1, col=1)
     figure.update_yaxes(title_text="share kept", ticksuffix="%", range=[0, 105], row=2, col=1)
     figure.update_xaxes(showgrid=False, range=[0.5, len(rows) + 0.5])
@@ -148,7 +149,7 @@ def curves_figure(record: Record, what: str) -> go.Figure | None:
                 figure.add_trace(trace.update(name=names[split], legendgroup=split, showlegend=first))
     if not figure.data:
         return None
-    _style(figure, height=320)
+    style(figure, height=320)
     figure.update_xaxes(title_text="epoch", range=[min(0.7, len(rows) * 0.01 + 0.6), len(rows) + 0.3], tickformat="d")
     if len(rows) <= 12:
         figure.update_xaxes(dtick=1)
@@ -188,12 +189,12 @@ def _phase_name(phase: str) -> str:
     return known.get(phase, html.escape(phase))
 
 
-def _labels(names: Iterable[str]) -> list[str]:
+def axis_labels(names: Iterable[str], length: int = 34) -> list[str]:
     """Axis names, short and still unique: equal ones would be drawn as a single bar."""
     seen: dict[str, int] = {}
     labels = []
     for name in names:
-        label = shortened(name, 34)
+        label = shortened(name, length)
         seen[label] = seen.get(label, 0) + 1
         # plotly reads axis text as HTML
         labels.append(html.escape(label if seen[label] == 1 else f"{label} #{seen[label]}"))
@@ -210,7 +211,8 @@ def _percent_ticks(top: float) -> dict[str, Any]:
     return {"tickvals": places, "ticktext": [f"{place}%" for place in places]}
 
 
-def _style(figure: go.Figure, height: int, **layout: Any) -> None:
+def style(figure: go.Figure, height: int, **layout: Any) -> None:
+    """The look that all figures share; titles, ranges and ticks come after it."""
     figure.update_layout(
         template="none", height=height, paper_bgcolor="#FFFFFF", plot_bgcolor="#FFFFFF",
         font={"family": _FONT, "size": 13, "color": INK}, margin={"l": 8, "r": 8, "t": 36, "b": 8},

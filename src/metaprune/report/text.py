@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metaprune.report.rows import Record, budget_rows, group_rows, headline, summary_rows
+from metaprune.report.search_rows import search_text
 
 _BAR_WIDTH = 20
 
@@ -38,11 +39,14 @@ def groups_table(record: Record) -> Table:
 
 
 def print_summary(record: Record, console: Console) -> None:
-    """The headline, the table, and whether every bound was met."""
+    """The headline, the table, what was searched, and whether every bound was met."""
     console.print(Text(headline(record), style="bold"))
     table = summary_table(record)
     if table.row_count:
         console.print(table)
+    searched = search_text(record)
+    if searched:
+        console.print(Text(searched))
     for row in budget_rows(record):
         state = "not measured" if row.met is None else f"reached {row.reached}, {'met' if row.met else 'NOT met'}"
         style = "red" if row.met is False else ""

@@ -29,12 +29,16 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A structure that was scored. slot: its place in the sequence. found: all that the score function said."""
+    """A structure that was scored. slot: its place in the sequence. found: all that the score function said.
+
+    seconds: of scoring it, bookkeeping included.
+    """
 
     slot: int
     widths: tuple[int, ...]
     load: float
     found: Mapping[str, float]
+    seconds: float = 0.0
 
     @property
     def score(self) -> float:
@@ -151,7 +155,13 @@ class Search:
         rows = np.array([t.user_attrs["widths"] for t in trials], dtype=np.int64)
         loads = np.min([_load(self.costs, s.bounds, rows) for s in samplers], axis=0)
         found = [
-            Candidate(t.user_attrs.get(SLOT, t.number), tuple(map(int, w)), float(load), t.user_attrs["found"])
+            Candidate(
+                t.user_attrs.get(SLOT, t.number),
+                tuple(map(int, w)),
+                float(load),
+                t.user_attrs["found"],
+                0.0 if t.duration is None else t.duration.total_seconds(),
+            )
             for t, w, load in zip(trials, rows, loads, strict=True)
         ]
         once = {c.slot: c for c in reversed(found)}  # two workers may have scored one slot

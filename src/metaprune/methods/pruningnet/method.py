@@ -342,6 +342,7 @@ class Session:
                 "costs": metrics,
                 "best": candidates.index(best),
                 "macs": float(np.sum(metrics["macs"]) * images),
+                "seconds": sum(c.seconds for c in candidates),
             },
         }
 

@@ -1,0 +1,264 @@
+"""What a search looked at -> rows of plain data: generations, cost and score, kept shares, the latency table.
+
+Like `metaprune.report.rows`, it takes a record of which any part may be missing, and imports neither torch nor plotly.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metaprune.report.rows import Record, group_rows
+from metaprune.report.units import duration, finite, milliseconds, percentage, quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A structure that was scored. index: its place in the search. score: accuracy on sub-validation, 0..1.
+
+    cost: in the metric of `cost_metric`; None where the record does not hold it.
+    """
+
+    index: int
+    score: float
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRow:
+    """Scores of one generation. number: from 1 on. done: structures looked at by its end."""
+
+    number: int
+    done: int
+    best: float
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRow:
+    """One channel group: the share of its channels that the winner keeps, and the median over all candidates."""
+
+    name: str
+    width: int
+    before: int
+    winner: float
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFit:
+    """How well a latency table predicts structures it was not made from. pairs: (predicted, measured) ms."""
+
+    pairs: tuple[tuple[float, float], ...]
+    median_error: float | None
+    p90_error: float | None
+    rank_correlation: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FactRow:
+    """One line of the small table. detail: what the value means; may be empty."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+def scored(record: Record) -> list[Scored]:
+    """All candidates with a score, in the order of evaluation."""
+    found = _part(record, "search")
+    costs = _sequence(_mapping(found.get("costs")).get(cost_metric(record) or ""))
+    rows = []
+    for i, value in enumerate(_sequence(found.get("scores"))):
+        score = finite(value)
+        if score is not None:
+            rows.append(Scored(i, score, finite(costs[i]) if i < len(costs) else None))
+    return rows
+
+
+def winner(record: Record) -> Scored | None:
+    """The candidate that the network was cut to; None where the record names none."""
+    best = finite(_part(record, "search").get("best"))
+    return next((row for row in scored(record) if row.index == best), None)
+
+
+def cost_metric(record: Record) -> str | None:
+    """The cost that candidates are drawn over: latency where the budget bounds it, else MACs, else what is bounded."""
+    costs, bounds = _mapping(_part(record, "search").get("costs")), _mapping(record.get("bounds"))
+    bounded = [m for m in ("latency_ms", "macs", *bounds) if m in bounds and m in costs]
+    return next(iter([*bounded, *(m for m in ("macs",) if m in costs)]), None)
+
+
+def generation_rows(record: Record) -> list[GenerationRow]:
+    """Best and median score of every `generation_size` candidates."""
+    size = int(finite(_part(record, "search").get("generation_size")) or 0)
+    rows = scored(record)
+    if size < 1 or not rows:
+        return []
+    found: dict[int, list[Scored]] = {}
+    for row in rows:
+        found.setdefault(row.index // size, []).append(row)
+    return [
+        GenerationRow(k + 1, g[-1].index + 1, max(r.score for r in g), statistics.median(r.score for r in g))
+        for k, g in sorted(found.items())
+    ]
+
+
+def counts_generations(record: Record) -> bool:
+    """Whether batches are generations, each made from the ones before, or merely the next so many structures."""
+    return _part(record, "search").get("searcher") in ("evolution", "nsga2")
+
+
+def front_rows(record: Record) -> list[Scored]:
+    """The candidates that none of lower or equal cost beats or equals, by rising cost."""
+    front: list[Scored] = []
+    known = [(row.cost, -row.score, row.index, row) for row in scored(record) if row.cost is not None]
+    for *_, row in sorted(known, key=lambda entry: entry[:3]):
+        if not front or row.score > front[-1].score:
+            front.append(row)
+    return front
+
+
+def keep_rows(record: Record) -> list[KeepRow]:
+    """Kept shares per channel group, in the order of the network; empty without a winner."""
+    found, best = _part(record, "search"), winner(record)
+    groups = [str(name) for name in _sequence(found.get("groups"))]
+    widths = [_sequence(row) for row in _sequence(found.get("widths"))]
+    full = {row.name: row.before for row in group_rows(record)}
+    if best is None or best.index >= len(widths) or len(widths[best.index]) != len(groups):
+        return []
+    rows = []
+    for place, name in enumerate(groups):
+        before = full.get(name)
+        width = finite(widths[best.index][place])
+        column = [x for row in widths if len(row) == len(groups) and (x := finite(row[place])) is not None]
+        if before and width is not None:
+            median = statistics.median(column) / before
+            rows.append(KeepRow(name, int(width), before, width / before, median))
+    return rows
+
+
+def latency_fit(record: Record) -> LatencyFit | None:
+    """The error of the latency table, as the table itself tells it; None without one."""
+    error = _mapping(_mapping(record.get("latency_table")).get("error"))
+    pairs = [
+        (p, m)
+        for pair in map(_sequence, _sequence(error.get("pairs")))
+        if len(pair) == 2 and (p := finite(pair[0])) is not None and (m := finite(pair[1])) is not None
+    ]
+    if not pairs:
+        return None
+    numbers = (finite(error.get(k)) for k in ("median_relative_error", "p90_relative_error", "spearman"))
+    return LatencyFit(tuple(pairs), *numbers)
+
+
+def search_text(record: Record) -> str:
+    """`Searched 1,000 structures, best score 81.20% on sub-validation`; empty without a search."""
+    count, best = len(scored(record)), winner(record)
+    if not count or best is None:
+        return ""
+    structures = f"{count:,} structure{'s' if count != 1 else ''}"
+    return f"Searched {structures}, best score {percentage(best.score)} on sub-validation"
+
+
+def section_title(record: Record) -> str:
+    """`Search`, or `Latency table` where that is all there is to show."""
+    return "Search" if _part(record, "fit") or _part(record, "search") else "Latency table"
+
+
+def fact_rows(record: Record) -> list[FactRow]:
+    """The small table: back-end, what it was trained on, what was searched, what both took, and the latency table."""
+    return [*_fit_facts(record), *_search_facts(record), *_table_facts(record)]
+
+
+_WEIGHTS = {
+    "generated": "a small network per tensor makes the weights of every structure",
+    "shared": "the weights of every structure are cropped from one set",
+}
+
+
+def _fit_facts(record: Record) -> list[FactRow]:
+    fit = _part(record, "fit")
+    options, split = _mapping(fit.get("options")), _mapping(fit.get("split"))
+    rows = []
+    weights, sampling = str(options.get("weights") or ""), str(options.get("sampling") or "")
+    if weights:
+        rows.append(FactRow("Weights", weights, _WEIGHTS.get(weights, "")))
+    if sampling:
+        sandwich = f"{options.get('structures', '?')} structures per mini-batch: widest, narrowest and random ones"
+        details = {"uniform": "one random structure per mini-batch", "sandwich": sandwich}
+        rows.append(FactRow("Sampling", sampling, details.get(sampling, "")))
+    if options.get("distil") is not None:
+        detail = "the narrower structures learn the widest one's output" if options["distil"] else ""
+        rows.append(FactRow("Distillation", "yes" if options["distil"] else "no", detail))
+    if (count := finite(fit.get("parameters"))) is not None:
+        name = "Shared parameters" if weights == "shared" else "Generator parameters"
+        rows.append(FactRow(name, quantity(count), "trained once, for all structures"))
+    if (genes := finite(fit.get("genes"))) is not None:
+        rows.append(FactRow("Genes", f"{int(genes):,}", "widths that are chosen freely"))
+    if (images := finite(split.get("sub_training"))) is not None:
+        rows.append(FactRow("Sub-training", f"{int(images):,} images", "what the weights are trained on"))
+    held = split.get("sub_validation")
+    if (images := finite(held)) is not None:
+        rows.append(
+            FactRow("Sub-validation", f"{int(images):,} images", "training images held out to score structures")
+        )
+    elif held:
+        rows.append(FactRow("Sub-validation", str(held), "the data's own validation split scores structures"))
+    return [*rows, *_effort("Fit", fit, "expected: meta-training, forward and backward")]
+
+
+def _search_facts(record: Record) -> list[FactRow]:
+    found, best, count = _part(record, "search"), winner(record), len(scored(record))
+    rows = []
+    if count:
+        size = finite(found.get("generation_size"))
+        word = "generation" if counts_generations(record) else "batch"
+        by = f", {int(size):,} per {word}" if size else ""
+        rows.append(FactRow("Structures scored", f"{count:,}", f"by {found.get('searcher') or 'a search'}{by}"))
+    if best is not None:
+        rows.append(FactRow("Best score", percentage(best.score), f"on sub-validation; structure {best.index + 1:,}"))
+    rows += _effort("Search", found, "calibration and scoring of every structure, forward only")
+    propose = finite(_mapping(record.get("seconds")).get("propose"))
+    if found and propose is not None and finite(found.get("seconds")) is None:
+        detail = "the whole phase “propose”: the fit too, unless a finished one was loaded"
+        rows.append(FactRow("Search: wall time", duration(propose), detail))
+    return rows
+
+
+def _effort(what: str, part: Mapping[str, Any], detail: str) -> list[FactRow]:
+    macs, seconds = finite(part.get("macs")), finite(part.get("seconds"))
+    rows = [FactRow(f"{what}: MACs", quantity(macs), detail)] if macs is not None else []
+    return rows + ([FactRow(f"{what}: wall time", duration(seconds))] if seconds is not None else [])
+
+
+def _table_facts(record: Record) -> list[FactRow]:
+    table, fit = _mapping(record.get("latency_table")), latency_fit(record)
+    rows = []
+    if table:
+        batch = f"batch {table['batch']}" if table.get("batch") is not None else ""
+        where = ", ".join(str(x) for x in (batch, table.get("device_name")) if x)
+        rows.append(FactRow("Latency table", str(table.get("runtime") or "runtime not said"), where))
+    if fit is not None:
+        spread = f"90% of structures within {percentage(fit.p90_error, 1)}; " if fit.p90_error is not None else ""
+        count = f"{len(fit.pairs):,} random structure{'s' if len(fit.pairs) != 1 else ''}"
+        rows.append(FactRow("Error of the table", percentage(fit.median_error, 1), f"median; {spread}{count}"))
+    predicted = finite(_mapping(record.get("latency_ms")).get("predicted"))
+    if predicted is not None:
+        detail = "what the table says of the pruned network; the time measured in this run is in the first table"
+        rows.append(FactRow("Predicted latency", milliseconds(predicted), detail))
+    return rows
+
+
+def _part(record: Record, name: str) -> Mapping[str, Any]:
+    return _mapping(_mapping(record.get("method_details")).get(name))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
