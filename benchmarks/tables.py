@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE / "coverage"))
+sys.path += [str(HERE / "coverage"), str(HERE / "pruningnet")]
 
 from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
+from pruningnet_tables import budgets_table, cost_table, rank_table, speed_table  # noqa: E402
 
 
 def methods_table() -> str:
@@ -67,6 +68,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead_table,
     "coverage": coverage_table,
     "coverage-all": coverage_all_table,
+    "pruningnet-budgets": budgets_table,
+    "pruningnet-rank": rank_table,
+    "pruningnet-cost": cost_table,
+    "pruningnet-speed": speed_table,
 }
 
 

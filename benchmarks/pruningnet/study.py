@@ -113,6 +113,8 @@ class Study:
             last = artifact.info["history"]["rows"][-1]
             return {"macs": artifact.info["macs"], "parameters": artifact.info["parameters"], "last_epoch": last}
 
+        if not (folder / "artifact.json").is_file():  # another machine made the row
+            self.rows.pop(f"fit/{backend}/{seed}", None)
         self.once(f"fit/{backend}/{seed}", fit)
         return method.session(task, mp_artifact(folder))
 

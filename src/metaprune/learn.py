@@ -103,6 +103,7 @@ class Fitted:
     def best(self, budget: Budget) -> dict[str, Any]:
         """Search alone: the best structure's widths, score and costs. `network` goes on from there."""
         network = self.session.task.network
+        self.session.task.allocator(budget)  # an impossible budget, or one without its latency table, ends here
         bounds = budget.bounds(network.cost())
         candidates = self.session.search([bounds], self.rng)
         found = best_within(candidates, network.cost_model(), bounds)

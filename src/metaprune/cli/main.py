@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Smaller PyTorch networks under a hard budget.",
         config=(tyro.conf.DisallowNone,),
     )
+    # oneDNN compiles a convolution for every pair of widths; its cache of 1024 would forget them between structures
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("metaprune").setLevel(logging.INFO)
     try:
