@@ -10,6 +10,7 @@ from torch import nn
 from metaprune.data import Data, TensorSplit
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.errors import ConfigError, DataError, InfeasibleBudgetError
+from metaprune.imports import allow_torchvision_import
 from metaprune.methods.artifact import Artifact
 from metaprune.methods.base import Learned, Task
 from metaprune.methods.pruningnet import PruningNet
@@ -22,7 +23,7 @@ from metaprune.search.codec import Codec
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.surgery import cut
 from metaprune.testing.method_suite import small_data, small_network
-from metaprune.testing.oracles import assert_untouched
+from metaprune.testing.oracles import assert_untouched, perturb
 from metaprune.train.config import TrainConfig
 from metaprune.values import Budget, Constraints
 
@@ -36,9 +37,16 @@ def quick(**options):
     )
 
 
-@pytest.fixture(scope="module", params=["cnn", "transformer"])
+@pytest.fixture(scope="module", params=["cnn", "transformer", "densenet"])
 def network(request):
-    return trace(small_network(request.param), torch.zeros(2, 1, 28, 28))
+    if request.param != "densenet":
+        return trace(small_network(request.param), torch.zeros(2, 1, 28, 28))
+    allow_torchvision_import()
+    from timm.models.densenet import DenseNet
+
+    with Rng(5).torch_global():
+        model = DenseNet(growth_rate=8, block_config=(2, 3), num_classes=10, in_chans=1)
+    return trace(perturb(model, seed=3).eval(), torch.zeros(2, 1, 28, 28))
 
 
 @pytest.fixture(scope="module")
@@ -337,13 +345,13 @@ def test_learning_on_real_digits_separates_wide_from_narrow():
     """A short fit on MNIST-like digits: the widest structure scores better than the narrowest, and above chance."""
     from metaprune.data import load_data
 
-    data = load_data("builtin:digits")
+    data = load_data("builtin:digits", limit=2000)
     with Rng(0).torch_global():
-        model = create("zoo:resnet8", num_classes=10, in_channels=data.input_shape[0])
+        model = create("zoo:resnet8", num_classes=10, widths=[8, 16, 32])
     task = Task(trace(model, torch.zeros(2, *data.input_shape)), data)
     method = quick(
-        weights="shared", train=TrainConfig(epochs=6, batch_size=32, lr=0.1, nesterov=False), sub_validation=200,
-        calibration=256, batch_size=256,
+        weights="shared", grid=(0.25, 0.5, 0.75, 1.0), sub_validation=200, calibration=256, batch_size=256,
+        train=TrainConfig(epochs=6, batch_size=32, lr=0.1, nesterov=False),
     )  # fmt: skip
     session = method.session(task, method.fit([task], Rng(0)))
     wide, narrow = (

@@ -1,8 +1,7 @@
 """MACs, parameters and bytes as polynomials in the group widths: exact integers, no forward pass.
 
-The surviving size of a dimension is a sum over its rows' group combinations: rows that carry one atom of group g
-give c * w_g, rows that carry one atom each of g and h give c * w_g * w_h, and so on. Every cost is a sum of products
-of such sizes, so thousands of candidates are evaluated in one vectorised call.
+Every cost is a sum of products of surviving sizes (`cost/sizes.py`), so thousands of candidates are evaluated in one
+vectorised call.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ import numpy as np
 import torch
 from torch import fx
 
+from metaprune.cost.sizes import Polynomial, owners, polynomial_of, sizes_at
 from metaprune.graph.call import Dim, Survivors, alias_kind
 from metaprune.graph.capture import Captured
 from metaprune.graph.labelling import Labelled
 from metaprune.values import Cost, Space
-
-Polynomial = tuple[tuple[tuple[int, ...], int], ...]  # ((group indices of one combination, number of rows), ...)
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,7 @@ class CostModel:
     def __init__(self, captured: Captured, labelled: Labelled, space: Space, batch: int = 1):
         self._captured, self._labelled, self._space = captured, labelled, space
         self._batch = batch if captured.symbols else None
-        self._owner = np.full(len(labelled.atoms) + 1, -1, dtype=np.int64)
-        for g, group in enumerate(space):
-            self._owner[group.atoms] = g
+        self._owner = owners(space, labelled)
         self._sizes: list[tuple[Polynomial, np.ndarray]] = []
         self._ids: dict[Any, int] = {}
         self.inexact: list[str] = []
@@ -80,14 +76,7 @@ class CostModel:
         return self._total(self._macs if name == "macs" else self._params, self._sizes_of(widths))
 
     def _sizes_of(self, widths: np.ndarray) -> np.ndarray:
-        columns = np.ascontiguousarray(widths.T)
-        sizes = np.zeros((len(self._sizes), len(widths)), dtype=np.int64)
-        for s, (polynomial, _) in enumerate(self._sizes):
-            for groups, rows in polynomial:
-                full = math.prod(int(self._space.widths[g]) for g in groups)
-                kept: Any = math.prod(columns[g] for g in groups)  # 1 without groups
-                sizes[s] += kept * (rows // full) if rows % full == 0 else -(-rows * kept // full)
-        return sizes
+        return sizes_at([polynomial for polynomial, _ in self._sizes], self._space.widths, widths)
 
     def of_survivors(self, alive: Survivors) -> Cost:
         """Exact cost of one concrete set of survivors."""
@@ -146,22 +135,19 @@ class CostModel:
         return self._ids[key]
 
     def _polynomial(self, final: np.ndarray) -> tuple[Polynomial, bool]:
-        owners = np.sort(self._owner[final], axis=1)
-        combinations, index, counts = np.unique(owners, axis=0, return_inverse=True, return_counts=True)
-        exact = True
-        found: dict[tuple[int, ...], int] = defaultdict(int)
-        for c, (combination, rows) in enumerate(zip(combinations, counts, strict=True)):
-            groups = tuple(int(g) for g in combination if g >= 0)
-            found[groups] += int(rows)
+        """Whether it is exact, too: every combination of channels occurs once, and no row has two of one group."""
+        rows, exact = np.sort(self._owner[final], axis=1), True
+        polynomial = polynomial_of(rows)
+        for groups, _ in polynomial:
             if len(groups) > 1:
-                atoms = np.where(self._owner[final] >= 0, final, -1)[index.reshape(-1) == c]
+                mine = (rows == _padded(groups, rows.shape[1])).all(axis=1)
+                atoms = np.where(self._owner[final] >= 0, final, -1)[mine]
                 distinct = len(np.unique(np.sort(atoms, axis=1), axis=0))
-                exact &= distinct == math.prod(int(self._space.widths[g]) for g in groups) and len(set(groups)) == len(
-                    groups
-                )
+                full = math.prod(int(self._space.widths[g]) for g in groups)
+                exact &= distinct == full and len(set(groups)) == len(groups)
         if not exact:
             self.inexact.append(f"dimension of {len(final)}")
-        return tuple(sorted(found.items())), exact
+        return polynomial, exact
 
     @staticmethod
     def _merge(terms: Any) -> list[Term]:
@@ -223,3 +209,8 @@ class CostModel:
                     freed.append(len(nodes) if node.op == "placeholder" else step)
         freed = [min(f, step) for f in freed]
         return terms, allocated, freed, step
+
+
+def _padded(groups: tuple[int, ...], length: int) -> np.ndarray:
+    """As a sorted row of owners: what no group owns comes first."""
+    return np.array([-1] * (length - len(groups)) + list(groups))

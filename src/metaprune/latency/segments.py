@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import fx
 
+from metaprune.cost.sizes import Polynomial, owners, polynomial_of, sizes_at
 from metaprune.graph.call import Dim, alias_kind, bound_arguments
 from metaprune.graph.capture import op_name
 from metaprune.network import Network
 
-Polynomial = tuple[tuple[tuple[int, ...], int], ...]  # ((groups of one combination, number of rows), ...)
 AxisTerms = tuple[tuple[int, tuple[int, ...]], ...]  # sum of number x product of the sizes with these ids
 
 MAX_AXES = 3
@@ -59,14 +59,7 @@ class Sizes:
 
     def of(self, widths: np.ndarray) -> np.ndarray:
         """widths: int64 [n, groups] -> int64 [sizes, n]."""
-        columns = np.ascontiguousarray(widths.T)
-        sizes = np.zeros((len(self.polynomials), len(widths)), dtype=np.int64)
-        for s, polynomial in enumerate(self.polynomials):
-            for groups, rows in polynomial:
-                full = math.prod(int(self.full[g]) for g in groups)
-                kept = math.prod(columns[g] for g in groups)  # 1 without groups
-                sizes[s] += kept * (rows // full) if rows % full == 0 else -(-rows * kept // full)
-        return sizes
+        return sizes_at(self.polynomials, self.full, widths)
 
 
 def axis_values(axis: AxisTerms, sizes: np.ndarray) -> np.ndarray:
@@ -127,9 +120,7 @@ class _Segmenter:
         self.network = network
         self.batch = batch if network.captured.symbols else None
         self.sizes = Sizes(network.space.widths)
-        self._owner = np.full(len(network.labelled.atoms) + 1, -1, dtype=np.int64)
-        for g, group in enumerate(network.space):
-            self._owner[group.atoms] = g
+        self._owner = owners(network.space, network.labelled)
 
     def segment(self, nodes: list[fx.Node]) -> Segment:
         tensors: list[list[Dim]] = []
@@ -167,11 +158,7 @@ class _Segmenter:
         final = None if dim.label is None else self.network.labelled.atoms.final(dim.label)
         if final is None or (self._owner[final] < 0).all():
             return None
-        owners = np.sort(self._owner[final], axis=1)
-        rows: dict[tuple[int, ...], int] = defaultdict(int)
-        for combination, count in zip(*np.unique(owners, axis=0, return_counts=True), strict=True):
-            rows[tuple(int(g) for g in combination if g >= 0)] += int(count)
-        return self.sizes.add(tuple(sorted(rows.items())))
+        return self.sizes.add(polynomial_of(self._owner[final]))
 
     def _volume(self, tensors: list[list[Dim]]) -> AxisTerms:
         """Elements read and written: the one axis of a segment with many."""
