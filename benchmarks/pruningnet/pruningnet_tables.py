@@ -15,13 +15,15 @@ from metaprune.latency.build import spearman
 HERE = Path(__file__).parent
 
 
-def _study() -> dict[str, Any]:
-    return json.loads((HERE / "mobilenet_v1_fashion.json").read_text())
+STUDY, SPEED = HERE / "mobilenet_v1_fashion.json", HERE / "speed.json"
+NO_RESULTS = "No results yet."
 
 
 def budgets_table() -> str:
     """Test accuracy by contender and budget: mean (lowest to highest seed)."""
-    report = _study()
+    if not STUDY.exists():
+        return NO_RESULTS
+    report = json.loads(STUDY.read_text())
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, row in report["rows"].items():
         kind, *rest = key.split("/")
@@ -50,7 +52,9 @@ def _spread(values: list[float]) -> str:
 
 def rank_table() -> str:
     """Spearman correlation between the score of a structure and its accuracy when trained from scratch."""
-    rows = _study()["rows"]
+    if not STUDY.exists():
+        return NO_RESULTS
+    rows = json.loads(STUDY.read_text())["rows"]
     trained = {int(k.rsplit("/", 1)[1]): row for k, row in rows.items() if k.startswith("rank/trained/")}
     scores: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(dict)
     for key, row in rows.items():
@@ -82,7 +86,9 @@ def rank_table() -> str:
 
 def cost_table() -> str:
     """What fitting, searching and retraining took, mean over seeds and budgets."""
-    rows = _study()["rows"]
+    if not STUDY.exists():
+        return NO_RESULTS
+    rows = json.loads(STUDY.read_text())["rows"]
     lines = ["| step | CPU s | MACs |", "|---|---|---|"]
     parts: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for key, row in rows.items():
@@ -100,7 +106,9 @@ def cost_table() -> str:
 
 
 def speed_table() -> str:
-    report = json.loads((HERE / "speed.json").read_text())
+    if not SPEED.exists():
+        return NO_RESULTS
+    report = json.loads(SPEED.read_text())
     lines = [
         "| one CPU thread | plain step, ms | PruningNet step, ms (ratio) | the same, widths never seen "
         "| making the weights, ms | shared weights, ms (ratio) | candidates scored per s "
