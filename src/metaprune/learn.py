@@ -16,7 +16,7 @@ from metaprune.errors import ConfigError
 from metaprune.files import write_json
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Learned, Task
-from metaprune.methods.pruningnet import PruningNet, Session
+from metaprune.methods.pruningnet import FITTED_OPTIONS, PruningNet, Session
 from metaprune.methods.registry import create_method
 from metaprune.network import trace
 from metaprune.pipeline import run, train_dense, use_table
@@ -80,7 +80,11 @@ class Fitted:
         Raises:
             ConfigError: no fitted run there, or a method that searches nothing.
         """
-        folder = Path(folder)
+        folder = Path(folder).resolve()
+        for key in overrides or {}:
+            option = key.removeprefix("method.options.").partition(".")[0]
+            if key.startswith("method.options.") and option in FITTED_OPTIONS:
+                raise ConfigError(f"{key} was decided by the fit: run `metaprune fit` with it, into another folder")
         if not (folder / "config.json").is_file() or not (folder / INFO).is_file():
             raise ConfigError(
                 f"{folder} holds no fitted run: make one with `metaprune fit pruningnet RECIPE --run {folder}`"
@@ -124,14 +128,17 @@ class Fitted:
 
     def network(self, budget: Budget, folder: Path | None = None, *, progress: bool = True) -> tuple[dict, Path]:
         """The whole way to a network: search (or what an earlier search found), cut, recover, save, report."""
-        options = {**self.config.method.options, "artifact": str(self.folder), "storage": self.session.storage}
+        options = {k: v for k, v in self.config.method.options.items() if k != "storage"}  # it may hold a password
+        options["artifact"] = str(self.folder)
         config = dataclasses.replace(
             self.config, budget=budget, method=MethodConfig(name=self.config.method.name, options=options), train=None,
             model=_with_dense(self.config, self.folder).model,
         )  # fmt: skip
         name = "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")
-        place = folder or self.folder / "networks" / name
-        return run(config, place, progress=progress), place
+        searcher = self.session.method.search.searcher
+        place = folder or self.folder / "networks" / (name if searcher == "evolution" else f"{name}-{searcher}")
+        method = dataclasses.replace(self.session.method, artifact=str(self.folder), storage=self.session.storage)
+        return run(config, place, method=method, progress=progress), place
 
     def _described(self, widths: np.ndarray, score: float) -> dict[str, Any]:
         space = self.session.task.network.space

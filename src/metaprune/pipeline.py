@@ -4,6 +4,7 @@ load -> train -> ... -> save -> report (`run`).
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -26,7 +27,7 @@ from metaprune.network import Network, trace
 from metaprune.record import describe_cut, environment
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.run import recover as recover_model
-from metaprune.recover.scratch import Initialise, initialise_from
+from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
 from metaprune.report import write_report
 from metaprune.rng import Rng
 from metaprune.run_folder import Phases, RunFolder, log
@@ -116,6 +117,8 @@ def prune(
         require_fit(network.model, splits)
         rules = module_rules(network, seed) if keep_module else ModuleRules()
         constraints, form = rules.applied_to(constraints), "module" if keep_module and form == "auto" else form
+        if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
+            reinitialise(copy.deepcopy(network.model), Rng(seed))
     with phases("propose"):
         place = None if checkpoint_dir is None else checkpoint_dir / "method"
         task = Task(network, splits, constraints, folder=place, progress=progress)
@@ -180,9 +183,19 @@ def _initialiser(pruned: Pruned, rng: Rng) -> Initialise | None:
     return initialise_from(network.model, tensors_of, rng.child("initialise"))
 
 
-def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command: str | None = None) -> dict[str, Any]:
-    """A whole run in its own folder; returns the record. Killed and started again, it continues where it was."""
-    method = create_method(config.method.name, dict(config.method.options))
+def run(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    method: Method | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """A whole run in its own folder; returns the record. Killed and started again, it continues where it was.
+
+    `method` stands in for the config's, with what a file that is passed on should not hold (a storage's password).
+    """
+    method = method or create_method(config.method.name, dict(config.method.options))
     place, phases = RunFolder(folder, config), Phases()
     if place.finished is not None:
         log.info("%s is finished already", place.path)
@@ -213,6 +226,9 @@ def run(config: RunConfig, folder: str | Path, *, progress: bool = True, command
     return record
 
 
+_POOR_TABLE = 0.15
+
+
 def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | None:
     """Let budgets know the milliseconds of a latency table; returns what it says of itself, for the record.
 
@@ -224,6 +240,8 @@ def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | No
     found = LatencyTable.load(table)
     found.check(network)
     network.use_latency(found.predict_ms)
+    if (error := found.info.get("error", {}).get("median_relative_error", 0.0)) > _POOR_TABLE:
+        warnings.warn(f"the latency table is off by {error:.0%} in the median: measure it anew, idle", stacklevel=2)
     return dict(found.info)
 
 

@@ -142,6 +142,8 @@ def test_wrong_arguments(fitted, tmp_path, capsys):
         (["search", str(fitted), "--budget", "latency_ms=3", "--quiet", "--only-search"], "latency"),
         (["search", str(fitted), "--pareto", "--budget", "macs=50%"], "leave --budget out"),
         (["search", str(fitted), "--workers", "0"], "give 1 or more"),
+        (["search", str(fitted), "--set", "method.options.hidden=99"], "was decided by the fit"),
+        (["search", str(fitted), "--budget", "macs=50%", "--set", "data.limit=500", "--quiet"], "another data digest"),
         (["search", str(fitted), "--searcher", "evolutoin"], "Did you mean 'evolution'"),
         (["fit", "pruningnet", str(tmp_path / "no.toml")], "no recipe"),
         (["fit", "pruningnte", "recipes/resnet8_fashion_mnist_pruningnet_macs50.toml"], "Did you mean 'pruningnet'"),

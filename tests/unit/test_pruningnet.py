@@ -398,3 +398,33 @@ def test_folders_without_an_artifact_and_bad_options(tmp_path):
         PruningNet(weights="generate")
     with pytest.raises(ConfigError, match="one network"):
         quick().fit([], Rng(0))
+
+
+def test_another_models_or_datas_artifact_is_never_taken(fitted, tmp_path):
+    """A folder that holds an artifact of other weights, other data or another seed is refused, not reused."""
+    task, artifact = fitted
+    other_data = Task(task.network, small_data(seed=9))
+    object.__setattr__(other_data.data, "digest", "other")
+    with pytest.raises(ConfigError, match="another data digest"):
+        quick().session(other_data, artifact)
+    with Rng(3).torch_global():
+        model = create("zoo:resnet8", num_classes=10, in_channels=1)
+    with pytest.raises(ConfigError, match="another network weights"):
+        quick().session(Task(trace(model, torch.zeros(2, 1, 28, 28)), task.data), artifact)
+    artifact.save(tmp_path)
+    there = Task(task.network, task.data, folder=tmp_path)
+    with pytest.raises(ConfigError, match="another seed"):
+        quick().propose(there, Budget(macs="50%"), Rng(1))
+
+
+def test_calibration_is_of_all_classes_and_never_of_a_single_sample():
+    from metaprune.methods.pruningnet.method import _calibration
+
+    labels = torch.arange(10).repeat_interleave(33)  # sorted by class, as folders of images are
+    split = TensorSplit(torch.zeros(330, 1, 8, 8, dtype=torch.uint8), labels, (0.5,), (0.3,))
+    batches = _calibration(split, 64, 32, torch.device("cpu"))
+    assert [len(y) for _, y in batches] == [32, 32]
+    assert len(torch.cat([y for _, y in batches]).unique()) == 10
+    again = _calibration(split, 64, 32, torch.device("cpu"))
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(batches, again, strict=True))
+    assert [len(y) for _, y in _calibration(split.take(33), 64, 32, torch.device("cpu"))] == [32]

@@ -271,6 +271,28 @@ def test_a_slot_of_a_dead_process_is_free_again(network):
     assert study.trials[1].user_attrs[SLOT] == 0
 
 
+def test_a_slow_worker_on_this_host_is_not_taken_for_dead(network, monkeypatch):
+    """Only its process counts here; on other hosts it is the time."""
+    import metaprune.search.sampler as module
+
+    monkeypatch.setattr(module, "_STALE_FLOOR_S", -1.0)
+    codec = Codec(network.space)
+    sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * network.cost().macs})
+    study = optuna.create_study(direction="maximize")
+    for host, state in ((module.socket.gethostname(), "RUNNING"), ("elsewhere", "FAIL")):
+        study.sampler = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
+        study.sampler._worker = f"{host}:{os.getppid()}:abc"
+        trial = study.ask(study.sampler.infer_relative_search_space(study, None))
+        module.fail_dead_workers(study, "me")
+        assert study.trials[trial.number].state.name == state
+
+
+def test_nsga2_serves_one_budget(network):
+    search = search_of(network, "nsga2")
+    with pytest.raises(ConfigError, match="one budget"):
+        Search(search.codec, search.costs, [search.bounds[0]] * 2, search.config, Rng(0)).run(gain(network))
+
+
 def test_a_storage_that_goes_away_is_one_clear_error(network, tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()

@@ -56,8 +56,9 @@ class Search:
         try:
             return self._pareto(fitted) if self.pareto else self._search(fitted, Budget)
         finally:
-            for helper in helpers:
-                helper.wait()
+            failed = [h for h in helpers if h.wait()]
+            if failed:
+                console().print(f"{len(failed)} of {len(helpers)} workers stopped early; see above", highlight=False)
 
     def _search(self, fitted: Any, budgets: Any) -> int:
         budget = fitted.config.budget if self.budget is None else budgets.parse(self.budget)

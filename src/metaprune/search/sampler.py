@@ -123,12 +123,13 @@ class StrategySampler(optuna.samplers.BaseSampler):
 
 
 def fail_dead_workers(study: Study, me: str = "") -> None:
-    """Mark trials as failed whose process is gone (same host), or that run for far too long (other hosts)."""
+    """Mark trials as failed whose process is gone (this host), or that run for far too long (other hosts)."""
     durations = [t.duration.total_seconds() for t in _trials(study, TrialState.COMPLETE) if t.duration is not None]
     limit = max(_STALE_FLOOR_S, _STALE_FACTOR * max(durations, default=0.0))
     for trial in _trials(study, TrialState.RUNNING):
         worker, started = trial.user_attrs.get(WORKER, ("", time.time()))  # our own clock: Optuna's has no time zone
-        if worker != me and (_is_dead(worker) or time.time() - started > limit):
+        here = worker.startswith(f"{socket.gethostname()}:")
+        if worker != me and (_is_dead(worker) if here else time.time() - started > limit):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from metaprune.cost.analytic import CostModel
-from metaprune.errors import SearchError
+from metaprune.errors import ConfigError, SearchError
 from metaprune.rng import Rng
 from metaprune.search.codec import BudgetSampler, Codec
 from metaprune.search.config import SearchConfig
@@ -25,6 +26,7 @@ from metaprune.search.strategies import Evolution, GreedySlimming, RandomSearch,
 Score = Callable[[np.ndarray], Mapping[str, float]]
 """Widths int64 [groups] -> {"score": higher is better, ...}; what else it says is kept with the candidate."""
 _POLL_S = 0.5
+_PAUSES_S = (0.3, 0.7, 1.5)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Search:
         kind, evolution = self.config.searcher, self.config.evolution
         rng = self.rng.child("search", kind)
         if kind == "nsga2":
+            if len(samplers) > 1:
+                raise ConfigError("nsga2 serves one budget at a time; search for a front with evolution")
             return optuna.samplers.NSGAIISampler(population_size=evolution.population, seed=rng.integer() % 2**32)
         strategy: Strategy
         if kind == "greedy":
@@ -95,13 +99,17 @@ class Search:
 
     def _open(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return optuna.create_study(
-            storage=_storage(self.storage),
-            study_name=self.name,
-            sampler=sampler,
-            direction="maximize",
-            load_if_exists=True,
-        )
+        for pause in (*_PAUSES_S, None):
+            try:
+                return optuna.create_study(
+                    storage=_storage(self.storage), study_name=self.name, sampler=sampler, direction="maximize",
+                    load_if_exists=True,
+                )  # fmt: skip
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
+                if pause is None:
+                    raise
+                time.sleep(pause)  # several processes that create the tables at once get in each other's way
+        raise AssertionError("unreachable")
 
     def _follow(self, study: optuna.Study, sampler: StrategySampler, score: Score, on_candidate: Any) -> None:
         while not sampler.finished(study):
@@ -145,7 +153,10 @@ class Search:
             raise
         trial.set_user_attr("widths", widths.tolist())
         trial.set_user_attr("found", found)
-        study.tell(trial, found["score"])
+        try:
+            study.tell(trial, found["score"])
+        except optuna.exceptions.UpdateFinishedTrialError:  # another host took this worker for dead; its slot is free
+            return
         if on_candidate is not None:
             done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
             on_candidate(done, self._planned, time.perf_counter() - start)
@@ -200,8 +211,6 @@ def _storage(url: str | None) -> Any:
 @contextmanager
 def _storage_errors(url: str | None) -> Iterator[None]:
     """A storage that goes away is one clear error; passwords are not shown."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, ModuleNotFoundError) as error:

@@ -1,5 +1,5 @@
 """PruningNet (MetaPruning, ICCV 2019): generated weights for any structure, and a search with them."""
 
-from metaprune.methods.pruningnet.method import PruningNet, Session
+from metaprune.methods.pruningnet.method import FITTED_OPTIONS, PruningNet, Session
 
-__all__ = ["PruningNet", "Session"]
+__all__ = ["FITTED_OPTIONS", "PruningNet", "Session"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,12 +38,17 @@ from metaprune.train.loop import train
 from metaprune.train.modes import device_of
 from metaprune.values import Budget, Plan, Proposal, Trial
 
+log = logging.getLogger("metaprune")
+
 _SPLIT = "split.validation"
 # what decides the shape and meaning of an artifact; a search may use any other options than the fit did
 _FITTED = (
     "weights", "sampling", "distil", "structures", "hidden", "hidden_of", "rank", "blocks", "start", "channels", "grid",
     "norm_affine", "sub_validation",
 )  # fmt: skip
+
+
+FITTED_OPTIONS = (*_FITTED, "train", "artifact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +146,7 @@ class PruningNet:
         )  # fmt: skip
         info = {
             "space": task.network.space.digest(), "constraints": _plain(task.constraints),
-            "options": self._fit_options(), "data": data.name,
+            "options": self._fit_options(), "data": data.name, **self._origin(task), "seed": [rng.seed, *rng.path],
             "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
             "genes": len(codec.genes), "parameters": sum(p.numel() for p in supernet.parameters()),
             "history": history.to_dict(), "seconds": time.perf_counter() - began,
@@ -200,7 +206,8 @@ class PruningNet:
         Raises:
             ConfigError: the artifact is of another network, or of data without the held-out images.
         """
-        artifact.require(space=task.network.space.digest(), constraints=_plain(task.constraints))
+        origin = self._origin(task)  # held-out images are indices: of other data they would be images that were seen
+        artifact.require(space=task.network.space.digest(), constraints=_plain(task.constraints), **origin)
         made = dataclasses.replace(self, **_from_json(artifact.info["options"]))
         order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
         codec = Codec(task.network.space, task.constraints, made.grid, order)
@@ -212,8 +219,8 @@ class PruningNet:
         device = device_of(task.network.model)
         scorer = Scorer(
             supernet,
-            _first(training, self.calibration, min(self.batch_size, self.calibration), device),
-            _first(validation, len(validation), self.batch_size, device),
+            _calibration(training, self.calibration, self.batch_size, device),
+            list(validation.batches(min(self.batch_size, len(validation)), device=device)),
         )
         return Session(self, task, artifact, codec, scorer)
 
@@ -227,12 +234,17 @@ class PruningNet:
             return Artifact.load(self.artifact, self.name)
         if task.folder is not None and (task.folder / "artifact.json").is_file():
             found = Artifact.load(task.folder, self.name)
-            found.require(options=self._fit_options())
+            found.require(options=self._fit_options(), seed=[rng.seed, *rng.path], **self._origin(task))
             return found
         artifact = self.fit([task], rng)
         if task.folder is not None:
             artifact.save(task.folder)
         return artifact
+
+    def _origin(self, task: Task) -> dict[str, str]:
+        """What an artifact was made from, besides options."""
+        data = task.require_data(self.name)
+        return {"data_digest": data.digest, "network_weights": tensors_digest(task.network.tensors)}
 
     def _codec(self, task: Task, rng: Rng) -> Codec:
         order = None
@@ -258,6 +270,7 @@ class PruningNet:
         """
         split: Any = data.train
         if not (hasattr(split, "subset") and hasattr(split, "labels")):
+            log.warning("warning: loaders and datasets are not split: their validation part scores the structures")
             return data.train, data.val, None
         if held is None:
             count = min(self.sub_validation, len(split) // 2)
@@ -307,8 +320,10 @@ class Session:
 
     def _name(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> str:
         """Of the study: the same search finds it again, any other makes its own."""
+        costs, ends = self.task.network.cost_model(), np.stack([self.codec.full // 2, self.codec.full])
+        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.predict_ms is not None else None
         what = {
-            "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds],
+            "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds], "latency_ms": pace,
             "search": dataclasses.asdict(self.method.search), "seed": [rng.seed, *rng.path],
             "scoring": [self.method.calibration, self.method.batch_size], "genes": self.codec.sizes.tolist(),
         }  # fmt: skip
@@ -318,10 +333,8 @@ class Session:
 
     def _say(self, done: int, planned: int, seconds: float) -> None:
         if done % 10 == 0 or done == planned:
-            import logging
-
             of = f" of {planned}" if planned else ""
-            logging.getLogger("metaprune").info("search: %d%s structures, %.2f s the last", done, of, seconds)
+            log.info("search: %d%s structures, %.2f s the last", done, of, seconds)
 
     def report(self, candidates: Sequence[Candidate], best: Candidate, budget: Budget) -> dict[str, Any]:
         """JSON-able: every candidate with its costs, the winner, and what fitting and searching took."""
@@ -347,11 +360,12 @@ class Session:
         }
 
 
-def _first(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:
-    """The first `count` samples as batches on the device, in the split's own order and without augmentation."""
+def _calibration(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:
+    """`count` samples as batches on the device, always the same ones, of all classes, without augmentation."""
     found, seen = [], 0
-    for batch in split.batches(min(batch_size, len(split)), device=device):
-        found.append(batch)
+    for batch in split.batches(min(batch_size, count, len(split)), device=device, rng=Rng(0).child("calibration")):
+        if len(batch[1]) > 1:  # one sample has no variance
+            found.append(batch)
         seen += len(batch[1])
         if seen >= count:
             break
