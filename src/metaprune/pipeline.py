@@ -268,8 +268,8 @@ def _latency(config: RunConfig, inputs: Inputs, result: Result) -> dict[str, Any
     """Dense and pruned network in turns, on an example repeated to the configured batch size."""
     if config.latency.repeats == 0:
         return None
-    table = config.latency.table
-    batch = config.latency.batch_size if table is None else LatencyTable.load(table).info["batch"]
+    table = result.record["latency_table"]
+    batch = config.latency.batch_size if table is None else table["batch"]
     args, kwargs = inputs.batch_of(batch)
     before, after = latency_ms([inputs.model, result.model], args, kwargs, repeats=config.latency.repeats)
     return {

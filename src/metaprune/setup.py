@@ -18,7 +18,7 @@ from metaprune.export.archive import named_tensors
 from metaprune.files import write_tensors
 from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
-from metaprune.train.batch import call_model, logits_of, share_of
+from metaprune.train.batch import call_arguments, call_model, logits_of, share_of
 from metaprune.train.modes import device_of, modes_restored
 
 
@@ -124,10 +124,7 @@ def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tu
     if config.model.input_shape is None and data is not None:
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
             inputs, _ = next(iter(data.val.batches(2)))
-        inputs = share_of(inputs, 0, 2, 1)
-        if isinstance(inputs, Mapping):
-            return (), dict(inputs)
-        return inputs if isinstance(inputs, tuple) else (inputs,), {}
+        return call_arguments(share_of(inputs, 0, 2, 1))
     shape = config.model.input_shape or default_input_shape(config.model.spec, model)
     if shape is not None:
         return (torch.randn(2, *shape, generator=Rng(config.seed).child("example").torch()),), {}

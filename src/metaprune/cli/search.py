@@ -49,19 +49,20 @@ class Search:
         if self.pareto and self.budget is not None:
             raise ConfigError("--pareto searches all budgets at once: leave --budget out")
         from metaprune.learn import Fitted, start_workers
-        from metaprune.values import Budget
 
         fitted = Fitted.open(self.run_folder, self._overrides(), progress=not self.quiet)
         helpers = start_workers(self._worker_command(), self.workers - 1)
         try:
-            return self._pareto(fitted) if self.pareto else self._search(fitted, Budget)
+            return self._pareto(fitted) if self.pareto else self._search(fitted)
         finally:
             failed = [h for h in helpers if h.wait()]
             if failed:
                 console().print(f"{len(failed)} of {len(helpers)} workers stopped early; see above", highlight=False)
 
-    def _search(self, fitted: Any, budgets: Any) -> int:
-        budget = fitted.config.budget if self.budget is None else budgets.parse(self.budget)
+    def _search(self, fitted: Any) -> int:
+        from metaprune.values import Budget
+
+        budget = fitted.config.budget if self.budget is None else Budget.parse(self.budget)
         found = fitted.best(budget)
         out = console()
         for name, width in found["widths"].items():

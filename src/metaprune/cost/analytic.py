@@ -46,9 +46,8 @@ class CostModel:
         self._sizes: list[tuple[Polynomial, np.ndarray]] = []
         self._ids: dict[Any, int] = {}
         self.inexact: list[str] = []
-        self.predict_ms: Callable[[np.ndarray], np.ndarray] | None = (
-            None  # widths [n, groups] -> ms [n], of a latency table
-        )
+        # widths [n, groups] -> ms [n], of a latency table
+        self.predict_ms: Callable[[np.ndarray], np.ndarray] | None = None
         self._macs = self._merge(self._term(t) for f in labelled.facts.values() for t in f.macs)
         self._params, self._weight_bytes = self._weights()
         self._tensors, self._allocated, self._freed, self._steps = self._liveness()

@@ -114,6 +114,11 @@ def _candidates(unit: Unit, grid: Sequence[float]) -> np.ndarray:
     return unit.levels[np.unique(np.clip(index, 0, None))]
 
 
+def load_of(widths: np.ndarray, costs: CostModel, bounds: Mapping[str, float]) -> np.ndarray:
+    """Largest share of a bound that structures of these widths [n, groups] use, [n]."""
+    return np.max([costs.metric(m, widths) / bound for m, bound in bounds.items()], axis=0)
+
+
 class BudgetSampler:
     """Genomes whose costs lie within [bound - tolerance * bound, bound], drawn without rejection.
 
@@ -146,8 +151,7 @@ class BudgetSampler:
 
     def load(self, genomes: np.ndarray) -> np.ndarray:
         """Largest share of a bound that is used, [n]; 1 is exactly at a bound, above 1 breaks it."""
-        widths = self.codec.widths(genomes)
-        return np.max([self.costs.metric(m, widths) / bound for m, bound in self.bounds.items()], axis=0)
+        return load_of(self.codec.widths(genomes), self.costs, self.bounds)
 
     def within(self, load: np.ndarray) -> np.ndarray:
         """Whether loads are inside the band (or full width itself is below it)."""

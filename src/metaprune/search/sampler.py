@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from metaprune.search.codec import Codec
 from metaprune.search.strategies import Evaluated, Strategy
 
 SLOT, WORKER = "slot", "worker"
@@ -41,8 +42,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
     # ------------------------------------------------------------------------------------------ Optuna's interface
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        codec = self.strategy.codec
-        return {name: IntDistribution(0, int(n) - 1) for name, n in zip(codec.genes, codec.sizes, strict=True)}
+        return distributions(self.strategy.codec)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -120,6 +120,11 @@ class StrategySampler(optuna.samplers.BaseSampler):
             before = [seen[s] for s in range(sum(len(b) for b in self._batches if b is not None))]
             self._batches.append(self.strategy.batch(index, before))
         return self._batches[index]
+
+
+def distributions(codec: Codec) -> dict[str, BaseDistribution]:
+    """The genes as Optuna's parameters."""
+    return {name: IntDistribution(0, int(n) - 1) for name, n in zip(codec.genes, codec.sizes, strict=True)}
 
 
 def fail_dead_workers(study: Study, me: str = "") -> None:

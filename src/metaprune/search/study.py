@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from metaprune.cost.analytic import CostModel
 from metaprune.errors import ConfigError, SearchError
 from metaprune.rng import Rng
-from metaprune.search.codec import BudgetSampler, Codec
+from metaprune.search.codec import BudgetSampler, Codec, load_of
 from metaprune.search.config import SearchConfig
-from metaprune.search.sampler import SLOT, StrategySampler, fail_dead_workers
+from metaprune.search.sampler import SLOT, StrategySampler, distributions, fail_dead_workers
 from metaprune.search.strategies import Evolution, GreedySlimming, RandomSearch, Strategy
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
@@ -116,7 +115,7 @@ class Search:
             if not sampler.open_slots(study):  # the last of this batch are with other workers
                 time.sleep(_POLL_S)
                 continue
-            trial = study.ask(sampler.infer_relative_search_space(study, None))  # type: ignore[arg-type]
+            trial = study.ask(distributions(self.codec))
             if sampler.slots[trial.number] < 0:  # another worker took the last one meanwhile
                 study.tell(trial, state=TrialState.FAIL)
                 return
@@ -126,9 +125,7 @@ class Search:
     def _optimise(self, study: optuna.Study, sampler: BudgetSampler, score: Score, on_candidate: Any) -> None:
         """Optuna's own sampler: it knows no budget, so what it suggests is repaired before it is scored."""
         fail_dead_workers(study)
-        space: dict[str, BaseDistribution] = {
-            n: IntDistribution(0, int(k) - 1) for n, k in zip(self.codec.genes, self.codec.sizes, strict=True)
-        }
+        space = distributions(self.codec)
         while len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < self._planned:
             trial = study.ask(space)
             genome = np.array([trial.params[g] for g in self.codec.genes], dtype=np.int64)
@@ -164,7 +161,7 @@ class Search:
     def _candidates(self, study: optuna.Study, samplers: list[BudgetSampler]) -> list[Candidate]:
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         rows = np.array([t.user_attrs["widths"] for t in trials], dtype=np.int64)
-        loads = np.min([_load(self.costs, s.bounds, rows) for s in samplers], axis=0)
+        loads = np.min([load_of(rows, self.costs, s.bounds) for s in samplers], axis=0)
         found = [
             Candidate(
                 t.user_attrs.get(SLOT, t.number),
@@ -182,7 +179,7 @@ class Search:
 def best_within(candidates: Sequence[Candidate], costs: CostModel, bounds: Mapping[str, float]) -> Candidate | None:
     """The best score within `bounds`; of equal ones the first that was found. None if nothing fits."""
     rows = np.array([c.widths for c in candidates], dtype=np.int64)
-    fits = [c for c, load in zip(candidates, _load(costs, bounds, rows), strict=True) if load <= 1]
+    fits = [c for c, load in zip(candidates, load_of(rows, costs, bounds), strict=True) if load <= 1]
     return max(fits, key=lambda c: (c.score, -c.slot), default=None)
 
 
@@ -194,10 +191,6 @@ def front(candidates: Sequence[Candidate], cost: Sequence[float] | np.ndarray) -
             best = candidates[i].score
             found.append(i)
     return found
-
-
-def _load(costs: CostModel, bounds: Mapping[str, float], widths: np.ndarray) -> np.ndarray:
-    return np.max([costs.metric(m, widths) / bound for m, bound in bounds.items()], axis=0)
 
 
 def _storage(url: str | None) -> Any:

@@ -55,13 +55,17 @@ def pass_shape(split: Split, batch_size: int) -> tuple[int, int]:
     return samples - (samples % loader.batch_size if loader.drop_last else 0), loader.batch_size
 
 
+def call_arguments(inputs: Any) -> tuple[tuple, dict[str, Any]]:
+    """Inputs of a batch as (args, kwargs) of a model."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
+
+
 def call_model(model: nn.Module, inputs: Any) -> Any:
     """`model(inputs)`; a mapping is passed as keyword arguments, a tuple or list as positional ones."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+    args, kwargs = call_arguments(inputs)
+    return model(*args, **kwargs)
 
 
 def logits_of(output: Any) -> Tensor:

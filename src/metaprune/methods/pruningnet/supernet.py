@@ -14,7 +14,7 @@ from metaprune.elastic.batchnorm import calibrated
 from metaprune.methods.pruningnet.banks import Bank, Weights
 from metaprune.network import Network
 from metaprune.search.codec import Codec
-from metaprune.train.batch import cross_entropy, logits_of
+from metaprune.train.batch import call_arguments, cross_entropy, logits_of
 
 Sampling = Literal["uniform", "sandwich"]
 
@@ -139,10 +139,3 @@ class Scorer:
 
 def _rows(tensor: Tensor, rows: list) -> list[tuple[int, Any]]:
     return list(zip(tensor.shape, [*rows, *[None] * (tensor.dim() - len(rows))], strict=True))
-
-
-def call_arguments(inputs: Any) -> tuple[tuple, dict[str, Any]]:
-    """Inputs of a batch as (args, kwargs) of the network."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
