@@ -38,8 +38,8 @@ def budgets_table() -> str:
         lines.append(f"| {label} | {' | '.join(_spread(by.get(b, [])) for b in budgets)} |")
     config = report["config"]
     return "\n".join(lines) + (
-        f"\n\n{config['model']} {config['options']}, {config['images']:,} images of Fashion-MNIST, every structure "
-        f"trained from scratch with the same {config['final']['epochs']:g} epochs, 10,000 test images; mean (lowest to "
+        f"\n\n{config['network']}, {config['images']:,} images of {config['data'][8:]}, every structure trained "
+        f" from scratch with the same {config['final']['epochs']:g} epochs, 10,000 test images; mean (lowest to "
         "highest seed; number of seeds)."
     )
 

@@ -136,6 +136,8 @@ class Program:
                 args, kwargs = with_argument(target, args, kwargs, _flag(node), True)
             args, kwargs = (_rewrite_literals(_resolve_nodes(a, places), dtype, device) for a in (args, kwargs))
             label = self._facts[node.name].rescale_output
+            if target is torch.ops.aten.view.default:  # traced from contiguous inputs; others have to run too
+                target = _reshape
             places[node] = Ref(slots)
             steps.append(Step(node, target, list(args), kwargs, slots))
             slots += 1
@@ -203,6 +205,10 @@ def _fetch(value: Any, env: list, tensors: Tensors) -> Any:
     if kind is list or kind is tuple:
         return [_fetch(v, env, tensors) for v in value]
     return value
+
+
+def _reshape(self: torch.Tensor, size: Any) -> torch.Tensor:
+    return self.reshape(size)
 
 
 def _unscale(value: int, kept: int, total: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metaprune.errors import ConfigError, DataError, TrainingDivergedError
 from metaprune.rng import Rng
-from metaprune.train.batch import Data, Split, call_model, cross_entropy, logits_of, pass_shape, share_of
+from metaprune.train.batch import Data, Split, call_model, channels_last, cross_entropy, logits_of, pass_shape, share_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
 from metaprune.train.config import TrainConfig
 from metaprune.train.engine import engine, forward_restored
@@ -198,7 +198,7 @@ class _Run:
             stop = len(labels) - len(labels) % self.num_processes
             if self.num_processes > 1:
                 inputs, labels = (share_of(value, self.rank, stop, self.num_processes) for value in (inputs, labels))
-            yield inputs, labels
+            yield channels_last(inputs) if self.config.channels_last else inputs, labels
             done += 1
             if done == steps:
                 return

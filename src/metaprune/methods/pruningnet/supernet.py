@@ -14,7 +14,7 @@ from metaprune.elastic.batchnorm import calibrated
 from metaprune.methods.pruningnet.banks import Bank, Weights
 from metaprune.network import Network
 from metaprune.search.codec import Codec
-from metaprune.train.batch import call_arguments, cross_entropy, logits_of
+from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 
 Sampling = Literal["uniform", "sandwich"]
 
@@ -50,7 +50,7 @@ class Supernet(nn.Module):
         """The network at `widths` [groups], differentiable in the bank."""
         weights, alive = self.weights(widths)
         structure = self.network.program.structure(alive, training=training)
-        return self.network.program.run(structure, weights, args, dict(kwargs))
+        return self.network.program.run(structure, weights, channels_last(args), channels_last(kwargs))
 
     def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[Weights, Any]:
         """Tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
@@ -97,8 +97,9 @@ class Scorer:
     """
 
     def __init__(self, supernet: Supernet, calibration: list[Any], validation: list[Any], *, recalibrate: bool = True):
-        self.supernet, self.validation = supernet, validation
-        self._calibration = [call_arguments(inputs) for inputs, _ in calibration] if recalibrate else []
+        self.supernet = supernet
+        self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
+        self._calibration = [call_arguments(channels_last(i)) for i, _ in calibration] if recalibrate else []
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
         """Accuracy in 0..1 as `score`, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
