@@ -38,6 +38,15 @@ class Patch:
     value: Callable[[Survivors], Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """Dimension `dim` (from the end if negative) of an argument, or of entry `position` of a list of tensors."""
+
+    argument: str
+    dim: int
+    position: int | None = None
+
+
 @dataclass(slots=True)
 class Gather:
     """The node takes rows `source` of dimension `dim` of `tensor`; survivors are taken by their new rank."""
@@ -55,6 +64,7 @@ class Fact:
     labels: list[Labels | None] = field(default_factory=list)  # per output; None for what is not a tensor
     patches: list[Patch] = field(default_factory=list)
     macs: list[list[Dim]] = field(default_factory=list)  # sum of products
+    consumed: list[Consumed] = field(default_factory=list)  # dimensions that a product sums over, one operand each
     gather: Gather | None = None
     rewrite: Callable[[Survivors], tuple[Any, tuple, dict]] | None = None  # another operator does it after the cut
     masked: Callable[[dict[str, Any], Survivors], torch.Tensor] | None = None  # reference semantics if not plain
@@ -189,6 +199,10 @@ class Call:
 
     def macs(self, *dims: Dim) -> None:
         self.fact.macs.append(list(dims))
+
+    def consume(self, argument: str, dim: int, position: int | None = None) -> None:
+        """A product sums over this dimension; what lives on in the result under the same label is another index."""
+        self.fact.consumed.append(Consumed(argument, dim, position))
 
     def note(self, text: str) -> None:
         self.fact.notes.append(f"{self.reason}: {text}")

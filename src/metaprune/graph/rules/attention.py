@@ -14,6 +14,7 @@ def sdpa(call: Call) -> Labels:
     q, k, v = call["query"], call["key"], call["value"]
     ql, kl, vl = call.labels(q), call.labels(k), call.labels(v)
     call.equate(ql[-1], kl[-1])
+    call.consume("query", -1)
     for label in (kl[-2], vl[-2]):
         call.lock(label, "attention keys are tokens, not channels")
     if call["is_causal"]:

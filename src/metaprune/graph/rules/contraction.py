@@ -26,6 +26,7 @@ def linear(call: Call) -> Labels:
             call, [(out, call.out_shape), (call.labels(call["bias"]), call.shape(call["bias"]))], call.out_shape
         )
     call.macs(*dims_of(out, call.out_symbolic), Dim(w_labels[-1], call.shape(weight)[-1]))
+    call.consume("weight", -1)
     return out
 
 
@@ -49,6 +50,7 @@ def product(call: Call, a_labels: Labels, a_shape: tuple, b_labels: Labels, b_sh
 def matmul(call: Call) -> Labels:
     names = list(call.arguments)
     a, b = call[names[0]], call[names[1]]
+    call.consume(names[0], -1)
     out = product(call, call.labels(a), call.shape(a), call.labels(b), call.shape(b))
     if min(len(call.shape(a)), len(call.shape(b))) > 1:  # PyTorch's counter leaves out products with a vector, so do we
         call.macs(*dims_of(out, call.out_symbolic), Dim(call.labels(a)[-1], call.symbolic(a)[-1]))
@@ -59,6 +61,7 @@ def matmul(call: Call) -> Labels:
 def addmm(call: Call) -> Labels:
     names = list(call.arguments)
     a, b = call[names[1]], call[names[2]]
+    call.consume(names[1], -1)
     out = product(call, call.labels(a), call.shape(a), call.labels(b), call.shape(b))
     call.macs(*dims_of(out, call.out_symbolic), Dim(call.labels(a)[-1], call.symbolic(a)[-1]))
     bias = call[names[0]]
@@ -87,6 +90,8 @@ def einsum(call: Call) -> Labels:
     for letter in set(left) - set(right) - {","}:
         if len(terms) == 1:
             call.lock(known[letter].label, "summed")
+        first = next(i for i, term in enumerate(terms) if letter in term)
+        call.consume("tensors", terms[first].index(letter), first)
     if len(terms) == 2 and (set(terms[0]) & set(terms[1])) - set(right):
         alone = (set(terms[0]) ^ set(terms[1])) - set(right)
         call.macs(*(dim for letter, dim in known.items() if letter not in alone))

@@ -19,6 +19,7 @@ def conv(call: Call) -> Labels:
     _bias(call, out_label)
     space = _space(call, labels[channel + 1 :], w_labels[2:])
     out = [*labels[:channel], out_label, *space]
+    call.consume("weight", 1)
     _count(call, out, [(w_labels[1], w_shape[1]), *[(None, k) for k in w_shape[2:]]])
     return out
 
@@ -45,6 +46,7 @@ def _transposed(call: Call) -> Labels:
         out_label = merge_labels([(rows, groups), (w_labels[1], w_shape[1])])
         call.set("groups", lambda alive: alive.count(rows))
     _bias(call, out_label)
+    call.consume("weight", 0)
     _keep_space(call, labels[channel + 1 :], w_labels[2:])
     # every input pixel meets every kernel entry once: MACs = input pixels x O/G x kernel
     space = call.symbolic(x)[channel + 1 :]

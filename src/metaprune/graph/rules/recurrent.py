@@ -36,6 +36,8 @@ def recurrent(call: Call) -> list[Labels | None]:
             call.equate(call.labels(w_hh)[1], unit)
             for tensor in (w_ih, w_hh, *biases):
                 call.equate(call.labels(tensor)[0], gates)
+            call.consume("params", 1, start)
+            call.consume("params", 1, start + 1)
             for weight, inner in ((w_ih, entering), (w_hh, unit)):
                 rows, columns = dims_of([gates, inner], call.shape(weight))
                 call.macs(*steps, rows, columns)
