@@ -9,8 +9,8 @@ from metaprune.methods import create_method, method_names, register
 from metaprune.methods.base import Task
 from metaprune.network import trace
 from metaprune.rng import Rng
-from metaprune.testing.method_suite import MethodSuite, small_network
-from metaprune.values import Budget
+from metaprune.testing.method_suite import MethodSuite, small_data, small_network
+from metaprune.values import Budget, Plan
 
 
 class TestUniform(MethodSuite):
@@ -47,6 +47,14 @@ class TestMagnitude(MethodSuite):
 
 class TestBNScale(MethodSuite):
     method, kinds = "bn_scale", ("cnn",)
+
+
+class TestFPGM(MethodSuite):
+    method = "fpgm"
+
+
+class TestSnip(MethodSuite):
+    method, kinds = "snip", ("cnn",)
 
 
 class TestTaylor(MethodSuite):
@@ -86,6 +94,26 @@ class TestPruningNetSandwich(Searched):
     kinds = ("cnn",)
 
 
+QUICK_STAMP = {
+    "meta": {"episodes": 2, "inner_steps": 2, "batch_size": 24, "ways": [2, 4], "augment": False},
+    "adapt_steps": 2, "sets": 2, "set_dim": 8, "heads": 2, "hidden": 8,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+class TestStamp(MethodSuite):
+    method, options = "stamp", QUICK_STAMP
+
+
+@pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+class TestStampPrior(MethodSuite):
+    method = "stamp"
+    options: ClassVar = {
+        **QUICK_STAMP, "prior": "beta_bernoulli", "kl_weight": 1e-3, "encoder": "classes", "metric": "memory_mb",
+    }  # fmt: skip
+    kinds = ("cnn",)
+
+
 def test_every_method_is_in_the_suite():
     tested = {c.method for c in (*MethodSuite.__subclasses__(), *Searched.__subclasses__()) if hasattr(c, "method")}
     assert set(method_names()) <= tested
@@ -107,3 +135,23 @@ def test_bn_scale_needs_a_batchnorm():
     task = Task(trace(small_network("transformer"), torch.zeros(2, 1, 28, 28)))
     with pytest.raises(NotAvailableError, match="BatchNorm"):
         create_method("bn_scale").propose(task, Budget(macs="50%"), Rng(0))
+
+
+def test_fpgm_is_the_sum_of_distances_and_snip_the_sum_of_sensitivities():
+    """Against the definitions, written out, on two layers."""
+    import torch
+    from torch.nn import functional
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 5), torch.nn.ReLU(), torch.nn.Linear(5, 10))
+    data = small_data(n=16)
+    task = Task(trace(model, torch.zeros(2, 1, 28, 28)), data, batch_size=16)
+    weight = model[1].weight.detach().double()
+    expected = torch.stack([(weight - w).norm(dim=1).sum() for w in weight])
+    found = create_method("fpgm", {"normalise": "none"}).scores(task, Plan(), Rng(0))[0]
+    assert torch.allclose(torch.from_numpy(found), expected)
+    (x, labels), *_ = data.train.batches(16)
+    functional.cross_entropy(model(x), labels).backward()
+    parts = [(p * p.grad).abs() for p in model.parameters()]
+    expected = (parts[0].sum(dim=1) + parts[1] + parts[2].sum(dim=0)) / 3
+    found = create_method("snip", {"normalise": "none"}).scores(task, Plan(), Rng(0))[0]
+    assert torch.allclose(torch.from_numpy(found).float(), expected, rtol=1e-4)

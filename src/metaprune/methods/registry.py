@@ -58,7 +58,10 @@ for _name, _class in {
     "random": "Random",
     "magnitude": "Magnitude",
     "bn_scale": "BNScale",
+    "fpgm": "FPGM",
+    "snip": "Snip",
     "taylor": "Taylor",
     "pruningnet": "PruningNet",
+    "stamp": "Stamp",
 }.items():
     register(_name, f"metaprune.methods.{_name}:{_class}")

@@ -56,7 +56,7 @@ class Taylor(Ranking):
                 loss = cross_entropy(logits_of(output), labels)
                 grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
                 change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
-                parts = group_scores(task, partial(_squared, change), "none")
+                parts = group_scores(task, partial(self._part, change), "none")
                 totals = [t + p for t, p in zip(totals, parts, strict=True)]
                 if seen == self.batches:
                     break
@@ -66,6 +66,11 @@ class Taylor(Ranking):
             totals = [t / t.mean() if t.mean() > 0 else t for t in totals]
         return totals
 
+    def _part(
+        self, change: dict[str, torch.Tensor], _: ChannelGroup, member: Member, __: torch.Tensor
+    ) -> np.ndarray | None:
+        """Score of one member; change: weight * gradient by parameter."""
+        return self._sum(change[member.parameter], member) if member.parameter in change else None
 
-def _squared(change: dict[str, torch.Tensor], _: ChannelGroup, member: Member, __: torch.Tensor) -> np.ndarray | None:
-    return member_scores(change[member.parameter], member) ** 2 if member.parameter in change else None
+    def _sum(self, change: torch.Tensor, member: Member) -> np.ndarray:
+        return member_scores(change, member) ** 2
