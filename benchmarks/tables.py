@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE / "coverage"), str(HERE / "pruningnet")]
+sys.path += [str(HERE / "coverage"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 
 from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
 from pruningnet_tables import budgets_table, cost_table, rank_table, speed_table  # noqa: E402
+from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
+from stamp_tables import curve_table, targets_table  # noqa: E402
 
 
 def methods_table() -> str:
@@ -72,6 +74,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-rank": rank_table,
     "pruningnet-cost": cost_table,
     "pruningnet-speed": speed_table,
+    "stamp-targets": targets_table,
+    "stamp-curve": curve_table,
+    "stamp-cost": stamp_cost_table,
 }
 
 

@@ -15,7 +15,7 @@ from metaprune.latency.build import spearman
 HERE = Path(__file__).parent
 
 
-STUDY, SPEED = HERE / "mobilenet_v1_fashion.json", HERE / "speed.json"
+STUDY, SPEED = HERE / "mobilenet_fashion.json", HERE / "speed.json"
 NO_RESULTS = "No results yet."
 
 

@@ -28,6 +28,8 @@ class ModelConfig:
     """Arguments of the model: num_classes, widths, in_channels, ..."""
     weights: str | None = None
     """Weight file (safetensors, or a state dict that loads with weights_only), or `pretrained`: the package's own."""
+    new_head: bool = False
+    """The weights are of a network for other classes: its last layer is left as it is initialised."""
     input_shape: tuple[int, ...] | None = None
     """(channels, height, width) of one sample; by default that of the data, or of the model."""
 
@@ -57,7 +59,7 @@ class MethodConfig:
     """Which method decides what stays."""
 
     name: str = "magnitude"
-    """uniform, random, magnitude, bn_scale, taylor, pruningnet, or one that a package registered."""
+    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, pruningnet, stamp, or one that a package registered."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method: scope, steps, p, ..."""
 

@@ -75,6 +75,10 @@ class VacuousProofWarning(UserWarning):
     """A proof whose two sides are zero."""
 
 
+class CollapseWarning(UserWarning):
+    """What was learned gives the same answer to different questions."""
+
+
 class UncoveredOpWarning(UserWarning):
     """An operator without a rule locked what entered it."""
 

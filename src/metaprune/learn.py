@@ -1,4 +1,4 @@
-"""Learned methods in stages: meta-train once (`fit`), then search under one budget after the other (`search`)."""
+"""Learned methods in stages: meta-train once (`fit`), then serve budgets (`search`) or data sets (`adapt`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.config import MethodConfig, RunConfig
+from metaprune.config import DataConfig, MethodConfig, RunConfig
 from metaprune.errors import ConfigError
 from metaprune.files import write_json
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Learned, Task
 from metaprune.methods.pruningnet import FITTED_OPTIONS, PruningNet, Session
 from metaprune.methods.registry import create_method
+from metaprune.methods.stamp import FITTED_OPTIONS as STAMP_OPTIONS
+from metaprune.methods.stamp import Stamp
 from metaprune.network import trace
 from metaprune.pipeline import run, train_dense, use_table
 from metaprune.record import environment
@@ -81,16 +83,8 @@ class Fitted:
             ConfigError: no fitted run there, or a method that searches nothing.
         """
         folder = Path(folder).resolve()
-        for key in overrides or {}:
-            option = key.removeprefix("method.options.").partition(".")[0]
-            if key.startswith("method.options.") and option in FITTED_OPTIONS:
-                raise ConfigError(f"{key} was decided by the fit: run `metaprune fit` with it, into another folder")
-        if not (folder / "config.json").is_file() or not (folder / INFO).is_file():
-            raise ConfigError(
-                f"{folder} holds no fitted run: make one with `metaprune fit pruningnet RECIPE --run {folder}`"
-            )
-        data = json.loads((folder / "config.json").read_text())
-        config: RunConfig = from_dict(RunConfig, override(data, overrides or {}))
+        _require_unfitted(overrides or {}, FITTED_OPTIONS)
+        config = _fitted_config(folder, overrides or {}, "pruningnet")
         method = create_method(config.method.name, dict(config.method.options))
         if not isinstance(method, PruningNet):
             raise ConfigError(
@@ -144,6 +138,60 @@ class Fitted:
         space = self.session.task.network.space
         cost = self.session.task.network.cost(widths).to_dict()
         return {"widths": {g.name: int(w) for g, w in zip(space, widths, strict=True)}, "score": score, "cost": cost}
+
+
+def adapt(
+    folder: str | Path, data: DataConfig, budget: Budget, overrides: dict[str, Any] | None = None,
+    out: Path | None = None, *, progress: bool = True,
+) -> tuple[dict[str, Any], Path]:  # fmt: skip
+    """A fitted STAMP on another data set: adapt, freeze the mask, cut, train the small network, save, report.
+
+    Images are brought to the channels and, unless `data.image_size` says otherwise, the size of the reference data.
+
+    Returns:
+        the record, and the folder of the network (by default FOLDER/targets/NAME-BUDGET).
+
+    Raises:
+        ConfigError: no fitted run there, or of a method that does not adapt.
+    """
+    folder = Path(folder).resolve()
+    changes = overrides or {}
+    _require_unfitted(changes, STAMP_OPTIONS)
+    config = _fitted_config(folder, changes, "stamp")
+    if config.method.name != Stamp.name:
+        raise ConfigError(f"{folder} holds a {config.method.name}: `adapt` is for stamp, `search` for pruningnet")
+    options = {**config.method.options, "artifact": str(folder)}
+    shape = Artifact.load(folder, Stamp.name).info["shape"]
+    if len(shape) == 3:
+        data = dataclasses.replace(
+            data, channels=data.channels or shape[0], image_size=data.image_size or shape[1]
+        )  # fmt: skip
+    recover = config.recover
+    if options.get("variant") == "structure" and recover.kind != "scratch":
+        recover = dataclasses.replace(recover, kind="scratch")
+    model = dataclasses.replace(config.model, weights=str(folder / "dense.safetensors"), new_head=True)
+    model = dataclasses.replace(model, options={k: v for k, v in model.options.items() if k != "num_classes"})
+    config = dataclasses.replace(
+        config, data=data, budget=budget, train=None, recover=recover, model=model,
+        method=MethodConfig(name=Stamp.name, options=options),
+    )  # fmt: skip
+    bounds = "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")
+    place = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{bounds}"
+    return run(config, place, progress=progress), place
+
+
+def _fitted_config(folder: Path, overrides: dict[str, Any], method: str) -> RunConfig:
+    """The recipe of a fitted run. Raises ConfigError where there is none."""
+    if not (folder / "config.json").is_file() or not (folder / INFO).is_file():
+        raise ConfigError(f"{folder} holds no fitted run: make one with `metaprune fit {method} RECIPE --run {folder}`")
+    return from_dict(RunConfig, override(json.loads((folder / "config.json").read_text()), overrides))
+
+
+def _require_unfitted(overrides: dict[str, Any], fitted: Sequence[str]) -> None:
+    for key in overrides:
+        option = key.removeprefix("method.options.").partition(".")[0]
+        if key.startswith("method.options.") and option in fitted:
+            raise ConfigError(f"{key} was decided by the fit: run `metaprune fit` with it, into another folder")
 
 
 def _with_dense(config: RunConfig, folder: Path) -> RunConfig:

@@ -84,7 +84,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         if data.input_shape and (grey or config.model.spec.startswith("zoo:")):  # other packages' take three channels
             options.setdefault("in_channels", data.input_shape[0])
     with Rng(config.seed).child("model").torch_global():
-        model = create(config.model.spec, weights=config.model.weights, **options)
+        model = create(config.model.spec, weights=config.model.weights, new_head=config.model.new_head, **options)
     model.to(device)
     require_fit(model, data)
     args, kwargs = example_inputs(model, config, data)

@@ -1,4 +1,4 @@
-"""fit -> search -> network as a user runs them, on real digits; killed, repeated, with wrong arguments."""
+"""fit -> search -> network, fit -> adapt -> network as a user runs them; killed, repeated, with wrong arguments."""
 
 import json
 import signal
@@ -7,12 +7,13 @@ import sys
 import time
 
 import pytest
+import torch
 
 import metaprune as mp
 from metaprune.cli.main import main
-from metaprune.config import RunConfig
+from metaprune.config import DataConfig, RunConfig
 from metaprune.errors import ConfigError, InfeasibleBudgetError
-from metaprune.learn import Fitted, fit
+from metaprune.learn import Fitted, adapt, fit
 from metaprune.strict import from_dict
 from metaprune.values import Budget
 
@@ -147,6 +148,92 @@ def test_wrong_arguments(fitted, tmp_path, capsys):
         (["search", str(fitted), "--searcher", "evolutoin"], "Did you mean 'evolution'"),
         (["fit", "pruningnet", str(tmp_path / "no.toml")], "no recipe"),
         (["fit", "pruningnte", "recipes/resnet8_fashion_mnist_pruningnet_macs50.toml"], "Did you mean 'pruningnet'"),
+    ):
+        assert main(arguments) == 2
+        assert text in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- STAMP
+
+STAMP = {
+    "model": {"spec": "zoo:resnet8"},
+    "data": {"spec": "builtin:digits", "limit": 400},
+    "budget": {"params": "40%"},
+    "train": TINY,
+    "method": {
+        "name": "stamp",
+        "options": {
+            "meta": {"episodes": 3, "inner_steps": 2, "batch_size": 32, "ways": [3, 5], "augment": False},
+            "adapt_steps": 2, "sets": 2, "set_dim": 8, "heads": 2, "hidden": 8,
+        },
+    },
+    "recover": {"kind": "finetune", "train": TINY},
+    "latency": {"repeats": 0},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def meta_trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stamp") / "run"
+    fit(from_dict(RunConfig, STAMP), folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    """A colour data set of another size and number of classes, 20 images a class."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 20)
+    images = draw.integers(0, 60, (80, 20, 20, 3)) + 45 * labels[:, None, None, None]
+    file = tmp_path_factory.mktemp("data") / "target.npz"
+    np.savez(file, images=images.astype(np.uint8), labels=labels)
+    return f"npz:{file}"
+
+
+def test_adapt_to_other_channels_size_and_classes(meta_trained, target):
+    record, place = adapt(meta_trained, DataConfig(spec=target), Budget(params="30%"), progress=False)
+    assert record["cost"]["after"]["params"] <= 0.3 * record["cost"]["before"]["params"]
+    found = record["method_details"]["stamp"]
+    assert len(found["adaptation"]) == 2
+    assert set(found["seconds"]) == set(found["macs"]) == {"adapt", "encode"}
+    assert found["meta_training"]["macs"] > 0
+    assert record["quality"]["recovered"]["samples"] > 0
+    size = record["config"]["data"]["image_size"]
+    assert mp.load(place)(torch.zeros(2, 1, size, size)).shape == (2, 4)
+    assert "<html" in (place / "report.html").read_text()
+
+
+def test_adapt_by_command_line_structure_only(meta_trained, target, tmp_path, capsys):
+    arguments = ["adapt", str(meta_trained), "--data", target, "--budget", "macs=50%", "--steps", "0", "--quiet"]
+    arguments += ["--set", "method.options.variant=structure", "--run", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert "report:" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["config"]["recover"]["kind"] == "scratch"
+    assert record["method_details"]["stamp"]["adaptation"] == []
+
+
+def test_wrong_arguments_of_adapt(meta_trained, fitted, target, tmp_path, capsys):
+    for arguments, text in (
+        (["adapt", str(tmp_path), "--data", target, "--budget", "params=25%"], "holds no fitted run"),
+        (["adapt", str(fitted), "--data", target, "--budget", "params=25%"], "is for stamp"),
+        (["search", str(meta_trained), "--budget", "params=25%"], "is for pruningnet"),
+        (["adapt", str(meta_trained), "--data", target, "--budget", "params=0.01%", "--quiet"], "smallest reachable"),
+        (
+            [
+                "adapt",
+                str(meta_trained),
+                "--data",
+                target,
+                "--budget",
+                "params=25%",
+                "--set",
+                "method.options.hidden=9",
+            ],
+            "was decided by the fit",
+        ),
     ):
         assert main(arguments) == 2
         assert text in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`metaprune fit METHOD RECIPE`: meta-train once; `metaprune search` then serves many budgets."""
+"""`metaprune fit METHOD RECIPE`: meta-train once; `search` then serves many budgets, `adapt` many data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Fit:
     """Meta-train a learned method on the network and data of a recipe. The same command continues a killed run."""
 
     method: tyro.conf.Positional[str]
-    """pruningnet."""
+    """pruningnet or stamp."""
     recipe: tyro.conf.Positional[Path]
     """TOML recipe."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -34,9 +34,13 @@ class Fit:
 
         info = fit(config, folder, progress=not self.quiet).info
         out = console()
+        following = {
+            "pruningnet": f"metaprune search {folder} --budget macs=50%",
+            "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget params=25%",
+        }
         out.print(
-            f"{info['parameters']:,} parameters, {info['genes']} genes, trained in {info['seconds']:.0f} s "
-            f"({info['macs']:.3g} MACs)\nfitted: {folder}\nnext: metaprune search {folder} --budget macs=50%",
+            f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "
+            f"({info['macs']:.3g} MACs)\nfitted: {folder}\nnext: {following.get(self.method, '')}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         return 0

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from safetensors import SafetensorError
 
+from metaprune.cli.adapt import Adapt
 from metaprune.cli.data import DataVerb
 from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
@@ -28,6 +29,7 @@ Verb = (
     | Annotated[Prune, tyro.conf.subcommand("prune")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Search, tyro.conf.subcommand("search")]
+    | Annotated[Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Export, tyro.conf.subcommand("export")]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaprune.cost.analytic import CostModel, Term
+from metaprune.errors import NotAvailableError
 
 
 class SoftCost:
@@ -19,9 +20,17 @@ class SoftCost:
     gates the polynomial of the expected widths is the expected cost (up to dimensions that meet themselves). Peak
     memory and milliseconds are no polynomials: their value is taken at the nearest whole widths, their gradient from
     differences of one channel up and down.
+
+    Raises:
+        NotAvailableError: milliseconds without a latency table.
     """
 
     def __init__(self, costs: CostModel, metric: str):
+        if metric == "latency_ms" and costs.predict_ms is None:
+            raise NotAvailableError(
+                "a cost in latency_ms needs a table measured on this device: make one with `metaprune latency MODEL`, "
+                "and pass it as latency_table=FILE (latency.table in a recipe)"
+            )
         self._costs, self.metric = costs, metric
         self._full = costs._space.widths
         self._terms = {"macs": costs._macs, "params": costs._params}.get(metric)

@@ -103,7 +103,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     )
 
 
-def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
+def create(spec: str, *, weights: str | Path | None = None, new_head: bool = False, **options: Any) -> nn.Module:
     """Build a model, in training mode as PyTorch builds it (hf: in evaluation mode, as transformers does).
 
     Args:
@@ -111,6 +111,7 @@ def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> n
             folder, and a Hub name (`owner/name`), hold a config and weights, which are loaded.
         weights: a weight file, or "pretrained" for the package's own (timm, torchvision: fetched by that package).
             Default: those of the folder or Hub name, else random, from torch's global generator.
+        new_head: the weights are of a network for other classes; its last layer stays random.
         options: passed to the builder: `num_classes`, `in_channels`, `width`, `widths`, `image_size`, ...
 
     Raises:
@@ -138,7 +139,7 @@ def create(spec: str, *, weights: str | Path | None = None, **options: Any) -> n
     except Exception as error:  # a package's or the user's builder may raise anything on options it does not like
         given = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "no options"
         raise ConfigError(f"{spec} cannot be built with {given}: {described(error)}") from error
-    return model if weights is None or pretrained else load_weights(model, weights)
+    return model if weights is None or pretrained else load_weights(model, weights, new_head=new_head)
 
 
 def default_input_shape(spec: str, model: nn.Module | None = None) -> tuple[int, int, int] | None:

@@ -66,17 +66,20 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def load_weights(model: nn.Module, file: str | Path, *, strict: bool = True) -> nn.Module:
+def load_weights(model: nn.Module, file: str | Path, *, strict: bool = True, new_head: bool = False) -> nn.Module:
     """Copy the weights of `file` into `model` and return it; the model is untouched when anything does not fit.
 
     Args:
         strict: False accepts missing and unexpected names (never another shape), as long as one name fits.
+        new_head: leave the weight and bias of a classifier for another number of classes as they are in `model`.
 
     Raises:
         WeightsError: unreadable file, or names or shapes that do not fit; lists them.
     """
     found = read_state_dict(file)
     wanted = model.state_dict()
+    if new_head:
+        found = {k: wanted[k] if k in _head(found, wanted) else v for k, v in found.items()}
     # BatchNorm's batch counter is left out by some savers and has no effect on inference.
     missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in found if k not in wanted]
@@ -90,6 +93,13 @@ def load_weights(model: nn.Module, file: str | Path, *, strict: bool = True) -> 
         raise WeightsError(_mismatch(Path(file), missing, unexpected, shapes))
     model.load_state_dict(fitting, strict=False)
     return model
+
+
+def _head(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> set[str]:
+    """Names that differ in the first dimension alone, if they are those of one layer at most."""
+    names = {k for k in found if k in wanted and found[k].shape != wanted[k].shape}
+    same_rest = all(found[k].shape[1:] == wanted[k].shape[1:] for k in names)
+    return names if same_rest and len({k.rpartition(".")[0] for k in names}) <= 1 else set()
 
 
 def _first(names: list[str]) -> str:

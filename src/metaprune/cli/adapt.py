@@ -1,0 +1,50 @@
+"""`metaprune adapt RUN --data TARGET --budget params=25%`: many data sets from one fitted STAMP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaprune.cli.common import assignments, console
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Fit a meta-trained network to a data set it has not seen, prune it for that data, train the small network."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of `metaprune fit stamp`."""
+    data: str
+    """Target data: builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function."""
+    budget: str
+    """Upper bounds, as params=25% or macs=30%."""
+    steps: int | None = None
+    """Gradient steps before the mask is frozen; by default the recipe's (20)."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Any other key of the recipe, as recover.train.epochs=20; may be repeated."""
+    out: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Folder of the network; by default RUN/targets/DATA-BUDGET."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def run(self) -> int:
+        from metaprune.config import DataConfig
+        from metaprune.learn import adapt
+        from metaprune.report import print_summary
+        from metaprune.values import Budget
+
+        overrides = assignments(self.set, "--set")
+        chosen = {k: overrides.pop(k) for k in list(overrides) if k.startswith("data.")}
+        if self.steps is not None:
+            overrides["method.options.adapt_steps"] = self.steps
+        data = DataConfig(spec=self.data, **{k.removeprefix("data."): v for k, v in chosen.items()})
+        record, place = adapt(
+            self.run_folder, data, Budget.parse(self.budget), overrides, self.out, progress=not self.quiet
+        )
+        out = console()
+        print_summary(record, out)
+        out.print(f"report: {place / 'report.html'}", highlight=False, soft_wrap=True)
+        return 0

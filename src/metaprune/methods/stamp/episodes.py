@@ -1,0 +1,77 @@
+"""Samples of data sets: balanced over classes, from all classes of a target or some of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaprune.data import Data
+from metaprune.errors import DataError
+from metaprune.rng import Rng
+from metaprune.train.batch import call_arguments, channels_last
+
+
+@dataclass(frozen=True)
+class Sample:
+    """args, kwargs of the network; labels int64 [B]."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    labels: Tensor
+
+
+class Pool:
+    """The training split of one data set by class.
+
+    Raises:
+        DataError: a split that cannot be indexed, no labels, fewer than two classes.
+    """
+
+    def __init__(self, data: Data, device: Any):
+        split: Any = data.train
+        if not (hasattr(split, "subset") and hasattr(split, "labels")):
+            raise DataError(
+                f"{data.name}: stamp draws samples by class, which a DataLoader does not allow; give a data spec, an "
+                "npz or an image folder"
+            )
+        self.name, self.split, self.device = data.name, split, device
+        labels = np.asarray(split.labels)
+        self.classes = np.unique(labels)
+        if len(self.classes) < 2:
+            raise DataError(f"{data.name} has {len(self.classes)} class in its training split: stamp needs at least 2")
+        self._members = {int(c): np.flatnonzero(labels == c) for c in self.classes}
+
+    def choose(self, ways: tuple[int, int], rng: Rng) -> np.ndarray:
+        """A random subset of the classes, between ways[0] and ways[1] of them (as many as there are)."""
+        draw = rng.numpy()
+        low, high = (min(w, len(self.classes)) for w in ways)
+        return np.sort(draw.choice(self.classes, int(draw.integers(low, high + 1)), replace=False))
+
+    def draw(
+        self, classes: Sequence[int] | np.ndarray, count: int, rng: Rng, *, augment: bool = True, relabel: bool = True
+    ) -> Sample:
+        """`count` samples, equally many of every class up to one; with replacement where a class has fewer.
+
+        relabel: number the classes 0, 1, ... in the order given; else labels are the data's own.
+        """
+        draw = rng.numpy()
+        order = draw.permutation(len(classes))
+        chosen = []
+        for place, position in enumerate(order):
+            members = self._members[int(classes[position])]
+            wanted = count // len(classes) + (place < count % len(classes))
+            chosen.append(draw.choice(members, wanted, replace=wanted > len(members)))
+        part = self.split.subset(np.concatenate(chosen))
+        inputs, labels = next(
+            iter(part.batches(len(part), device=self.device, rng=rng.child("batch"), augment=augment))
+        )
+        if relabel:
+            number = torch.zeros(int(max(self.classes)) + 1, dtype=torch.int64)
+            number[torch.as_tensor(np.asarray(classes))] = torch.arange(len(classes))
+            labels = number.to(labels.device)[labels]
+        return Sample(*call_arguments(channels_last(inputs)), labels)

@@ -1,0 +1,123 @@
+"""Set encoder and mask generator: a data set in, a keep probability of every channel out.
+
+Song et al., Rapid Structural Pruning of Neural Networks with Set-based Task-Adaptive Meta-Pruning, 2020. No text beyond
+the abstract could be read: the abstract fixes that the mask is a function of the target set; the form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metaprune.errors import ConfigError
+from metaprune.methods.stamp.gates import PRIORS, Bernoulli, BetaBernoulli
+from metaprune.methods.stamp.reader import SetView
+
+Encoder = Literal["attention", "mean", "classes"]
+Prior = Literal["none", "beta_bernoulli"]
+
+
+BANK_SETS, BANK_SAMPLES = 16, 32
+
+
+def standardised(x: Tensor, bank: Tensor) -> Tensor:
+    """x [width] by mean and spread of the bank's sets [sets, width]; at most 5 in size.
+
+    What data sets have in common is much larger than what tells them apart: unless it is taken out, every data set gets
+    the same mask (our prototype, and our first version, collapsed so). The gradient goes through the bank's mean too:
+    an encoder cannot bring back a common part that running statistics would follow too late.
+    """
+    mean, spread = bank.mean(dim=0), bank.std(dim=0)
+    return ((x - mean) / (spread + 1e-3 * mean.abs() + 1e-8)).clamp(-5, 5)
+
+
+class SetEncoder(nn.Module):
+    """Features of a sample of a data set [B, F] -> embedding of the set [dim]; their order does not matter.
+
+    attention: samples attend to one another, then the mean. mean: of the samples. classes: the same twice, within every
+    class and across classes. The attention layer is PyTorch's, pre-norm.
+    """
+
+    def __init__(self, features: int, dim: int, heads: int, kind: Encoder):
+        super().__init__()
+        if dim % heads:
+            raise ConfigError(f"stamp.set_dim={dim} does not divide by stamp.heads={heads}")
+        self.kind = kind
+        self.enter = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, dim))
+        layers = {"attention": 1, "mean": 0, "classes": 2}[kind]
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """features: [..., B, F], labels: [..., B] -> [..., dim]."""
+        x = self.enter(features)
+        if self.kind == "mean":
+            return x.mean(dim=-2)
+        if self.kind == "attention":
+            return self.layers[0](x.reshape(-1, *x.shape[-2:])).mean(dim=-2).reshape(*x.shape[:-2], -1)
+        if x.dim() > 2:
+            return torch.stack([self._by_class(a, b) for a, b in zip(x, labels, strict=True)])
+        return self._by_class(x, labels)
+
+    def _by_class(self, x: Tensor, labels: Tensor) -> Tensor:
+        classes = [self.layers[0](x[labels == c][None])[0].mean(dim=0) for c in torch.unique(labels)]
+        return self.layers[1](torch.stack(classes)[None])[0].mean(dim=0)
+
+
+class MaskGenerator(nn.Module):
+    """The set encoder and, per channel group, a two-layer network from [pooled activations; set embedding].
+
+    Args:
+        widths: channels of every group. tapped: groups whose activations are read.
+        use_set, use_activations: what it sees; with neither the gates are learned but the same for all data.
+        keep: probability that every channel starts with.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], tapped: set[int], features: int, *, dim: int, heads: int, hidden: int,
+        encoder: Encoder, prior: Prior, use_set: bool, use_activations: bool, keep: float,
+    ):  # fmt: skip
+        super().__init__()
+        self.prior: type[Bernoulli] | type[BetaBernoulli] = PRIORS[prior]
+        self.encoder = SetEncoder(features, dim, heads, encoder) if use_set else None
+        self.register_buffer("bank_features", torch.zeros(BANK_SETS, BANK_SAMPLES, features))
+        self.register_buffer("bank_labels", torch.zeros(BANK_SETS, BANK_SAMPLES, dtype=torch.int64))
+        self.read = [g for g in range(len(widths)) if use_activations and g in tapped]
+        for g in self.read:
+            self.register_buffer(f"bank_pooled{g}", torch.zeros(BANK_SETS, widths[g]))
+        self.bodies, self.biases = nn.ModuleDict(), nn.ParameterList()
+        start = torch.tensor(self.prior.start(keep))
+        for g, width in enumerate(widths):
+            inputs, outputs = (width if g in self.read else 0) + (dim if use_set else 0), width * len(start)
+            if inputs:
+                # no biases inside: of inputs with mean zero an odd function has mean zero, so that what all data sets
+                # have in common (the pressure to drop) moves `biases` and cannot saturate what tells them apart
+                first, last = nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, outputs, bias=False)
+                nn.init.normal_(last.weight, std=1 / hidden**0.5)
+                self.bodies[str(g)] = nn.Sequential(first, nn.Tanh(), last)
+            self.biases.append(nn.Parameter(start.repeat(width, 1)))
+
+    def remember(self, views: Sequence[SetView], labels: Sequence[Tensor]) -> None:
+        """Fill the bank: BANK_SETS reference sets of BANK_SAMPLES samples, by which all sets are standardised."""
+        self.bank_features = torch.stack([v.features for v in views])
+        self.bank_labels = torch.stack(list(labels))
+        for g in self.read:
+            setattr(self, f"bank_pooled{g}", torch.stack([v.pooled[g].log1p() for v in views]))  # type: ignore[union-attr]
+
+    def forward(self, view: SetView, labels: Tensor) -> Bernoulli | BetaBernoulli:
+        embedding = []
+        if self.encoder is not None:
+            bank = self.encoder(self.bank_features, self.bank_labels)
+            embedding = [standardised(self.encoder(view.features, labels), bank)]
+        raw = []
+        for g, bias in enumerate(self.biases):
+            found, pooled = list(embedding), view.pooled[g]
+            if g in self.read and pooled is not None:
+                found.insert(0, standardised(pooled.log1p(), getattr(self, f"bank_pooled{g}")))
+            raw.append(bias + self.bodies[str(g)](torch.cat(found)).reshape(bias.shape) if found else bias * 1.0)
+        return self.prior(raw)

@@ -1,0 +1,355 @@
+"""STAMP: read a data set, emit its mask on a network that was meta-trained for it, adapt for a few steps, cut.
+
+Rapid Structural Pruning of Neural Networks with Set-based Task-Adaptive Meta-Pruning, Song et al., arXiv 2006.12139,
+2020. Only its abstract could be read; it fixes: a network pretrained once, a structured mask generated from the target
+set, a generator meta-learned over subsets of a reference set, a few gradient steps on unseen data. All below that level
+(encoder, gates, cost term, Reptile, figures) is ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaprune.data import load_data
+from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
+from metaprune.files import tensors_digest
+from metaprune.methods.artifact import Artifact
+from metaprune.methods.base import Task
+from metaprune.methods.stamp.episodes import Pool
+from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
+from metaprune.methods.stamp.learner import Learner, Price, Weights, gradient_step, sgd
+from metaprune.methods.stamp.meta import MetaConfig, MetaState, jaccard, meta_train
+from metaprune.methods.stamp.reader import Head
+from metaprune.rng import Rng
+from metaprune.strict import from_dict
+from metaprune.train.config import require_choice, require_number
+from metaprune.values import METRICS, Budget, Plan, Proposal
+
+Freeze = Literal["budget", "threshold"]
+Variant = Literal["weights", "structure"]
+COLLAPSED = 0.02  # least difference in Jaccard between masks of one task and masks of different tasks
+_FITTED = (
+    "meta", "references", "metric", "strength", "target", "kl_weight", "prior", "temperature", "encoder", "set_dim",
+    "heads", "hidden", "keep", "use_set", "use_activations",
+)  # fmt: skip
+FITTED_OPTIONS = (*_FITTED, "artifact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """Meta-trains a mask generator and the weights it masks, then fits both to a data set in a few steps."""
+
+    name: ClassVar[str] = "stamp"
+    needs_data: ClassVar[bool] = True
+
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    """Meta-training."""
+    references: tuple[str, ...] = ()
+    """More reference data sets, as data specs; made to fit the shape of the first."""
+    metric: Literal["params", "macs", "memory_mb", "latency_ms"] = "params"
+    """Cost that the gates pay for."""
+    strength: float = 3.0
+    """Weight of the expected cost above `target`, a share of the full network's, beside the cross-entropy."""
+    target: float = 0.25
+    """Share of the full cost from which on the gates pay; 0: for everything. Adaptation aims at its budget instead."""
+    kl_weight: float = 0.0
+    """Weight of the KL to the sparse prior, mean over channels; needs prior = "beta_bernoulli"."""
+    prior: Prior = "none"
+    """none: independent keep probabilities; beta_bernoulli: with a distribution and a sparse prior over them."""
+    temperature: float = 0.5
+    """Of the relaxed gates in training."""
+    encoder: Encoder = "attention"
+    """How a set is read: attention over its samples, their mean, or by class and then across classes."""
+    set_dim: int = 32
+    """Width of a set's embedding."""
+    heads: int = 4
+    """Attention heads of the set encoder."""
+    hidden: int = 32
+    """Hidden units of every group's generator."""
+    keep: float = 0.8
+    """Probability to be kept that channels start with."""
+    use_set: bool = True
+    """Let the generator see the set's embedding."""
+    use_activations: bool = True
+    """Let the generator see the set's pooled activations."""
+    adapt_steps: int = 20
+    """Gradient steps on the target before the mask is frozen; 0 is allowed."""
+    sets: int = 4
+    """Samples of the target that the frozen mask is the mean of."""
+    freeze: Freeze = "budget"
+    """budget: the most probable channels that fit; threshold: those above 0.5, which have to be within the budget."""
+    variant: Variant = "weights"
+    """weights: hand over the adapted weights; structure: only what is kept (for recover = "scratch")."""
+    artifact: str | None = None
+    """Folder of `metaprune fit stamp`; None: meta-train on this task's own data first."""
+    fitted: Artifact | None = field(default=None, repr=False)
+    """Set by `restore`."""
+
+    def __post_init__(self) -> None:
+        require_choice("stamp.metric", self.metric, METRICS)
+        require_choice("stamp.prior", self.prior, ("none", "beta_bernoulli"))
+        require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
+        require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
+        require_choice("stamp.variant", self.variant, ("weights", "structure"))
+        require_number("stamp.strength", self.strength, 0.0)
+        require_number("stamp.target", self.target, 0.0, 1.0)
+        require_number("stamp.keep", self.keep, 0.01, 0.99)
+        require_number("stamp.temperature", self.temperature, 0.0, open_low=True)
+        for name, low in (("set_dim", 1), ("heads", 1), ("hidden", 1), ("adapt_steps", 0), ("sets", 1)):
+            require_number(f"stamp.{name}", getattr(self, name), low)
+        for name, low in (("episodes", 1), ("inner_steps", 1), ("batch_size", 2), ("save_every", 1)):
+            require_number(f"stamp.meta.{name}", getattr(self.meta, name), low)
+        if not 2 <= self.meta.ways[0] <= self.meta.ways[1]:
+            raise ConfigError(f"stamp.meta.ways={list(self.meta.ways)}: give least and most classes, at least 2")
+        if self.kl_weight and self.prior == "none":
+            raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
+
+    # ------------------------------------------------------------------------------------------ meta-training
+
+    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+        """Meta-train on the tasks' data sets, all on the network of the first; resumable where it has a folder.
+
+        Raises:
+            ConfigError: tasks of different networks. DataError: a data set without classes to choose from.
+        """
+        task = tasks[0]
+        digest = task.network.space.digest()
+        if any(t.network.space.digest() != digest for t in tasks):
+            raise ConfigError("stamp meta-trains one network on several data sets: all tasks share the network")
+        began = time.perf_counter()
+        device = task.network.program.device
+        data = [t.require_data(self.name) for t in tasks] + self._more(task)
+        pools = [Pool(d, device) for d in data]
+        learner = self._learner(task, rng, task.network.tensors)
+        self._fill_bank(learner, pools, rng.child("bank"))
+        state = MetaState(learner.generator, _own(task, learner.head), sum(learner.gated.widths))
+        identity = {
+            "stamp": self._fit_options(), "space": digest, "data": [[d.name, d.digest] for d in data],
+            "weights": tensors_digest(task.network.tensors), "seed": [rng.seed, *rng.path],
+        }  # fmt: skip
+        rows = meta_train(
+            learner, state, pools, self.meta, rng, price=Price(self.strength, self.target, self.kl_weight),
+            folder=None if task.folder is None else task.folder / "checkpoints" / "stamp", identity=identity,
+            progress=task.progress,
+        )  # fmt: skip
+        variety = self._conditioning(learner, pools, rng.child("conditioning"))
+        steps = self.meta.episodes * self.meta.inner_steps
+        macs = steps * self.meta.batch_size * 4.0 * task.network.cost().macs  # read once, forward and backward
+        info = {
+            **{k: v for k, v in identity.items() if k != "stamp"}, "options": self._fit_options(),
+            "shape": list(data[0].input_shape), "conditioning": variety, "history": rows.to_dict(), "macs": macs,
+            "parameters": sum(p.numel() for p in learner.generator.parameters()),
+            "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+        tensors = {f"generator.{n}": t.detach().cpu() for n, t in learner.generator.state_dict().items()}
+        tensors |= {f"network.{n}": t.detach().cpu().contiguous() for n, t in state.tensors().items()}
+        tensors |= {f"reference.{n}": t.detach().cpu().clone() for n, t in _own(task, learner.head).items()}
+        return Artifact(self.name, tensors, info)
+
+    def restore(self, artifact: Artifact) -> Self:
+        return dataclasses.replace(self, fitted=artifact)
+
+    def _more(self, task: Task) -> list[Any]:
+        shape = task.require_data(self.name).input_shape
+        return [load_data(spec, image_size=shape[1], channels=shape[0]) for spec in self.references]
+
+    def _fit_options(self) -> dict[str, Any]:
+        found = {name: getattr(self, name) for name in _FITTED}
+        return _plain({**found, "meta": dataclasses.asdict(self.meta)})
+
+    def _fill_bank(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> None:
+        """Reference sets by which all later sets are standardised: of all domains in turns, random classes."""
+        views, labels = [], []
+        for number in range(BANK_SETS):
+            draw, pool = rng.child(number), pools[number % len(pools)]
+            classes = pool.choose(self.meta.ways, draw.child("classes"))
+            sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=False)
+            views.append(learner.reader(sample.args, sample.kwargs))
+            labels.append(sample.labels)
+        learner.generator.remember(views, labels)
+
+    def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng, tasks: int = 8) -> dict[str, Any]:
+        """How alike the masks of two samples of one task are, and those of different tasks: Jaccard at equal size.
+
+        Equal size: each mask is the half of all channels with the highest probabilities.
+        """
+        masks: list[list[np.ndarray]] = []
+        for number in range(max(tasks, len(pools))):
+            draw = rng.child(number)
+            pool = pools[number % len(pools)]
+            classes = pool.choose(self.meta.ways, draw.child("classes"))
+            found = []
+            for twin in range(2):
+                sample = pool.draw(classes, self.meta.batch_size, draw.child("sample", twin), augment=False)
+                flat = np.concatenate(learner.probabilities([sample]))
+                found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
+            masks.append(found)
+        same = float(np.mean([jaccard(*pair) for pair in masks]))
+        n = len(masks)
+        other = float(np.mean([jaccard(masks[i][0], masks[j][1]) for i in range(n) for j in range(n) if i != j]))
+        if (self.use_set or self.use_activations) and same - other < COLLAPSED:
+            warnings.warn(
+                f"the mask generator gives every data set about the same mask (Jaccard {same:.3f} within, {other:.3f} "
+                "between tasks): what it learned is a good fixed mask. More varied references=[...], a lower "
+                "generator_lr or more episodes may help",
+                CollapseWarning, stacklevel=3,
+            )  # fmt: skip
+        return {"jaccard_same": same, "jaccard_different": other, "margin": same - other, "tasks": n}
+
+    # ------------------------------------------------------------------------------------------ a target data set
+
+    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+        """Adapt to `task.data` for `adapt_steps`, freeze the mask within `budget`, hand over the adapted weights.
+
+        Raises:
+            InfeasibleBudgetError: no structure meets the budget, or with freeze="threshold" the generator's does not.
+            ConfigError: an artifact of another network. DataError: one class, or data that cannot be indexed.
+        """
+        data = task.require_data(self.name)
+        allocator = task.allocator(budget)
+        pool = Pool(data, task.network.program.device)
+        if allocator.slack:
+            return Proposal(Plan())
+        artifact = self._artifact(task, rng)
+        made = self._as_fitted(task, artifact)
+        learner, weights = made._restored(task, artifact, data.num_classes)
+        rng = rng.child("adapt")
+        began = time.perf_counter()
+        rows = made._adapt(learner, weights, pool, made._price(task, budget), rng)
+        adapted = time.perf_counter()
+        samples = [
+            pool.draw(pool.classes, made.meta.batch_size, rng.child("set", i), augment=False, relabel=False)
+            for i in range(self.sets)
+        ]
+        found = learner.probabilities(samples)
+        seconds = {"adapt": adapted - began, "encode": time.perf_counter() - adapted}
+        plan = self._frozen(task, budget, found)
+        details = {"stamp": made._report(task, artifact, plan, found) | {"seconds": seconds, "adaptation": rows}}
+        new = {n: t.detach() for n, t in weights.tensors().items()}
+        return Proposal(plan, new if self.variant == "weights" else None, (), details)
+
+    def _report(self, task: Task, artifact: Artifact, plan: Plan, found: list[np.ndarray]) -> dict[str, Any]:
+        full, kept = float(task.network.cost().macs), float(task.network.cost(plan).macs)
+        samples = self.meta.batch_size
+        return {
+            "macs": {"adapt": self.adapt_steps * samples * 4 * full, "encode": self.sets * samples * full},
+            "meta_training": {k: artifact.info[k] for k in ("macs", "seconds", "conditioning", "history")},
+            "kept_macs": kept / full,
+            "probabilities": {
+                g.name: [round(float(p), 4) for p in ps] for g, ps in zip(task.network.space, found, strict=True)
+            },
+        }
+
+    def _price(self, task: Task, budget: Budget) -> Price:
+        """Up to the budget nothing is paid, if it bounds the metric that the gates pay for."""
+        full = task.network.cost()
+        bounds = budget.bounds(full)
+        target = bounds[self.metric] / float(full.metric(self.metric)) if self.metric in bounds else self.target
+        return Price(self.strength, target, self.kl_weight)
+
+    def _adapt(self, learner: Learner, weights: Weights, pool: Pool, price: Price, rng: Rng) -> list[dict[str, float]]:
+        optimisers = (
+            sgd(weights, self.meta.lr, self.meta.head_lr),
+            torch.optim.Adam(learner.generator.parameters(), lr=self.meta.generator_lr),
+        )
+        rows = []
+        for step in range(self.adapt_steps):
+            inner = rng.child("step", step)
+            draw, augment = inner.child("sample"), self.meta.augment
+            sample = pool.draw(pool.classes, self.meta.batch_size, draw, augment=augment, relabel=False)
+            result = gradient_step(learner, weights, optimisers, sample, inner.child("gates"), price)
+            rows.append(dataclasses.asdict(result))
+        return rows
+
+    def _frozen(self, task: Task, budget: Budget, probabilities: list[np.ndarray]) -> Plan:
+        if self.freeze == "budget":
+            return task.allocator(budget).by_scores(probabilities)
+        masks = [p > 0.5 for p in probabilities]
+        for mask, p in zip(masks, probabilities, strict=True):  # one dead layer would end the network
+            mask[np.argsort(-p, kind="stable")[: max(1, task.constraints.min_keep)]] = True
+        plan = Plan.of(task.network.space, masks)
+        cost, bounds = task.network.cost(plan), budget.bounds(task.network.cost())
+        reached = {m: float(cost.metric(m)) for m in bounds}
+        over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
+        if over:
+            raise InfeasibleBudgetError(
+                f"the generator's own mask exceeds the budget ({'; '.join(over)}): use freeze='budget', or fit with a "
+                "larger strength",
+                reached,
+            )
+        return plan
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def _learner(self, task: Task, rng: Rng, reference: Any) -> Learner:
+        def generator(widths: Sequence[int], tapped: set[int], features: int) -> MaskGenerator:
+            with rng.child("generator").torch_global():
+                return MaskGenerator(
+                    widths, tapped, features, dim=self.set_dim, heads=self.heads, hidden=self.hidden,
+                    encoder=self.encoder, prior=self.prior, use_set=self.use_set,
+                    use_activations=self.use_activations, keep=self.keep,
+                )  # fmt: skip
+
+        return Learner(task.network, generator, reference, self.metric, self.temperature)
+
+    def _artifact(self, task: Task, rng: Rng) -> Artifact:
+        """The given artifact, the one that an earlier start of this run left, or a new one on the task's own data."""
+        if self.fitted is not None:
+            return self.fitted
+        if self.artifact is not None:
+            return Artifact.load(self.artifact, self.name)
+        if task.folder is not None and (task.folder / "artifact.json").is_file():
+            found = Artifact.load(task.folder, self.name)
+            found.require(options=self._fit_options(), seed=[rng.seed, *rng.path])
+            return found
+        artifact = self.fit([task], rng)
+        if task.folder is not None:
+            artifact.save(task.folder)
+        return artifact
+
+    def _as_fitted(self, task: Task, artifact: Artifact) -> Stamp:
+        """This method with the options that the artifact was fitted with.
+
+        Raises:
+            ConfigError: the artifact is of another network. DataError: of samples with other channels.
+        """
+        artifact.require(space=task.network.space.digest())
+        shape, here = artifact.info["shape"], list(task.require_data(self.name).input_shape)
+        if shape[:1] != here[:1]:
+            raise DataError(
+                f"the artifact was fitted on samples of shape {shape}, these are {here}: set data.channels={shape[0]}"
+            )
+        fitted = from_dict(Stamp, dict(artifact.info["options"]), "stamp")
+        return dataclasses.replace(self, **{name: getattr(fitted, name) for name in _FITTED})
+
+    def _restored(self, task: Task, artifact: Artifact, classes: int) -> tuple[Learner, Weights]:
+        """The learner as meta-training left it, on the target's network, with a head for the target."""
+        device = task.network.program.device
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            found = artifact.tensors.items()
+            return {n.removeprefix(prefix): t.to(device) for n, t in found if n.startswith(prefix)}
+
+        learner = self._learner(task, Rng(0), {**task.network.tensors, **part("reference.")})
+        learner.generator.load_state_dict(part("generator."))
+        return learner, learner.weights(part("network."), classes)
+
+
+def _own(task: Task, head: Head) -> dict[str, Tensor]:
+    """All tensors of the network but the head's, which is new for every data set."""
+    return {n: t.detach() for n, t in task.network.tensors.items() if n not in (head.weight, head.bias)}
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,363 @@
+"""STAMP: gates, costs, sets, meta-training, adaptation; the checks of the notes that a collapsed generator fails."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaprune.cost.soft import SoftCost
+from metaprune.data import Data, TensorSplit
+from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError, NotAvailableError
+from metaprune.methods.artifact import Artifact
+from metaprune.methods.base import Task
+from metaprune.methods.stamp import MetaConfig, Stamp
+from metaprune.methods.stamp.episodes import Pool
+from metaprune.methods.stamp.gates import BetaBernoulli, concrete, kumaraswamy_kl, kumaraswamy_mean
+from metaprune.methods.stamp.generator import SetEncoder, standardised
+from metaprune.methods.stamp.learner import Price
+from metaprune.methods.stamp.meta import jaccard
+from metaprune.models import create
+from metaprune.network import trace
+from metaprune.rng import Rng
+from metaprune.testing.method_suite import small_data, small_network
+from metaprune.values import Budget
+
+QUICK = Stamp(
+    meta=MetaConfig(episodes=6, inner_steps=2, batch_size=24, ways=(2, 4), augment=False, save_every=2),
+    adapt_steps=2, sets=2, set_dim=8, heads=2, hidden=8,
+)  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+
+
+def network(kind="cnn"):
+    return trace(small_network(kind), torch.zeros(2, 1, 28, 28))
+
+
+def learner_of(method=QUICK, kind="cnn"):
+    net = network(kind)
+    learner = method._learner(Task(net, small_data()), Rng(0), net.tensors)
+    method._fill_bank(learner, [Pool(small_data(), "cpu")], Rng(0))
+    return learner
+
+
+# ---------------------------------------------------------------------------------------------------- gates
+
+
+@given(a=st.floats(0.3, 5), b=st.floats(0.3, 5), alpha=st.floats(0.01, 1.0))
+@settings(max_examples=10, deadline=None)
+def test_kl_and_mean_agree_with_monte_carlo(a, b, alpha):
+    draw = torch.Generator().manual_seed(0)
+    u = torch.rand(400_000, generator=draw, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    log_x = torch.log1p(-u.pow(1 / b)) / a
+    log_q = np.log(a * b) + (a - 1) * log_x + (b - 1) * torch.log1p(-torch.exp(a * log_x)).clamp(min=-60)
+    log_p = np.log(alpha) + (alpha - 1) * log_x
+    estimate = log_q - log_p
+    exact = kumaraswamy_kl(torch.tensor(a), torch.tensor(b), alpha)
+    assert abs(float(exact) - float(estimate.mean())) < 6 * float(estimate.std()) / len(u) ** 0.5 + 1e-3
+    assert float(exact) >= -1e-5
+    mean = kumaraswamy_mean(torch.tensor(a), torch.tensor(b))
+    assert abs(float(mean) - float(log_x.exp().mean())) < 3e-3
+
+
+def test_relaxed_gates_become_bernoulli_draws():
+    logits = torch.tensor([-2.0, 0.0, 1.5])
+    with Rng(0).torch_global():
+        hard = torch.stack([concrete(logits, 0.01) for _ in range(4000)])
+    assert torch.allclose(hard.mean(dim=0), torch.sigmoid(logits), atol=0.03)
+    assert ((hard < 0.01) | (hard > 0.99)).float().mean() > 0.9
+
+
+def test_the_prior_starts_at_the_asked_probability():
+    raw = torch.tensor(BetaBernoulli.start(0.8)).repeat(5, 1)
+    assert torch.allclose(BetaBernoulli([raw]).probabilities()[0], torch.full((5,), 0.8), atol=5e-3)
+
+
+# ---------------------------------------------------------------------------------------------------- cost
+
+
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+@pytest.mark.parametrize("metric", ["macs", "params", "memory_mb"])
+def test_soft_cost_is_the_cost_at_whole_widths(kind, metric):
+    net = network(kind)
+    soft, draw = SoftCost(net.cost_model(), metric), np.random.default_rng(0)
+    assert float(soft(torch.from_numpy(net.space.widths.astype(float)))) == pytest.approx(1.0, rel=1e-9)
+    for _ in range(5):
+        widths = draw.integers(1, net.space.widths + 1)
+        found = soft(torch.from_numpy(widths.astype(float)))
+        assert float(found) == pytest.approx(net.cost(widths).metric(metric) / net.cost().metric(metric), rel=1e-9)
+
+
+def test_milliseconds_need_a_table_and_are_its_predictions():
+    net = network()
+    with pytest.raises(NotAvailableError, match="metaprune latency"):
+        SoftCost(net.cost_model(), "latency_ms")
+    net.use_latency(lambda widths: 1.0 + 0.01 * widths.sum(axis=1))
+    soft = SoftCost(net.cost_model(), "latency_ms")
+    widths = torch.from_numpy(net.space.widths / 2.0).requires_grad_()
+    found = soft(widths)
+    found.backward()
+    assert found.item() == pytest.approx((1 + 0.005 * net.space.widths.sum()) / (1 + 0.01 * net.space.widths.sum()))
+    assert widths.grad.tolist() == pytest.approx([0.01 / soft.full] * len(net.space))
+
+
+@pytest.mark.parametrize("metric", ["macs", "params", "memory_mb"])
+def test_soft_cost_has_the_gradient_of_a_channel(metric):
+    net = network()
+    middle = net.space.widths // 2
+    widths = torch.from_numpy(middle.astype(float)).requires_grad_()
+    SoftCost(net.cost_model(), metric)(widths).backward()
+    for g in range(len(net.space)):
+        up, down = middle.copy(), middle.copy()
+        up[g], down[g] = up[g] + 1, down[g] - 1
+        change = (net.cost(up).metric(metric) - net.cost(down).metric(metric)) / 2 / net.cost().metric(metric)
+        assert float(widths.grad[g]) == pytest.approx(change, rel=1e-6, abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------- sets
+
+
+@pytest.mark.parametrize("kind", ["attention", "mean", "classes"])
+def test_the_order_of_a_set_changes_nothing(kind):
+    with Rng(0).torch_global():
+        encoder = SetEncoder(12, 8, 2, kind).double()
+        features, labels = torch.randn(30, 12).double(), torch.randint(0, 4, (30,))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(30))
+    with torch.no_grad():
+        a, b = encoder(features, labels), encoder(features[order], labels[order])
+    assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_permuting_samples_changes_no_probability():
+    learner = learner_of()
+    learner.generator.eval()
+    sample = Pool(small_data(), "cpu").draw(range(10), 40, Rng(0), augment=False)
+    order = torch.from_numpy(np.random.default_rng(1).permutation(40))
+    mixed = dataclasses.replace(sample, args=(sample.args[0][order],), labels=sample.labels[order])
+    for a, b in zip(learner.probabilities([sample]), learner.probabilities([mixed]), strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+
+
+def test_what_all_sets_share_is_taken_out():
+    bank = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 2.0, 1.0]) + 5
+    out = torch.stack([standardised(x, bank) for x in bank])
+    assert torch.allclose(out.mean(dim=0), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(out.std(dim=0), torch.ones(3), rtol=0.1)
+    assert torch.allclose(standardised(bank[0] + 7, bank + 7), out[0], atol=0.1)
+
+
+def test_samples_are_balanced_and_relabelled():
+    pool = Pool(small_data(), "cpu")
+    sample = pool.draw([7, 2, 4], 20, Rng(3), augment=False)
+    assert sorted(torch.bincount(sample.labels).tolist()) == [6, 7, 7]
+    same = pool.draw([7, 2, 4], 20, Rng(3), augment=False, relabel=False)
+    assert torch.equal(torch.tensor([7, 2, 4])[sample.labels], same.labels)
+    assert len(pool.choose((2, 4), Rng(0))) in (2, 3, 4)
+    assert len(pool.choose((50, 90), Rng(0))) == 10
+
+
+def test_few_images_per_class_are_drawn_with_replacement():
+    sample = Pool(small_data(n=20), "cpu").draw(range(5), 60, Rng(0), augment=False)
+    assert torch.bincount(sample.labels).tolist() == [12] * 5
+
+
+# ---------------------------------------------------------------------------------------------------- the generator
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder": "classes"}, {"prior": "beta_bernoulli", "kl_weight": 0.1}])
+def test_every_generator_parameter_has_a_gradient(options):
+    method = dataclasses.replace(QUICK, **options)
+    learner = learner_of(method)
+    pool = Pool(small_data(), "cpu")
+    sample = pool.draw(range(10), 40, Rng(1), augment=False)
+    weights = learner.weights(learner.network.tensors, 10)
+    loss, _ = learner.loss(weights, sample, Price(1.0, 0.0, method.kl_weight))
+    loss.backward()
+    dead = [n for n, p in learner.generator.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+    assert not [n for n in dead if "in_proj" not in n and "self_attn" not in n], dead
+
+
+def test_a_new_head_starts_at_zero_and_the_network_is_left_alone():
+    learner = learner_of()
+    before = {n: t.clone() for n, t in learner.network.tensors.items()}
+    weights = learner.weights(learner.network.tensors, 17)
+    assert {t.shape[0] for t in weights.head.values()} == {17}
+    sample = Pool(small_data(), "cpu").draw(range(10), 20, Rng(0), augment=False)
+    loss, result = learner.loss(weights, sample, Price(0.0, 0.0))
+    assert result.loss == pytest.approx(np.log(17), abs=1e-4)
+    loss.backward()
+    assert all(torch.equal(t, before[n]) for n, t in learner.network.tensors.items())
+
+
+def test_a_network_without_a_linear_head_is_refused():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 10, 26), torch.nn.Flatten()
+    )
+    task = Task(trace(model, torch.zeros(2, 1, 28, 28)), small_data())
+    with pytest.raises(NotAvailableError, match=r"ends in nn\.Linear"):
+        QUICK.propose(task, Budget(params="50%"), Rng(0))
+
+
+# ---------------------------------------------------------------------------------------------------- meta-training
+
+
+def gratings(name, kinds, seed=0, n=60):
+    """Images whose classes are frequencies of stripes of one orientation, or blobs: domains that are easy to tell."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[0:28, 0:28] / 28
+    images, labels = [], []
+    for c in range(4):
+        for _ in range(n):
+            phase, angle = draw.uniform(0, 6.28), {"rows": 0.0, "columns": 1.57, "blobs": 0.78}[kinds]
+            wave = np.sin(6.28 * (c + 1) * 1.7 * (x * np.cos(angle) + y * np.sin(angle)) + phase)
+            if kinds == "blobs":
+                wave = wave * np.sin(6.28 * (c + 1) * 1.7 * (x - y) + phase) ** 8 - 0.5
+            images.append(np.clip(127 + 90 * wave + draw.normal(0, 15, wave.shape), 0, 255))
+            labels.append(c)
+    order = draw.permutation(len(labels))
+    pixels = torch.from_numpy(np.array(images, dtype=np.uint8)[order])[:, None]
+    split = TensorSplit(pixels, torch.from_numpy(np.array(labels)[order]), (0.5,), (0.3,))
+    return Data(name, split, split.take(40), split.take(40), 4, (1, 28, 28), tuple("0123"), f"{name}{seed}")
+
+
+@pytest.fixture(scope="module")
+def conditioned():
+    """Meta-trained on three domains that look unlike; (method with its artifact, network, domains)."""
+    torch.set_num_threads(1)
+    with Rng(1).torch_global():
+        model = create("zoo:resnet8", num_classes=4, in_channels=1, width=0.5)
+    net = trace(model.eval(), torch.zeros(2, 1, 28, 28))
+    domains = [gratings(kind, kind) for kind in ("rows", "columns", "blobs")]
+    method = dataclasses.replace(
+        QUICK,
+        meta=dataclasses.replace(QUICK.meta, episodes=40, inner_steps=3, batch_size=32, ways=(3, 4)),
+        set_dim=16, hidden=16, strength=2.0, target=0.3, adapt_steps=0,
+    )  # fmt: skip
+    artifact = method.fit([Task(net, d) for d in domains], Rng(0))
+    return method.restore(artifact), net, domains
+
+
+def test_masks_follow_the_data(conditioned):
+    """The check that a collapsed generator fails: one task's two samples are more alike than two tasks'."""
+    method, _, _ = conditioned
+    found = method.fitted.info["conditioning"]
+    assert found["jaccard_same"] - found["jaccard_different"] >= 0.1, found
+
+
+def test_twice_the_samples_give_about_the_same_mask(conditioned):
+    method, net, domains = conditioned
+    task = Task(net, domains[0])
+    made = method._as_fitted(task, method.fitted)
+    learner, _ = made._restored(task, method.fitted, 4)
+    pool, masks = Pool(domains[0], "cpu"), []
+    for count in (64, 128):
+        flat = np.concatenate(learner.probabilities([pool.draw(range(4), count, Rng(count), augment=False)]))
+        masks.append(np.argsort(np.argsort(-flat)) < len(flat) // 2)
+    assert jaccard(*masks) >= 0.9
+
+
+def test_kept_cost_falls_with_strength():
+    net, data = network(), small_data()
+    kept = []
+    for strength in (0.0, 3.0, 30.0):
+        meta = dataclasses.replace(QUICK.meta, episodes=12, generator_lr=2e-2, ramp=0.01)
+        artifact = dataclasses.replace(QUICK, strength=strength, target=0.0, meta=meta).fit([Task(net, data)], Rng(0))
+        kept.append(artifact.info["history"]["rows"][-1]["kept_cost"])
+    assert kept[0] > kept[1] > kept[2]
+
+
+@pytest.mark.parametrize("outer", ["reptile", "fomaml"])
+def test_a_killed_meta_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch, outer):
+    net, data = network(), small_data()
+    method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, outer=outer))
+    whole = method.fit([Task(net, data)], Rng(0))
+    task = Task(net, data, folder=tmp_path)
+    drawn, draw = [], Pool.draw
+
+    def killed(self, *args, **kwargs):
+        drawn.append(1)
+        if len(drawn) > 30:  # 16 of them fill the bank
+            raise KeyboardInterrupt
+        return draw(self, *args, **kwargs)
+
+    monkeypatch.setattr(Pool, "draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        method.fit([task], Rng(0))
+    monkeypatch.undo()
+    assert list((tmp_path / "checkpoints" / "stamp").glob("epoch-*"))
+    again = method.fit([task], Rng(0))
+    assert all(torch.equal(t, whole.tensors[n]) for n, t in again.tensors.items())
+    assert again.info["history"] == whole.info["history"]
+
+
+def test_a_generator_that_sees_nothing_is_a_fixed_mask_and_a_blind_one_is_reported():
+    net, data = network(), small_data()
+    static = dataclasses.replace(QUICK, use_set=False, use_activations=False).fit([Task(net, data)], Rng(0))
+    assert static.info["conditioning"]["margin"] == 0
+    blind = dataclasses.replace(QUICK, use_activations=False)
+    learned = blind.fit([Task(net, data)], Rng(0))
+    dead = {n: torch.zeros_like(t) if "bodies" in n else t for n, t in learned.tensors.items()}
+    task = Task(net, data)
+    learner, _ = blind._restored(task, Artifact("stamp", dead, learned.info), 10)
+    with pytest.warns(CollapseWarning, match="about the same mask"):
+        blind._conditioning(learner, [Pool(data, "cpu")], Rng(0))
+
+
+# ---------------------------------------------------------------------------------------------------- adaptation
+
+
+def test_artifacts_come_back_and_the_proposal_is_the_same(conditioned, tmp_path):
+    method, net, domains = conditioned
+    method.fitted.save(tmp_path)
+    again = method.restore(Artifact.load(tmp_path, "stamp"))
+    plans = [m.propose(Task(net, domains[1]), Budget(params="30%"), Rng(4)) for m in (method, again)]
+    assert plans[0].plan == plans[1].plan
+    assert all(torch.equal(t, plans[1].weights[n]) for n, t in plans[0].weights.items())
+
+
+def test_threshold_is_the_generators_own_size_or_an_error(conditioned):
+    method, net, domains = conditioned
+    task, own = Task(net, domains[0]), dataclasses.replace(method, freeze="threshold")
+    plan = own.propose(task, Budget(params="99%"), Rng(0)).plan
+    assert net.cost(plan).params < net.cost().params
+    with pytest.raises(InfeasibleBudgetError, match="the generator's own mask exceeds"):
+        own.propose(task, Budget(params="3%"), Rng(0))
+
+
+def test_structure_hands_over_no_weights(conditioned):
+    method, net, domains = conditioned
+    found = dataclasses.replace(method, variant="structure").propose(
+        Task(net, domains[0]), Budget(params="30%"), Rng(0)
+    )
+    assert found.weights is None
+    assert found.plan.keep
+
+
+def test_bad_targets(conditioned):
+    method, net, domains = conditioned
+    one = dataclasses.replace(domains[0], train=domains[0].train.subset(np.flatnonzero(domains[0].train.labels == 1)))
+    for data, error, text in (
+        (one, DataError, "at least 2"),
+        (dataclasses.replace(domains[0], input_shape=(3, 28, 28)), DataError, "data.channels=1"),
+    ):
+        with pytest.raises(error, match=text):
+            method.propose(Task(net, data), Budget(params="30%"), Rng(0))
+    with pytest.raises(ConfigError, match="another space"):
+        method.propose(Task(network(), domains[0]), Budget(params="30%"), Rng(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"meta": MetaConfig(ways=(1, 3))}, "at least 2"),
+        ({"kl_weight": 1.0}, "beta_bernoulli"),
+        ({"encoder": "atention"}, "Did you mean 'attention'"),
+        ({"keep": 1.5}, "stamp.keep"),
+        ({"adapt_steps": -1}, "stamp.adapt_steps"),
+    ],
+)
+def test_wrong_options(options, text):
+    with pytest.raises(ConfigError, match=text):
+        Stamp(**options)
