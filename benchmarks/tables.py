@@ -15,6 +15,7 @@ from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
 from pruningnet_tables import budgets_table, cost_table, rank_table, speed_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import curve_table, targets_table  # noqa: E402
+from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
 
 
 def methods_table() -> str:
@@ -77,6 +78,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "stamp-targets": targets_table,
     "stamp-curve": curve_table,
     "stamp-cost": stamp_cost_table,
+    "stamp-speed": stamp_speed_table,
 }
 
 

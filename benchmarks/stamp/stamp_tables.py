@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-STUDY = Path(__file__).parent / "resnet8.json"
+STUDY, SPEED = Path(__file__).parent / "resnet8.json", Path(__file__).parent / "speed.json"
 NO_RESULTS = "No results yet."
 CURVE = ("STAMP", "random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
 
@@ -102,3 +102,21 @@ def cost_table(budget: str = "25%") -> str:
         f"\nMeta-training, once: {once['macs']:.2e} MACs, {once['seconds']:,.0f} s; paid back in MACs after {even}. "
         "CPU seconds include evaluation on the test split, cutting and proving.",
     ])  # fmt: skip
+
+
+def speed_table() -> str:
+    """Time of a training step beside its MACs."""
+    if not SPEED.exists():
+        return NO_RESULTS
+    report = json.loads(SPEED.read_text())
+    kinds = list(next(iter(report["networks"].values())))
+    head = f"step of batch {report['batch']}, one CPU thread: ms (share of the full step's time; of its MACs)"
+    lines = [f"| {head} | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    for name, row in report["networks"].items():
+        cells = []
+        for kind in kinds:
+            share = row[kind]["macs_ratio"]
+            of = "" if share is None else f"; {share:.2f}"
+            cells.append(f"{row[kind]['ms']:.0f} ({row[kind]['time_ratio']:.2f}{of})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from metaprune.report import rows as data
-from metaprune.report import search_rows
+from metaprune.report import search_rows, stamp_rows
 from metaprune.report.plots import figures
 from metaprune.report.search_plots import search_figures
+from metaprune.report.stamp_plots import stamp_figures
 from metaprune.report.units import duration
 
 _HERE = Path(__file__).parent
@@ -29,11 +30,12 @@ def render_report(record: data.Record) -> str:
     )
     drawn = [_drawn(key, caption, figure) for key, caption, figure in figures(record)]
     searched = [_drawn(key, caption, figure, note) for key, caption, note, figure in search_figures(record)]
+    stamped = [_drawn(key, caption, figure, note) for key, caption, note, figure in stamp_figures(record)]
     space = record.get("space") or {}
     groups = data.group_rows(record)
     return environment.get_template("report.html.jinja").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()) if drawn or searched else "",
+        plotly=Markup(get_plotlyjs()) if drawn or searched or stamped else "",
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
@@ -44,6 +46,9 @@ def render_report(record: data.Record) -> str:
         search_text=search_rows.search_text(record),
         search_facts=search_rows.fact_rows(record),
         search_figures=searched,
+        stamp_text=stamp_rows.stamp_text(record),
+        stamp_facts=stamp_rows.fact_rows(record),
+        stamp_figures=stamped,
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
         locks=data.lock_rows(record),

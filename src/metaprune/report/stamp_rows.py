@@ -1,0 +1,142 @@
+"""What STAMP learned and did -> rows of plain data: episodes, masks, phases, facts.
+
+Like `metaprune.report.rows`, it takes a record of which any part may be missing, and imports neither torch nor plotly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metaprune.report.rows import GroupRow, PhaseRow, Record, group_rows, phase_rows
+from metaprune.report.search_rows import FactRow, _effort, _mapping, _sequence
+from metaprune.report.units import finite, percentage
+
+COLLAPSED = 0.02
+"""Least margin of a generator that reads its data set; as in `metaprune.methods.stamp.method`, which imports torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRow:
+    """One episode of meta-training; figures that the record lacks are None.
+
+    kept_cost: expected share of the full cost. variety: 1 - Jaccard with the mask of the episode before.
+    """
+
+    number: int
+    data: str
+    ways: int | None
+    loss: float | None
+    kept_cost: float | None
+    variety: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRow:
+    """One channel group. probabilities: to be kept, highest first. group: None where the record does not know it."""
+
+    name: str
+    probabilities: tuple[float, ...]
+    group: GroupRow | None
+
+
+def episode_rows(record: Record) -> list[EpisodeRow]:
+    """All episodes that hold a figure, in order."""
+    rows = []
+    history = _sequence(_mapping(_meta(record).get("history")).get("rows"))
+    for i, row in enumerate(map(_mapping, history), start=1):
+        loss, kept, alike = (finite(row.get(k)) for k in ("loss", "kept_cost", "jaccard_with_previous"))
+        if loss is None and kept is None and alike is None:
+            continue
+        number, ways = int(finite(row.get("episode")) or i), finite(row.get("ways"))
+        variety = None if alike is None else 1 - alike
+        named = str(row.get("data") or "")
+        rows.append(EpisodeRow(number, named, None if ways is None else int(ways), loss, kept, variety))
+    return rows
+
+
+def mask_rows(record: Record) -> list[MaskRow]:
+    """Keep probabilities per channel group, in the order of the network."""
+    groups = {group.name: group for group in group_rows(record)}
+    rows = []
+    for name, values in _mapping(_stamp(record).get("probabilities")).items():
+        known = [p for value in _sequence(values) if (p := finite(value)) is not None]
+        if known:
+            rows.append(MaskRow(name, tuple(sorted(known, reverse=True)), groups.get(name)))
+    return rows
+
+
+def timeline_rows(record: Record) -> list[PhaseRow]:
+    """Wall time from the data set to the small network, in the order of the run; meta-training is not in it."""
+    if not _stamp(record):
+        return []
+    found = {**_mapping(record.get("seconds")), **_mapping(_stamp(record).get("seconds"))}
+    return phase_rows({"seconds": {name: found.get(name) for name in ("adapt", "encode", "cut", "recover")}})
+
+
+def stamp_text(record: Record) -> str:
+    """`Meta-trained over 300 episodes, adapted in 20 steps, 24.9% of MACs kept`; what is not known is left out."""
+    episodes, steps, kept = len(episode_rows(record)), len(_steps(record)), finite(_stamp(record).get("kept_macs"))
+    parts = [f"meta-trained over {_counted(episodes, 'episode')}"] if episodes else []
+    parts += [f"adapted in {_counted(steps, 'step')}"] if steps else []
+    parts += [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def fact_rows(record: Record) -> list[FactRow]:
+    """The small table: how much masks depend on the data, the adaptation, and what all stages took."""
+    found, meta = _stamp(record), _meta(record)
+    macs, seconds = _mapping(found.get("macs")), _mapping(found.get("seconds"))
+    rows = [*_conditioning_facts(record), *_adaptation_facts(record)]
+    for key, detail in (
+        ("adapt", "reading, forward and backward of every step"),
+        ("encode", "reading the data set for the final mask, forward only"),
+    ):
+        rows += _effort(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
+    return [*rows, *_effort("Meta-training (paid once)", meta, "reading, forward and backward of every step")]
+
+
+def _conditioning_facts(record: Record) -> list[FactRow]:
+    told = _mapping(_meta(record).get("conditioning"))
+    same, other, margin, tasks = (
+        finite(told.get(k)) for k in ("jaccard_same", "jaccard_different", "margin", "tasks")
+    )  # fmt: skip
+    count = f"; {_counted(int(tasks), 'task')}" if tasks is not None else ""
+    rows = []
+    if same is not None:
+        rows.append(FactRow("Jaccard within tasks", f"{same:.3f}", f"masks of two samples of one task{count}"))
+    if other is not None:
+        rows.append(FactRow("Jaccard between tasks", f"{other:.3f}", f"masks of different tasks{count}"))
+    if margin is not None:
+        detail = "within less between: how much the mask depends on the data set"
+        if margin < COLLAPSED:
+            detail = "collapsed: every data set gets about the same mask"
+        rows.append(FactRow("Margin", f"{margin:.3f}", detail))
+    return rows
+
+
+def _adaptation_facts(record: Record) -> list[FactRow]:
+    if not isinstance(_stamp(record).get("adaptation"), list):
+        return []
+    steps = _steps(record)
+    ends = [(n, finite(step.get("loss"))) for n, step in (("first", steps[0]), ("last", steps[-1]))] if steps else []
+    detail = ", ".join(f"{loss:.3f} in the {name}" for name, loss in ends if loss is not None)
+    return [FactRow("Adaptation steps", f"{len(steps):,}", f"loss {detail}" if detail else "")]
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' if count != 1 else ''}"
+
+
+def _steps(record: Record) -> list[Mapping[str, Any]]:
+    return [_mapping(step) for step in _sequence(_stamp(record).get("adaptation"))]
+
+
+def _meta(record: Record) -> Mapping[str, Any]:
+    return _mapping(_stamp(record).get("meta_training"))
+
+
+def _stamp(record: Record) -> Mapping[str, Any]:
+    return _mapping(_mapping(record.get("method_details")).get("stamp"))
