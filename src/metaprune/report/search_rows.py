@@ -69,9 +69,9 @@ class FactRow:
 def scored(record: Record) -> list[Scored]:
     """All candidates with a score, in the order of evaluation."""
     found = _part(record, "search")
-    costs = _sequence(_mapping(found.get("costs")).get(cost_metric(record) or ""))
+    costs = list_or_empty(mapping_or_empty(found.get("costs")).get(cost_metric(record) or ""))
     rows = []
-    for i, value in enumerate(_sequence(found.get("scores"))):
+    for i, value in enumerate(list_or_empty(found.get("scores"))):
         score = finite(value)
         if score is not None:
             rows.append(Scored(i, score, finite(costs[i]) if i < len(costs) else None))
@@ -86,7 +86,7 @@ def winner(record: Record) -> Scored | None:
 
 def cost_metric(record: Record) -> str | None:
     """The cost that candidates are drawn over: latency where the budget bounds it, else MACs, else what is bounded."""
-    costs, bounds = _mapping(_part(record, "search").get("costs")), _mapping(record.get("bounds"))
+    costs, bounds = mapping_or_empty(_part(record, "search").get("costs")), mapping_or_empty(record.get("bounds"))
     bounded = [m for m in ("latency_ms", "macs", *bounds) if m in bounds and m in costs]
     return next(iter([*bounded, *(m for m in ("macs",) if m in costs)]), None)
 
@@ -124,8 +124,8 @@ def front_rows(record: Record) -> list[Scored]:
 def keep_rows(record: Record) -> list[KeepRow]:
     """Kept shares per channel group, in the order of the network; empty without a winner."""
     found, best = _part(record, "search"), winner(record)
-    groups = [str(name) for name in _sequence(found.get("groups"))]
-    widths = [_sequence(row) for row in _sequence(found.get("widths"))]
+    groups = [str(name) for name in list_or_empty(found.get("groups"))]
+    widths = [list_or_empty(row) for row in list_or_empty(found.get("widths"))]
     full = {row.name: row.before for row in group_rows(record)}
     if best is None or best.index >= len(widths) or len(widths[best.index]) != len(groups):
         return []
@@ -142,10 +142,10 @@ def keep_rows(record: Record) -> list[KeepRow]:
 
 def latency_fit(record: Record) -> LatencyFit | None:
     """The error of the latency table, as the table itself tells it; None without one."""
-    error = _mapping(_mapping(record.get("latency_table")).get("error"))
+    error = mapping_or_empty(mapping_or_empty(record.get("latency_table")).get("error"))
     pairs = [
         (p, m)
-        for pair in map(_sequence, _sequence(error.get("pairs")))
+        for pair in map(list_or_empty, list_or_empty(error.get("pairs")))
         if len(pair) == 2 and (p := finite(pair[0])) is not None and (m := finite(pair[1])) is not None
     ]
     if not pairs:
@@ -181,7 +181,7 @@ _WEIGHTS = {
 
 def _fit_facts(record: Record) -> list[FactRow]:
     fit = _part(record, "fit")
-    options, split = _mapping(fit.get("options")), _mapping(fit.get("split"))
+    options, split = mapping_or_empty(fit.get("options")), mapping_or_empty(fit.get("split"))
     rows = []
     weights, sampling = str(options.get("weights") or ""), str(options.get("sampling") or "")
     if weights:
@@ -207,7 +207,7 @@ def _fit_facts(record: Record) -> list[FactRow]:
         )
     elif held:
         rows.append(FactRow("Sub-validation", str(held), "the data's own validation split scores structures"))
-    return [*rows, *_effort("Fit", fit, "expected: meta-training, forward and backward")]
+    return [*rows, *effort_rows("Fit", fit, "expected: meta-training, forward and backward")]
 
 
 def _search_facts(record: Record) -> list[FactRow]:
@@ -220,22 +220,22 @@ def _search_facts(record: Record) -> list[FactRow]:
         rows.append(FactRow("Structures scored", f"{count:,}", f"by {found.get('searcher') or 'a search'}{by}"))
     if best is not None:
         rows.append(FactRow("Best score", percentage(best.score), f"on sub-validation; structure {best.index + 1:,}"))
-    rows += _effort("Search", found, "calibration and scoring of every structure, forward only")
-    propose = finite(_mapping(record.get("seconds")).get("propose"))
+    rows += effort_rows("Search", found, "calibration and scoring of every structure, forward only")
+    propose = finite(mapping_or_empty(record.get("seconds")).get("propose"))
     if found and propose is not None and finite(found.get("seconds")) is None:
         detail = "the whole phase “propose”: the fit too, unless a finished one was loaded"
         rows.append(FactRow("Search: wall time", duration(propose), detail))
     return rows
 
 
-def _effort(what: str, part: Mapping[str, Any], detail: str) -> list[FactRow]:
+def effort_rows(what: str, part: Mapping[str, Any], detail: str) -> list[FactRow]:
     macs, seconds = finite(part.get("macs")), finite(part.get("seconds"))
     rows = [FactRow(f"{what}: MACs", quantity(macs), detail)] if macs is not None else []
     return rows + ([FactRow(f"{what}: wall time", duration(seconds))] if seconds is not None else [])
 
 
 def _table_facts(record: Record) -> list[FactRow]:
-    table, fit = _mapping(record.get("latency_table")), latency_fit(record)
+    table, fit = mapping_or_empty(record.get("latency_table")), latency_fit(record)
     rows = []
     if table:
         batch = f"batch {table['batch']}" if table.get("batch") is not None else ""
@@ -245,7 +245,7 @@ def _table_facts(record: Record) -> list[FactRow]:
         spread = f"90% of structures within {percentage(fit.p90_error, 1)}; " if fit.p90_error is not None else ""
         count = f"{len(fit.pairs):,} random structure{'s' if len(fit.pairs) != 1 else ''}"
         rows.append(FactRow("Error of the table", percentage(fit.median_error, 1), f"median; {spread}{count}"))
-    predicted = finite(_mapping(record.get("latency_ms")).get("predicted"))
+    predicted = finite(mapping_or_empty(record.get("latency_ms")).get("predicted"))
     if predicted is not None:
         detail = "what the table says of the pruned network; the time measured in this run is in the first table"
         rows.append(FactRow("Predicted latency", milliseconds(predicted), detail))
@@ -253,12 +253,12 @@ def _table_facts(record: Record) -> list[FactRow]:
 
 
 def _part(record: Record, name: str) -> Mapping[str, Any]:
-    return _mapping(_mapping(record.get("method_details")).get(name))
+    return mapping_or_empty(mapping_or_empty(record.get("method_details")).get(name))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping_or_empty(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _sequence(value: Any) -> Sequence[Any]:
+def list_or_empty(value: Any) -> Sequence[Any]:
     return value if isinstance(value, Sequence) and not isinstance(value, str) else ()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metaprune.report.rows import GroupRow, PhaseRow, Record, group_rows, phase_rows
-from metaprune.report.search_rows import FactRow, _effort, _mapping, _sequence
+from metaprune.report.search_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
 from metaprune.report.units import finite, percentage
 
 COLLAPSED = 0.02
@@ -44,8 +44,8 @@ class MaskRow:
 def episode_rows(record: Record) -> list[EpisodeRow]:
     """All episodes that hold a figure, in order."""
     rows = []
-    history = _sequence(_mapping(_meta(record).get("history")).get("rows"))
-    for i, row in enumerate(map(_mapping, history), start=1):
+    history = list_or_empty(mapping_or_empty(_meta(record).get("history")).get("rows"))
+    for i, row in enumerate(map(mapping_or_empty, history), start=1):
         loss, kept, alike = (finite(row.get(k)) for k in ("loss", "kept_cost", "jaccard_with_previous"))
         if loss is None and kept is None and alike is None:
             continue
@@ -60,8 +60,8 @@ def mask_rows(record: Record) -> list[MaskRow]:
     """Keep probabilities per channel group, in the order of the network."""
     groups = {group.name: group for group in group_rows(record)}
     rows = []
-    for name, values in _mapping(_stamp(record).get("probabilities")).items():
-        known = [p for value in _sequence(values) if (p := finite(value)) is not None]
+    for name, values in mapping_or_empty(_stamp(record).get("probabilities")).items():
+        known = [p for value in list_or_empty(values) if (p := finite(value)) is not None]
         if known:
             rows.append(MaskRow(name, tuple(sorted(known, reverse=True)), groups.get(name)))
     return rows
@@ -71,7 +71,7 @@ def timeline_rows(record: Record) -> list[PhaseRow]:
     """Wall time from the data set to the small network, in the order of the run; meta-training is not in it."""
     if not _stamp(record):
         return []
-    found = {**_mapping(record.get("seconds")), **_mapping(_stamp(record).get("seconds"))}
+    found = {**mapping_or_empty(record.get("seconds")), **mapping_or_empty(_stamp(record).get("seconds"))}
     return phase_rows({"seconds": {name: found.get(name) for name in ("adapt", "encode", "cut", "recover")}})
 
 
@@ -88,18 +88,18 @@ def stamp_text(record: Record) -> str:
 def fact_rows(record: Record) -> list[FactRow]:
     """The small table: how much masks depend on the data, the adaptation, and what all stages took."""
     found, meta = _stamp(record), _meta(record)
-    macs, seconds = _mapping(found.get("macs")), _mapping(found.get("seconds"))
+    macs, seconds = mapping_or_empty(found.get("macs")), mapping_or_empty(found.get("seconds"))
     rows = [*_conditioning_facts(record), *_adaptation_facts(record)]
     for key, detail in (
         ("adapt", "reading, forward and backward of every step"),
         ("encode", "reading the data set for the final mask, forward only"),
     ):
-        rows += _effort(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
-    return [*rows, *_effort("Meta-training (paid once)", meta, "reading, forward and backward of every step")]
+        rows += effort_rows(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
+    return [*rows, *effort_rows("Meta-training (paid once)", meta, "reading, forward and backward of every step")]
 
 
 def _conditioning_facts(record: Record) -> list[FactRow]:
-    told = _mapping(_meta(record).get("conditioning"))
+    told = mapping_or_empty(_meta(record).get("conditioning"))
     same, other, margin, tasks = (
         finite(told.get(k)) for k in ("jaccard_same", "jaccard_different", "margin", "tasks")
     )  # fmt: skip
@@ -131,12 +131,12 @@ def _counted(count: int, word: str) -> str:
 
 
 def _steps(record: Record) -> list[Mapping[str, Any]]:
-    return [_mapping(step) for step in _sequence(_stamp(record).get("adaptation"))]
+    return [mapping_or_empty(step) for step in list_or_empty(_stamp(record).get("adaptation"))]
 
 
 def _meta(record: Record) -> Mapping[str, Any]:
-    return _mapping(_stamp(record).get("meta_training"))
+    return mapping_or_empty(_stamp(record).get("meta_training"))
 
 
 def _stamp(record: Record) -> Mapping[str, Any]:
-    return _mapping(_mapping(record.get("method_details")).get("stamp"))
+    return mapping_or_empty(mapping_or_empty(record.get("method_details")).get("stamp"))
