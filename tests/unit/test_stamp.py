@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 
 from metaprune.cost.soft import SoftCost
 from metaprune.data import Data, TensorSplit
-from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError, NotAvailableError
+from metaprune.errors import (
+    CollapseWarning,
+    ConfigError,
+    DataError,
+    InfeasibleBudgetError,
+    NotAvailableError,
+    TrainingDivergedError,
+)
 from metaprune.methods.artifact import Artifact
 from metaprune.methods.base import Task
 from metaprune.methods.stamp import MetaConfig, Stamp
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.gates import BetaBernoulli, concrete, kumaraswamy_kl, kumaraswamy_mean
 from metaprune.methods.stamp.generator import SetEncoder, standardised
-from metaprune.methods.stamp.learner import Price
+from metaprune.methods.stamp.learner import Price, gradient_step, sgd
 from metaprune.methods.stamp.meta import jaccard
 from metaprune.models import create
 from metaprune.network import trace
@@ -333,6 +340,17 @@ def test_structure_hands_over_no_weights(conditioned):
     )
     assert found.weights is None
     assert found.plan.keep
+
+
+def test_a_diverging_step_says_so():
+    learner = learner_of()
+    weights = learner.weights(learner.network.tensors, 10)
+    sample = Pool(small_data(), "cpu").draw(range(10), 20, Rng(0), augment=False)
+    broken = dataclasses.replace(sample, args=(sample.args[0] * float("nan"),))
+    before = {n: t.clone() for n, t in weights.leaves.items()}
+    with pytest.raises(TrainingDivergedError, match=r"Lower meta\.lr"):
+        gradient_step(learner, weights, (sgd(weights, 0.1, 0.1),), broken, Rng(0), Price(1.0, 0.0))
+    assert all(torch.equal(t, before[n]) for n, t in weights.leaves.items())
 
 
 def test_bad_targets(conditioned):

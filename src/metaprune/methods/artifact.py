@@ -59,3 +59,22 @@ class Artifact:
                     f"the artifact was fitted with another {key.replace('_', ' ')} ({self.info.get(key)!r}; here "
                     f"{value!r}): use the recipe it was made with, or fit again"
                 )
+
+
+def earlier_artifact(
+    method: str, fitted: Artifact | None, path: str | None, folder: Path | None, **expected: Any
+) -> Artifact | None:
+    """The artifact a method was given (itself, or its folder), or the one that an earlier start of this run left.
+
+    Raises:
+        ConfigError: it cannot be read, or what an earlier start left is not as `expected`.
+    """
+    if fitted is not None:
+        return fitted
+    if path is not None:
+        return Artifact.load(path, method)
+    if folder is None or not (folder / INFO).is_file():
+        return None
+    found = Artifact.load(folder, method)
+    found.require(**expected)
+    return found

@@ -24,7 +24,7 @@ from metaprune.data import Data, Split
 from metaprune.data.splits import SPLIT_RNG, hold_out, without
 from metaprune.errors import ConfigError, DataError
 from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact
+from metaprune.methods.artifact import Artifact, earlier_artifact
 from metaprune.methods.base import Task
 from metaprune.methods.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
@@ -228,13 +228,9 @@ class PruningNet:
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
         """The given artifact, the one that an earlier start of this run left, or a new one."""
-        if self.fitted is not None:
-            return self.fitted
-        if self.artifact is not None:
-            return Artifact.load(self.artifact, self.name)
-        if task.folder is not None and (task.folder / "artifact.json").is_file():
-            found = Artifact.load(task.folder, self.name)
-            found.require(options=self._fit_options(), seed=[rng.seed, *rng.path], **self._origin(task))
+        expected = {"options": self._fit_options(), "seed": [rng.seed, *rng.path], **self._origin(task)}
+        found = earlier_artifact(self.name, self.fitted, self.artifact, task.folder, **expected)
+        if found is not None:
             return found
         artifact = self.fit([task], rng)
         if task.folder is not None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from metaprune.cost.soft import SoftCost
 from metaprune.elastic.gated import Gated
+from metaprune.errors import TrainingDivergedError
 from metaprune.methods.stamp.episodes import Sample
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.reader import Head, Reader
@@ -120,6 +121,11 @@ def gradient_step(
     """One update of weights, head and generator; the draw of the gates comes from `rng`."""
     with rng.torch_global():
         loss, result = learner.loss(weights, sample, price)
+    if not torch.isfinite(loss):
+        raise TrainingDivergedError(
+            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower meta.lr or "
+            "meta.head_lr, and check the inputs for NaN"
+        )
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     loss.backward()

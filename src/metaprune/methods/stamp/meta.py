@@ -33,15 +33,15 @@ class MetaConfig:
     """Gradient steps of an episode."""
     batch_size: int = 128
     """Samples of a step; the set that the mask is generated from is the same batch."""
-    lr: float = 0.01
+    lr: float = 0.05
     """Learning rate of the weights (SGD)."""
-    head_lr: float = 0.1
+    head_lr: float = 0.3
     """Learning rate of the head, which starts at zero in every episode (SGD)."""
     generator_lr: float = 3e-3
     """Learning rate of the mask generator (Adam)."""
     outer: Outer = "reptile"
     """reptile: the weights move towards those at the end of an episode; fomaml: against the gradient taken there."""
-    outer_lr: float = 0.2
+    outer_lr: float = 1.0
     """Step of the weights towards an episode's; falls to zero along a line."""
     ramp: float = 0.25
     """Share of the episodes in which the strength of the cost rises from zero."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from metaprune.data import load_data
 from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
 from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact
+from metaprune.methods.artifact import Artifact, earlier_artifact
 from metaprune.methods.base import Task
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
@@ -304,13 +304,12 @@ class Stamp:
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
         """The given artifact, the one that an earlier start of this run left, or a new one on the task's own data."""
-        if self.fitted is not None:
-            return self.fitted
-        if self.artifact is not None:
-            return Artifact.load(self.artifact, self.name)
-        if task.folder is not None and (task.folder / "artifact.json").is_file():
-            found = Artifact.load(task.folder, self.name)
-            found.require(options=self._fit_options(), seed=[rng.seed, *rng.path])
+        data = task.require_data(self.name)
+        given = self.fitted is not None or self.artifact is not None
+        origin = [] if given else [[d.name, d.digest] for d in (data, *self._more(task))]
+        expected = {"options": self._fit_options(), "seed": [rng.seed, *rng.path], "data": origin}
+        found = earlier_artifact(self.name, self.fitted, self.artifact, task.folder, **expected)
+        if found is not None:
             return found
         artifact = self.fit([task], rng)
         if task.folder is not None:
