@@ -39,7 +39,7 @@ def budgets_table() -> str:
     config = report["config"]
     return "\n".join(lines) + (
         f"\n\n{config['network']}, {config['images']:,} images of {config['data'][8:]}, every structure trained "
-        f" from scratch with the same {config['final']['epochs']:g} epochs, 10,000 test images; mean (lowest to "
+        f"from scratch with the same {config['final']['epochs']:g} epochs, 10,000 test images; mean (lowest to "
         "highest seed; number of seeds)."
     )
 
@@ -72,8 +72,10 @@ def rank_table() -> str:
         known = [i for i in among if i in values]
         if len(known) < 5:
             return ""
-        accuracy = np.array([trained[i]["accuracy"] for i in known])
-        return f"{spearman(np.array([values[i] for i in known]), accuracy):.2f}"
+        scores = np.array([values[i] for i in known])
+        if np.ptp(scores) == 0:
+            return "all scores equal"
+        return f"{spearman(scores, np.array([trained[i]['accuracy'] for i in known])):.2f}"
 
     for backend in dict.fromkeys(b for b, _ in scores):
         with_bn = {i: r["score"] for i, r in scores[backend, "bn"].items()}
@@ -96,7 +98,7 @@ def cost_table() -> str:
         if kind == "fit":
             parts[f"fit: {label}"].append((row["cpu_s"], row["macs"]))
         if kind == "search":
-            parts[f"search, {row['evaluated']} structures or fewer: {label}"].append((row["cpu_s"], row["macs"]))
+            parts[f"search: {label}"].append((row["cpu_s"], row["macs"]))
         if kind == "budget":
             parts["training one structure"].append((row["cpu_s"], row["train_macs"]))
     for name, values in parts.items():
