@@ -29,6 +29,13 @@ def test_full_width_is_the_model_in_both_modes(network, x):
         assert torch.equal(trained, again.train()(x))
 
 
+def test_a_view_of_another_layout_runs():
+    """Traced from contiguous inputs, a flattening is a view; of channels-last images it has to be a copy."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 16, 4)).eval()
+    net, images = trace(model, torch.zeros(2, 3, 6, 6)), torch.randn(5, 3, 6, 6)
+    assert torch.allclose(net.run(images.to(memory_format=torch.channels_last)), model(images), atol=1e-5)
+
+
 def test_sliced_masked_and_supplied_weights_agree(network, x):
     plan = random_plan(network.space, 0.5, 0)
     alive = network.survivors(plan)

@@ -224,3 +224,24 @@ def test_timm_options_and_shape():
         pytest.skip(str(error))
     assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 6)
     assert default_input_shape("timm:resnet18", model)[1:] == (224, 224)
+
+
+def test_new_head_loads_all_but_the_classifier(tmp_path):
+    source, target = net(3), net(7)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    before = snapshot(target)
+    with pytest.raises(WeightsError, match="other shape"):
+        load_weights(target, tmp_path / "w.safetensors")
+    assert same(before, snapshot(target))
+    load_weights(target, tmp_path / "w.safetensors", new_head=True)
+    after = target.state_dict()
+    assert torch.equal(after["0.weight"], source[0].weight)
+    assert torch.equal(after["2.weight"], before["2.weight"])
+
+
+def test_new_head_hides_no_other_difference(tmp_path):
+    save_file(
+        nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)).state_dict(), tmp_path / "w.safetensors"
+    )
+    with pytest.raises(WeightsError, match="other shape"):
+        load_weights(net(7), tmp_path / "w.safetensors", new_head=True)

@@ -12,7 +12,7 @@ from train_fakes import FakeData, FakeSplit, blobs, cnn, data, mlp, same, weight
 
 from metaprune.errors import ConfigError, DataError, TrainingDivergedError
 from metaprune.rng import Rng
-from metaprune.train.batch import logits_of
+from metaprune.train.batch import channels_last, logits_of
 from metaprune.train.config import TrainConfig
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import make_optimizer, train
@@ -264,3 +264,33 @@ def test_one_log_line_per_epoch_without_a_terminal(caplog):
         train(mlp(), data(), TrainConfig(epochs=2, batch_size=16), rng=Rng(0), device="cpu", label="recover")
     assert len(caplog.messages) == 2
     assert caplog.messages[1].startswith("recover epoch 2/2: loss")
+
+
+def test_channels_last_is_the_same_training_in_another_layout():
+    layouts = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, x):
+            layouts.append(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous())
+            return super().forward(x)
+
+    models = []
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(Watched(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Watched(4, 8, 3), nn.Flatten())
+        model.append(nn.Linear(8 * 4, 3))
+        layouts.clear()
+        fit(model, data(48, shape=(3, 6, 6)), epochs=1, augment=False, channels_last=wanted)
+        assert any(layouts) == wanted
+        models.append(model)
+    for a, b in zip(*(m.state_dict().values() for m in models), strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=1e-4)
+
+
+def test_channels_last_reaches_images_inside_batches_alone():
+    image, tokens = torch.randn(2, 3, 4, 4), torch.randint(0, 5, (2, 3, 4, 4))
+    found = channels_last({"pixels": image, "rest": (tokens, image[0])})
+    assert found["pixels"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found["pixels"], image)
+    assert found["rest"][0] is tokens
+    assert found["rest"][1].is_contiguous()
