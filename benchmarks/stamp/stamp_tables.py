@@ -63,18 +63,16 @@ def targets_table(budget: str = "25%") -> str:
 
 
 def curve_table() -> str:
-    """Accuracy against kept parameters: mean over targets and seeds."""
+    """Accuracy against kept parameters."""
     if not STUDY.exists():
         return NO_RESULTS
     rows = _rows()
     budgets = sorted({k[1] for k in rows if k[1] != "100%"}, key=lambda b: -float(b[:-1]))
-    lines = [f"| mean over targets | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
-    for label in CURVE:
-        cells = []
-        for budget in budgets:
-            values = [100 * r["accuracy"] for k, rs in rows.items() if k[1:] == (budget, label) for r in rs]
-            cells.append(f"{statistics.mean(values):.1f}% ({len(values)} runs)" if values else "")
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines = [f"| by kept parameters | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
+    for target in dict.fromkeys(k[0] for k in rows):
+        for label in CURVE:
+            cells = [_spread(rows.get((target, budget, label), [])) for budget in budgets]
+            lines.append(f"| {target}: {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
