@@ -55,7 +55,8 @@ def cpu_ms(calls: Sequence[Callable[[], Any]]) -> float:
 
 def steps(network: mp.Network, shape: tuple[int, ...], batch: int) -> dict[str, float]:
     """Milliseconds of one training step, plain and of the PruningNet."""
-    x, y = torch.randn(batch, *shape), torch.randint(0, 10, (batch,))
+    # the supernet lays images out channels-last, so the plain step gets them so
+    x, y = torch.randn(batch, *shape).to(memory_format=torch.channels_last), torch.randint(0, 10, (batch,))
     loss = supernet_loss(0.1, False)
     found: dict[str, float] = {}
     drawn = Codec(network.space).random(40, np.random.default_rng(0))
