@@ -128,7 +128,7 @@ class Fitted:
             self.config, budget=budget, method=MethodConfig(name=self.config.method.name, options=options), train=None,
             model=_with_dense(self.config, self.folder).model,
         )  # fmt: skip
-        name = "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")
+        name = _in_path(budget)
         searcher = self.session.method.search.searcher
         place = folder or self.folder / "networks" / (name if searcher == "evolution" else f"{name}-{searcher}")
         method = dataclasses.replace(self.session.method, artifact=str(self.folder), storage=self.session.storage)
@@ -175,9 +175,13 @@ def adapt(
         config, data=data, budget=budget, train=None, recover=recover, model=model,
         method=MethodConfig(name=Stamp.name, options=options),
     )  # fmt: skip
-    bounds = "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")
-    place = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{bounds}"
+    place = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{_in_path(budget)}"
     return run(config, place, progress=progress), place
+
+
+def _in_path(budget: Budget) -> str:
+    """`macs-50pct_params-1000000`."""
+    return "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")
 
 
 def _fitted_config(folder: Path, overrides: dict[str, Any], method: str) -> RunConfig:

@@ -37,7 +37,7 @@ def first(output):
     return next(x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point())
 
 
-def check(model, args, kwargs):
+def assert_hard_gates_are_the_cut(model, args, kwargs):
     model = perturb(model.eval()).double()
     args, kwargs = doubles(args), doubles(kwargs or {})
     network = trace(model, args, kwargs)
@@ -54,13 +54,13 @@ def check(model, args, kwargs):
 @pytest.mark.parametrize("name", TOYS)
 def test_hard_gates_are_the_cut_on_toys(name):
     example = toy(name)
-    check(example.model, example.args, example.kwargs)
+    assert_hard_gates_are_the_cut(example.model, example.args, example.kwargs)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_hard_gates_are_the_cut(name):
     model, args, kwargs = build(name)
-    check(model, args, kwargs)
+    assert_hard_gates_are_the_cut(model, args, kwargs)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vit_micro"])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from metaprune.elastic.masked import UNIFORM
+from metaprune.elastic.masked import UNIFORM, run_step
 from metaprune.elastic.program import Program, Step
 from metaprune.graph.call import Consumed, Fact, Survivors, alias_kind, bound_arguments
 from metaprune.graph.capture import Captured, op_name
@@ -28,6 +28,7 @@ class Place:
     """A dimension of an operand; row i is multiplied by the product of the gates `slots[i]` (the last slot is 1)."""
 
     where: Consumed
+    number: int  # of the argument among the operator's
     slots: np.ndarray  # int64 [rows, k]
 
 
@@ -82,13 +83,8 @@ class Gated:
 
         def call(step: Step, a: list, k: dict) -> Any:
             for place in self.places.get(step.node.name, ()):
-                _multiply(step, a, k, place.where, product_of(values, place.slots))
-            fact = self._labelled.facts[step.node.name]
-            if fact.masked is None:
-                return step.target(*a, **k)
-            schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)
-            defaults = {x.name: x.default_value for x in schema}
-            return fact.masked({**defaults, **dict(zip([x.name for x in schema], a, strict=False)), **k}, alive)
+                _multiply(place, a, k, product_of(values, place.slots))
+            return run_step(step, self._labelled.facts[step.node.name], a, k, alive)
 
         structure = self._program.structure(key="full", training=training)
         return self._program.run(structure, tensors, args, dict(kwargs), call)
@@ -101,7 +97,12 @@ class Gated:
         found = [(c, self.slots(_label_at(self._labelled, node, c))) for c in fact.consumed]
         if not fact.consumed and (alias_kind(node.target) != "view" or op_name(node.target) in UNIFORM):
             found = self._reduced(node, fact)
-        return [Place(where, slots) for where, slots in found if slots is not None and (slots != self._none).any()]
+        names = list(bound_arguments(node))
+        return [
+            Place(where, names.index(where.argument), slots)
+            for where, slots in found
+            if slots is not None and (slots != self._none).any()
+        ]
 
     def _reduced(self, node: fx.Node, fact: Fact) -> list[tuple[Consumed, np.ndarray | None]]:
         """Of an operator that is no product: channels of its operands that its result does not have, each once."""
@@ -136,11 +137,11 @@ def _label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
     return None if labels is None else labels[where.dim]
 
 
-def _multiply(step: Step, args: list, kwargs: dict, where: Consumed, gate: Tensor) -> None:
+def _multiply(at: Place, args: list, kwargs: dict, gate: Tensor) -> None:
     """Multiply one operand of a call along one dimension, in `args` or `kwargs`."""
-    number = list(bound_arguments(step.node)).index(where.argument)
-    place: Any = args if number < len(args) else kwargs
-    key: Any = number if number < len(args) else where.argument
+    where = at.where
+    place: Any = args if at.number < len(args) else kwargs
+    key: Any = at.number if at.number < len(args) else where.argument
     operand = place[key] if where.position is None else place[key][where.position]
     dim = where.dim % operand.dim()
     product = operand * gate.to(operand.dtype).reshape(-1, *[1] * (operand.dim() - 1 - dim))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metaprune.elastic.program import Program, Step, Structure
-from metaprune.graph.call import Labels, Survivors, alias_kind
+from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
 from metaprune.graph.capture import op_name
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.rules.norm import survivors_mask
@@ -53,6 +53,15 @@ class MaskedTensors(Mapping[str, torch.Tensor]):
         return len(self._tensors)
 
 
+def run_step(step: Step, fact: Fact, args: list, kwargs: dict, alive: Survivors) -> Any:
+    """The operator itself or, where its statistics go over channels, its reference among the survivors."""
+    if fact.masked is None:
+        return step.target(*args, **kwargs)
+    schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)
+    defaults = {x.name: x.default_value for x in schema}
+    return fact.masked({**defaults, **dict(zip([x.name for x in schema], args, strict=False)), **kwargs}, alive)
+
+
 def run_masked(
     program: Program,
     structure: Structure,
@@ -66,13 +75,7 @@ def run_masked(
 
     def call(step: Step, a: list, k: dict) -> Any:
         fact = labelled.facts[step.node.name]
-        if fact.masked is not None:
-            schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)
-            names = [x.name for x in schema]
-            defaults = {x.name: x.default_value for x in schema}
-            out = fact.masked({**defaults, **dict(zip(names, a, strict=False)), **k}, alive)
-        else:
-            out = step.target(*a, **k)
+        out = run_step(step, fact, a, k, alive)
         kind = alias_kind(step.target)
         if kind == "view" and op_name(step.target) not in UNIFORM:
             return out

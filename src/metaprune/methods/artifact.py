@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,20 +62,30 @@ class Artifact:
                 )
 
 
-def earlier_artifact(
-    method: str, fitted: Artifact | None, path: str | None, folder: Path | None, **expected: Any
-) -> Artifact | None:
-    """The artifact a method was given (itself, or its folder), or the one that an earlier start of this run left.
+def found_or_fitted(
+    method: str, given: Artifact | str | None, folder: Path | None, expected: Callable[[], Mapping[str, Any]],
+    fit: Callable[[], Artifact],
+) -> Artifact:  # fmt: skip
+    """The artifact a method was given (itself, or its folder), the one that an earlier start left in `folder`, or a
+    new one, which is saved there.
 
     Raises:
         ConfigError: it cannot be read, or what an earlier start left is not as `expected`.
     """
-    if fitted is not None:
-        return fitted
-    if path is not None:
-        return Artifact.load(path, method)
-    if folder is None or not (folder / INFO).is_file():
-        return None
-    found = Artifact.load(folder, method)
-    found.require(**expected)
-    return found
+    if isinstance(given, Artifact):
+        return given
+    if given is not None:
+        return Artifact.load(given, method)
+    if folder is not None and (folder / INFO).is_file():
+        found = Artifact.load(folder, method)
+        found.require(**expected())
+        return found
+    artifact = fit()
+    if folder is not None:
+        artifact.save(folder)
+    return artifact
+
+
+def plain(value: Any) -> Any:
+    """As it comes back from JSON; dataclasses and mappings become dicts, tuples lists."""
+    return json.loads(json.dumps(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value, default=dict))  # type: ignore[arg-type]

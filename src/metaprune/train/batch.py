@@ -72,7 +72,7 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
 def channels_last(inputs: Any) -> Any:
     """A batch with its images [B, C, H, W] laid out channels-last; convolutions keep the layout from there on.
 
-    On CPUs a training step of a thin MobileNet takes 0.5x to 0.7x of the time, a ResNet's 0.7x.
+    Faster on CPUs, most so for depthwise convolutions.
     """
     if isinstance(inputs, Tensor):
         images = inputs.dim() == 4 and inputs.is_floating_point()

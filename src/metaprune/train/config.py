@@ -61,7 +61,6 @@ class TrainConfig:
     """auto: bf16 on a GPU that has it, fp16 on other CUDA GPUs, no elsewhere."""
     augment: bool = True
     """Augment the training samples as the data source defines it."""
-
     channels_last: bool = False
     """Images in channels-last layout: faster on CPUs, and on GPUs in half precision; a model that calls `.view` on
     feature maps needs `.reshape` there."""

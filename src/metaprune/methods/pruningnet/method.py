@@ -24,7 +24,7 @@ from metaprune.data import Data, Split
 from metaprune.data.splits import SPLIT_RNG, hold_out, without
 from metaprune.errors import ConfigError, DataError
 from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact, earlier_artifact
+from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
@@ -145,7 +145,7 @@ class PruningNet:
             progress=task.progress, label="fit", identity={"pruningnet": self._fit_options()},
         )  # fmt: skip
         info = {
-            "space": task.network.space.digest(), "constraints": _plain(task.constraints),
+            "space": task.network.space.digest(), "constraints": plain(task.constraints),
             "options": self._fit_options(), "data": data.name, **self._origin(task), "seed": [rng.seed, *rng.path],
             "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
             "genes": len(codec.genes), "parameters": sum(p.numel() for p in supernet.parameters()),
@@ -164,7 +164,7 @@ class PruningNet:
 
     def _fit_options(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in _FITTED}
-        return _plain({**found, "train": dataclasses.asdict(self.train)})
+        return plain({**found, "train": dataclasses.asdict(self.train)})
 
     def _fit_macs(self, task: Task, codec: Codec, samples: int, rng: Rng) -> float:
         """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
@@ -207,7 +207,7 @@ class PruningNet:
             ConfigError: the artifact is of another network, or of data without the held-out images.
         """
         origin = self._origin(task)  # held-out images are indices: of other data they would be images that were seen
-        artifact.require(space=task.network.space.digest(), constraints=_plain(task.constraints), **origin)
+        artifact.require(space=task.network.space.digest(), constraints=plain(task.constraints), **origin)
         made = dataclasses.replace(self, **_from_json(artifact.info["options"]))
         order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
         codec = Codec(task.network.space, task.constraints, made.grid, order)
@@ -227,15 +227,11 @@ class PruningNet:
     # ------------------------------------------------------------------------------------------ parts
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
-        """The given artifact, the one that an earlier start of this run left, or a new one."""
-        expected = {"options": self._fit_options(), "seed": [rng.seed, *rng.path], **self._origin(task)}
-        found = earlier_artifact(self.name, self.fitted, self.artifact, task.folder, **expected)
-        if found is not None:
-            return found
-        artifact = self.fit([task], rng)
-        if task.folder is not None:
-            artifact.save(task.folder)
-        return artifact
+        return found_or_fitted(
+            self.name, self.artifact if self.fitted is None else self.fitted, task.folder,
+            lambda: {"options": self._fit_options(), "seed": [rng.seed, *rng.path], **self._origin(task)},
+            lambda: self.fit([task], rng),
+        )  # fmt: skip
 
     def _origin(self, task: Task) -> dict[str, str]:
         """What an artifact was made from, besides options."""
@@ -361,11 +357,6 @@ def _calibration(split: Split, count: int, batch_size: int, device: torch.device
         if seen >= count:
             break
     return found
-
-
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value, default=dict))  # type: ignore[arg-type]
 
 
 def _from_json(options: Mapping[str, Any]) -> dict[str, Any]:

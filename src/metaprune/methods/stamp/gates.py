@@ -38,8 +38,6 @@ def kumaraswamy_mean(a: Tensor, b: Tensor) -> Tensor:
 class Bernoulli:
     """Independent keep probabilities sigmoid(logits)."""
 
-    outputs = 1
-
     def __init__(self, raw: Sequence[Tensor]):
         self._logits = [r[..., 0] for r in raw]
 
@@ -61,7 +59,6 @@ class Bernoulli:
 class BetaBernoulli:
     """pi ~ Kumaraswamy(a, b), gate ~ Bernoulli(pi), with a sparse prior Beta(alpha, 1) on pi."""
 
-    outputs = 2
     alpha = 1e-4
 
     def __init__(self, raw: Sequence[Tensor]):

@@ -9,7 +9,6 @@ set, a generator meta-learned over subsets of a reference set, a few gradient st
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from torch import Tensor
 from metaprune.data import load_data
 from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
 from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact, earlier_artifact
+from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
@@ -165,7 +164,7 @@ class Stamp:
 
     def _fit_options(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in _FITTED}
-        return _plain({**found, "meta": dataclasses.asdict(self.meta)})
+        return plain({**found, "meta": dataclasses.asdict(self.meta)})
 
     def _fill_bank(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> None:
         """Reference sets by which all later sets are standardised: of all domains in turns, random classes."""
@@ -303,18 +302,15 @@ class Stamp:
         return Learner(task.network, generator, reference, self.metric, self.temperature)
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
-        """The given artifact, the one that an earlier start of this run left, or a new one on the task's own data."""
-        data = task.require_data(self.name)
-        given = self.fitted is not None or self.artifact is not None
-        origin = [] if given else [[d.name, d.digest] for d in (data, *self._more(task))]
-        expected = {"options": self._fit_options(), "seed": [rng.seed, *rng.path], "data": origin}
-        found = earlier_artifact(self.name, self.fitted, self.artifact, task.folder, **expected)
-        if found is not None:
-            return found
-        artifact = self.fit([task], rng)
-        if task.folder is not None:
-            artifact.save(task.folder)
-        return artifact
+        """A new one is meta-trained on the task's own data."""
+
+        def expected() -> dict[str, Any]:
+            data = [task.require_data(self.name), *self._more(task)]
+            origin = [[d.name, d.digest] for d in data]
+            return {"options": self._fit_options(), "seed": [rng.seed, *rng.path], "data": origin}
+
+        given = self.artifact if self.fitted is None else self.fitted
+        return found_or_fitted(self.name, given, task.folder, expected, lambda: self.fit([task], rng))
 
     def _as_fitted(self, task: Task, artifact: Artifact) -> Stamp:
         """This method with the options that the artifact was fitted with.
@@ -347,8 +343,3 @@ class Stamp:
 def _own(task: Task, head: Head) -> dict[str, Tensor]:
     """All tensors of the network but the head's, which is new for every data set."""
     return {n: t.detach() for n, t in task.network.tensors.items() if n not in (head.weight, head.bias)}
-
-
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
-    return json.loads(json.dumps(value))

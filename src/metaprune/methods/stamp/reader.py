@@ -59,6 +59,7 @@ class _Tap:
 
     group: int
     argument: str
+    number: int  # of the argument among the operator's
     dim: int
     channel: np.ndarray
 
@@ -71,17 +72,16 @@ class Reader:
         self._taps: dict[str, list[_Tap]] = {}
         open_groups = set(range(len(network.space)))
         ends = np.cumsum([0, *gated.widths])
-        for name in gated.places:
-            node = next(n for n in network.captured.graph.nodes if n.name == name)
-            for tap in self._found(node, gated, ends):
+        for node in network.captured.graph.nodes:
+            for tap in self._found(node, gated, ends) if node.name in gated.places else ():
                 if tap.group in open_groups:
                     open_groups.discard(tap.group)
-                    self._taps.setdefault(name, []).append(tap)
+                    self._taps.setdefault(node.name, []).append(tap)
 
     def _found(self, node: fx.Node, gated: Gated, ends: np.ndarray) -> list[_Tap]:
         wanted = set(np.concatenate([place.slots.ravel() for place in gated.places[node.name]]).tolist())
         found = []
-        for argument, value in bound_arguments(node).items():
+        for number, (argument, value) in enumerate(bound_arguments(node).items()):
             if not isinstance(value, fx.Node) or value.name in self.network.captured.sources:
                 continue
             labels = self.network.labelled.facts[value.name].labels
@@ -93,7 +93,7 @@ class Reader:
                     inside = (slots >= ends[g]) & (slots < ends[g + 1])
                     if inside.any() and wanted.intersection(slots[inside].tolist()):
                         channel = np.where(inside.any(axis=1), (slots * inside).max(axis=1) - ends[g], -1)
-                        found.append(_Tap(g, argument, dim, channel))
+                        found.append(_Tap(g, argument, number, dim, channel))
         return found
 
     @torch.no_grad()
@@ -103,10 +103,8 @@ class Reader:
 
         def call(step: Step, a: list, k: dict) -> Any:
             name = step.node.name
-            names = list(bound_arguments(step.node)) if name in self._taps or name == self.head.node else []
             for tap in self._taps.get(name, ()):
-                number = names.index(tap.argument)
-                seen[tap.group] = _pooled(a[number] if number < len(a) else k[tap.argument], tap)
+                seen[tap.group] = _pooled(a[tap.number] if tap.number < len(a) else k[tap.argument], tap)
             if name == self.head.node:
                 features.append(a[0])
             return step.target(*a, **k)
