@@ -86,9 +86,12 @@ class Survivors:
         key = id(label)
         if key not in self._rows:
             final = self._atoms.final(label)
-            everything = np.ones(len(label), dtype=bool)
-            self._rows[key] = everything if final is None else np.asarray(self._alive[final].all(axis=1))
+            self._rows[key] = np.ones(len(label), dtype=bool) if final is None else self.rows_of(final)
         return self._rows[key]
+
+    def rows_of(self, final: np.ndarray) -> np.ndarray:
+        """As `rows`, of a label that is in its final form."""
+        return np.asarray(self._alive[final].all(axis=1))
 
     def count(self, label: np.ndarray) -> int:
         return int(self.rows(label).sum())

@@ -1,0 +1,1 @@
+"""Graph metanetwork: rewrite a network so that pruning hurts less."""

@@ -1,0 +1,75 @@
+"""Which node a channel is: rows of labels by number, and their places in the sites that a value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metaprune.graph.labels import Label
+
+
+class Keys:
+    """One number per set of atoms, the same wherever it occurs; locked rows are -1 - row."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, ...], int] = {}
+
+    def of(self, final: Label, n: int) -> np.ndarray:
+        """int64 [n] for a label in its final form."""
+        locked = -1 - np.arange(n)
+        if final is None:
+            return locked
+        rows, inverse = np.unique(np.sort(final, axis=1), axis=0, return_inverse=True)
+        found = np.array([self._number(tuple(int(a) for a in row if a >= 0)) for row in rows], dtype=np.int64)
+        keys = found[inverse.reshape(-1)]
+        return np.where(keys < 0, locked, keys)
+
+    def _number(self, atoms: tuple[int, ...]) -> int:
+        return self._numbers.setdefault(atoms, len(self._numbers)) if atoms else -1
+
+
+def occurrence(keys: np.ndarray) -> np.ndarray:
+    """int64 [n]: how many times each key came before."""
+    order = np.argsort(keys, kind="stable")
+    ranked = keys[order]
+    new = np.r_[True, ranked[1:] != ranked[:-1]] if len(keys) else np.empty(0, dtype=bool)
+    start = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
+    found = np.empty(len(keys), dtype=np.int64)
+    found[order] = np.arange(len(keys)) - start
+    return found
+
+
+def places(wanted: np.ndarray, offered: Sequence[np.ndarray]) -> np.ndarray:
+    """Positions of `wanted` keys in the concatenation of `offered` ones; -1 where there is none.
+
+    The last offer that has a key wins. A key that is wanted more often than it is offered (a flattened feature map) has
+    its occurrences shared out in order. Locked rows have no name but their number: they are found if one offer, or all
+    of them in a row, is as long as what is wanted, or divides it.
+    """
+    found = np.full(len(wanted), -1, dtype=np.int64)
+    start = 0
+    for keys in offered:
+        here = _places_in(wanted, keys)
+        found = np.where(here >= 0, start + here, found)
+        start += len(keys)
+    if (wanted < 0).all() and (found < 0).any() and start and len(wanted) % start == 0:
+        return np.arange(len(wanted)) // (len(wanted) // start)
+    return found
+
+
+def _places_in(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    n, m = len(wanted), len(keys)
+    if not n or not m:
+        return np.full(n, -1, dtype=np.int64)
+    if (wanted < 0).all():
+        fits = (keys < 0).all() and n % m == 0
+        return np.arange(n) // (n // m) if fits else np.full(n, -1, dtype=np.int64)
+    order = np.argsort(keys, kind="stable")
+    unique, first, have = np.unique(keys[order], return_index=True, return_counts=True)
+    at = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
+    hit = (unique[at] == wanted) & ((wanted >= 0) | (n == m))
+    _, inverse, times = np.unique(wanted, return_inverse=True, return_counts=True)
+    step = np.maximum(1, times[inverse.reshape(-1)] // have[at])
+    nth = np.minimum(occurrence(wanted) // step, have[at] - 1)
+    return np.where(hit, order[first[at] + nth], -1)

@@ -1,0 +1,481 @@
+"""`wire`: one pass over a traced graph that finds its sites, edges and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from metaprune.graph.call import alias_kind, bound_arguments
+from metaprune.graph.capture import module_of, op_name
+from metaprune.graph.labels import Label
+from metaprune.graph.roles import HEADS, KV_HEADS
+from metaprune.graph.rules.elementwise import is_pointwise
+from metaprune.methods.metagraph.keys import Keys, places
+from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Site, Wiring
+from metaprune.network import Network
+
+KERNEL = 7  # kernels up to 7 x 7 lie in one grid by their centres; what else has several values per pair is listed after
+SLOTS = KERNEL * KERNEL + MAX_FEATURES
+
+_CONVS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_MATRICES = ("linear", "matmul", "mm", "addmm")
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+_VECTORS = ("weight", "bias", "running_mean", "running_var")
+_ADDS = ("add", "add_", "sub", "sub_")
+_CASTS = ("to", "_to_copy", "float", "double", "half", "type_as", "expand", "expand_as", "contiguous")
+_LINEAR = (*_CASTS, "dropout", "dropout_", "feature_dropout", "clone", "getitem", "mul", "mul_", "div", "div_")
+_SLICES = ("slice", "narrow", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
+_PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+ACTIVATIONS = ("none", "relu", "gelu", "silu", "sigmoid", "tanh", "other")
+_SMOOTH = {"relu": "relu", "relu6": "relu", "hardtanh": "relu", "leaky_relu": "relu", "gelu": "gelu", "silu": "silu",
+           "hardswish": "silu", "mish": "silu", "sigmoid": "sigmoid", "hardsigmoid": "sigmoid", "tanh": "tanh"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Entries of one parameter or buffer, reached by views only: positions has the value's shape."""
+
+    name: str
+    positions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some nodes of a site (all of them, until something slices them), with their keys."""
+
+    site: int
+    nodes: np.ndarray
+    keys: np.ndarray
+
+
+@dataclass(frozen=True)
+class Value:
+    """parts: whose channels it carries, latest last. open: straight from its layer, nothing but a norm in between.
+
+    own: the value is the model's, not the data's; constant: which entries, where that is known.
+    """
+
+    parts: tuple[int, ...] = ()
+    open: bool = False
+    own: bool = False
+    constant: Constant | None = None
+    pieces: tuple[int, ...] = ()  # of an operator with several results, the part of each
+
+
+def wire(network: Network) -> Wiring:
+    """The graph of a traced network.
+
+    Never fails: what no rule places is listed in `Wiring.uncovered` (parameters) or becomes nodes without a producer.
+    """
+    return _Builder(network).build()
+
+
+class _Builder:
+    def __init__(self, network: Network):
+        self.network, self.captured, self.labelled = network, network.captured, network.labelled
+        self.keys = Keys()
+        self.values: dict[fx.Node, Value] = {}
+        self.sites: list[Site] = []
+        self.parts: list[Part] = []
+        self.edges: list[Edges] = []
+        self.attributes: list[Attribute] = []
+        self.same: dict[int, Tensor] = {}  # site that was joined to another -> the nodes it became
+        self.seen = {n: torch.zeros(t.numel(), dtype=torch.bool) for n, t in network.tensors.items()}
+
+    def build(self) -> Wiring:
+        for node in self.captured.graph.nodes:
+            self.values[node] = self._value(node)
+        self._heads()
+        number = self._numbers()
+        sites, first = [], 0
+        for i, site in enumerate(self.sites):
+            if i not in self.same:
+                sites.append(Site(site.name, site.kind, first, site.size, site.final, site.depth, site.activation))
+                first += site.size
+        edges = tuple(
+            Edges(e.name, e.kind, number[e.out], number[e.into], e.parameter, e.positions, e.slots, e.stride)
+            for e in self.edges
+        )
+        attributes = tuple(
+            Attribute(a.kind, number[a.nodes], a.parameter, a.positions, a.written) for a in self.attributes
+        )
+        left = {n: int((~self.seen[n]).sum()) for n, t in self.network.tensors.items() if isinstance(t, nn.Parameter)}
+        return Wiring(tuple(sites), edges, attributes, first, {n: k for n, k in left.items() if k})
+
+    def _numbers(self) -> Tensor:
+        """New number of every node, after sites were joined."""
+        total = sum(s.size for s in self.sites)
+        number = torch.full((total,), -1)
+        count = 0
+        for i, site in enumerate(self.sites):
+            if i not in self.same:
+                number[site.first : site.first + site.size] = torch.arange(count, count + site.size)
+                count += site.size
+        for i in reversed(list(self.same)):  # what was joined last may be joined to something itself
+            site = self.sites[i]
+            number[site.first : site.first + site.size] = number[self.same[i]]
+        return number
+
+    # ------------------------------------------------------------------------------------------ values
+
+    def _value(self, node: fx.Node) -> Value:
+        if node.op == "placeholder":
+            name = self.captured.sources.get(node.name)
+            if name is None:
+                return Value()
+            tensor = self.captured.tensors[name]
+            return Value(own=True, constant=Constant(name, torch.arange(tensor.numel()).view(tensor.shape)))
+        if node.op != "call_function":
+            return Value(own=node.op == "get_attr")
+        inputs = [self.values[n] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+        if inputs and all(v.own for v in inputs):
+            return Value(own=True, constant=self._derived(node))
+        name, bound = op_name(node.target), bound_arguments(node)
+        if name in (*_CONVS, *_MATRICES, "embedding") and (found := self._layer(node, name, bound)) is not None:
+            return found
+        if name in _NORMS:
+            return self._norm(node, name, bound)
+        if name in _SLICES and (found := self._sliced(node, bound)) is not None:
+            return found
+        if name == "getitem" and (pieces := self.values[node.args[0]].pieces):  # type: ignore[index]
+            return Value((pieces[node.args[1]],))  # type: ignore[index]
+        return self._other(node, name)
+
+    def _derived(self, node: fx.Node) -> Constant | None:
+        """Views are done to the positions; of other operators a result of the same shape is taken for the parameter's."""
+        known = [v.constant for n in node.all_input_nodes if (v := self.values[n]).constant is not None]
+        if not known:
+            return None
+        name = op_name(node.target)
+        shape = self._shape(node)
+        if name in _CASTS:
+            return known[0]
+        if alias_kind(node.target) == "view" or name in ("reshape", "clone"):
+            if len(node.all_input_nodes) > 1 or shape is None:
+                return None
+            positions = {n: self.values[n].constant.positions for n in node.all_input_nodes}  # type: ignore[union-attr]
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: positions[n])
+            found = node.target(*args, **kwargs)  # type: ignore[operator]
+            return Constant(known[0].name, found) if isinstance(found, Tensor) else None
+        return next((c for c in known if tuple(c.positions.shape) == shape), None)
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        value = node.meta.get("val")
+        return self.captured.concrete(value) if isinstance(value, Tensor) else None
+
+    def _label(self, node: fx.Node, dim: int) -> Label:
+        """Final label of one dimension."""
+        labels = self.labelled.facts[node.name].labels
+        raw = labels[0][dim] if labels and labels[0] is not None else None
+        return None if raw is None else self.labelled.atoms.final(raw)
+
+    def _sliced(self, node: fx.Node, bound: dict[str, Any]) -> Value | None:
+        """Parts of the channels: packed queries, keys and values, halves of a gated layer. None along other dimensions."""
+        x = next(iter(bound.values()))
+        value, shape, dim = self.values[x], self._shape(x), bound["dim"]
+        if not value.parts or shape is None:
+            return None
+        found = self._found(value.parts, self.keys.of(self._label(x, dim), shape[dim]))
+        if (found < 0).any() or len(np.unique(found)) < len(found):
+            return None
+        flat = torch.from_numpy(found).view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))])
+        args = [flat if a is x else a for a in node.args]
+        if any(isinstance(a, fx.Node) for a in args[1:]):
+            return None
+        out = node.target(*args, **node.kwargs)  # type: ignore[operator]
+        several = isinstance(out, (list, tuple))
+        pieces = []
+        for i, piece in enumerate(out if several else [out]):
+            labels = self.labelled.facts[node.name].labels[i]
+            raw = None if labels is None else labels[dim]
+            final = None if raw is None else self.labelled.atoms.final(raw)
+            nodes = piece.reshape(-1).numpy()
+            site = int(np.searchsorted([s.first for s in self.sites], nodes[0], side="right")) - 1
+            pieces.append(self._part(site, nodes, self.keys.of(final, len(nodes))))
+        return Value(pieces=tuple(pieces)) if several else Value(tuple(pieces))
+
+    # ------------------------------------------------------------------------------------------ layers
+
+    def _layer(self, node: fx.Node, name: str, bound: dict[str, Any]) -> Value | None:
+        """A product of the data with weights: a new site, its edges and its bias. None if it is something else."""
+        x, weight, bias = self._operands(name, bound)
+        if x is None or self.values[x].own or not self.values[weight].own:
+            return None
+        shape, out_shape = self._shape(weight), self._shape(node)
+        assert shape is not None and out_shape is not None
+        spatial = len(shape) - 2 if name in _CONVS else 0
+        dim = len(out_shape) - spatial - 1
+        site = self._site(module_of(node) or name, name, out_shape[dim], self._label(node, dim), self.values[x].parts)
+        constant = self.values[weight].constant
+        if name == "embedding":
+            if constant is not None:
+                self._attribute(f"{name}.weight", constant, site, constant.positions.t())
+        else:
+            self._kernel(node, name, bound, x, constant, shape, site)
+        if isinstance(bias, fx.Node) and (own := self.values[bias].constant) is not None and own.positions.dim() == 1:
+            self._attribute("bias", own, site, own.positions[:, None])
+        return Value((site,), open=True)
+
+    def _operands(self, name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """(data, weight, bias)."""
+        if name == "embedding":
+            return bound["indices"], bound["weight"], None
+        if name in _CONVS or name == "linear":
+            return bound["input"], bound["weight"], bound["bias"]
+        arguments = list(bound.values())
+        bias, (x, weight) = (arguments[0], arguments[1:3]) if name == "addmm" else (None, arguments[:2])
+        return (x, weight, bias) if len(self._shape(weight) or ()) == 2 else (None, None, None)
+
+    def _kernel(
+        self, node: fx.Node, name: str, bound: dict[str, Any], x: fx.Node, constant: Constant | None,
+        shape: tuple[int, ...], site: int,
+    ) -> None:  # fmt: skip
+        """Edges of a layer: its weights as [groups, outputs, inputs, kernel]."""
+        transposed = name.startswith("conv_transpose") or bool(bound.get("transposed"))
+        groups, kernel = bound.get("groups") or 1, int(np.prod(shape[2:], dtype=int)) if name in _CONVS else 1
+        outputs, in_shape = len(self.parts[site].nodes) // groups, self._shape(x)
+        assert in_shape is not None
+        dim = len(in_shape) - (len(shape) - 2 if name in _CONVS else 0) - 1
+        into = self._nodes(x, dim, in_shape[dim]).reshape(groups, -1)
+        size, stride = shape[2:] if name in _CONVS else (), bound.get("stride")
+        stride = max(stride) if isinstance(stride, (list, tuple)) and stride else 1
+        out = self._own_nodes(site).reshape(groups, outputs)
+        kind = ("grouped" if groups > 1 else "conv") if name in _CONVS else "linear"
+        if constant is None or tuple(constant.positions.shape) != shape:
+            return
+        p = constant.positions
+        if transposed:
+            p = p.reshape(groups, into.shape[1], outputs, kernel).transpose(1, 2)
+        elif name in ("matmul", "mm", "addmm"):
+            p = p.t().reshape(1, outputs, -1, 1)
+        else:
+            p = p.reshape(groups, outputs, -1, kernel)
+        into, p = _folded(into, p)
+        taps = p.shape[3]
+        if taps > MAX_FEATURES or not self._claim(constant.name, p):
+            return
+        slots = _taps(size if taps == kernel else (), taps)
+        title = module_of(node) or constant.name
+        self.edges.append(Edges(title, kind, out, into, constant.name, p.contiguous(), slots, stride))
+
+    def _claim(self, name: str, positions: Tensor) -> bool:
+        """Whether these entries are in the graph for the first time: tied weights are encoded once."""
+        seen, flat = self.seen[name], positions.reshape(-1)
+        if seen[flat].any():
+            return False
+        seen[flat] = True
+        return True
+
+    def _attribute(self, kind: str, constant: Constant, site: int, positions: Tensor, nodes: Tensor | None = None) -> None:
+        """positions [n, features], one row per node of the site (or of `nodes`)."""
+        nodes = self._own_nodes(site) if nodes is None else nodes
+        tensor = self.network.tensors[constant.name]
+        fits = len(positions) == len(nodes) and positions.shape[1] <= MAX_FEATURES // 4 and tensor.is_floating_point()
+        if fits and self._claim(constant.name, positions):
+            written = isinstance(tensor, nn.Parameter)
+            self.attributes.append(Attribute(kind, nodes, constant.name, positions.contiguous(), written))
+
+    def _norm(self, node: fx.Node, name: str, bound: dict[str, Any]) -> Value:
+        """Belongs to the layer it follows; where others read the same value, it gets nodes of its own."""
+        x = bound["input"]
+        value, shape = self.values[x], self._shape(node)
+        assert shape is not None
+        held = {n: self.values[bound[n]].constant for n in _VECTORS if isinstance(bound.get(n), fx.Node)}
+        known = {n: c for n, c in held.items() if c is not None and c.positions.dim() == 1}
+        dim = len(shape) - 1 if name in ("layer_norm", "rms_norm") else 1
+        if not known or len(next(iter(known.values())).positions) != shape[dim]:
+            return Value(value.parts, value.open and _alone(x))
+        if len(value.parts) == 1 and _alone(x) and len(self.parts[value.parts[0]].nodes) == shape[dim]:
+            site = value.parts[0]
+        else:
+            site = self._site(module_of(node) or name, name, shape[dim], self._label(node, dim), value.parts)
+            self._identity(value.parts, site, "identity")
+        for vector, constant in known.items():
+            self._attribute(f"{name}.{vector}", constant, site, constant.positions[:, None])
+        return Value((site,), value.open and _alone(x))
+
+    # ------------------------------------------------------------------------------------------ everything else
+
+    def _other(self, node: fx.Node, name: str) -> Value:
+        data = [n for n in node.all_input_nodes if not self.values[n].own and self.values[n].parts]
+        found = self._joined(node, name, data)
+        for operand in node.all_input_nodes:
+            own = self.values[operand].constant
+            if own is not None and found.parts and (is_pointwise(node.target) or name in (*_ADDS, "cat", "prelu")):
+                self._vector(node, "scale" if name.startswith("mul") else "other", own, found.parts)
+        name = name.removesuffix("_")
+        if is_pointwise(node.target) and len(data) == 1 and len(node.all_input_nodes) == 1 and name in _SMOOTH:
+            for site in (self.sites[self.parts[i].site] for i in found.parts):
+                if site.activation == "none":
+                    site.activation = _SMOOTH[name]
+        return found
+
+    def _joined(self, node: fx.Node, name: str, data: list[fx.Node]) -> Value:
+        sites = tuple(dict.fromkeys(s for n in data for s in self.values[n].parts))
+        if len(data) < 2:
+            open_ = bool(data) and self.values[data[0]].open and _alone(data[0])
+            return Value(sites, open_ and (name in _LINEAR or alias_kind(node.target) == "view"))
+        if name in _PRODUCTS:
+            self._pairs(self.values[data[0]].parts, self.values[data[1]].parts)
+            last = self.values[data[-1] if name == "scaled_dot_product_attention" else data[1]].parts
+            return Value(last if name == "scaled_dot_product_attention" else tuple(dict.fromkeys((*sites, *last))))
+        if not is_pointwise(node.target) and name not in _ADDS:
+            return Value(sites)
+        a, b = (self.values[n] for n in data[:2])
+        if set(a.parts) <= set(b.parts) or set(b.parts) <= set(a.parts):
+            return Value(sites)
+        if name not in _ADDS:
+            self._pairs(a.parts, b.parts)
+            return Value(a.parts if len(a.parts) >= len(b.parts) else b.parts)
+        return self._added(node, (a, data[0]), (b, data[1]))
+
+    def _added(self, node: fx.Node, *operands: tuple[Value, fx.Node]) -> Value:
+        """Layers that are only summed share their nodes; a value that is also read elsewhere comes by identity edges."""
+        straight = [v.parts[0] for v, n in operands if v.open and _alone(n) and len(v.parts) == 1]
+        if len(straight) == 2 and self._join(*straight):
+            return Value((straight[0],), open=True)
+        if not straight:
+            shape, dim = self._shape(node), self._channel_dim(node)
+            assert shape is not None
+            straight = [self._site(module_of(node) or "add", "add", shape[dim], self._label(node, dim), ())]
+        for value, _ in operands:
+            if straight[0] not in value.parts:
+                self._identity(value.parts, straight[0], "identity")
+        return Value((straight[0],))
+
+    def _channel_dim(self, node: fx.Node) -> int:
+        """The first labelled dimension after the batch, or else where images have their channels."""
+        shape = self._shape(node)
+        assert shape is not None
+        labelled = [d for d in range(1, len(shape)) if self._label(node, d) is not None]
+        return labelled[0] if labelled else min(1, len(shape) - 1) if len(shape) != 3 else 2
+
+    def _vector(self, node: fx.Node, kind: str, constant: Constant, parts: Sequence[int]) -> None:
+        """A parameter that meets the data: the dimension that is a site's channels makes it an attribute."""
+        out, p = self._shape(node), constant.positions
+        if out is None or p.dim() > len(out):
+            return
+        for dim in range(p.dim()):
+            label = self._label(node, len(out) - p.dim() + dim)
+            if p.shape[dim] == 1 or p.shape[dim] != out[len(out) - p.dim() + dim]:
+                continue
+            found = self._found(parts, self.keys.of(label, p.shape[dim]))
+            if (found >= 0).all() and len(np.unique(found)) == len(found):
+                rows = p.movedim(dim, 0).reshape(p.shape[dim], -1)
+                self._attribute(kind, constant, parts[-1], rows, torch.from_numpy(found))
+                return
+
+    # ------------------------------------------------------------------------------------------ sites
+
+    def _site(self, name: str, kind: str, size: int, final: Label, before: Sequence[int]) -> int:
+        """A new site; returns the part that is all of it."""
+        first = self.sites[-1].first + self.sites[-1].size if self.sites else 0
+        depth = 1 + max((self._of(i).depth for i in before), default=-1)
+        self.sites.append(Site(name, kind, first, size, final, depth))
+        return self._part(len(self.sites) - 1, np.arange(first, first + size), self.keys.of(final, size))
+
+    def _part(self, site: int, nodes: np.ndarray, keys: np.ndarray) -> int:
+        self.parts.append(Part(site, nodes, keys))
+        return len(self.parts) - 1
+
+    def _of(self, part: int) -> Site:
+        return self.sites[self.parts[part].site]
+
+    def _own_nodes(self, part: int) -> Tensor:
+        return torch.from_numpy(self.parts[part].nodes)
+
+    def _found(self, parts: Sequence[int], keys: np.ndarray) -> np.ndarray:
+        """Node of every key among the parts, or -1."""
+        at = places(keys, [self.parts[i].keys for i in parts])
+        nodes = np.concatenate([self.parts[i].nodes for i in parts] or [np.empty(0, dtype=np.int64)])
+        return np.where(at >= 0, nodes[at], -1) if len(nodes) else at
+
+    def _nodes(self, x: fx.Node, dim: int, n: int) -> Tensor:
+        """Nodes of the channels of `x`; what comes from nowhere (the network's input) gets nodes of its own."""
+        value, final = self.values[x], self._label(x, dim)
+        found = self._found(value.parts, self.keys.of(final, n))
+        if (found < 0).any():
+            missing = np.flatnonzero(found < 0)
+            rest = None if final is None else final[missing]
+            site = self._site(x.name, "input", len(missing), rest, ())
+            self.values[x] = Value((*value.parts, site), value.open, value.own, value.constant)
+            found[missing] = self.parts[site].nodes
+        return torch.from_numpy(found)
+
+    def _identity(self, before: Sequence[int], part: int, kind: str) -> None:
+        """One edge per channel that a site takes over from those before."""
+        found = self._found(before, self.parts[part].keys)
+        rows = np.flatnonzero(found >= 0)
+        site = self._of(part)
+        site.depth = max([site.depth, *(self._of(i).depth + 1 for i in before)])
+        self._pair(site.name, kind, self._own_nodes(part)[rows], torch.from_numpy(found[rows]))
+
+    def _pairs(self, a: Sequence[int], b: Sequence[int]) -> None:
+        """Channels that are multiplied with one another."""
+        for part in a:
+            found = self._found([i for i in b if i != part], self.parts[part].keys)
+            rows = np.flatnonzero(found >= 0)
+            self._pair(self._of(part).name, "product", self._own_nodes(part)[rows], torch.from_numpy(found[rows]))
+
+    def _pair(self, name: str, kind: str, out: Tensor, into: Tensor) -> None:
+        if len(out):
+            self.edges.append(Edges(name, kind, out[:, None], into[:, None]))
+
+    def _join(self, keep: int, join: int) -> bool:
+        """Let two sites be one, if they have the same channels."""
+        a, b = self._of(keep), self._of(join)
+        found = self._found([keep], self.parts[join].keys)
+        if a is b or (found < 0).any() or not len(found) == a.size == b.size == len(self.parts[keep].nodes):
+            return False
+        self.same[self.parts[join].site] = torch.from_numpy(found)
+        a.depth = max(a.depth, b.depth)
+        return True
+
+    def _heads(self) -> None:
+        """A node per attention head, joined to the channels of its queries, keys and values."""
+        for group in self.network.space:
+            if group.role not in (HEADS, KV_HEADS):
+                continue
+            head = self._site(group.name, "head", group.width, group.atoms[:, None], ())
+            for i in range(self.parts[head].site):
+                final = self.sites[i].final
+                if i in self.same or final is None or final.shape[1] < 2:
+                    continue
+                rows, columns = np.nonzero(np.isin(final, group.atoms))
+                of = np.searchsorted(np.sort(group.atoms), final[rows, columns])
+                of = np.argsort(group.atoms)[of]
+                if len(rows) and len(rows) % group.width == 0 and (np.bincount(of) == len(rows) // group.width).all():
+                    into = self.sites[i].first + rows[np.argsort(of, kind="stable")].reshape(group.width, -1)
+                    out = self._own_nodes(head)[:, None]
+                    self.edges.append(Edges(self.sites[i].name, "head", out, torch.from_numpy(into)))
+
+
+def _alone(node: fx.Node) -> bool:
+    """Whether one operator only reads the value (its sizes do not count)."""
+    return sum(u.op == "call_function" and "sym_size" not in str(u.target) for u in node.users) <= 1
+
+
+def _folded(into: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs that come from one node several times (a flattened feature map) are further features of one edge."""
+    if len(into) != 1:
+        return into, p
+    nodes, inverse, counts = torch.unique(into[0], return_inverse=True, return_counts=True)
+    if len(nodes) == len(into[0]) or (counts != counts[0]).any():
+        return into, p
+    order = torch.argsort(inverse, stable=True)
+    p = p[:, :, order].reshape(1, p.shape[1], len(nodes), -1)
+    return nodes[None], p
+
+
+def _taps(kernel: Sequence[int], features: int) -> Tensor:
+    """Where features lie: kernels by their centre in a KERNEL x KERNEL grid, anything else in a row after it."""
+    sizes = [1] * (2 - len(kernel)) + list(kernel)
+    if features > 1 and (not kernel or len(sizes) > 2 or max(sizes) > KERNEL):
+        return KERNEL * KERNEL + torch.arange(features)
+    rows, columns = ((KERNEL - k) // 2 + torch.arange(k) for k in sizes)
+    return (rows[:, None] * KERNEL + columns[None, :]).reshape(-1)
