@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -61,6 +62,16 @@ class Network:
     def notes(self) -> list[str]:
         """Operators whose result depends on how many channels there are (statistics over channels)."""
         return list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
+        """This network with other weights, for methods that read `tensors`; graph, space and costs are shared."""
+        new = copy.copy(self)
+        own = {
+            n: nn.Parameter(tensors[n].detach(), requires_grad=False) if isinstance(t, nn.Parameter) else tensors[n]
+            for n, t in self.tensors.items()
+        }
+        new.captured = replace(self.captured, tensors=own)
+        return new
 
     def _find_switchable(self) -> frozenset[str]:
         """Nodes that follow the training flag: dropout, and BatchNorm over running statistics that are the model's."""

@@ -44,31 +44,39 @@ def places(wanted: np.ndarray, offered: Sequence[np.ndarray]) -> np.ndarray:
     """Positions of `wanted` keys in the concatenation of `offered` ones; -1 where there is none.
 
     The last offer that has a key wins. A key that is wanted more often than it is offered (a flattened feature map) has
-    its occurrences shared out in order. Locked rows have no name but their number: they are found if one offer, or all
-    of them in a row, is as long as what is wanted, or divides it.
+    its occurrences shared out in order. Locked rows have no name but their number, see `_locked_places`.
     """
+    starts = np.cumsum([0, *(len(keys) for keys in offered)])
+    if len(wanted) and (wanted < 0).all():
+        return _locked_places(len(wanted), offered, starts)
     found = np.full(len(wanted), -1, dtype=np.int64)
-    start = 0
-    for keys in offered:
+    for keys, start in zip(offered, starts, strict=False):
         here = _places_in(wanted, keys)
         found = np.where(here >= 0, start + here, found)
-        start += len(keys)
-    if (wanted < 0).all() and (found < 0).any() and start and len(wanted) % start == 0:
-        return np.arange(len(wanted)) // (len(wanted) // start)
     return found
 
 
+def _locked_places(n: int, offered: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:
+    """All locked: the last offer of as many locked rows, or all offers end to end, or one that divides them."""
+    total = int(starts[-1])
+    same = [i for i, keys in enumerate(offered) if len(keys) == n and (keys < 0).all()]
+    if same:
+        return starts[same[-1]] + np.arange(n)
+    if total == n:
+        return np.arange(n)
+    parts = [i for i, keys in enumerate(offered) if len(keys) and n % len(keys) == 0 and (keys < 0).all()]
+    if parts:
+        return starts[parts[-1]] + np.arange(n) // (n // len(offered[parts[-1]]))
+    return np.arange(n) // (n // total) if total and n % total == 0 else np.full(n, -1, dtype=np.int64)
+
+
 def _places_in(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    n, m = len(wanted), len(keys)
-    if not n or not m:
-        return np.full(n, -1, dtype=np.int64)
-    if (wanted < 0).all():
-        fits = (keys < 0).all() and n % m == 0
-        return np.arange(n) // (n // m) if fits else np.full(n, -1, dtype=np.int64)
+    if not len(wanted) or not len(keys):
+        return np.full(len(wanted), -1, dtype=np.int64)
     order = np.argsort(keys, kind="stable")
     unique, first, have = np.unique(keys[order], return_index=True, return_counts=True)
     at = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
-    hit = (unique[at] == wanted) & ((wanted >= 0) | (n == m))
+    hit = (unique[at] == wanted) & ((wanted >= 0) | (len(wanted) == len(keys)))
     _, inverse, times = np.unique(wanted, return_inverse=True, return_counts=True)
     step = np.maximum(1, times[inverse.reshape(-1)] // have[at])
     nth = np.minimum(occurrence(wanted) // step, have[at] - 1)

@@ -19,7 +19,9 @@ from metaprune.methods.metagraph.keys import Keys, places
 from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Site, Wiring
 from metaprune.network import Network
 
-KERNEL = 7  # kernels up to 7 x 7 lie in one grid by their centres; what else has several values per pair is listed after
+KERNEL = (
+    7  # kernels up to 7 x 7 lie in one grid by their centres; what else has several values per pair is listed after
+)
 SLOTS = KERNEL * KERNEL + MAX_FEATURES
 
 _CONVS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -29,11 +31,22 @@ _VECTORS = ("weight", "bias", "running_mean", "running_var")
 _ADDS = ("add", "add_", "sub", "sub_")
 _CASTS = ("to", "_to_copy", "float", "double", "half", "type_as", "expand", "expand_as", "contiguous")
 _LINEAR = (*_CASTS, "dropout", "dropout_", "feature_dropout", "clone", "getitem", "mul", "mul_", "div", "div_")
-_SLICES = ("slice", "narrow", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
+_SLICES = (
+    "slice",
+    "narrow",
+    "split",
+    "split_with_sizes",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "chunk",
+    "unsafe_chunk",
+)
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
 ACTIVATIONS = ("none", "relu", "gelu", "silu", "sigmoid", "tanh", "other")
-_SMOOTH = {"relu": "relu", "relu6": "relu", "hardtanh": "relu", "leaky_relu": "relu", "gelu": "gelu", "silu": "silu",
-           "hardswish": "silu", "mish": "silu", "sigmoid": "sigmoid", "hardsigmoid": "sigmoid", "tanh": "tanh"}  # fmt: skip
+_SMOOTH = {
+    "relu": "relu", "relu6": "relu", "hardtanh": "relu", "leaky_relu": "relu", "gelu": "gelu", "silu": "silu",
+    "hardswish": "silu", "mish": "silu", "sigmoid": "sigmoid", "hardsigmoid": "sigmoid", "tanh": "tanh",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,8 +160,8 @@ class _Builder:
         return self._other(node, name)
 
     def _derived(self, node: fx.Node) -> Constant | None:
-        """Views are done to the positions; of other operators a result of the same shape is taken for the parameter's."""
-        known = [v.constant for n in node.all_input_nodes if (v := self.values[n]).constant is not None]
+        """Views are done to the positions; what has the parameter's shape (a standardised weight) is taken for it."""
+        known = [c for n in node.all_input_nodes if (c := self.values[n].constant) is not None]
         if not known:
             return None
         name = op_name(node.target)
@@ -158,8 +171,7 @@ class _Builder:
         if alias_kind(node.target) == "view" or name in ("reshape", "clone"):
             if len(node.all_input_nodes) > 1 or shape is None:
                 return None
-            positions = {n: self.values[n].constant.positions for n in node.all_input_nodes}  # type: ignore[union-attr]
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: positions[n])
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: known[0].positions)
             found = node.target(*args, **kwargs)  # type: ignore[operator]
             return Constant(known[0].name, found) if isinstance(found, Tensor) else None
         return next((c for c in known if tuple(c.positions.shape) == shape), None)
@@ -175,7 +187,7 @@ class _Builder:
         return None if raw is None else self.labelled.atoms.final(raw)
 
     def _sliced(self, node: fx.Node, bound: dict[str, Any]) -> Value | None:
-        """Parts of the channels: packed queries, keys and values, halves of a gated layer. None along other dimensions."""
+        """Parts of the channels: packed queries, keys, values, halves of a gated layer; None for other dimensions."""
         x = next(iter(bound.values()))
         value, shape, dim = self.values[x], self._shape(x), bound["dim"]
         if not value.parts or shape is None:
@@ -271,7 +283,9 @@ class _Builder:
         seen[flat] = True
         return True
 
-    def _attribute(self, kind: str, constant: Constant, site: int, positions: Tensor, nodes: Tensor | None = None) -> None:
+    def _attribute(
+        self, kind: str, constant: Constant, site: int, positions: Tensor, nodes: Tensor | None = None
+    ) -> None:
         """positions [n, features], one row per node of the site (or of `nodes`)."""
         nodes = self._own_nodes(site) if nodes is None else nodes
         tensor = self.network.tensors[constant.name]
@@ -335,7 +349,7 @@ class _Builder:
         return self._added(node, (a, data[0]), (b, data[1]))
 
     def _added(self, node: fx.Node, *operands: tuple[Value, fx.Node]) -> Value:
-        """Layers that are only summed share their nodes; a value that is also read elsewhere comes by identity edges."""
+        """Layers that are only summed share their nodes; what is read elsewhere too comes by identity edges."""
         straight = [v.parts[0] for v, n in operands if v.open and _alone(n) and len(v.parts) == 1]
         if len(straight) == 2 and self._join(*straight):
             return Value((straight[0],), open=True)

@@ -6,8 +6,8 @@ one site; what an addition carries on is an identity edge. An *attribute* is a v
 flattened kernel as features. Everything holds positions in the model's tensors, so that encoding is a gather, decoding
 a scatter, and each element of a covered parameter is found exactly once (`positions` themselves prove it).
 
-Follows Y. Liu et al., arXiv 2506.12041, 2025, section 3 as far as it is known (nodes are channels, edges carry kernels);
-reading all of it off the channel algebra, and the sites of attention heads, are ours.
+Nodes that are channels and edges that carry kernels are Y. Liu et al.'s (arXiv 2506.12041, 2025); reading all of it off
+the channel algebra, and the nodes of attention heads, are ours.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def _cut_edges(e: Edges, stays: Tensor, number: Tensor) -> Edges:
     out, into = stays[e.out], stays[e.into]
     blocks = out.any(1) & into.any(1)
     if not blocks.any():
-        return Edges(e.name, e.kind, e.out[:0], e.into[:0], e.parameter, None if e.positions is None else e.positions[:0])
+        return Edges(
+            e.name, e.kind, e.out[:0], e.into[:0], e.parameter, None if e.positions is None else e.positions[:0]
+        )
     rows, columns = out[blocks][0], into[blocks][0]
     if not (out[blocks] == rows).all() or not (into[blocks] == columns).all():
         raise AssertionError(f"{e.name}: blocks lose different channels")

@@ -1,0 +1,86 @@
+"""What else could have moved the weights: rewrites of equal size without what the metanetwork knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metaprune.methods.metagraph.meta import DataModel
+from metaprune.methods.metagraph.metanet import Graph, Metanet
+from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.wiring import Edges, Wiring
+from metaprune.rng import Rng
+from metaprune.train.batch import cross_entropy, logits_of
+
+Tensors = Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def by_metanet(metanet: Metanet, model: DataModel, strength: float, wiring: Wiring | None = None) -> dict[str, Tensor]:
+    """The rewrite itself; `wiring` stands in for the model's own graph."""
+    graph = model.graph() if wiring is None else Graph(wiring, model.tensors)
+    metanet.eval()
+    return graph.wiring.written(model.tensors, metanet(graph, strength))
+
+
+def noise_like(new: Tensors, old: Tensors, rng: Rng) -> dict[str, Tensor]:
+    """Every tensor moved as far as in `new`, in a random direction; what did not move or is zero stays."""
+    found = {}
+    for name, value in new.items():
+        change = value - old[name] if value.is_floating_point() else torch.zeros(1)
+        if not change.any():
+            found[name] = value
+            continue
+        noise = torch.randn(value.shape, generator=rng.child(name).torch()).to(value) * (old[name] != 0)
+        found[name] = old[name] + noise * change.norm() / noise.norm().clamp_min(1e-12)
+    return found
+
+
+def shuffled(wiring: Wiring, rng: Rng) -> Wiring:
+    """The same weights in a graph that is wrong: the inputs of every block are mixed up."""
+    edges = []
+    for number, e in enumerate(wiring.edges):
+        order = torch.randperm(e.into.shape[1], generator=rng.child(number).torch())
+        if e.into.shape[1] == 1:  # blocks of one input (depthwise, identity) exchange theirs
+            blocks = torch.randperm(len(e.into), generator=rng.child(number).torch())
+            edges.append(Edges(e.name, e.kind, e.out, e.into[blocks], e.parameter, e.positions, e.slots, e.stride))
+        else:
+            edges.append(Edges(e.name, e.kind, e.out, e.into[:, order], e.parameter, e.positions, e.slots, e.stride))
+    return Wiring(wiring.sites, tuple(edges), wiring.attributes, wiring.nodes, wiring.uncovered)
+
+
+@torch.no_grad()
+def shrunk_like(new: Tensors, model: DataModel, shrinkage: Shrinkage) -> dict[str, Tensor]:
+    """Channels shrunk by their weights gamma, all by one factor, so that the network moves as far as in `new`."""
+    old = model.tensors
+    floats = [n for n, t in old.items() if isinstance(model.task.network.tensors[n], nn.Parameter)]
+    far = torch.stack([(new[n] - old[n]).square().sum() for n in floats]).sum().sqrt()
+    gammas = shrinkage.weights(old, model.plan)
+    leaves = {n: old[n].detach().clone().requires_grad_() for n in floats}
+    with torch.enable_grad():
+        loss = shrinkage.loss({**old, **leaves}, gammas)
+        grads = dict(
+            zip(floats, torch.autograd.grad(loss, [leaves[n] for n in floats], allow_unused=True), strict=True)
+        )
+    step = torch.stack([g.square().sum() for g in grads.values() if g is not None]).sum().sqrt().clamp_min(1e-12)
+    return {n: old[n] - g * (far / step) if (g := grads.get(n)) is not None else t for n, t in old.items()}
+
+
+def sparse_objective(
+    shrinkage: Shrinkage, tensors_of: Callable[[], Tensors], reg: float, every: int = 20
+) -> Callable[[Any, Any, Tensor], Tensor]:
+    """Cross-entropy plus reg times the weighted shrinkage of the network in training: group-sparsity training on the
+    target itself, as DepGraph's sparse learning. The weights gamma are taken anew every few steps."""
+    seen: dict[str, Any] = {"step": 0, "weights": None}
+
+    def loss(output: Any, inputs: Any, labels: Tensor) -> Tensor:
+        tensors = tensors_of()
+        if seen["step"] % every == 0:
+            seen["weights"] = shrinkage.weights(tensors)
+        seen["step"] += 1
+        return cross_entropy(logits_of(output), labels) + reg * shrinkage.loss(tensors, seen["weights"])
+
+    return loss

@@ -1,0 +1,256 @@
+"""Meta-training: the metanetwork learns to rewrite data models so that they lose little when they are pruned."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metaprune.errors import CollapseWarning, TrainingDivergedError
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph.metanet import Graph, Metanet
+from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.pruner import Batches, Pruner, accuracy, area, some_batches
+from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.methods.scores import Ranking
+from metaprune.rng import Rng
+from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
+from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from metaprune.train.progress import TrainProgress
+from metaprune.values import Budget, Plan
+
+Objective = Literal["cut", "sparsity"]
+_LEARNT, _LOST = 0.2, 0.05  # share of the way from guessing to no error: a network that learnt; one that lost it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaConfig:
+    """Meta-training. `objective="sparsity"` is the paper's; the figures and all of "cut" are ours."""
+
+    steps: int = 200
+    """Updates of the metanetwork, each on one data model."""
+    objective: Objective = "cut"
+    """sparsity: cross-entropy of the rewritten network plus weighted shrinkage; cut: the same, but the network is first
+    pruned to a random budget by the criterion, so that the loss sees what pruning does."""
+    batches: int = 2
+    """Mini-batches whose gradients are averaged in one update; the metanetwork runs once."""
+    batch_size: int = 128
+    """Samples of a mini-batch."""
+    lr: float = 3e-3
+    """Learning rate (AdamW, falling to zero along a cosine)."""
+    weight_decay: float = 5e-4
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Clip the metanetwork's gradient."""
+    shrinkage: float = 1.0
+    """Weight of the shrinkage term at full strength, relative to the network's own squared norm."""
+    alpha: float = 16.0
+    """How much harder the weakest channel of a group is shrunk than the strongest."""
+    smallest: float = 0.25
+    """Share of the MACs that strength 1 stands for; strength 0 stands for all."""
+    evaluate_every: int = 25
+    """Steps between evaluations on the validation split; the best state is kept."""
+    shares: tuple[float, ...] = (0.75, 0.5, 0.3)
+    """Shares of the MACs at which a state is judged."""
+    judged: int = 1000
+    """Validation samples of an evaluation."""
+    save_every: int = 25
+    """Steps between checkpoints."""
+
+    def strength(self, share: float) -> float:
+        """What to tell the metanetwork when a network shall keep `share` of its MACs."""
+        return min(1.0, max(0.0, (1 - share) / (1 - self.smallest)))
+
+    def share(self, strength: float) -> float:
+        return 1 - strength * (1 - self.smallest)
+
+
+@dataclass(frozen=True, eq=False)
+class DataModel:
+    """A trained network that the metanetwork learns on: full-size tensors, and what it keeps already."""
+
+    task: Task
+    wiring: Wiring
+    tensors: Mapping[str, Tensor]
+    plan: Plan = field(default_factory=Plan)
+
+    def graph(self) -> Graph:
+        network = self.task.network
+        return Graph(self.wiring.at(network.survivors(self.plan) if self.plan.keep else None), self.tensors)
+
+
+@dataclass
+class Rows:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "evaluations": self.evaluations}
+
+
+class State(nn.Module):
+    """The metanetwork as it is trained, and as it was when it did best."""
+
+    def __init__(self, current: Metanet):
+        super().__init__()
+        self.current, self.best = current, Metanet(current.config)
+        self.keep()
+
+    def keep(self) -> None:
+        self.best.load_state_dict(self.current.state_dict())
+
+
+def rewritten(metanet: Metanet, model: DataModel, graph: Graph, strength: float) -> dict[str, Tensor]:
+    """All tensors of a data model, rewritten; differentiable in the metanetwork."""
+    return graph.wiring.written(model.tensors, metanet(graph, strength))
+
+
+class Trainer:
+    """Meta-training on `models[:-held]`; the last `held` of them judge."""
+
+    def __init__(
+        self, metanet: Metanet, models: Sequence[DataModel], config: MetaConfig, criterion: Ranking, held: int
+    ):
+        self.state, self.config, self.models = State(metanet), config, list(models)
+        self.learnt, self.judges = range(len(models) - held), range(len(models) - held, len(models))
+        self.graphs = [m.graph() for m in models]
+        self.shrinkages = [Shrinkage(m.task.network, config.alpha) for m in models]
+        self.pruners = [Pruner(m.task, criterion, m.plan) for m in models]
+        self.norms = [self._norm(i) for i in range(len(models))]
+
+    def _norm(self, i: int) -> float:
+        squares = self.shrinkages[i].squares(self.models[i].tensors)
+        return float(sum(s.sum() for s in squares)) / 2
+
+    def run(self, rng: Rng, folder: Path | None, identity: Mapping[str, Any], progress: bool) -> Rows:
+        """Train; ends early, with a warning, when the rewritten networks lose all they knew."""
+        config, rows = self.config, Rows()
+        adam = torch.optim.AdamW(self.state.current.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
+            restore(checkpoint, model=self.state, optimizer=adam)
+            rows = Rows(**checkpoint.numbers["history"])
+        if not rows.evaluations:
+            rows.evaluations.append(self._evaluation(0, rng))
+        done = len(rows.rows)
+        with TrainProgress("meta-training", total_steps=config.steps, done_steps=done, show=progress) as bar:
+            for number in range(done, config.steps):
+                for group in adam.param_groups:
+                    group["lr"] = config.lr * (1 + math.cos(math.pi * number / config.steps)) / 2
+                rows.rows.append(self._step(adam, rng.child("step", number), number))
+                bar.step(rows.rows[-1]["loss"])
+                last = number + 1 == config.steps
+                if last or (number + 1) % config.evaluate_every == 0:
+                    rows.evaluations.append(self._evaluation(number + 1, rng))
+                    if rows.evaluations[-1]["area"] > max(e["area"] for e in rows.evaluations[:-1]):
+                        self.state.keep()
+                    last = last or rows.evaluations[-1]["collapsed"]
+                if folder is not None and (last or (number + 1) % config.save_every == 0):
+                    save_checkpoint(
+                        folder, model=self.state, optimizer=adam, scaler=None, history=rows, identity=identity  # type: ignore[arg-type]
+                    )  # fmt: skip
+                if rows.evaluations[-1]["collapsed"]:
+                    break
+        self._warn(rows)
+        return rows
+
+    def _step(self, adam: torch.optim.Optimizer, rng: Rng, number: int) -> dict[str, Any]:
+        """One update: gradients of all losses at the rewritten weights, then once through the metanetwork."""
+        draw = rng.numpy()
+        i, strength = int(draw.choice(self.learnt)), float(draw.uniform())
+        model, network = self.models[i], self.models[i].task.network
+        self.state.current.train()
+        new = rewritten(self.state.current, model, self.graphs[i], strength)
+        leaves = {n: t.detach().requires_grad_() for n, t in new.items() if t.requires_grad}
+        tensors = {**new, **leaves}
+        plan = model.plan
+        if self.config.objective == "cut":
+            budget = Budget(macs=self.config.share(strength) * float(network.cost().macs))
+            plan = self.pruners[i].plan(tensors, budget, rng.child("rank"))
+        alive = network.survivors(plan) if plan.keep else None
+        data = model.task.require_data("metagraph")
+        batches = some_batches(data.train, self.config.batch_size, self.config.batches, network.program.device, rng)
+        entropy, right, seen = 0.0, 0, 0
+        for inputs, labels in batches:
+            args, kwargs = call_arguments(channels_last(inputs))
+            structure = network.program.structure(alive, training=True)
+            used = _with_own_statistics(network, network.sliced(alive, tensors=tensors))
+            logits = logits_of(network.program.run(structure, used, args, kwargs))
+            loss = cross_entropy(logits, labels) / len(batches)
+            loss.backward()
+            entropy += loss.item()
+            right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
+        shrunk = self.shrinkages[i].loss(tensors, self.shrinkages[i].weights(tensors, model.plan)) / self.norms[i]
+        (self.config.shrinkage * strength * shrunk).backward()
+        names = [n for n, leaf in leaves.items() if leaf.grad is not None]
+        adam.zero_grad()
+        torch.autograd.backward([new[n] for n in names], [leaves[n].grad for n in names])
+        norm = float(nn.utils.clip_grad_norm_(self.state.current.parameters(), self.config.max_grad_norm))
+        if not math.isfinite(norm + entropy):
+            raise TrainingDivergedError(
+                f"meta-training step {number + 1}: loss or gradient is not finite; lower meta.lr"
+            )
+        adam.step()
+        return {
+            "step": number + 1, "model": i, "strength": strength, "cross_entropy": entropy, "accuracy": right / seen,
+            "shrinkage": shrunk.item(), "loss": entropy + self.config.shrinkage * strength * shrunk.item(),
+            "gradient_norm": norm,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def _evaluation(self, number: int, rng: Rng) -> dict[str, Any]:
+        """Accuracy after the cut at several budgets, on held-out data models and the validation split."""
+        self.state.current.eval()
+        curves, whole, before = [], [], []
+        for i in self.judges:
+            calibration, judged = self._judging(i, rng)
+            points = []
+            for share in self.config.shares:
+                new = rewritten(self.state.current, self.models[i], self.graphs[i], self.config.strength(share))
+                points += self.pruners[i].curve(new, [share], calibration, judged, rng.child("judge"))
+            curves.append(points)
+            new = rewritten(self.state.current, self.models[i], self.graphs[i], 1.0)
+            for tensors, found in ((new, whole), (self.models[i].tensors, before)):
+                module = Structure(self.models[i].task.network, tensors, self.models[i].plan)
+                module.calibrate(calibration)
+                found.append(accuracy(module, judged))
+        guess = 1 / max(2, self.models[0].task.require_data("metagraph").num_classes)
+        skill, had = ((float(np.mean(a)) - guess) / (1 - guess) for a in (whole, before))
+        mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
+        return {
+            "step": number, "curve": mean, "area": area(mean), "uncut_accuracy": float(np.mean(whole)),
+            "collapsed": skill < _LOST and had > _LEARNT,
+        }  # fmt: skip
+
+    def _judging(self, i: int, rng: Rng) -> tuple[Batches, Batches]:
+        data, size = self.models[i].task.require_data("metagraph"), self.config.batch_size
+        device = self.models[i].task.network.program.device
+        calibration = some_batches(data.train, size, 4, device, rng.child("calibration"))
+        return calibration, some_batches(data.val, size, max(1, self.config.judged // size), device, None)
+
+    def _warn(self, rows: Rows) -> None:
+        if rows.evaluations[-1]["collapsed"]:
+            warnings.warn(
+                f"meta-training collapsed at step {rows.evaluations[-1]['step']}: rewritten networks are at chance. "
+                "The best state before is kept; lower meta.lr or meta.shrinkage",
+                CollapseWarning, stacklevel=4,
+            )  # fmt: skip
+        elif max(e["area"] for e in rows.evaluations) <= rows.evaluations[0]["area"]:
+            warnings.warn(
+                "no state of the metanetwork did better than no rewrite: the artifact rewrites nothing. More steps, a "
+                "lower meta.lr or meta.shrinkage may help",
+                CollapseWarning, stacklevel=4,
+            )  # fmt: skip
+
+
+def _with_own_statistics(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Training mode writes running statistics: into copies."""
+    found = dict(tensors)
+    return found | {n: t.clone() for n, t in found.items() if not isinstance(network.tensors[n], nn.Parameter)}

@@ -1,0 +1,296 @@
+"""Graph metanetwork: rewrite a network so that plain pruning hurts it less, then prune.
+
+Meta Pruning via Graph Metanetworks, Y. Liu, X. Wang, M. Zhang, arXiv 2506.12041, 2025. Only its abstract and code could
+be read: a network becomes a graph and back, a graph neural network rewrites the weights, trained on cross-entropy plus
+group sparsity of the rewritten network; initial pruning -> fine-tuning -> rewrite -> fine-tuning -> pruning ->
+fine-tuning. The cut inside meta-training, the strength input, the choice of the state on a validation split and all
+figures are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+from metaprune.errors import ConfigError, WeightsError
+from metaprune.files import tensors_digest
+from metaprune.methods.artifact import Artifact, found_or_fitted, plain
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled, sparse_objective
+from metaprune.methods.metagraph.data_models import DataModelConfig, data_models, dropped_are_zero
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer
+from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet, MetanetConfig
+from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.pruner import Pruner, accuracy, ranking, some_batches
+from metaprune.methods.metagraph.wire import SLOTS, wire
+from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.rng import Rng
+from metaprune.strict import from_dict
+from metaprune.train.config import TrainConfig, require_choice, require_number
+from metaprune.train.loop import train
+from metaprune.values import Budget, Plan, Proposal
+
+Rewrite = Literal["metanet", "none", "noise", "shuffled", "shrinkage", "sparse"]
+_FITTED = ("metanet", "data_models", "meta", "criterion", "criterion_options")
+FITTED_OPTIONS = (*_FITTED, "artifact")
+_CALIBRATION, _JUDGED = 4, 8  # batches
+
+
+def features() -> list[Any]:
+    """What the metanetwork's inputs mean; artefacts of other features cannot be used."""
+    return plain([ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, SLOTS])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaGraph:
+    """Meta-trains a graph metanetwork, then rewrites a network with it and prunes it by a plain criterion."""
+
+    name: ClassVar[str] = "metagraph"
+    needs_data: ClassVar[bool] = True
+
+    metanet: MetanetConfig = field(default_factory=MetanetConfig)
+    """Sizes and form of the metanetwork."""
+    data_models: DataModelConfig = field(default_factory=DataModelConfig)
+    """Networks that it is meta-trained on."""
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    """Meta-training."""
+    criterion: str = "magnitude"
+    """Method that ranks channels, in meta-training and afterwards."""
+    criterion_options: Mapping[str, Any] = field(default_factory=dict)
+    """Its options."""
+    initial: float = 1.0
+    """Share of the MACs that an initial pruning leaves (the paper: 1 / 1.32 for ResNet-56); 1 leaves it out."""
+    finetune: TrainConfig | None = None
+    """Training after the initial pruning, and again after the rewrite; None leaves it out."""
+    rewrite: Rewrite = "metanet"
+    """metanet, or a control: none; noise or shrinkage as large as the metanetwork's rewrite; the metanetwork on a
+    shuffled graph; sparse: none, but `finetune` trains with group sparsity on this network."""
+    sparse_reg: float = 1e-3
+    """Weight of the group-sparsity term of rewrite = "sparse"."""
+    strength: float | None = None
+    """0..1, how hard to rewrite; None: by the budget's share of the MACs."""
+    artifact: str | None = None
+    """Folder of `metaprune fit metagraph`, of any network; None: meta-train on this task first."""
+    fitted: Artifact | None = field(default=None, repr=False)
+    """Set by `restore`."""
+
+    def __post_init__(self) -> None:
+        require_choice(
+            "metagraph.rewrite", self.rewrite, ("metanet", "none", "noise", "shuffled", "shrinkage", "sparse")
+        )
+        require_choice("metagraph.metanet.form", self.metanet.form, ("gated", "paper"))
+        require_choice("metagraph.meta.objective", self.meta.objective, ("cut", "sparsity"))
+        require_choice("metagraph.data_models.start", self.data_models.start, ("trained", "scratch"))
+        require_number("metagraph.initial", self.initial, 0.0, 1.0, open_low=True)
+        require_number("metagraph.meta.smallest", self.meta.smallest, 0.0, 0.99, open_low=True)
+        require_number("metagraph.sparse_reg", self.sparse_reg, 0.0)
+        if self.strength is not None:
+            require_number("metagraph.strength", self.strength, 0.0, 1.0)
+        for name, low in (("hidden", 2), ("layers", 1)):
+            require_number(f"metagraph.metanet.{name}", getattr(self.metanet, name), low)
+        for name in ("steps", "batches", "batch_size", "evaluate_every", "save_every", "judged"):
+            require_number(f"metagraph.meta.{name}", getattr(self.meta, name), 1)
+        require_number("metagraph.data_models.count", self.data_models.count, 2)
+        low, high = self.data_models.shares
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"metagraph.data_models.shares={[low, high]}: give least and most, in (0, 1]")
+        if self.rewrite == "sparse" and self.finetune is None:
+            raise ConfigError("rewrite='sparse' trains with group sparsity: give it finetune = { epochs = ... }")
+        ranking(self.criterion, self.criterion_options)
+
+    # ------------------------------------------------------------------------------------------ meta-training
+
+    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+        """Meta-train on data models of all tasks, whose networks may differ; resumable where the first has a folder.
+
+        Raises:
+            WeightsError: NaN or infinity in a network's weights. DataError: no images to train on.
+        """
+        for task in tasks:
+            _require_finite(task.network.tensors)
+        began, first = time.perf_counter(), tasks[0]
+        criterion = ranking(self.criterion, self.criterion_options)
+        models = data_models(tasks, self.data_models, criterion, rng.child("data models"), first.progress)
+        made = time.perf_counter()
+        with rng.child("metanet").torch_global():
+            metanet = Metanet(self.metanet).to(first.network.program.device)
+        trainer = Trainer(metanet, models, self.meta, criterion, held=len(tasks))
+        identity = {
+            "metagraph": self._fit_options(), "spaces": [t.network.space.digest() for t in tasks],
+            "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
+            "weights": [tensors_digest(t.network.tensors) for t in tasks], "seed": [rng.seed, *rng.path],
+        }  # fmt: skip
+        folder = None if first.folder is None else first.folder / "checkpoints" / "metagraph"
+        rows = trainer.run(rng.child("meta"), folder, identity, first.progress)
+        info = {
+            "features": features(), "options": self._fit_options(), "history": rows.to_dict(),
+            **{k: v for k, v in identity.items() if k != "metagraph"},
+            "data_models": [{"macs": p.share(m.plan)} for p, m in zip(trainer.pruners, models, strict=True)],
+            "graph": {"nodes": models[0].wiring.nodes, "edges": models[0].wiring.edge_count},
+            "parameters": sum(p.numel() for p in metanet.parameters()),
+            "seconds": {"data_models": made - began, "meta": time.perf_counter() - made},
+        }  # fmt: skip
+        return Artifact(self.name, {n: t.detach().cpu() for n, t in trainer.state.best.state_dict().items()}, info)
+
+    def restore(self, artifact: Artifact) -> Self:
+        return dataclasses.replace(self, fitted=artifact)
+
+    def _fit_options(self) -> dict[str, Any]:
+        return plain({name: plain(getattr(self, name)) for name in _FITTED})
+
+    # ------------------------------------------------------------------------------------------ one network
+
+    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+        """Initial pruning, rewrite, plan within `budget`; with fine-tuning between where the options say so.
+
+        Raises:
+            InfeasibleBudgetError: no structure meets the budget. ConfigError: an artefact of other node features.
+            WeightsError: NaN or infinity in the weights.
+        """
+        task.require_data(self.name)
+        if task.allocator(budget).slack:
+            return Proposal(Plan())
+        _require_finite(task.network.tensors)
+        flow = _Flow(self, task, budget, rng.child("prune"))
+        if self.rewrite in ("metanet", "noise", "shuffled", "shrinkage"):
+            artifact = self._artifact(task, rng)
+            metanet = _restored(artifact, task)
+            flow.details["meta_training"] = {k: artifact.info[k] for k in ("seconds", "history", "options", "graph")}
+            flow.initial()
+            flow.rewritten(metanet)
+        else:
+            flow.initial()
+            flow.rewritten(None)
+        return flow.pruned()
+
+    def _artifact(self, task: Task, rng: Rng) -> Artifact:
+        def expected() -> Mapping[str, Any]:
+            return {"options": self._fit_options(), "spaces": [task.network.space.digest()]}
+
+        folder = None if task.folder is None else task.folder / self.name
+        there = dataclasses.replace(task, folder=folder)
+        given = self.fitted or self.artifact
+        return found_or_fitted(self.name, given, folder, expected, lambda: self.fit([there], rng.child("fit")))
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    bad = [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.isfinite().all()]
+    if bad:
+        raise WeightsError(
+            f"NaN or infinity in {', '.join(bad[:4])}: a graph of these weights would spread it; train anew"
+        )
+
+
+def _restored(artifact: Artifact, task: Task) -> Metanet:
+    """Raises ConfigError for an artefact whose inputs mean something else."""
+    if artifact.info.get("features") != features():
+        raise ConfigError(
+            "the artefact was fitted with other node and edge features than this version's: fit it again with "
+            "`metaprune fit metagraph RECIPE`"
+        )
+    config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
+    metanet = Metanet(config).to(task.network.program.device)
+    metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
+    return metanet
+
+
+class _Flow:
+    """The steps from a network to a proposal; each leaves accuracy on the validation split, MACs and seconds."""
+
+    def __init__(self, method: MetaGraph, task: Task, budget: Budget, rng: Rng):
+        self.method, self.task, self.budget, self.rng = method, task, budget, rng
+        self.pruner = Pruner(task, ranking(method.criterion, method.criterion_options))
+        self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
+        self.plan = Plan()
+        self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
+        data, device = task.require_data(method.name), task.network.program.device
+        self.data = data
+        self.calibration = some_batches(data.train, task.batch_size, _CALIBRATION, device, rng.child("calibration"))
+        self.judged = some_batches(data.val, task.batch_size, _JUDGED, device, None)
+        self._began = time.perf_counter()
+        self._judge("start", Structure(task.network, self.tensors))
+
+    def initial(self) -> None:
+        """The light pruning before the rewrite, and its fine-tuning."""
+        if self.method.initial < 1:
+            bound = Budget(macs=self.method.initial * float(self.task.network.cost().macs))
+            self.plan = self.pruner.plan(self.tensors, bound, self.rng.child("initial"))
+            self.tensors = dropped_are_zero(self.task.network, self.tensors, self.plan)
+            self.pruner = dataclasses.replace(self.pruner, start=self.plan)
+            self._tuned("initial pruning", sparse=False)
+
+    def rewritten(self, metanet: Metanet | None) -> None:
+        """The rewrite or its control, and the fine-tuning after it."""
+        network, how = self.task.network, self.method.rewrite
+        model = DataModel(self.task, wire(network), self.tensors, self.plan)
+        wiring = model.wiring
+        uncovered = dict(wiring.uncovered)
+        self.details["graph"] = {"nodes": wiring.nodes, "edges": wiring.edge_count, "uncovered": uncovered}
+        if metanet is not None:
+            before = self.tensors
+            strength = self._strength()
+            self.tensors = by_metanet(metanet, model, strength, self._wrong(model) if how == "shuffled" else None)
+            if how == "noise":
+                self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
+            if how == "shrinkage":
+                self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
+            self.details |= {"strength": strength, "moved": _moved(before, self.tensors)}
+        self._tuned("rewrite", sparse=how == "sparse")
+
+    def pruned(self) -> Proposal:
+        """The plan within the budget, with the weights it belongs to and BatchNorm statistics of its own."""
+        plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("final"))
+        module = Structure(self.task.network, self.tensors, plan)
+        self._judge("pruning", module, plan)
+        return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
+
+    def _wrong(self, model: DataModel) -> Wiring:
+        alive = self.task.network.survivors(self.plan) if self.plan.keep else None
+        return shuffled(model.wiring.at(alive), self.rng.child("shuffled"))
+
+    def _strength(self) -> float:
+        if self.method.strength is not None:
+            return self.method.strength
+        plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
+        return self.method.meta.strength(self.pruner.share(plan))
+
+    def _tuned(self, step: str, sparse: bool) -> None:
+        """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
+        network, config = self.task.network, self.method.finetune
+        module = Structure(network, self.tensors, self.plan)
+        self._judge(step, module, self.plan)
+        if config is not None:
+            shrinkage = Shrinkage(network, self.method.meta.alpha)
+            # a module at a plan holds slices, which the groups' rows do not fit: sparsity training is of whole networks
+            if sparse and self.plan.keep:
+                raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
+            objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg) if sparse else None
+            rng, progress = self.rng.child(step), self.task.progress
+            train(module, self.data, config, rng=rng, objective=objective, progress=progress, label=step)
+            self._judge(f"fine-tuning after {step}", module, self.plan, calibrate=False)
+        self.tensors = module.full_size(self.tensors)
+
+    def _judge(self, step: str, module: Structure, plan: Plan | None = None, calibrate: bool = True) -> None:
+        if calibrate and step != "start":
+            module.calibrate(self.calibration)
+        now = time.perf_counter()
+        self.details["steps"].append({
+            "step": step, "accuracy": accuracy(module, self.judged), "macs": self.pruner.share(plan or Plan()),
+            "seconds": now - self._began,
+        })  # fmt: skip
+        self._began = time.perf_counter()
+
+
+def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far every tensor went, relative to its norm."""
+    found = {}
+    for name, old in before.items():
+        if old.is_floating_point() and (change := float((after[name] - old).norm())):
+            found[name] = round(change / max(float(old.norm()), 1e-12), 6)
+    return found

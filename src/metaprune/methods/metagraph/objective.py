@@ -1,0 +1,66 @@
+"""Weighted shrinkage of channel groups: what makes a network easy to prune, as one differentiable number.
+
+For group channel k with coupled slices w (biases left out): I_k = mean over slices of ||w||^2, divided by the group's
+largest; s_k = sqrt(I_k); gamma_k = alpha ^ ((s_max - s_k) / (s_max - s_min)), so 1 for the strongest channel and alpha
+for the weakest. The loss is 1/2 sum_k gamma_k sum_w ||w||^2 with gamma held constant: its gradient gamma_k w is that of
+Torch-Pruning's GroupNormPruner.regularize (DepGraph, Fang et al., CVPR 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metaprune.network import Network
+from metaprune.values import Plan
+
+
+class Shrinkage:
+    """Squared norms of all channels of a network's groups, and the weighted sum of them."""
+
+    def __init__(self, network: Network, alpha: float = 16.0):
+        self.alpha = alpha
+        self._space = network.space
+        self._members = [
+            [
+                (m.parameter, m.dim, torch.from_numpy(np.ascontiguousarray(m.rows)))
+                for m in group.members
+                if isinstance(network.tensors[m.parameter], nn.Parameter) and not m.parameter.endswith("bias")
+            ]
+            for group in network.space
+        ]
+
+    def squares(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """[members, width] per group: ||w||^2 of every coupled slice."""
+        found: dict[tuple[str, int], Tensor] = {}
+        groups = []
+        for members in self._members:
+            rows = []
+            for name, dim, index in members:
+                if (name, dim) not in found:
+                    others = [d for d in range(tensors[name].dim()) if d != dim]
+                    squared = tensors[name].square()
+                    found[name, dim] = squared.sum(others) if others else squared
+                rows.append(found[name, dim][index.to(tensors[name].device)].sum(1))
+            groups.append(torch.stack(rows) if rows else torch.zeros(1, 1))
+        return groups
+
+    @torch.no_grad()
+    def weights(self, tensors: Mapping[str, Tensor], plan: Plan | None = None) -> list[Tensor]:
+        """gamma [width] per group, of the channels that `plan` keeps; 0 for the others."""
+        gammas = []
+        for squares, mask in zip(self.squares(tensors), (plan or Plan()).masks(self._space), strict=True):
+            alive = torch.from_numpy(mask).to(squares.device)
+            size = squares.mean(0).sqrt()
+            high, low = size[alive].max(), size[alive].min()
+            gamma = self.alpha ** ((high - size) / (high - low).clamp_min(1e-12))  # equal norms: 1 for all, not 0 / 0
+            gammas.append(torch.where(alive, gamma, torch.zeros_like(gamma)))
+        return gammas
+
+    def loss(self, tensors: Mapping[str, Tensor], weights: Sequence[Tensor]) -> Tensor:
+        """1/2 sum of gamma ||w||^2."""
+        parts = [(g * s.sum(0)).sum() for g, s in zip(weights, self.squares(tensors), strict=True)]
+        return torch.stack(parts).sum() / 2

@@ -1,0 +1,105 @@
+"""Plain pruning of a network with given weights: a plan by any ranking criterion, and accuracy along the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaprune.errors import ConfigError
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.registry import create_method
+from metaprune.methods.scores import Ranking
+from metaprune.rng import Rng
+from metaprune.train.batch import call_arguments, channels_last, logits_of
+from metaprune.values import Budget, Plan
+
+Batches = list[tuple[Any, Tensor]]
+
+
+def ranking(name: str, options: Mapping[str, Any]) -> Ranking:
+    """Raises ConfigError for a method that ranks no channels."""
+    method = create_method(name, dict(options))
+    if not isinstance(method, Ranking):
+        raise ConfigError(f"criterion {name!r} ranks no channels: use magnitude, bn_scale, taylor, fpgm or snip")
+    return method
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruner:
+    """One task's network under other weights; channels that `start` dropped stay dropped."""
+
+    task: Task
+    criterion: Ranking
+    start: Plan = dataclasses.field(default_factory=Plan)
+
+    @cached_property
+    def _full_macs(self) -> float:
+        return float(self.task.network.cost().macs)
+
+    def scores(self, tensors: Mapping[str, Tensor], rng: Rng) -> list[np.ndarray]:
+        task = dataclasses.replace(self.task, network=self.task.network.with_tensors(tensors))
+        scores = self.criterion.scores(task, self.start, rng)
+        masks = self.start.masks(self.task.network.space)
+        return [np.where(mask, s, -np.inf) for mask, s in zip(masks, scores, strict=True)]
+
+    def plan(self, tensors: Mapping[str, Tensor], budget: Budget, rng: Rng) -> Plan:
+        """Raises InfeasibleBudgetError if no structure meets the budget."""
+        allocator = self.task.allocator(budget)
+        classes = self.task.network.isomorphic_classes if self.criterion.scope == "isomorphic" else None
+        return allocator.by_scores(self.scores(tensors, rng), self.criterion.scope, classes)
+
+    def share(self, plan: Plan) -> float:
+        """MACs of a plan, as a share of the full network's."""
+        return float(self.task.network.cost(plan).macs) / self._full_macs
+
+    def curve(
+        self, tensors: Mapping[str, Tensor], shares: Sequence[float], calibration: Batches, judged: Batches, rng: Rng
+    ) -> list[dict[str, float]]:
+        """Accuracy on `judged` after pruning to each share of the MACs, BatchNorm re-estimated, nothing trained."""
+        rows = []
+        for share in shares:
+            plan = self.plan(tensors, Budget(macs=share * self._full_macs), rng)
+            module = Structure(self.task.network, tensors, plan)
+            module.calibrate(calibration)
+            rows.append({"macs": self.share(plan), "accuracy": accuracy(module, judged)})
+        return rows
+
+
+@torch.no_grad()
+def accuracy(module: Structure, batches: Batches) -> float:
+    """On (inputs, labels) batches, in evaluation mode."""
+    module.eval()
+    right = seen = 0
+    for inputs, labels in batches:
+        args, kwargs = call_arguments(channels_last(inputs))
+        right += int((logits_of(module(*args, **kwargs)).argmax(dim=-1) == labels).sum())
+        seen += len(labels)
+    return right / seen
+
+
+def area(rows: Sequence[Mapping[str, float]]) -> float:
+    """Mean of accuracy over the range of MACs, by trapezoids; rows in any order."""
+    points = sorted((r["macs"], r["accuracy"]) for r in rows)
+    if len(points) < 2 or points[-1][0] == points[0][0]:
+        return float(np.mean([a for _, a in points]))
+    parts = [(x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(points)]
+    return float(sum(parts) / (points[-1][0] - points[0][0]))
+
+
+def some_batches(split: Any, batch_size: int, count: int, device: torch.device, rng: Rng | None) -> Batches:
+    """The first `count` batches of one pass, shuffled iff `rng` is given."""
+    found: Batches = []
+    with (rng or Rng(0)).torch_global():
+        for batch in split.batches(batch_size, device=device, rng=rng):
+            found.append(batch)
+            if len(found) == count:
+                break
+    return found

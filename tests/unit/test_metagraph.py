@@ -1,0 +1,310 @@
+"""Graph metanetwork: the objective, meta-training, the flow and its controls, and what goes wrong."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metaprune.data import Data, TensorSplit
+from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
+from metaprune.methods.artifact import Artifact
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph import MetaGraph, wire
+from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
+from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer
+from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
+from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking
+from metaprune.models import create
+from metaprune.network import trace
+from metaprune.rng import Rng
+from metaprune.testing.method_suite import small_data, small_network
+from metaprune.testing.networks import toy
+from metaprune.testing.oracles import perturb, random_plan
+from metaprune.train.config import TrainConfig
+from metaprune.values import Budget, Plan
+
+TUNE = TrainConfig(epochs=1, batch_size=32, lr=0.02, augment=False)
+QUICK = MetaGraph(
+    metanet=MetanetConfig(hidden=8, layers=2), data_models=DataModelConfig(count=2, train=TUNE),
+    meta=MetaConfig(steps=4, batches=1, batch_size=32, evaluate_every=2, save_every=1, judged=64),
+)  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+
+
+def task_of(kind="cnn", folder=None, model=None):
+    model = small_network(kind) if model is None else model
+    return Task(trace(model, torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32, folder=folder)
+
+
+def stirred(metanet):
+    """Decoders that do something, as after meta-training."""
+    torch.manual_seed(0)
+    for parameter in (metanet.kernel_add, metanet.vector_add, metanet.kernel_scale.weight):
+        nn.init.normal_(parameter, std=0.3)
+    return metanet
+
+
+def data_model(task):
+    tensors = {n: t.detach() for n, t in task.network.tensors.items()}
+    return DataModel(task, wire(task.network), tensors)
+
+
+# ---------------------------------------------------------------------------------------------------- objective
+
+
+def test_the_gradient_is_gamma_times_the_weights():
+    """Written out for two coupled layers: the slices of channel k get gamma_k w, biases nothing."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    network = trace(model, torch.zeros(1, 5))
+    shrinkage = Shrinkage(network, alpha=16)
+    first, second = model[0].weight, model[2].weight
+    gammas = shrinkage.weights(network.tensors)
+    (hidden,) = [i for i, g in enumerate(network.space) if g.width == 4]
+    size = ((first**2).sum(1) / 2 + (second**2).sum(0) / 2).sqrt().detach()
+    expected = 16 ** ((size.max() - size) / (size.max() - size.min()))
+    assert torch.allclose(gammas[hidden], expected)
+    shrinkage.loss(network.tensors, gammas).backward()
+    assert torch.allclose(first.grad, expected[:, None] * first)
+    assert torch.allclose(second.grad, expected[None] * second)
+    assert model[0].bias.grad is None or not model[0].bias.grad.any()
+
+
+def test_equal_channels_are_shrunk_alike():
+    model = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3))
+    nn.init.ones_(model[0].weight)
+    nn.init.ones_(model[1].weight)
+    network = trace(model, torch.zeros(1, 5))
+    assert all(torch.equal(g, torch.ones_like(g)) for g in Shrinkage(network).weights(network.tensors))
+
+
+def test_dropped_channels_weigh_nothing():
+    network = trace(perturb(toy("residual").model), toy("residual").args)
+    plan = random_plan(network.space, 0.5, seed=0)
+    gammas = Shrinkage(network).weights(network.tensors, plan)
+    for gamma, mask in zip(gammas, plan.masks(network.space), strict=True):
+        assert ((gamma > 0).numpy() == mask).all()
+
+
+def test_one_backward_through_the_metanetwork_is_the_gradient():
+    """Gradients of two losses at the rewritten weights, then once through, against all of it at once."""
+    example = toy("residual")
+    network = trace(perturb(example.model).double(), tuple(a.double() for a in example.args))
+    model = data_model(Task(network))
+    from metaprune.methods.metagraph.metanet import Graph
+
+    graph = Graph(model.wiring, model.tensors, torch.float64)
+    metanet = stirred(Metanet(MetanetConfig(hidden=6, layers=2))).double()
+    inputs = [torch.randn_like(network.captured.example[0][0]) for _ in range(2)]
+
+    def loss(tensors, x):
+        return network.run(x, tensors=tensors).square().mean()
+
+    new = graph.wiring.written(model.tensors, metanet(graph, 0.5))
+    sum(loss(new, x) for x in inputs).backward()
+    whole = [p.grad.clone() for p in metanet.parameters() if p.grad is not None]
+    metanet.zero_grad()
+    new = graph.wiring.written(model.tensors, metanet(graph, 0.5))
+    leaves = {n: t.detach().requires_grad_() for n, t in new.items() if t.requires_grad}
+    for x in inputs:
+        loss({**new, **leaves}, x).backward()
+    names = [n for n, leaf in leaves.items() if leaf.grad is not None]
+    torch.autograd.backward([new[n] for n in names], [leaves[n].grad for n in names])
+    parts = [p.grad for p in metanet.parameters() if p.grad is not None]
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(whole, parts, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------- structures
+
+
+def test_a_structure_is_the_cut_network_and_its_training_comes_back():
+    network = trace(perturb(toy("residual").model).double(), tuple(a.double() for a in toy("residual").args))
+    plan = random_plan(network.space, 0.5, seed=0)
+    tensors = {n: t.detach() for n, t in network.tensors.items()}
+    module, (x,) = Structure(network, tensors, plan).eval(), network.captured.example[0]
+    assert torch.equal(module(x), network.run(x, plan=plan))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    full = module.full_size(tensors)
+    for name, rows in network.sliced(network.survivors(plan), tensors=full).items():
+        assert torch.equal(rows, module.tensors()[name])
+    other = random_plan(network.space, 0.5, seed=3)
+    assert Structure(network, tensors, other)(x).shape == module(x).shape  # no structure of another plan is reused
+
+
+def test_area_is_the_mean_accuracy():
+    assert area([{"macs": 1.0, "accuracy": 0.8}, {"macs": 0.5, "accuracy": 0.6}]) == pytest.approx(0.7)
+    assert area([{"macs": 0.5, "accuracy": 0.6}]) == 0.6
+
+
+def test_dropped_channels_become_zero_and_stay_last():
+    task = task_of()
+    plan = random_plan(task.network.space, 0.6, seed=1)
+    tensors = dropped_are_zero(task.network, {n: t.detach() for n, t in task.network.tensors.items()}, plan)
+    pruner = Pruner(task, ranking("magnitude", {}), plan)
+    share = pruner.share(plan)
+    found = pruner.plan(tensors, Budget(macs=0.8 * share * task.network.cost().macs), Rng(0))
+    for name, kept in found.keep.items():
+        assert set(kept) <= set(plan.keep.get(name, range(task.network.space[name].width)))
+
+
+# ---------------------------------------------------------------------------------------------------- meta-training
+
+
+def test_meta_training_is_finite_and_shrinks(tmp_path):
+    method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, steps=12, objective="sparsity", lr=0.01))
+    rows = method.fit([task_of(folder=tmp_path)], Rng(0)).info["history"]["rows"]
+    assert len(rows) == 12
+    assert all(np.isfinite(r["loss"]) for r in rows)
+    assert rows[-1]["shrinkage"] / rows[0]["shrinkage"] < 1
+
+
+@pytest.mark.parametrize("objective", ["cut", "sparsity"])
+def test_a_killed_meta_training_goes_on_to_the_same_artifact(tmp_path, objective, monkeypatch):
+    method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, objective=objective))
+    whole = method.fit([task_of(folder=tmp_path / "a")], Rng(0))
+    step, calls = Trainer._step, []
+
+    def killed(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        method.fit([task_of(folder=tmp_path / "b")], Rng(0))
+    monkeypatch.setattr(Trainer, "_step", step)
+    again = method.fit([task_of(folder=tmp_path / "b")], Rng(0))
+    assert all(torch.equal(again.tensors[n], t) for n, t in whole.tensors.items())
+    assert again.info["history"] == whole.info["history"]
+
+
+def bright_corners(n=128):
+    """Four classes, learnt in seconds: which corner of the image is bright."""
+    draw, splits = np.random.default_rng(0), []
+    for _ in range(3):
+        labels = torch.from_numpy(draw.integers(0, 4, n))
+        images = torch.from_numpy(draw.integers(0, 60, (n, 1, 28, 28), dtype=np.uint8))
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[0, 14 * (label // 2) :, 14 * (label % 2) :][:14, :14] += 150
+        splits.append(TensorSplit(images, labels, (0.3,), (0.3,)))
+    return Data("corners", *splits, 4, (1, 28, 28), tuple("abcd"), "corners")
+
+
+def test_collapse_stops_meta_training_and_keeps_the_best():
+    task = dataclasses.replace(task_of(model=create("zoo:lenet", num_classes=4)), data=bright_corners())
+    method = dataclasses.replace(
+        QUICK, metanet=dataclasses.replace(QUICK.metanet, rho=50.0),
+        meta=dataclasses.replace(QUICK.meta, steps=40, lr=0.5, shrinkage=1e4, objective="sparsity", max_grad_norm=1e6),
+        data_models=DataModelConfig(count=2, shares=(1.0, 1.0), train=dataclasses.replace(TUNE, epochs=8)),
+    )  # fmt: skip
+    with pytest.warns(CollapseWarning, match="collapsed at step"):
+        artifact = method.fit([task], Rng(0))
+    history = artifact.info["history"]
+    assert len(history["rows"]) < 40
+    assert history["evaluations"][-1]["collapsed"]
+
+
+def test_one_artifact_serves_other_networks():
+    """Another depth, another family: the inputs of the metanetwork are the same."""
+    artifact = QUICK.fit([task_of("cnn")], Rng(0))
+    for model in (create("zoo:resnet8"), create("zoo:lenet"), small_network("transformer")):
+        task = task_of(model=model)
+        plan = QUICK.restore(artifact).propose(task, Budget(macs="60%"), Rng(0)).plan
+        assert task.network.cost(plan).macs <= 0.6 * task.network.cost().macs
+
+
+# ---------------------------------------------------------------------------------------------------- the flow
+
+
+def test_every_step_is_in_the_record():
+    method = dataclasses.replace(QUICK, initial=0.9, finetune=TUNE)
+    task = task_of()
+    found = method.propose(task, Budget(macs="50%"), Rng(0))
+    steps = found.details["metagraph"]["steps"]
+    assert [s["step"] for s in steps] == [
+        "start", "initial pruning", "fine-tuning after initial pruning", "rewrite", "fine-tuning after rewrite",
+        "pruning",
+    ]  # fmt: skip
+    assert steps[0]["macs"] == 1
+    assert steps[2]["macs"] <= 0.9
+    assert steps[-1]["macs"] <= 0.5
+    assert 0.5 < found.details["metagraph"]["strength"] < 1
+    judged = accuracy(Structure(task.network, found.weights, found.plan), [*task.data.val.batches(32)])
+    assert judged == pytest.approx(steps[-1]["accuracy"])
+
+
+def test_controls_move_as_far_as_the_metanetwork():
+    task = task_of()
+    model, metanet = data_model(task), stirred(Metanet(MetanetConfig(hidden=8, layers=2)))
+    new = by_metanet(metanet, model, 0.5)
+
+    def far(found):
+        own = [n for n, t in task.network.tensors.items() if isinstance(t, nn.Parameter)]
+        return float(torch.stack([(found[n] - model.tensors[n]).square().sum() for n in own]).sum().sqrt())
+
+    assert far(new) > 0
+    assert far(noise_like(new, model.tensors, Rng(0))) == pytest.approx(far(new), rel=1e-4)
+    assert far(shrunk_like(new, model, Shrinkage(task.network))) == pytest.approx(far(new), rel=1e-4)
+    other = by_metanet(metanet, model, 0.5, shuffled(model.wiring, Rng(0)))
+    assert any(not torch.equal(other[n], t) for n, t in new.items())  # the graph matters
+    assert not torch.equal(by_metanet(metanet, model, 1.0)[next(iter(new))], new[next(iter(new))])  # so does strength
+
+
+@pytest.mark.parametrize("rewrite", ["none", "noise", "shuffled", "shrinkage", "sparse"])
+def test_controls_run_the_same_flow(rewrite):
+    method = dataclasses.replace(QUICK, rewrite=rewrite, finetune=TUNE)
+    task = task_of()
+    found = method.propose(task, Budget(params="50%"), Rng(0))
+    assert task.network.cost(found.plan).params <= 0.5 * task.network.cost().params
+    assert found.details["metagraph"]["rewrite"] == rewrite
+
+
+def test_a_network_within_the_budget_is_left_alone():
+    assert QUICK.propose(task_of(), Budget(macs="100%"), Rng(0)).plan == Plan()
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_options_are_refused():
+    for options, text in (
+        ({"rewrite": "magic"}, "rewrite"),
+        ({"criterion": "uniform"}, "ranks no channels"),
+        ({"rewrite": "sparse"}, "finetune"),
+        ({"initial": 0.0}, "initial"),
+        ({"strength": 2.0}, "strength"),
+        ({"data_models": DataModelConfig(count=1)}, "count"),
+        ({"data_models": DataModelConfig(shares=(0.9, 0.5))}, "shares"),
+        ({"metanet": MetanetConfig(form="deep")}, "form"),
+        ({"meta": MetaConfig(steps=0)}, "steps"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            dataclasses.replace(QUICK, **options)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = small_network("cnn")
+    with torch.no_grad():
+        next(model.parameters())[0] = float("nan")
+    with pytest.raises(WeightsError, match="NaN"):
+        QUICK.propose(task_of(model=model), Budget(macs="50%"), Rng(0))
+
+
+def test_an_artifact_of_other_features_is_refused():
+    artifact = QUICK.fit([task_of()], Rng(0))
+    other = Artifact(artifact.method, artifact.tensors, {**artifact.info, "features": ["older"]})
+    with pytest.raises(ConfigError, match="other node and edge features"):
+        QUICK.restore(other).propose(task_of(), Budget(macs="50%"), Rng(0))
+
+
+def test_an_impossible_budget_ends_before_meta_training(monkeypatch):
+    monkeypatch.setattr(MetaGraph, "fit", None)
+    with pytest.raises(InfeasibleBudgetError):
+        QUICK.propose(task_of(), Budget(macs=10), Rng(0))
