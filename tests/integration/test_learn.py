@@ -237,3 +237,38 @@ def test_wrong_arguments_of_adapt(meta_trained, fitted, target, tmp_path, capsys
     ):
         assert main(arguments) == 2
         assert text in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- graph metanetwork
+
+
+METAGRAPH = {
+    **{k: STAMP[k] for k in ("data", "train", "recover", "latency")},
+    "model": {"spec": "zoo:resnet8"},
+    "budget": {"macs": "50%"},
+    "method": {
+        "name": "metagraph",
+        "options": {
+            "metanet": {"hidden": 8, "layers": 1},
+            "data_models": {"count": 2, "train": TINY},
+            "meta": {"steps": 3, "batches": 1, "batch_size": 32, "evaluate_every": 3, "judged": 64},
+        },
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+def test_one_metanetwork_prunes_other_networks(tmp_path, capsys):
+    from metaprune.pipeline import run
+
+    artifact = fit(from_dict(RunConfig, METAGRAPH), tmp_path / "fit", progress=False)
+    assert artifact.info["macs"] > 0
+    method = {"name": "metagraph", "options": {"artifact": str(tmp_path / "fit")}}
+    other = from_dict(RunConfig, {**METAGRAPH, "model": {"spec": "zoo:resnet20"}, "method": method})
+    record = run(other, tmp_path / "pruned", progress=False)
+    assert record["cost"]["after"]["macs"] <= 0.5 * record["cost"]["before"]["macs"]
+    assert [s["step"] for s in record["method_details"]["metagraph"]["steps"]] == ["start", "rewrite", "pruning"]
+    assert mp.load(tmp_path / "pruned")(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert 'id="metagraph"' in (tmp_path / "pruned" / "report.html").read_text()
+    assert main(["adapt", str(tmp_path / "fit"), "--data", "builtin:digits", "--budget", "params=40%"]) == 2
+    assert "holds a metagraph" in capsys.readouterr().err

@@ -265,6 +265,14 @@ def test_inspect_and_models(capsys):
     assert "zoo:resnet56" in capsys.readouterr().out
 
 
+def test_graph_counts_and_draws(tmp_path, capsys):
+    assert main(["graph", "zoo:resnet20", "--out", str(tmp_path / "new" / "graph.html")]) == 0
+    out = capsys.readouterr().out
+    assert "701 nodes, 30,672 edges" in out
+    assert "every parameter is in the graph" in out
+    assert "<html" in (tmp_path / "new" / "graph.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

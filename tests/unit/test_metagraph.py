@@ -308,3 +308,23 @@ def test_an_impossible_budget_ends_before_meta_training(monkeypatch):
     monkeypatch.setattr(MetaGraph, "fit", None)
     with pytest.raises(InfeasibleBudgetError):
         QUICK.propose(task_of(), Budget(macs=10), Rng(0))
+
+
+def test_the_gradient_is_that_of_torch_pruning():
+    """DepGraph's own code as the oracle, where it is installed (`pip install -e .[bench]`)."""
+    tp = pytest.importorskip("torch_pruning")
+    example = toy("residual")
+    model = perturb(example.model.eval()).double()
+    inputs = tuple(a.double() for a in example.args)
+    network = trace(model, inputs)
+    shrinkage = Shrinkage(network, alpha=16)
+    shrinkage.loss(network.tensors, shrinkage.weights(network.tensors)).backward()
+    mine = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="max")
+    pruner = tp.pruner.GroupNormPruner(model, inputs, importance=importance, ignored_layers=last, reg=1.0, alpha=16)
+    pruner.regularize(model, alpha=16)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(mine[name], parameter.grad, rtol=1e-4, atol=1e-6), name

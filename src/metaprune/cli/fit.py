@@ -17,7 +17,7 @@ class Fit:
     """Meta-train a learned method on the network and data of a recipe. The same command continues a killed run."""
 
     method: tyro.conf.Positional[str]
-    """pruningnet or stamp."""
+    """pruningnet, stamp or metagraph."""
     recipe: tyro.conf.Positional[Path]
     """TOML recipe."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -37,6 +37,7 @@ class Fit:
         following = {
             "pruningnet": f"metaprune search {folder} --budget macs=50%",
             "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget params=25%",
+            "metagraph": f"metaprune prune {self.recipe} --set method.options.artifact={folder}",
         }
         out.print(
             f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "

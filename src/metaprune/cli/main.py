@@ -16,6 +16,7 @@ from metaprune.cli.adapt import Adapt
 from metaprune.cli.data import DataVerb
 from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
+from metaprune.cli.graph import Graph
 from metaprune.cli.inspect import Inspect
 from metaprune.cli.latency import Latency
 from metaprune.cli.models import Models
@@ -30,6 +31,7 @@ Verb = (
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Adapt, tyro.conf.subcommand("adapt")]
+    | Annotated[Graph, tyro.conf.subcommand("graph")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Export, tyro.conf.subcommand("export")]

@@ -12,8 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from metaprune.report import metagraph_rows, search_rows, stamp_rows
 from metaprune.report import rows as data
-from metaprune.report import search_rows, stamp_rows
+from metaprune.report.metagraph_plots import metagraph_figures
 from metaprune.report.plots import figures
 from metaprune.report.search_plots import search_figures
 from metaprune.report.stamp_plots import stamp_figures
@@ -31,11 +32,12 @@ def render_report(record: data.Record) -> str:
     drawn = [_drawn(key, caption, figure) for key, caption, figure in figures(record)]
     searched = [_drawn(key, caption, figure, note) for key, caption, note, figure in search_figures(record)]
     stamped = [_drawn(key, caption, figure, note) for key, caption, note, figure in stamp_figures(record)]
+    rewritten = [_drawn(key, caption, figure, note) for key, caption, note, figure in metagraph_figures(record)]
     space = record.get("space") or {}
     groups = data.group_rows(record)
     return environment.get_template("report.html.jinja").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()) if drawn or searched or stamped else "",
+        plotly=Markup(get_plotlyjs()) if drawn or searched or stamped or rewritten else "",
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
@@ -49,6 +51,9 @@ def render_report(record: data.Record) -> str:
         stamp_text=stamp_rows.stamp_text(record),
         stamp_facts=stamp_rows.fact_rows(record),
         stamp_figures=stamped,
+        metagraph_text=metagraph_rows.metagraph_text(record),
+        metagraph_facts=metagraph_rows.fact_rows(record),
+        metagraph_figures=rewritten,
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
         locks=data.lock_rows(record),

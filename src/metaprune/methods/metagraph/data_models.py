@@ -25,7 +25,7 @@ from metaprune.recover.scratch import reinitialise
 from metaprune.rng import Rng
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
-from metaprune.values import Budget, Plan
+from metaprune.values import Budget, Constraints, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ def _made(
     plan = Plan()
     if share < 1:
         how = criterion if number % 2 else Random()
-        here = dataclasses.replace(task, network=task.network.with_tensors(tensors))
-        plan = how.propose(here, Budget(macs=share * float(task.network.cost().macs)), rng.child("plan")).plan
+        here = dataclasses.replace(task, network=task.network.with_tensors(tensors), constraints=Constraints())
+        plan = how.propose(here, Budget(macs=f"{100 * share}%"), rng.child("plan")).plan
     tensors = _trained(task.network, tensors, plan, data, config, rng.child("light"), progress)
     tensors = dropped_are_zero(task.network, tensors, plan)
     if place is not None:

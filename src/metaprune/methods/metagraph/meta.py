@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.progress import TrainProgress
-from metaprune.values import Budget, Plan
+from metaprune.values import Constraints, Plan
 
 Objective = Literal["cut", "sparsity"]
 _LEARNT, _LOST = 0.2, 0.05  # share of the way from guessing to no error: a network that learnt; one that lost it
@@ -101,8 +102,7 @@ class State(nn.Module):
 
     def __init__(self, current: Metanet):
         super().__init__()
-        self.current, self.best = current, Metanet(current.config)
-        self.keep()
+        self.current, self.best = current, copy.deepcopy(current)
 
     def keep(self) -> None:
         self.best.load_state_dict(self.current.state_dict())
@@ -123,7 +123,8 @@ class Trainer:
         self.learnt, self.judges = range(len(models) - held), range(len(models) - held, len(models))
         self.graphs = [m.graph() for m in models]
         self.shrinkages = [Shrinkage(m.task.network, config.alpha) for m in models]
-        self.pruners = [Pruner(m.task, criterion, m.plan) for m in models]
+        # the task's constraints are for its result; data models are pruned as far as it takes
+        self.pruners = [Pruner(replace(m.task, constraints=Constraints()), criterion, m.plan) for m in models]
         self.norms = [self._norm(i) for i in range(len(models))]
 
     def _norm(self, i: int) -> float:
@@ -172,8 +173,7 @@ class Trainer:
         tensors = {**new, **leaves}
         plan = model.plan
         if self.config.objective == "cut":
-            budget = Budget(macs=self.config.share(strength) * float(network.cost().macs))
-            plan = self.pruners[i].plan(tensors, budget, rng.child("rank"))
+            plan = self.pruners[i].at_share(tensors, self.config.share(strength), rng.child("rank"))
         alive = network.survivors(plan) if plan.keep else None
         data = model.task.require_data("metagraph")
         batches = some_batches(data.train, self.config.batch_size, self.config.batches, network.program.device, rng)

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from metaprune.errors import ConfigError, WeightsError
@@ -40,6 +42,7 @@ Rewrite = Literal["metanet", "none", "noise", "shuffled", "shrinkage", "sparse"]
 _FITTED = ("metanet", "data_models", "meta", "criterion", "criterion_options")
 FITTED_OPTIONS = (*_FITTED, "artifact")
 _CALIBRATION, _JUDGED = 4, 8  # batches
+_BINS = 20
 
 
 def features() -> list[Any]:
@@ -134,9 +137,20 @@ class MetaGraph:
             "data_models": [{"macs": p.share(m.plan)} for p, m in zip(trainer.pruners, models, strict=True)],
             "graph": {"nodes": models[0].wiring.nodes, "edges": models[0].wiring.edge_count},
             "parameters": sum(p.numel() for p in metanet.parameters()),
-            "seconds": {"data_models": made - began, "meta": time.perf_counter() - made},
+            "stages": {"data_models": made - began, "meta": time.perf_counter() - made},
+            "seconds": time.perf_counter() - began, "macs": self._fit_macs(tasks, len(rows.rows)),
         }  # fmt: skip
         return Artifact(self.name, {n: t.detach().cpu() for n, t in trainer.state.best.state_dict().items()}, info)
+
+    def _fit_macs(self, tasks: Sequence[Task], steps: int) -> float:
+        """Of the networks: training of the data models, and every meta-step; the metanetwork's own are not in it."""
+        full = float(np.mean([t.network.cost().macs for t in tasks]))
+        lean = (1 + self.meta.smallest) / 2 if self.meta.objective == "cut" else 1.0
+        images = float(np.mean([len(t.require_data(self.name).train) for t in tasks]))
+        trainings = 2 if self.data_models.start == "scratch" else 1
+        made = trainings * len(tasks) * self.data_models.count * self.data_models.train.epochs * images
+        seen = steps * self.meta.batches * self.meta.batch_size
+        return 3 * full * (made * float(np.mean(self.data_models.shares)) + lean * seen)
 
     def restore(self, artifact: Artifact) -> Self:
         return dataclasses.replace(self, fitted=artifact)
@@ -161,7 +175,9 @@ class MetaGraph:
         if self.rewrite in ("metanet", "noise", "shuffled", "shrinkage"):
             artifact = self._artifact(task, rng)
             metanet = _restored(artifact, task)
-            flow.details["meta_training"] = {k: artifact.info[k] for k in ("seconds", "history", "options", "graph")}
+            flow.details["meta_training"] = {
+                k: artifact.info[k] for k in ("seconds", "stages", "macs", "history", "options", "graph")
+            }
             flow.initial()
             flow.rewritten(metanet)
         else:
@@ -195,7 +211,8 @@ def _restored(artifact: Artifact, task: Task) -> Metanet:
             "`metaprune fit metagraph RECIPE`"
         )
     config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
-    metanet = Metanet(config).to(task.network.program.device)
+    with Rng(0).torch_global():  # its initialisation is overwritten, and draws
+        metanet = Metanet(config).to(task.network.program.device)
     metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
     return metanet
 
@@ -240,7 +257,9 @@ class _Flow:
                 self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
             if how == "shrinkage":
                 self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
-            self.details |= {"strength": strength, "moved": _moved(before, self.tensors)}
+            self.details |= {
+                "strength": strength, "moved": _moved(before, self.tensors), "norms": self._norms(before)
+            }  # fmt: skip
         self._tuned("rewrite", sparse=how == "sparse")
 
     def pruned(self) -> Proposal:
@@ -253,6 +272,18 @@ class _Flow:
     def _wrong(self, model: DataModel) -> Wiring:
         alive = self.task.network.survivors(self.plan) if self.plan.keep else None
         return shuffled(model.wiring.at(alive), self.rng.child("shuffled"))
+
+    def _norms(self, before: Mapping[str, Tensor]) -> dict[str, dict[str, list[int]]]:
+        """Channels of every group counted by their norm, in bins up to the largest before."""
+        shrinkage, found = Shrinkage(self.task.network), {}
+        sides = [shrinkage.squares(t) for t in (before, self.tensors)]
+        space = self.task.network.space
+        for group, mask, *squares in zip(space, self.plan.masks(space), *sides, strict=True):
+            sizes = [s.mean(0).sqrt().detach().float().cpu()[torch.from_numpy(mask)] for s in squares]
+            top = float(sizes[0].max()) or 1.0
+            counts = [torch.histc(s.clamp(max=top), _BINS, 0, top).int().tolist() for s in sizes]
+            found[group.name] = dict(zip(("before", "after"), counts, strict=True))
+        return found
 
     def _strength(self) -> float:
         if self.method.strength is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaprune.errors import ConfigError
+from metaprune.errors import ConfigError, InfeasibleBudgetError
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.registry import create_method
@@ -46,7 +46,8 @@ class Pruner:
 
     def scores(self, tensors: Mapping[str, Tensor], rng: Rng) -> list[np.ndarray]:
         task = dataclasses.replace(self.task, network=self.task.network.with_tensors(tensors))
-        scores = self.criterion.scores(task, self.start, rng)
+        with torch.enable_grad():  # Taylor's scores need it, whoever asks
+            scores = self.criterion.scores(task, self.start, rng)
         masks = self.start.masks(self.task.network.space)
         return [np.where(mask, s, -np.inf) for mask, s in zip(masks, scores, strict=True)]
 
@@ -55,6 +56,18 @@ class Pruner:
         allocator = self.task.allocator(budget)
         classes = self.task.network.isomorphic_classes if self.criterion.scope == "isomorphic" else None
         return allocator.by_scores(self.scores(tensors, rng), self.criterion.scope, classes)
+
+    def at_share(self, tensors: Mapping[str, Tensor], share: float, rng: Rng) -> Plan:
+        """A plan at a share of the MACs, or at the least that can be reached."""
+        return self.plan(tensors, Budget(macs=max(share * self._full_macs, self._least_macs)), rng)
+
+    @cached_property
+    def _least_macs(self) -> float:
+        try:
+            self.task.allocator(Budget(macs=1))
+        except InfeasibleBudgetError as error:
+            return float(error.smallest["macs"])
+        return 1.0
 
     def share(self, plan: Plan) -> float:
         """MACs of a plan, as a share of the full network's."""
@@ -66,7 +79,7 @@ class Pruner:
         """Accuracy on `judged` after pruning to each share of the MACs, BatchNorm re-estimated, nothing trained."""
         rows = []
         for share in shares:
-            plan = self.plan(tensors, Budget(macs=share * self._full_macs), rng)
+            plan = self.at_share(tensors, share, rng)
             module = Structure(self.task.network, tensors, plan)
             module.calibrate(calibration)
             rows.append({"macs": self.share(plan), "accuracy": accuracy(module, judged)})

@@ -15,7 +15,7 @@ from metaprune.graph.capture import module_of, op_name
 from metaprune.graph.labels import Label
 from metaprune.graph.roles import HEADS, KV_HEADS
 from metaprune.graph.rules.elementwise import is_pointwise
-from metaprune.methods.metagraph.keys import Keys, places
+from metaprune.methods.metagraph.sites import Sites
 from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Site, Wiring
 from metaprune.network import Network
 
@@ -57,15 +57,6 @@ class Constant:
     positions: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Some nodes of a site (all of them, until something slices them), with their keys."""
-
-    site: int
-    nodes: np.ndarray
-    keys: np.ndarray
-
-
 @dataclass(frozen=True)
 class Value:
     """parts: whose channels it carries, latest last. open: straight from its layer, nothing but a norm in between.
@@ -88,23 +79,18 @@ def wire(network: Network) -> Wiring:
     return _Builder(network).build()
 
 
-class _Builder:
+class _Builder(Sites):
     def __init__(self, network: Network):
+        super().__init__()
         self.network, self.captured, self.labelled = network, network.captured, network.labelled
-        self.keys = Keys()
         self.values: dict[fx.Node, Value] = {}
-        self.sites: list[Site] = []
-        self.parts: list[Part] = []
-        self.edges: list[Edges] = []
-        self.attributes: list[Attribute] = []
-        self.same: dict[int, Tensor] = {}  # site that was joined to another -> the nodes it became
         self.seen = {n: torch.zeros(t.numel(), dtype=torch.bool) for n, t in network.tensors.items()}
 
     def build(self) -> Wiring:
         for node in self.captured.graph.nodes:
             self.values[node] = self._value(node)
         self._heads()
-        number = self._numbers()
+        number = self.numbers()
         sites, first = [], 0
         for i, site in enumerate(self.sites):
             if i not in self.same:
@@ -119,20 +105,6 @@ class _Builder:
         )
         left = {n: int((~self.seen[n]).sum()) for n, t in self.network.tensors.items() if isinstance(t, nn.Parameter)}
         return Wiring(tuple(sites), edges, attributes, first, {n: k for n, k in left.items() if k})
-
-    def _numbers(self) -> Tensor:
-        """New number of every node, after sites were joined."""
-        total = sum(s.size for s in self.sites)
-        number = torch.full((total,), -1)
-        count = 0
-        for i, site in enumerate(self.sites):
-            if i not in self.same:
-                number[site.first : site.first + site.size] = torch.arange(count, count + site.size)
-                count += site.size
-        for i in reversed(list(self.same)):  # what was joined last may be joined to something itself
-            site = self.sites[i]
-            number[site.first : site.first + site.size] = number[self.same[i]]
-        return number
 
     # ------------------------------------------------------------------------------------------ values
 
@@ -192,7 +164,7 @@ class _Builder:
         value, shape, dim = self.values[x], self._shape(x), bound["dim"]
         if not value.parts or shape is None:
             return None
-        found = self._found(value.parts, self.keys.of(self._label(x, dim), shape[dim]))
+        found = self.found(value.parts, self.keys.of(self._label(x, dim), shape[dim]))
         if (found < 0).any() or len(np.unique(found)) < len(found):
             return None
         flat = torch.from_numpy(found).view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))])
@@ -208,7 +180,7 @@ class _Builder:
             final = None if raw is None else self.labelled.atoms.final(raw)
             nodes = piece.reshape(-1).numpy()
             site = int(np.searchsorted([s.first for s in self.sites], nodes[0], side="right")) - 1
-            pieces.append(self._part(site, nodes, self.keys.of(final, len(nodes))))
+            pieces.append(self.part(site, nodes, self.keys.of(final, len(nodes))))
         return Value(pieces=tuple(pieces)) if several else Value(tuple(pieces))
 
     # ------------------------------------------------------------------------------------------ layers
@@ -222,16 +194,23 @@ class _Builder:
         assert shape is not None and out_shape is not None
         spatial = len(shape) - 2 if name in _CONVS else 0
         dim = len(out_shape) - spatial - 1
-        site = self._site(module_of(node) or name, name, out_shape[dim], self._label(node, dim), self.values[x].parts)
+        into = None if name == "embedding" else self._inputs(x, spatial)
+        site = self.site(module_of(node) or name, name, out_shape[dim], self._label(node, dim), self.values[x].parts)
         constant = self.values[weight].constant
         if name == "embedding":
             if constant is not None:
                 self._attribute(f"{name}.weight", constant, site, constant.positions.t())
-        else:
-            self._kernel(node, name, bound, x, constant, shape, site)
+        elif constant is not None and into is not None:
+            self._kernel(node, name, bound, into, constant, shape, site)
         if isinstance(bias, fx.Node) and (own := self.values[bias].constant) is not None and own.positions.dim() == 1:
             self._attribute("bias", own, site, own.positions[:, None])
         return Value((site,), open=True)
+
+    def _inputs(self, x: fx.Node, spatial: int) -> Tensor:
+        shape = self._shape(x)
+        assert shape is not None
+        dim = len(shape) - spatial - 1
+        return self._nodes(x, dim, shape[dim])
 
     def _operands(self, name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(data, weight, bias)."""
@@ -244,23 +223,20 @@ class _Builder:
         return (x, weight, bias) if len(self._shape(weight) or ()) == 2 else (None, None, None)
 
     def _kernel(
-        self, node: fx.Node, name: str, bound: dict[str, Any], x: fx.Node, constant: Constant | None,
+        self, node: fx.Node, name: str, bound: dict[str, Any], into: Tensor, constant: Constant,
         shape: tuple[int, ...], site: int,
     ) -> None:  # fmt: skip
         """Edges of a layer: its weights as [groups, outputs, inputs, kernel]."""
         transposed = name.startswith("conv_transpose") or bool(bound.get("transposed"))
         groups, kernel = bound.get("groups") or 1, int(np.prod(shape[2:], dtype=int)) if name in _CONVS else 1
-        outputs, in_shape = len(self.parts[site].nodes) // groups, self._shape(x)
-        assert in_shape is not None
-        dim = len(in_shape) - (len(shape) - 2 if name in _CONVS else 0) - 1
-        into = self._nodes(x, dim, in_shape[dim]).reshape(groups, -1)
+        outputs, into = len(self.parts[site].nodes) // groups, into.reshape(groups, -1)
         size, stride = shape[2:] if name in _CONVS else (), bound.get("stride")
         stride = max(stride) if isinstance(stride, (list, tuple)) and stride else 1
-        out = self._own_nodes(site).reshape(groups, outputs)
+        out = self.nodes_of(site).reshape(groups, outputs)
         kind = ("grouped" if groups > 1 else "conv") if name in _CONVS else "linear"
-        if constant is None or tuple(constant.positions.shape) != shape:
-            return
         p = constant.positions
+        if tuple(p.shape) != shape:
+            return
         if transposed:
             p = p.reshape(groups, into.shape[1], outputs, kernel).transpose(1, 2)
         elif name in ("matmul", "mm", "addmm"):
@@ -287,7 +263,7 @@ class _Builder:
         self, kind: str, constant: Constant, site: int, positions: Tensor, nodes: Tensor | None = None
     ) -> None:
         """positions [n, features], one row per node of the site (or of `nodes`)."""
-        nodes = self._own_nodes(site) if nodes is None else nodes
+        nodes = self.nodes_of(site) if nodes is None else nodes
         tensor = self.network.tensors[constant.name]
         fits = len(positions) == len(nodes) and positions.shape[1] <= MAX_FEATURES // 4 and tensor.is_floating_point()
         if fits and self._claim(constant.name, positions):
@@ -307,8 +283,8 @@ class _Builder:
         if len(value.parts) == 1 and _alone(x) and len(self.parts[value.parts[0]].nodes) == shape[dim]:
             site = value.parts[0]
         else:
-            site = self._site(module_of(node) or name, name, shape[dim], self._label(node, dim), value.parts)
-            self._identity(value.parts, site, "identity")
+            site = self.site(module_of(node) or name, name, shape[dim], self._label(node, dim), value.parts)
+            self.identity(value.parts, site, "identity")
         for vector, constant in known.items():
             self._attribute(f"{name}.{vector}", constant, site, constant.positions[:, None])
         return Value((site,), value.open and _alone(x))
@@ -335,7 +311,7 @@ class _Builder:
             open_ = bool(data) and self.values[data[0]].open and _alone(data[0])
             return Value(sites, open_ and (name in _LINEAR or alias_kind(node.target) == "view"))
         if name in _PRODUCTS:
-            self._pairs(self.values[data[0]].parts, self.values[data[1]].parts)
+            self.pairs(self.values[data[0]].parts, self.values[data[1]].parts)
             last = self.values[data[-1] if name == "scaled_dot_product_attention" else data[1]].parts
             return Value(last if name == "scaled_dot_product_attention" else tuple(dict.fromkeys((*sites, *last))))
         if not is_pointwise(node.target) and name not in _ADDS:
@@ -344,22 +320,22 @@ class _Builder:
         if set(a.parts) <= set(b.parts) or set(b.parts) <= set(a.parts):
             return Value(sites)
         if name not in _ADDS:
-            self._pairs(a.parts, b.parts)
+            self.pairs(a.parts, b.parts)
             return Value(a.parts if len(a.parts) >= len(b.parts) else b.parts)
         return self._added(node, (a, data[0]), (b, data[1]))
 
     def _added(self, node: fx.Node, *operands: tuple[Value, fx.Node]) -> Value:
         """Layers that are only summed share their nodes; what is read elsewhere too comes by identity edges."""
         straight = [v.parts[0] for v, n in operands if v.open and _alone(n) and len(v.parts) == 1]
-        if len(straight) == 2 and self._join(*straight):
+        if len(straight) == 2 and self.join(*straight):
             return Value((straight[0],), open=True)
         if not straight:
             shape, dim = self._shape(node), self._channel_dim(node)
             assert shape is not None
-            straight = [self._site(module_of(node) or "add", "add", shape[dim], self._label(node, dim), ())]
+            straight = [self.site(module_of(node) or "add", "add", shape[dim], self._label(node, dim), ())]
         for value, _ in operands:
             if straight[0] not in value.parts:
-                self._identity(value.parts, straight[0], "identity")
+                self.identity(value.parts, straight[0], "identity")
         return Value((straight[0],))
 
     def _channel_dim(self, node: fx.Node) -> int:
@@ -378,7 +354,7 @@ class _Builder:
             label = self._label(node, len(out) - p.dim() + dim)
             if p.shape[dim] == 1 or p.shape[dim] != out[len(out) - p.dim() + dim]:
                 continue
-            found = self._found(parts, self.keys.of(label, p.shape[dim]))
+            found = self.found(parts, self.keys.of(label, p.shape[dim]))
             if (found >= 0).all() and len(np.unique(found)) == len(found):
                 rows = p.movedim(dim, 0).reshape(p.shape[dim], -1)
                 self._attribute(kind, constant, parts[-1], rows, torch.from_numpy(found))
@@ -386,76 +362,24 @@ class _Builder:
 
     # ------------------------------------------------------------------------------------------ sites
 
-    def _site(self, name: str, kind: str, size: int, final: Label, before: Sequence[int]) -> int:
-        """A new site; returns the part that is all of it."""
-        first = self.sites[-1].first + self.sites[-1].size if self.sites else 0
-        depth = 1 + max((self._of(i).depth for i in before), default=-1)
-        self.sites.append(Site(name, kind, first, size, final, depth))
-        return self._part(len(self.sites) - 1, np.arange(first, first + size), self.keys.of(final, size))
-
-    def _part(self, site: int, nodes: np.ndarray, keys: np.ndarray) -> int:
-        self.parts.append(Part(site, nodes, keys))
-        return len(self.parts) - 1
-
-    def _of(self, part: int) -> Site:
-        return self.sites[self.parts[part].site]
-
-    def _own_nodes(self, part: int) -> Tensor:
-        return torch.from_numpy(self.parts[part].nodes)
-
-    def _found(self, parts: Sequence[int], keys: np.ndarray) -> np.ndarray:
-        """Node of every key among the parts, or -1."""
-        at = places(keys, [self.parts[i].keys for i in parts])
-        nodes = np.concatenate([self.parts[i].nodes for i in parts] or [np.empty(0, dtype=np.int64)])
-        return np.where(at >= 0, nodes[at], -1) if len(nodes) else at
-
     def _nodes(self, x: fx.Node, dim: int, n: int) -> Tensor:
         """Nodes of the channels of `x`; what comes from nowhere (the network's input) gets nodes of its own."""
         value, final = self.values[x], self._label(x, dim)
-        found = self._found(value.parts, self.keys.of(final, n))
+        found = self.found(value.parts, self.keys.of(final, n))
         if (found < 0).any():
             missing = np.flatnonzero(found < 0)
             rest = None if final is None else final[missing]
-            site = self._site(x.name, "input", len(missing), rest, ())
+            site = self.site(x.name, "input", len(missing), rest, ())
             self.values[x] = Value((*value.parts, site), value.open, value.own, value.constant)
             found[missing] = self.parts[site].nodes
         return torch.from_numpy(found)
-
-    def _identity(self, before: Sequence[int], part: int, kind: str) -> None:
-        """One edge per channel that a site takes over from those before."""
-        found = self._found(before, self.parts[part].keys)
-        rows = np.flatnonzero(found >= 0)
-        site = self._of(part)
-        site.depth = max([site.depth, *(self._of(i).depth + 1 for i in before)])
-        self._pair(site.name, kind, self._own_nodes(part)[rows], torch.from_numpy(found[rows]))
-
-    def _pairs(self, a: Sequence[int], b: Sequence[int]) -> None:
-        """Channels that are multiplied with one another."""
-        for part in a:
-            found = self._found([i for i in b if i != part], self.parts[part].keys)
-            rows = np.flatnonzero(found >= 0)
-            self._pair(self._of(part).name, "product", self._own_nodes(part)[rows], torch.from_numpy(found[rows]))
-
-    def _pair(self, name: str, kind: str, out: Tensor, into: Tensor) -> None:
-        if len(out):
-            self.edges.append(Edges(name, kind, out[:, None], into[:, None]))
-
-    def _join(self, keep: int, join: int) -> bool:
-        """Let two sites be one, if they have the same channels."""
-        a, b = self._of(keep), self._of(join)
-        found = self._found([keep], self.parts[join].keys)
-        if a is b or (found < 0).any() or not len(found) == a.size == b.size == len(self.parts[keep].nodes):
-            return False
-        self.same[self.parts[join].site] = torch.from_numpy(found)
-        a.depth = max(a.depth, b.depth)
-        return True
 
     def _heads(self) -> None:
         """A node per attention head, joined to the channels of its queries, keys and values."""
         for group in self.network.space:
             if group.role not in (HEADS, KV_HEADS):
                 continue
-            head = self._site(group.name, "head", group.width, group.atoms[:, None], ())
+            head = self.site(group.name, "head", group.width, group.atoms[:, None], ())
             for i in range(self.parts[head].site):
                 final = self.sites[i].final
                 if i in self.same or final is None or final.shape[1] < 2:
@@ -465,7 +389,8 @@ class _Builder:
                 of = np.argsort(group.atoms)[of]
                 if len(rows) and len(rows) % group.width == 0 and (np.bincount(of) == len(rows) // group.width).all():
                     into = self.sites[i].first + rows[np.argsort(of, kind="stable")].reshape(group.width, -1)
-                    out = self._own_nodes(head)[:, None]
+                    out = self.nodes_of(head)[:, None]
+                    self.site_of(head).depth = max(self.site_of(head).depth, self.sites[i].depth)
                     self.edges.append(Edges(self.sites[i].name, "head", out, torch.from_numpy(into)))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,16 @@ class Wiring:
         for a in self.attributes:
             attributes[a.kind] += len(a.nodes)
         return {"nodes": dict(nodes), "edges": dict(edges), "attributes": dict(attributes)}
+
+    def drawn(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Sites, and blocks of edges between pairs of them, as plain data for a drawing."""
+        site_of = torch.cat([torch.full((s.size,), i) for i, s in enumerate(self.sites)])
+        sites = [{"name": s.name, "kind": s.kind, "nodes": s.size, "depth": s.depth} for s in self.sites]
+        edges = []
+        for e in self.edges:
+            ends = [torch.unique(site_of[side]).tolist() for side in (e.into, e.out)]
+            edges += [{"kind": e.kind, "count": e.count, "into": i, "out": o} for i in ends[0] for o in ends[1]]
+        return sites, edges
 
     def parts(self) -> list[Edges | Attribute]:
         """All that carries weights, in a fixed order."""

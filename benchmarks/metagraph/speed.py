@@ -1,0 +1,89 @@
+"""What does a metanetwork's step cost? CPU seconds and peak memory of forward and backward, one process per case.
+
+    OMP_NUM_THREADS=1 python benchmarks/metagraph/speed.py --out benchmarks/metagraph/speed.json
+
+Sizes are the paper's for each network. Peak memory is the process's, weights and tracing included; "before" is the peak
+up to the first pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CASES = {
+    "ResNet-20, 64 x 8": ("zoo:resnet20", 32, 64, 8, "gated", False),
+    "ResNet-56, 64 x 8": ("zoo:resnet56", 32, 64, 8, "gated", False),
+    "ResNet-56, 64 x 8, paper's form": ("zoo:resnet56", 32, 64, 8, "paper", False),
+    "ResNet-56, 64 x 8, checkpointing": ("zoo:resnet56", 32, 64, 8, "gated", True),
+    "VGG-19, 32 x 8, checkpointing": ("zoo:vgg19_bn", 32, 32, 8, "gated", True),
+    "ResNet-50, 16 x 6, checkpointing": ("zoo:resnet50", 224, 16, 6, "gated", True),
+    "ViT-B/16, 4 x 3, checkpointing": ("zoo:vit_b16", 224, 4, 3, "gated", True),
+}
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def one(case: str) -> dict[str, float]:
+    import torch
+
+    import metaprune as mp
+    from metaprune.methods.metagraph import wire
+    from metaprune.methods.metagraph.metanet import Graph, Metanet, MetanetConfig
+    from metaprune.models import create
+
+    torch.set_num_threads(1)
+    spec, size, hidden, layers, form, checkpointing = CASES[case]
+    network = mp.trace(create(spec), torch.zeros(1, 3, size, size))
+    began = time.process_time()
+    wiring = wire(network)
+    wired = time.process_time() - began
+    graph = Graph(wiring, network.tensors)
+    metanet = Metanet(MetanetConfig(hidden=hidden, layers=layers, form=form, checkpointing=checkpointing)).train()
+    before, found = peak_gb(), []
+    for _ in range(1 if wiring.edge_count > 1e6 else 3):
+        metanet.zero_grad()
+        began = time.process_time()
+        loss = sum(v.square().sum() for v in metanet(graph, 0.5))
+        forward = time.process_time()
+        loss.backward()
+        found.append((forward - began, time.process_time() - forward))
+    forward, backward = (min(f) for f in zip(*found, strict=True))
+    return {
+        "nodes": wiring.nodes, "edges": wiring.edge_count, "wire_cpu_s": wired, "forward_cpu_s": forward,
+        "backward_cpu_s": backward, "peak_gb": peak_gb(), "before_gb": before,
+        "parameters": sum(p.numel() for p in metanet.parameters()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--one", choices=list(CASES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one)))
+        return
+    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else {}
+    for case in options.cases:
+        command = [sys.executable, __file__, "--out", str(options.out), "--one", case]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(case, "failed:", done.stderr[-300:])
+            continue
+        rows[case] = json.loads(done.stdout.splitlines()[-1])
+        options.out.write_text(json.dumps({"python": platform.python_version(), "rows": rows}, indent=1) + "\n")
+        print(case, rows[case], flush=True)
+
+
+if __name__ == "__main__":
+    main()

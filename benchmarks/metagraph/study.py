@@ -1,0 +1,171 @@
+"""Does a graph metanetwork make pruning hurt less? Rewrites and controls at equal budget and equal training.
+
+    python benchmarks/metagraph/study.py --folder ../shared/data --out benchmarks/metagraph/cifar10.json
+
+FOLDER holds cifar10_jpeg.npz and the trained ResNets (see benchmarks/README.md). The metanetwork is meta-trained on
+variants of ResNet-20 (each pruned a little and fine-tuned; see `data_models`) and then used on a ResNet-20 fine-tuned
+on other batches, on ResNet-32 and on ResNet-56. Killed and started again, it goes on.
+
+cut: accuracy after the cut at several budgets, BatchNorm re-estimated, nothing trained. tuned: after the same
+fine-tuning for all. "tuned between" has half of that training before the cut and half after. Figures are test
+accuracies; the strength comes from the budget, the metanetwork's state from the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import metaprune as mp
+from metaprune.data import load_data
+from metaprune.files import write_json, write_tensors
+from metaprune.methods.artifact import INFO, Artifact
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph import MetaGraph
+from metaprune.methods.metagraph.data_models import DataModelConfig
+from metaprune.methods.metagraph.meta import MetaConfig
+from metaprune.methods.metagraph.metanet import MetanetConfig
+from metaprune.models import create
+from metaprune.recover.config import RecoverConfig
+from metaprune.rng import Rng
+from metaprune.train.loop import train
+
+IMAGES, TESTED = 10_000, 2_000
+LIGHT = mp.TrainConfig(epochs=1, lr=0.01, batch_size=128, channels_last=True)
+VARIANTS: dict[str, MetaGraph] = {
+    "cut": MetaGraph(
+        data_models=DataModelConfig(count=5, train=LIGHT), meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1)
+    ),
+    "sparsity (paper's objective)": MetaGraph(
+        data_models=DataModelConfig(count=5, train=LIGHT), metanet=MetanetConfig(form="paper"),
+        meta=MetaConfig(steps=300, evaluate_every=50, objective="sparsity", shrinkage=1.0),
+    ),
+}  # fmt: skip
+ARMS: dict[str, dict[str, Any]] = {
+    "metanetwork": {},
+    "no rewrite": {"rewrite": "none"},
+    "noise": {"rewrite": "noise"},
+    "shuffled graph": {"rewrite": "shuffled"},
+    "shrinkage": {"rewrite": "shrinkage"},
+}
+TUNED_ARMS: dict[str, dict[str, Any]] = {
+    **ARMS,
+    "metanetwork, tuned between": {"between": True},
+    "no rewrite, tuned between": {"rewrite": "none", "between": True},
+    "group sparsity, tuned between": {"rewrite": "sparse", "between": True},
+}
+SHARES = ("70%", "50%", "30%")
+
+
+class Study:
+    def __init__(self, folder: Path, out: Path, work: Path):
+        self.folder, self.out, self.work = folder, out, work
+        self.rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
+        data = load_data(f"npz:{folder / 'cifar10_jpeg.npz'}", limit=IMAGES)
+        self.data = dataclasses.replace(data, test=data.test.take(TESTED))
+        self.artifacts: dict[str, Artifact] = {}
+
+    def once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if key not in self.rows:
+            wall, cpu = time.perf_counter(), time.process_time()
+            self.rows[key] = make() | {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+            config = {
+                "images": len(self.data.train), "tested": TESTED, "light": dataclasses.asdict(LIGHT),
+                "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+            }  # fmt: skip
+            write_json(self.out, {"config": config, "rows": self.rows})
+            shown = {k: round(v, 4) for k, v in self.rows[key].items() if isinstance(v, float)}
+            print(key, shown, flush=True)
+        return self.rows[key]
+
+    def network(self, name: str, seed: int) -> torch.nn.Module:
+        """A trained network, fine-tuned once on the JPEG images: the dense baseline of its seed."""
+        place = self.work / f"{name}-{seed}.safetensors"
+        weights = place if place.exists() else self.folder / f"{name}_cifar10.safetensors"
+        model = create(f"zoo:{name}", weights=str(weights))
+        if not place.exists():
+            train(model, self.data, LIGHT, rng=Rng(seed).child("dense"), progress=False)
+            write_tensors(place, model.state_dict())
+        return model
+
+    def artifact(self, variant: str) -> Artifact:
+        """Meta-trained once, on the ResNet-20 of seed 1000 (no target is of that seed)."""
+        place = self.work / variant.split()[0]
+        if not (place / INFO).is_file():
+            model = self.network("resnet20", 1000)
+            task = Task(mp.trace(model, torch.zeros(2, 3, 32, 32)), self.data, folder=place)
+            VARIANTS[variant].fit([task], Rng(0)).save(place)
+        found = Artifact.load(place, MetaGraph.name)
+        history = found.info["history"]["evaluations"]
+        self.once(f"meta-training/{variant}", lambda: {"evaluations": history, "phases": found.info["stages"]})
+        return found
+
+    def arm(self, variant: str, options: dict[str, Any], epochs: float) -> tuple[MetaGraph, float]:
+        """The method, and the epochs of fine-tuning that are left for after the cut."""
+        options = dict(options)
+        between = options.pop("between", False)
+        if between:
+            options["finetune"] = dataclasses.replace(LIGHT, epochs=epochs / 2)
+        method = dataclasses.replace(VARIANTS[variant], **options)
+        return method.restore(self.artifacts[variant]), epochs / 2 if between else epochs
+
+    def run(self, variant: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
+        def pruned() -> dict[str, Any]:
+            options = TUNED_ARMS[arm]
+            method, left = self.arm(variant, options, epochs)
+            recover = RecoverConfig(kind="finetune", train=dataclasses.replace(LIGHT, epochs=left)) if epochs else None
+            result = mp.prune(
+                self.network(name, seed), torch.zeros(2, 3, 32, 32), budget={"macs": share}, method=method,
+                data=self.data, recover=recover, seed=seed, progress=False,
+            )  # fmt: skip
+            quality, found = result.record["quality"], result.record["method_details"]["metagraph"]
+            return {
+                "dense": quality["dense"]["accuracy"], "cut": quality["cut"]["accuracy"],
+                "accuracy": quality["recovered" if epochs else "cut"]["accuracy"],
+                "macs": result.record["cost"]["after"]["macs"] / result.record["cost"]["before"]["macs"],
+                "strength": found.get("strength"),
+            }  # fmt: skip
+
+        shared = arm in ("no rewrite", "no rewrite, tuned between", "group sparsity, tuned between")
+        self.once(f"{'any' if shared else variant}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs", pruned)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/metagraph-study"), help="where trained networks are kept"
+    )
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet32", "resnet56"])
+    parser.add_argument("--parts", nargs="+", default=["cut", "tuned"], choices=["cut", "tuned"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(TUNED_ARMS), choices=list(TUNED_ARMS), help="of part tuned")
+    parser.add_argument("--tuned-share", nargs="+", default=["50%"])
+    parser.add_argument("--epochs", type=float, default=2)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    study = Study(options.folder, options.out, options.work)
+    for variant in options.variants:
+        study.artifacts[variant] = study.artifact(variant)
+        for name in options.networks:
+            for seed in options.seeds:
+                for arm in ARMS if "cut" in options.parts else ():
+                    for share in SHARES:
+                        study.run(variant, name, seed, arm, share, 0)
+                for arm in options.arms if "tuned" in options.parts else ():
+                    for share in options.tuned_share:
+                        study.run(variant, name, seed, arm, share, options.epochs)
+
+
+if __name__ == "__main__":
+    main()
