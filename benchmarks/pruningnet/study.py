@@ -98,8 +98,10 @@ CASES = {
 
 
 class Study:
-    def __init__(self, case: Case, out: Path):
-        self.case, self.out = case, out
+    """artifacts: folder of the fitted back-ends; by default beside the results, outside of the repository's history."""
+
+    def __init__(self, case: Case, out: Path, artifacts: Path | None = None):
+        self.case, self.out, self.artifacts = case, out, artifacts or out.parent / "artifacts"
         self.rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
         self.data = load_data(case.data, limit=IMAGES)
         self.quick = replace(self.data, val=self.data.val.take(64))  # the training loop only watches it
@@ -134,8 +136,8 @@ class Study:
         )  # fmt: skip
 
     def session(self, backend: str, seed: int, searcher: str = "evolution") -> Any:
-        """A fitted back-end; the artifact is kept beside the results, outside of the repository's history."""
-        folder = self.out.parent / "artifacts" / f"{backend.replace(' ', '_')}-{seed}"
+        """A fitted back-end, ready to search."""
+        folder = self.artifacts / f"{backend.replace(' ', '_')}-{seed}"
         task = Task(self.network(seed), self.data, folder=folder)
         method = self.method(backend, searcher)
 
@@ -149,6 +151,16 @@ class Study:
             self.rows.pop(f"fit/{backend}/{seed}", None)
         self.once(f"fit/{backend}/{seed}", fit)
         return method.session(task, mp_artifact(folder))
+
+    def searched(self, session: Any, bound: Budget, seed: int) -> dict[str, Any]:
+        """The best structure within `bound`, and what was looked at."""
+        found = session.method.restore(session.artifact).propose(session.task, bound, Rng(seed))
+        best = max((t for t in found.trials if t.cost["load"] <= 1), key=lambda t: t.score)
+        details = found.details["search"]
+        return {
+            "score": best.score, "evaluated": len(found.trials), "macs": details["macs"],
+            "widths": list(best.widths), "scores": details["scores"],
+        }  # fmt: skip
 
     def trained(self, plan: Plan, seed: int) -> dict[str, Any]:
         """Test accuracy of a structure after the one final training that all get."""
@@ -212,18 +224,8 @@ class Study:
             for label, searcher, backend in searches:
                 session = self.session(backend, seed, searcher)
                 key = f"search/{label}/{budget}/{seed}"
-
-                def search(session: Any = session, bound: Budget = bound) -> dict[str, Any]:
-                    found = session.method.restore(session.artifact).propose(session.task, bound, Rng(seed))
-                    best = max((t for t in found.trials if t.cost["load"] <= 1), key=lambda t: t.score)
-                    details = found.details["search"]
-                    return {
-                        "score": best.score, "evaluated": len(found.trials), "macs": details["macs"],
-                        "widths": list(best.widths), "scores": details["scores"],
-                    }  # fmt: skip
-
-                widths = self.once(key, search)["widths"]
-                plans[label] = session.codec.plan(np.array(widths))
+                row = self.once(key, lambda session=session, bound=bound: self.searched(session, bound, seed))
+                plans[label] = session.codec.plan(np.array(row["widths"]))
             for label, plan in plans.items():
                 assert network.cost(plan).macs <= float(budget[:-1]) / 100 * full
                 self.once(f"budget/{label}/{budget}/{seed}", lambda plan=plan: self.trained(plan, seed))

@@ -40,6 +40,16 @@ def test_the_smallest_structure_is_in_the_error():
     assert caught.value.smallest == {"params": 5.0}
 
 
+def test_time_may_be_lowest_elsewhere_than_at_the_smallest_structure():
+    task = two_layers()
+    task.network.use_latency(lambda widths: np.where(widths[:, 0] % 4 == 0, 1.0, 2.0) + 0.1 * widths[:, 0])
+    for ms in (1.8, 1.4):  # one channel takes 2.1
+        plan = task.allocator(Budget(latency_ms=ms)).by_scores([np.arange(10.0)])
+        assert task.network.cost(plan).latency_ms <= ms
+    with pytest.raises(InfeasibleBudgetError, match=r"smallest reachable 1\.4 .*tried from the smallest structure"):
+        task.allocator(Budget(latency_ms=1.3))
+
+
 def test_global_scores_rank_across_groups_and_local_scores_within():
     task = three_layers()
     low, high = np.full(12, 0.1) + np.arange(12) * 1e-3, np.full(20, 0.9) + np.arange(20) * 1e-3

@@ -108,6 +108,34 @@ def test_the_tightest_feasible_budget_starts_at_once(network, codec):
     assert caught.value.smallest["macs"] == smallest
 
 
+class Uneven:
+    """A cost model whose time is lowest at full width of the first gene's groups: every channel dropped there costs."""
+
+    def __init__(self, network, codec):
+        self.first = codec.gene_of == 0
+        self.full = network.space.widths
+
+    def metric(self, name, widths):
+        dropped, kept = self.full[self.first] - widths[..., self.first], widths[..., ~self.first]
+        return 2.0 * dropped.sum(axis=-1) + kept.sum(axis=-1)
+
+
+def test_a_budget_in_time_may_be_out_of_reach_of_the_smallest_structure_only(network, codec):
+    costs = Uneven(network, codec)
+    best = codec.smallest
+    best[0] = codec.sizes[0] - 1
+    reach = float(costs.metric("latency_ms", codec.widths(best)))
+    assert reach < costs.metric("latency_ms", codec.widths(codec.smallest))
+    sampler = BudgetSampler(codec, costs, {"latency_ms": 1.2 * reach})
+    draw = np.random.default_rng(0)
+    drawn = sampler.sample(50, draw)
+    assert (sampler.load(drawn) <= 1).all() and len(np.unique(drawn, axis=0)) > 5
+    assert (sampler.load(sampler.repair(codec.random(50, draw), draw)) <= 1).all()
+    with pytest.raises(InfeasibleBudgetError, match="tried from the smallest structure") as caught:
+        BudgetSampler(codec, costs, {"latency_ms": 0.99 * reach})
+    assert caught.value.smallest["latency_ms"] == reach
+
+
 def test_bad_grids_and_nothing_to_search(network):
     for grid in ((), (0.0, 1.0), (0.5, 1.5)):
         with pytest.raises(ConfigError, match="keep ratios"):

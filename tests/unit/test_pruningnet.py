@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from metaprune.data import Data, TensorSplit
+from metaprune.data import Data, TensorSplit, as_data
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.errors import ConfigError, DataError, InfeasibleBudgetError
 from metaprune.imports import allow_torchvision_import
@@ -428,3 +429,23 @@ def test_calibration_is_of_all_classes_and_never_of_a_single_sample():
     again = _calibration(split, 64, 32, torch.device("cpu"))
     assert all(torch.equal(a[1], b[1]) for a, b in zip(batches, again, strict=True))
     assert [len(y) for _, y in _calibration(split.take(33), 64, 32, torch.device("cpu"))] == [32]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own generator", "global generator"])
+def test_a_shuffling_loader_calibrates_on_the_same_images_wherever_it_stands(cnn, own):
+    """A search that goes on in another process has drawn other numbers before; its scores must not change by that."""
+    images = torch.rand(96, 1, 28, 28, generator=Rng(0).torch())
+    set_ = TensorDataset(images, torch.arange(96) % 10)
+    generator = torch.Generator().manual_seed(1) if own else None
+    loaders = [DataLoader(set_, batch_size=16, shuffle=True, drop_last=True, generator=generator) for _ in range(2)]
+    task = Task(cnn, as_data((loaders[0], loaders[1])))
+    artifact = quick().fit([task], Rng(0))
+    before = torch.get_rng_state() if generator is None else generator.get_state()
+    first = quick(calibration=32).session(task, artifact)
+    assert torch.equal(before, torch.get_rng_state() if generator is None else generator.get_state())
+    list(loaders[0])
+    later = quick(calibration=32).session(task, artifact)
+    for a, b in zip(first.scorer._calibration, later.scorer._calibration, strict=True):
+        assert torch.equal(a[0][0], b[0][0])
+    widths = first.codec.widths(first.codec.sizes // 2)
+    assert first.scorer(widths) == later.scorer(widths)

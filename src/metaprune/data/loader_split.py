@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +72,27 @@ class LoaderSplit:
             inputs, labels = pair
             labels = torch.as_tensor(labels)
             yield _to(inputs, device), (labels if labels.is_floating_point() else labels.long()).to(device)
+
+
+@contextmanager
+def replayed(split: Split, rng: Rng) -> Iterator[None]:
+    """Inside, a pass over `split` is the same one whenever it is made, also a user's DataLoader that shuffles.
+
+    Torch's global generators, and those that the loader brings along, are seeded and then restored.
+    """
+    loader = getattr(split, "source", None)
+    batches = getattr(loader, "batch_sampler", None)
+    holders = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    own = [g for h in holders if isinstance(g := getattr(h, "generator", None), torch.Generator)]
+    states = [g.get_state() for g in own]
+    with rng.torch_global():
+        try:
+            for g in own:
+                g.manual_seed(rng.integer())
+            yield
+        finally:
+            for g, state in zip(own, states, strict=True):
+                g.set_state(state)
 
 
 def _to(value: Any, device: str | torch.device) -> Any:

@@ -65,12 +65,7 @@ def build_table(
     """
     say, rng, kwargs, begun = progress or (lambda _: None), rng or Rng(0), kwargs or {}, time.perf_counter()
     _check_numbers(points=points, samples=samples, repeats=repeats, structures=structures)
-    units = units_of(network.space, constraints or Constraints())
-    if not any(len(u.levels) > 1 for u in units):
-        raise ConfigError(
-            "the network has no channel group that can shrink under these constraints, so its latency is one number: "
-            "`metaprune inspect MODEL` says what is locked and why"
-        )
+    units = _shrinking(network, constraints or Constraints())
     batch = _batch_of(args, kwargs)
     segments, sizes = segments_of(network, batch)
     how = Repeats(warmup, repeats, clock)
@@ -84,20 +79,36 @@ def build_table(
     table = LatencyTable(network.space.digest(), sizes, segments, grids)
     fitted = min(CALIBRATION // 2 if timer.few_widths else CALIBRATION, structures)
     say(f"tables fitted; {fitted} + {structures} whole networks to measure")
-    whole = design.random(fitted + structures)
-    measured = timer.whole(whole)
-    table.scale, table.offset_ms = _calibrated(table.predict_ms(whole[:fitted]), measured[:fitted])
+    error = _end_to_end(table, timer, design.random(fitted + structures), fitted)
     table.info = {
         **_circumstances(network, args, kwargs, runtime, batch),
         "protocol": _protocol(how, points, len(train), fitted),
         "scale": table.scale,
         "offset_ms": table.offset_ms,
         "interpolation": _interpolation(table, held, both[len(train) :]),
-        "error": _errors(table.predict_ms(whole[fitted:]), measured[fitted:]),
+        "error": error,
         "full_ms": float(table.predict_ms(network.space.widths[None])[0]),
         "seconds": time.perf_counter() - begun,
     }
     return table
+
+
+def _shrinking(network: Network, constraints: Constraints) -> list[Unit]:
+    """Raises ConfigError where nothing can shrink."""
+    units = units_of(network.space, constraints)
+    if not any(len(u.levels) > 1 for u in units):
+        raise ConfigError(
+            "the network has no channel group that can shrink under these constraints, so its latency is one number: "
+            "`metaprune inspect MODEL` says what is locked and why"
+        )
+    return units
+
+
+def _end_to_end(table: LatencyTable, timer: Timer, widths: np.ndarray, fitted: int) -> dict[str, Any]:
+    """Fit scale and offset to the first `fitted` whole networks; the table's error on the others."""
+    measured = timer.whole(widths)
+    table.scale, table.offset_ms = _calibrated(table.predict_ms(widths[:fitted]), measured[:fitted])
+    return _errors(table.predict_ms(widths[fitted:]), measured[fitted:])
 
 
 def _check_numbers(**numbers: int | None) -> None:

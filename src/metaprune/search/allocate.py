@@ -16,6 +16,7 @@ import numpy as np
 
 from metaprune.cost.analytic import CostModel
 from metaprune.errors import InfeasibleBudgetError, NotAvailableError
+from metaprune.search.codec import TRIED, floor_of
 from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
@@ -35,7 +36,7 @@ class Allocator:
     """Widths and plans of one network under a budget and constraints.
 
     Raises:
-        InfeasibleBudgetError: even the smallest structure exceeds a bound; holds the smallest reachable costs.
+        InfeasibleBudgetError: even the smallest structure (see `floor_of`) exceeds a bound; holds the costs of it.
         NotAvailableError: a bound on latency without a latency table.
         PlanError: a pattern of the constraints matches nothing.
     """
@@ -53,10 +54,11 @@ class Allocator:
         self.full: Cost = costs.of_widths(space.widths)
         self.bounds = budget.bounds(self.full)
         self.units = units_of(space, constraints, frozen)
+        self._floor = floor_of([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
         self._check_feasible(budget)
 
     def _check_feasible(self, budget: Budget) -> None:
-        smallest = self._costs.of_widths(self._widths(np.zeros(len(self.units), dtype=np.int64)))
+        smallest = self._costs.of_widths(self._widths(self._floor))
         reachable = {metric: float(smallest.metric(metric)) for metric in self.bounds}
         missed = [m for m, bound in self.bounds.items() if reachable[m] > bound]
         if missed:
@@ -66,6 +68,8 @@ class Allocator:
                 for m in missed
             )
             advice = "Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
+            if "latency_ms" in missed:
+                advice = TRIED + advice
             if not len(self.space):
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
@@ -129,7 +133,7 @@ class Allocator:
     def allocate(self, steps: Sequence[Step]) -> np.ndarray:
         """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit."""
         order = sorted(steps, key=lambda s: (s.priority, s.unit, -s.level))
-        low, high = 0, len(order)  # the full list reaches every lowest level, which fits
+        low, high = 0, len(order)  # the full list reaches the floor, which fits
         while low < high:
             middle = (low + high) // 2
             if self.fits(self._costs.of_widths(self._widths(self._after(order[:middle])))):
@@ -143,13 +147,14 @@ class Allocator:
     def _after(self, taken: Sequence[Step]) -> np.ndarray:
         level = np.array([len(u.levels) - 1 for u in self.units], dtype=np.int64)
         for step in taken:
-            level[step.unit] = min(level[step.unit], step.level)
+            level[step.unit] = min(level[step.unit], max(step.level, self._floor[step.unit]))
         return level
 
     def _widths(self, level: np.ndarray) -> np.ndarray:
-        widths = np.empty(len(self.space), dtype=np.int64)
-        for unit, i in zip(self.units, level, strict=True):
-            widths[unit.groups] = unit.levels[i]
+        """Levels [..., units] -> widths int64 [..., groups]."""
+        widths = np.empty((*level.shape[:-1], len(self.space)), dtype=np.int64)
+        for u, unit in enumerate(self.units):
+            widths[..., unit.groups] = unit.levels[level[..., u]]
         return widths
 
     def _give_back(self, level: np.ndarray, importance: dict[tuple[int, int], float]) -> np.ndarray:

@@ -6,7 +6,7 @@ A gene's candidates are the widths nearest below a grid of keep ratios (MetaPrun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from metaprune.search.units import Unit, units_of
 from metaprune.values import Constraints, Plan, Space
 
 PAPER_GRID = tuple((10 + 3 * i) / 100 for i in range(31))
+TRIED = "(latency: tried from the smallest structure, with every unit in turn at each of its widths) "
 _BISECTIONS = 14  # of the common exponent: 10 / 2^14 is finer than any grid
 
 
@@ -119,6 +120,32 @@ def load_of(widths: np.ndarray, costs: CostModel, bounds: Mapping[str, float]) -
     return np.max([costs.metric(m, widths) / bound for m, bound in bounds.items()], axis=0)
 
 
+def floor_of(
+    counts: Sequence[int] | np.ndarray,
+    widths: Callable[[np.ndarray], np.ndarray],
+    costs: CostModel,
+    bounds: Mapping[str, float],
+) -> np.ndarray:
+    """Levels int64 [units] that everything else stays above: the lowest, unless milliseconds are lower elsewhere.
+
+    Time is not monotone in width (16 channels can be faster than 15). Where the lowest levels break the bounds, each
+    unit in turn therefore goes to its best level, until the bounds are met or no unit alone gets closer to them.
+
+    counts: levels of every unit. widths: levels [n, units] -> widths [n, groups].
+    """
+    level = np.zeros(len(counts), dtype=np.int64)
+    best, before = load_of(widths(level[None]), costs, bounds)[0], np.inf
+    while 1 < best < before and "latency_ms" in bounds:
+        before = best
+        for unit, count in enumerate(counts):
+            trials = np.repeat(level[None], count, axis=0)
+            trials[:, unit] = np.arange(count)
+            loads = load_of(widths(trials), costs, bounds)
+            if loads.min() < best:
+                level, best = trials[loads.argmin()], loads.min()
+    return level
+
+
 class BudgetSampler:
     """Genomes whose costs lie within [bound - tolerance * bound, bound], drawn without rejection.
 
@@ -128,7 +155,7 @@ class BudgetSampler:
     child of crossover) is repaired in the same way.
 
     Raises:
-        InfeasibleBudgetError: even the narrowest structure exceeds a bound.
+        InfeasibleBudgetError: even the narrowest structure (see `floor_of`) exceeds a bound.
     """
 
     def __init__(self, codec: Codec, costs: CostModel, bounds: Mapping[str, float], tolerance: float = 0.05):
@@ -137,14 +164,15 @@ class BudgetSampler:
                 f"tolerance={tolerance!r} is the share of a budget that may be left over: a number in (0, 1]"
             )
         self.codec, self.costs, self.bounds, self.tolerance = codec, costs, dict(bounds), tolerance
-        ends = self.codec.widths(np.stack([codec.smallest, codec.full]))
+        self._floor = floor_of(codec.sizes, codec.widths, costs, bounds)
+        ends = self.codec.widths(np.stack([self._floor, codec.full]))
         reach = {m: self.costs.metric(m, ends) for m in bounds}
         missed = [m for m, bound in bounds.items() if reach[m][0] > bound]
         if missed:
             text = "; ".join(f"{m} <= {bounds[m]:,.6g} asked, smallest reachable {reach[m][0]:,.6g}" for m in missed)
             raise InfeasibleBudgetError(
-                f"no structure of the grid meets the budget: {text}. Raise the budget, use a grid with smaller ratios, "
-                "or relax min_keep, round_to, ignore, only and ratios",
+                f"no structure of the grid meets the budget: {text}. {TRIED if 'latency_ms' in missed else ''}"
+                "Raise the budget, use a grid with smaller ratios, or relax min_keep, round_to, ignore, only, ratios",
                 {m: float(r[0]) for m, r in reach.items()},
             )
         self._full_load = float(max(reach[m][1] / bound for m, bound in bounds.items()))
@@ -174,7 +202,7 @@ class BudgetSampler:
         """The widest images of `quantiles` [n, genes] that meet all bounds."""
         logs = np.log(quantiles)
         low, high = np.full(len(logs), -6.0), np.full(len(logs), 6.0)  # log t: nearly full width, nearly the smallest
-        best = np.zeros(logs.shape, dtype=np.int64)  # the smallest structure: it fits
+        best = np.tile(self._floor, (len(logs), 1))  # it fits
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             genomes = self._image(logs, middle)
@@ -185,7 +213,7 @@ class BudgetSampler:
 
     def _image(self, logs: np.ndarray, exponent: np.ndarray) -> np.ndarray:
         share = np.exp(logs * np.exp(exponent)[:, None])
-        return np.minimum((share * self.codec.sizes).astype(np.int64), self.codec.sizes - 1)
+        return np.clip((share * self.codec.sizes).astype(np.int64), self._floor, self.codec.sizes - 1)
 
     def _fill(self, genomes: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         """Single steps up, gene after gene in a random order, where bisection left more than the tolerance."""

@@ -2,6 +2,9 @@
 
 Every trial takes a *slot*, a position in the strategy's sequence of structures. A slot whose trial failed (its worker
 was killed) is free again, so that the sequence has no holes. A batch is handed out when the one before is complete.
+
+Storages have no atomic claim of an attribute, so two workers that reach for a slot in the same moment may both score
+it: the first score counts, the other costs its time and changes nothing.
 """
 
 from __future__ import annotations

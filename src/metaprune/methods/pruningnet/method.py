@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metaprune.data import Data, Split
+from metaprune.data.loader_split import replayed
 from metaprune.data.splits import SPLIT_RNG, hold_out, without
 from metaprune.errors import ConfigError, DataError
 from metaprune.files import tensors_digest
@@ -33,6 +34,7 @@ from metaprune.rng import Rng
 from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
 from metaprune.search.config import SearchConfig
 from metaprune.search.study import Candidate, Search, best_within
+from metaprune.strict import from_dict
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
@@ -208,7 +210,7 @@ class PruningNet:
         """
         origin = self._origin(task)  # held-out images are indices: of other data they would be images that were seen
         artifact.require(space=task.network.space.digest(), constraints=plain(task.constraints), **origin)
-        made = dataclasses.replace(self, **_from_json(artifact.info["options"]))
+        made = from_dict(type(self), artifact.info["options"])
         order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
         codec = Codec(task.network.space, task.constraints, made.grid, order)
         with Rng(0).torch_global():  # what it draws is overwritten at once
@@ -217,12 +219,10 @@ class PruningNet:
         supernet.load_state_dict(state)
         training, validation, _ = made._split(task.require_data(self.name), artifact.tensors.get(_SPLIT))
         device = device_of(task.network.model)
-        scorer = Scorer(
-            supernet,
-            _calibration(training, self.calibration, self.batch_size, device),
-            list(validation.batches(min(self.batch_size, len(validation)), device=device)),
-        )
-        return Session(self, task, artifact, codec, scorer)
+        calibration = _calibration(training, self.calibration, self.batch_size, device)
+        with replayed(validation, Rng(0).child("validation")):
+            scored = list(validation.batches(min(self.batch_size, len(validation)), device=device))
+        return Session(self, task, artifact, codec, Scorer(supernet, calibration, scored))
 
     # ------------------------------------------------------------------------------------------ parts
 
@@ -349,16 +349,12 @@ class Session:
 
 def _calibration(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:
     """`count` samples as batches on the device, always the same ones, of all classes, without augmentation."""
-    found, seen = [], 0
-    for batch in split.batches(min(batch_size, count, len(split)), device=device, rng=Rng(0).child("calibration")):
-        if len(batch[1]) > 1:  # one sample has no variance
-            found.append(batch)
-        seen += len(batch[1])
-        if seen >= count:
-            break
+    found, seen, rng = [], 0, Rng(0).child("calibration")
+    with replayed(split, rng):
+        for batch in split.batches(min(batch_size, count, len(split)), device=device, rng=rng):
+            if len(batch[1]) > 1:  # one sample has no variance
+                found.append(batch)
+            seen += len(batch[1])
+            if seen >= count:
+                break
     return found
-
-
-def _from_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    found = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k != "train"}
-    return {**found, "train": TrainConfig(**options["train"])}
