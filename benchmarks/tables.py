@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE / "coverage"), str(HERE / "pruningnet"), str(HERE / "stamp")]
+sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 
 from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
+from latency_tables import error_table, search_table  # noqa: E402
 from pruningnet_tables import budgets_table, cost_table, rank_table, speed_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
-from stamp_tables import curve_table, targets_table  # noqa: E402
+from stamp_tables import curve_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
 
 
@@ -75,7 +76,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-rank": rank_table,
     "pruningnet-cost": cost_table,
     "pruningnet-speed": speed_table,
+    "latency-error": error_table,
+    "latency-search": search_table,
     "stamp-targets": targets_table,
+    "stamp-peers": peers_table,
+    "stamp-masks": masks_table,
     "stamp-curve": curve_table,
     "stamp-cost": stamp_cost_table,
     "stamp-speed": stamp_speed_table,

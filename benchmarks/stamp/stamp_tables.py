@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Collection
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 STUDY, SPEED = Path(__file__).parent / "resnet8.json", Path(__file__).parent / "speed.json"
 NO_RESULTS = "No results yet."
-CURVE = ("STAMP", "random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
+PRETRAINED = ("random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
+CURVE = ("STAMP", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
+CORE = (
+    *CURVE, "full fine-tuning", "STAMP's mask, pretrained weights", "random, STAMP's widths, STAMP's weights",
+    "magnitude, STAMP's widths, STAMP's weights", "STAMP's structure, new weights", "STAMP, no adaptation",
+)  # fmt: skip
 
 
-def _rows() -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+def study_rows(seeds: Collection[str] | None = None) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """(target, budget, contender) -> one row per seed."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for key, row in json.loads(STUDY.read_text())["rows"].items():
-        target, budget, _, label = key.split("/", 3)
-        found[target, budget, label].append(row)
+        target, budget, seed, label = key.split("/", 3)
+        if seeds is None or seed in seeds:
+            found[target, budget, label].append(row)
     return found
 
 
@@ -26,31 +34,46 @@ def _spread(rows: list[dict[str, Any]]) -> str:
     values = [100 * r["accuracy"] for r in rows]
     if not values:
         return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}% (1)"
     return f"{statistics.mean(values):.1f}% ({min(values):.1f} to {max(values):.1f}; {len(values)})"
 
 
-def targets_table(budget: str = "25%") -> str:
+def _table(rows: dict[tuple[str, str, str], list[dict[str, Any]]], budget: str, labels: list[str]) -> str:
     """Test accuracy by contender and target at one budget, best mean over the targets first."""
-    if not STUDY.exists():
-        return NO_RESULTS
-    rows, config = _rows(), json.loads(STUDY.read_text())["config"]
-    targets = [t for t in config["targets"] if any(k[0] == t for k in rows)]
-    labels = list(dict.fromkeys(k[2] for k in rows if k[1] in (budget, "100%")))
+    config = json.loads(STUDY.read_text())["config"]
+    targets = [t for t in config["targets"] if any(k[0] == t and k[2] in labels for k in rows)]
 
     def of(target: str, label: str) -> list[dict[str, Any]]:
         return rows.get((target, budget, label)) or rows.get((target, "100%", label)) or []
 
-    def mean(label: str) -> float:
+    def mean(label: str) -> tuple[int, float]:
+        """Contenders that were not run on every target come last."""
         known = [statistics.mean(r["accuracy"] for r in of(t, label)) for t in targets if of(t, label)]
-        return statistics.mean(known) if known else 0.0
+        return len(known), statistics.mean(known)
 
     lines = [
-        f"| at {budget} of the parameters | {' | '.join(targets)} | parameters |",
-        "|---|" + "---|" * (len(targets) + 1),
+        f"| at {budget} of the parameters | {' | '.join(targets)} | parameters | training and search, MACs |",
+        "|---|" + "---|" * (len(targets) + 2),
     ]
     for label in sorted(labels, key=mean, reverse=True):
-        params = statistics.mean(r["params"] for t in targets for r in of(t, label))
-        lines.append(f"| {label} | {' | '.join(_spread(of(t, label)) for t in targets)} | {params:,.0f} |")
+        own = [r for t in targets for r in of(t, label)]
+        macs = [sum(r.get(k, 0.0) for k in ("adapt_macs", "dense_macs", "training_macs")) for r in own]
+        lines.append(
+            f"| {label} | {' | '.join(_spread(of(t, label)) for t in targets)} "
+            f"| {statistics.mean(r['params'] for r in own):,.0f} | {statistics.mean(macs):.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def targets_table(budget: str = "25%") -> str:
+    """STAMP and its controls."""
+    if not STUDY.exists():
+        return NO_RESULTS
+    rows, config = study_rows(), json.loads(STUDY.read_text())["config"]
+    targets = [t for t in config["targets"] if any(k[0] == t for k in rows)]
+    labels = [label for label in CORE if any(k[2] == label and k[1] in (budget, "100%") for k in rows)]
+    lines = [_table(rows, budget, labels)]
     margin = config["conditioning"]
     return "\n".join(lines) + (
         f"\n\n{config['network']} at {'x'.join(map(str, config['shape']))}, meta-trained on "
@@ -62,11 +85,44 @@ def targets_table(budget: str = "25%") -> str:
     )
 
 
+def peers_table(budget: str = "25%") -> str:
+    """Methods that learn on the target itself, ablations, and masks of other targets; beside STAMP at the same seed."""
+    rows = study_rows({"0"}) if STUDY.exists() else {}
+    labels = list(dict.fromkeys(k[2] for k in rows if k[1] == budget and k[2] not in CORE))
+    if not labels:
+        return NO_RESULTS
+    shown = {k: v for k, v in rows.items() if any((k[0], budget, label) in rows for label in labels)}
+    return _table(shown, budget, ["STAMP", "full fine-tuning", *labels]) + "\n\nOne seed."
+
+
+def masks_alike(budget: str = "25%") -> tuple[list[str], list[list[float | None]]]:
+    """Targets, and the Jaccard index of STAMP's masks for every pair: of two seeds where a target meets itself."""
+    rows = study_rows() if STUDY.exists() else {}
+    masks = {k[0]: [int(r["mask"], 16) for r in v] for k, v in rows.items() if k[1:] == (budget, "STAMP")}
+
+    def alike(a: str, b: str) -> float | None:
+        pairs = list(combinations(masks[a], 2)) if a == b else [(x, y) for x in masks[a] for y in masks[b]]
+        return statistics.mean((x & y).bit_count() / (x | y).bit_count() for x, y in pairs) if pairs else None
+
+    return list(masks), [[alike(a, b) for b in masks] for a in masks]
+
+
+def masks_table(budget: str = "25%") -> str:
+    """How much the mask follows the target."""
+    names, values = masks_alike(budget)
+    if len(names) < 2:
+        return NO_RESULTS
+    lines = [f"| Jaccard of STAMP's masks at {budget} | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for name, row in zip(names, values, strict=True):
+        lines.append(f"| {name} | {' | '.join('' if v is None else f'{v:.2f}' for v in row)} |")
+    return "\n".join(lines)
+
+
 def curve_table() -> str:
     """Accuracy against kept parameters."""
     if not STUDY.exists():
         return NO_RESULTS
-    rows = _rows()
+    rows = study_rows()
     budgets = sorted({k[1] for k in rows if k[1] != "100%"}, key=lambda b: -float(b[:-1]))
     lines = [f"| by kept parameters | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
     for target in dict.fromkeys(k[0] for k in rows):
@@ -80,7 +136,7 @@ def cost_table(budget: str = "25%") -> str:
     """From the pretrained network to the finished small one: STAMP against train, Taylor, train."""
     if not STUDY.exists():
         return NO_RESULTS
-    rows = _rows()
+    rows = study_rows()
     own = [r for k, rs in rows.items() if k[1:] == (budget, "STAMP") for r in rs]
     other = [r for k, rs in rows.items() if k[1:] == (budget, "train, Taylor, train") for r in rs]
     if not own or not other:

@@ -66,6 +66,20 @@ class TestTaylorSteps(MethodSuite):
     kinds = ("cnn",)
 
 
+class TestGates(MethodSuite):
+    method, options = "gates", {"steps": 3, "batch_size": 32}
+
+
+class TestGatesVib(MethodSuite):
+    method, options = "gates", {"steps": 2, "batch_size": 32, "gate": "vib", "metric": "macs"}
+    kinds = ("cnn",)
+
+
+class TestGatesBetaBernoulli(MethodSuite):
+    method, options = "gates", {"steps": 2, "batch_size": 32, "gate": "beta_bernoulli", "weights": "given"}
+    kinds = ("cnn",)
+
+
 QUICK_NET = {
     "sub_validation": 32,
     "calibration": 32,
@@ -110,6 +124,28 @@ class TestStampPrior(MethodSuite):
     method = "stamp"
     options: ClassVar = {
         **QUICK_STAMP, "prior": "beta_bernoulli", "kl_weight": 1e-3, "encoder": "classes", "metric": "memory_mb",
+    }  # fmt: skip
+    kinds = ("cnn",)
+
+
+QUICK_METAGRAPH = {
+    "metanet": {"hidden": 8, "layers": 1},
+    "data_models": {"count": 2, "train": {"epochs": 1, "batch_size": 32, "augment": False}},
+    "meta": {"steps": 1, "batches": 1, "batch_size": 32, "shares": [0.5], "judged": 32},
+}
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraph(MethodSuite):
+    method, options = "metagraph", QUICK_METAGRAPH
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraphTuned(MethodSuite):
+    method = "metagraph"
+    options: ClassVar = {
+        **QUICK_METAGRAPH, "initial": 0.9, "criterion": "taylor", "criterion_options": {"batches": 1},
+        "finetune": {"epochs": 1, "batch_size": 32, "augment": False},
     }  # fmt: skip
     kinds = ("cnn",)
 

@@ -147,3 +147,17 @@ def test_any_number_of_groups(count):
 def test_stamp_rows_import_neither_torch_nor_plotly():
     code = "import sys, metaprune.report.stamp_rows; sys.exit(bool({'torch', 'plotly', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_targets_of_one_artifact():
+    record = stamped() | {"data": "builtin:emoji"}
+    assert not {"stamp-alike", "stamp-targets"} & set(drawn(record))
+    found(record)["kept"] = [0, 1, 2]
+    earlier = {"data": "birds", "budget": {"macs": "30%"}, "kept": [1, 2, 3], "cost": record["cost"]}
+    found(record)["targets"] = [earlier | {"quality": {"recovered": {"accuracy": 0.75}}}, {"data": "unfinished"}]
+    targets = rows.target_rows(record)
+    assert [t.data for t in targets] == ["birds", "builtin:emoji"] and targets[0].name == "birds, macs 30%"
+    assert rows.similarities(targets) == [[1, 0.5], [0.5, 1]]
+    assert [list(line) for line in drawn(record)["stamp-alike"].data[0].z] == [[1, 0.5], [0.5, 1]]
+    first = drawn(record)["stamp-targets"].data[0]
+    assert first.name == "birds" and list(first.y) == [75] and 0 < first.x[0] <= 100

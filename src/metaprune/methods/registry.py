@@ -61,7 +61,9 @@ for _name, _class in {
     "fpgm": "FPGM",
     "snip": "Snip",
     "taylor": "Taylor",
+    "gates": "Gates",
     "pruningnet": "PruningNet",
     "stamp": "Stamp",
+    "metagraph": "MetaGraph",
 }.items():
     register(_name, f"metaprune.methods.{_name}:{_class}")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from metaprune.report.plots import BLUE, INK, MANY_GROUPS, MARK_GREY, ORANGE, axis_labels, style
 from metaprune.report.rows import Record
-from metaprune.report.stamp_rows import EpisodeRow, MaskRow, episode_rows, mask_rows, timeline_rows
+from metaprune.report.stamp_rows import (
+    EpisodeRow,
+    MaskRow,
+    TargetRow,
+    episode_rows,
+    mask_rows,
+    similarities,
+    target_rows,
+    timeline_rows,
+)
 from metaprune.report.units import shortened
 
 _SKY = "#56B4E9"
@@ -22,6 +32,8 @@ _NOTES = {
         "where it stays near zero, every data set gets about the same mask."
     ),
     "masks": "Probability of every channel to be kept, highest first. The mark is at the share that was kept.",
+    "alike": "Jaccard index of kept channels: this target and those that the same artifact was adapted to before.",
+    "targets": "This target and those that the same artifact was adapted to before, each on its own test split.",
     "time": "From the data set to the small network. Meta-training is not in it: it is paid once, for all data sets.",
 }
 
@@ -32,6 +44,8 @@ def stamp_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
         ("stamp-meta", "Meta-training by episode", _NOTES["meta"], meta_figure(record)),
         ("stamp-masks", "Masks by layer", _NOTES["masks"], masks_figure(record)),
         ("stamp-time", "Time line", _NOTES["time"], time_figure(record)),
+        ("stamp-alike", "Masks of all targets", _NOTES["alike"], similarity_figure(target_rows(record))),
+        ("stamp-targets", "Accuracy against cost", _NOTES["targets"], targets_figure(target_rows(record))),
     ]
     return [(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
 
@@ -138,4 +152,40 @@ def time_figure(record: Record) -> go.Figure | None:
     figure.update_layout(legend_traceorder="normal")
     figure.update_xaxes(title_text="seconds", rangemode="tozero")
     figure.update_yaxes(showticklabels=False, showgrid=False)
+    return figure
+
+
+def similarity_figure(rows: Sequence[TargetRow]) -> go.Figure | None:
+    """A heat map of how alike the masks of targets are; None for fewer than two."""
+    if len(rows) < 2:
+        return None
+    names = axis_labels((r.name for r in rows), 34)
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=similarities(rows), x=names, y=names, zmin=0, zmax=1, colorscale=[[0, "#F5F7F9"], [1, BLUE]], xgap=2, ygap=2,
+        texttemplate="%{z:.2f}" if len(rows) <= 12 else None, colorbar={"thickness": 12},
+        hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
+    )  # fmt: skip
+    style(figure, height=180 + 34 * len(rows))
+    figure.update_xaxes(type="category", showgrid=False, tickfont_size=11)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, tickfont_size=11)
+    return figure
+
+
+def targets_figure(rows: Sequence[TargetRow]) -> go.Figure | None:
+    """Accuracy by kept parameters, one line per data set; None for fewer than two points."""
+    points = [(r.data, r.share, r.accuracy) for r in rows if r.share is not None and r.accuracy is not None]
+    if len(points) < 2:
+        return None
+    figure = go.Figure()
+    for data in dict.fromkeys(p[0] for p in points):
+        own = sorted((100 * share, 100 * accuracy) for name, share, accuracy in points if name == data)
+        named = html.escape(shortened(data, 40))
+        figure.add_scatter(
+            x=[x for x, _ in own], y=[y for _, y in own], mode="lines+markers", name=named,
+            hovertemplate=f"{named}: %{{y:.1f}}% at %{{x:.1f}}% of the parameters<extra></extra>",
+        )  # fmt: skip
+    style(figure, height=360, showlegend=True)
+    figure.update_xaxes(title_text="parameters kept", ticksuffix="%", rangemode="tozero")
+    figure.update_yaxes(title_text="accuracy", ticksuffix="%")
     return figure

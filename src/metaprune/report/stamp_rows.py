@@ -5,7 +5,7 @@ Like `metaprune.report.rows`, it takes a record of which any part may be missing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,38 @@ def mask_rows(record: Record) -> list[MaskRow]:
         if known:
             rows.append(MaskRow(name, tuple(sorted(known, reverse=True)), groups.get(name)))
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One data set at one budget. kept: numbers of the kept channels. share: of parameters; accuracy: at the end."""
+
+    name: str
+    data: str
+    kept: frozenset[int]
+    share: float | None
+    accuracy: float | None
+
+
+def target_rows(record: Record) -> list[TargetRow]:
+    """The targets that the artifact was adapted to before this one, then this one."""
+    rows = []
+    this = {**record, "kept": _stamp(record).get("kept")}
+    for found in [*map(mapping_or_empty, list_or_empty(_stamp(record).get("targets"))), this]:
+        kept = [int(k) for value in list_or_empty(found.get("kept")) if (k := finite(value)) is not None]
+        cost, quality = mapping_or_empty(found.get("cost")), mapping_or_empty(found.get("quality"))
+        after, before = (finite(mapping_or_empty(cost.get(k)).get("params")) for k in ("after", "before"))
+        accuracy = finite(mapping_or_empty(quality.get("recovered") or quality.get("cut")).get("accuracy"))
+        if kept:
+            data, budget = str(found.get("data") or "data"), mapping_or_empty(found.get("budget"))
+            name = ", ".join([data, *(f"{metric} {value}" for metric, value in budget.items())])
+            rows.append(TargetRow(name, data, frozenset(kept), after / before if after and before else None, accuracy))
+    return rows
+
+
+def similarities(rows: Sequence[TargetRow]) -> list[list[float]]:
+    """Jaccard index of every pair of masks."""
+    return [[len(a.kept & b.kept) / len(a.kept | b.kept) for b in rows] for a in rows]
 
 
 def timeline_rows(record: Record) -> list[PhaseRow]:

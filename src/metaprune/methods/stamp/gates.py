@@ -87,4 +87,31 @@ class BetaBernoulli:
         return torch.cat(parts).mean()
 
 
+class Vib:
+    """Scales N(mu, sigma^2) under an improper log-uniform prior; a channel is noise where sigma^2 is above mu^2."""
+
+    def __init__(self, raw: Sequence[Tensor]):
+        self._mean, self._log_variance = [r[..., 0] for r in raw], [r[..., 1] for r in raw]
+
+    @staticmethod
+    def start(keep: float) -> list[float]:
+        return [1.0, -math.log(keep / (1 - keep))]
+
+    def _log_ratio(self) -> list[Tensor]:
+        """ln mu^2 - ln sigma^2."""
+        return [(m.square() + 1e-8).log() - v for m, v in zip(self._mean, self._log_variance, strict=True)]
+
+    def probabilities(self) -> list[Tensor]:
+        return [torch.sigmoid(x) for x in self._log_ratio()]
+
+    def draw(self, temperature: float) -> list[Tensor]:
+        pairs = zip(self._mean, self._log_variance, strict=True)
+        return [m + torch.randn_like(m) * (v / 2).exp() for m, v in pairs]
+
+    def kl(self) -> Tensor:
+        """Mean over all channels of ln(1 + mu^2 / sigma^2) / 2."""
+        return functional.softplus(torch.cat(self._log_ratio())).mean() / 2
+
+
 PRIORS = {"none": Bernoulli, "beta_bernoulli": BetaBernoulli}
+GATES = {"concrete": Bernoulli, "vib": Vib, "beta_bernoulli": BetaBernoulli}

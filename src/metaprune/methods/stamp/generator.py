@@ -98,7 +98,7 @@ class MaskGenerator(nn.Module):
                 # no biases inside: of inputs with mean zero an odd function has mean zero, so that what all data sets
                 # have in common (the pressure to drop) moves `biases` and cannot saturate what tells them apart
                 first, last = nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, outputs, bias=False)
-                nn.init.normal_(last.weight, std=1 / hidden**0.5)
+                nn.init.normal_(last.weight, std=0.1 / hidden**0.5)  # no chance mask that a saturated gate would keep
                 self.bodies[str(g)] = nn.Sequential(first, nn.Tanh(), last)
             self.biases.append(nn.Parameter(start.repeat(width, 1)))
 

@@ -1,15 +1,15 @@
-"""One network, its gates and its mask generator: the gradient step that meta-training and adaptation share."""
+"""One network, its gates and its mask generator: the gradient step that all training of gates shares."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metaprune.cost.soft import SoftCost
 from metaprune.elastic.gated import Gated
@@ -19,7 +19,7 @@ from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.reader import Head, Reader
 from metaprune.network import Network
 from metaprune.rng import Rng
-from metaprune.train.batch import logits_of
+from metaprune.train.batch import cross_entropy, logits_of
 
 
 @dataclass
@@ -53,26 +53,23 @@ class StepResult:
     kept_cost: float
 
 
-class Learner:
-    """Holds no weights of its own but the generator's; `reference` are the frozen tensors that sets are read with."""
+class GatedLoss(ABC):
+    """The loss of a network under gates; where their distribution comes from is the subclass's."""
 
-    def __init__(
-        self, network: Network, generator_of: Any, reference: Mapping[str, Tensor], metric: str, temperature: float
-    ):
+    def __init__(self, network: Network, metric: str, temperature: float):
         self.network, self.temperature = network, temperature
-        self.head = Head.of(network)
         self.gated = Gated(network.program, network.captured, network.labelled, network.space)
-        self.reader = Reader(network, self.gated, self.head, reference)
-        self.generator: MaskGenerator = generator_of(self.gated.widths, self.reader.tapped, self.head.features)
-        self.generator.to(network.program.device)
         self.cost = SoftCost(network.cost_model(), metric)
 
-    def weights(self, tensors: Mapping[str, Tensor], classes: int) -> Weights:
-        """Trainable copies of `tensors`, with a head of zeros for `classes` classes."""
-        head_names = {self.head.weight, self.head.bias}
+    @abstractmethod
+    def gates_of(self, sample: Sample) -> Any:
+        """The gate distribution for a sample of a data set."""
+
+    def trainable(self, tensors: Mapping[str, Tensor], new: Collection[str | None] = (), classes: int = 0) -> Weights:
+        """Trainable copies of `tensors`; those in `new` are a head of zeros for `classes` classes."""
         leaves, buffers, head = {}, {}, {}
         for name, tensor in self.network.tensors.items():
-            if name in head_names:
+            if name in new:
                 head[name] = torch.zeros(classes, *tensor.shape[1:], dtype=tensor.dtype, device=tensor.device)
             elif isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
                 leaves[name] = tensors[name].detach().clone()
@@ -82,10 +79,6 @@ class Learner:
             leaf.requires_grad_()
         return Weights(leaves, buffers, head, {n: t for n, t in self.network.tensors.items() if n not in leaves})
 
-    def gates_of(self, sample: Sample) -> Any:
-        """The gate distribution that the generator gives for a sample of a data set."""
-        return self.generator(self.reader(sample.args, sample.kwargs), sample.labels)
-
     def loss(self, weights: Weights, sample: Sample, price: Price) -> tuple[Tensor, StepResult]:
         """Cross-entropy under one draw of the gates, plus the price of what they keep."""
         gates = self.gates_of(sample)
@@ -93,10 +86,31 @@ class Learner:
         output = self.gated.run(weights.tensors(), drawn, sample.args, sample.kwargs, training=True)
         logits = logits_of(output)
         kept = self.cost(torch.stack([p.sum() for p in gates.probabilities()]))
-        loss = functional.cross_entropy(logits, sample.labels)
+        loss = cross_entropy(logits, sample.labels)
         loss = loss + price.strength * torch.relu(kept - price.target) + price.kl_weight * gates.kl()
         accuracy = float((logits.argmax(dim=-1) == sample.labels).float().mean())
         return loss, StepResult(loss.item(), accuracy, kept.item())
+
+
+class Learner(GatedLoss):
+    """Holds no weights of its own but the generator's; `reference` are the frozen tensors that sets are read with."""
+
+    def __init__(
+        self, network: Network, generator_of: Any, reference: Mapping[str, Tensor], metric: str, temperature: float
+    ):
+        super().__init__(network, metric, temperature)
+        self.head = Head.of(network)
+        self.reader = Reader(network, self.gated, self.head, reference)
+        self.generator: MaskGenerator = generator_of(self.gated.widths, self.reader.tapped, self.head.features)
+        self.generator.to(network.program.device)
+
+    def weights(self, tensors: Mapping[str, Tensor], classes: int) -> Weights:
+        """Trainable copies of `tensors`, with a head of zeros for `classes` classes."""
+        return self.trainable(tensors, {self.head.weight, self.head.bias}, classes)
+
+    def gates_of(self, sample: Sample) -> Any:
+        """What the generator gives."""
+        return self.generator(self.reader(sample.args, sample.kwargs), sample.labels)
 
     @torch.no_grad()
     def probabilities(self, samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -115,7 +129,7 @@ def sgd(weights: Weights, lr: float, head_lr: float) -> torch.optim.Optimizer:
 
 
 def gradient_step(
-    learner: Learner, weights: Weights, optimisers: Sequence[torch.optim.Optimizer], sample: Sample, rng: Rng,
+    learner: GatedLoss, weights: Weights, optimisers: Sequence[torch.optim.Optimizer], sample: Sample, rng: Rng,
     price: Price,
 ) -> StepResult:  # fmt: skip
     """One update of weights, head and generator; the draw of the gates comes from `rng`."""
@@ -123,8 +137,8 @@ def gradient_step(
         loss, result = learner.loss(weights, sample, price)
     if not torch.isfinite(loss):
         raise TrainingDivergedError(
-            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower meta.lr or "
-            "meta.head_lr, and check the inputs for NaN"
+            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr or head_lr, "
+            "and check the inputs for NaN"
         )
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)

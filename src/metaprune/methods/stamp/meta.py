@@ -31,14 +31,16 @@ class MetaConfig:
     """Least and most classes of an episode."""
     inner_steps: int = 8
     """Gradient steps of an episode."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Samples of a step; the set that the mask is generated from is the same batch."""
     lr: float = 0.05
     """Learning rate of the weights (SGD)."""
     head_lr: float = 0.3
-    """Learning rate of the head, which starts at zero in every episode (SGD)."""
+    """Learning rate of the head (SGD)."""
     generator_lr: float = 3e-3
     """Learning rate of the mask generator (Adam)."""
+    head: Literal["zero", "kept"] = "kept"
+    """kept: an episode takes up the head rows of its classes where the last one left them; zero: a new head in each."""
     outer: Outer = "reptile"
     """reptile: the weights move towards those at the end of an episode; fomaml: against the gradient taken there."""
     outer_lr: float = 1.0
@@ -48,7 +50,8 @@ class MetaConfig:
     save_every: int = 25
     """Episodes between checkpoints."""
     augment: bool = True
-    """Augment the samples as the data source defines it."""
+    """Augment the samples as the data source defines it, also those that masks are read from: the generator would take
+    whole images for another data set than shifted ones."""
 
 
 @dataclass
@@ -64,16 +67,26 @@ class Rows:
 class MetaState(nn.Module):
     """What meta-training changes: the generator, the network's weights and buffers, the last episode's mask."""
 
-    def __init__(self, generator: nn.Module, tensors: dict[str, Tensor], channels: int):
+    def __init__(
+        self, generator: nn.Module, tensors: dict[str, Tensor], channels: int, heads: Sequence[dict[str, Tensor]] = ()
+    ):
         super().__init__()
         self.generator = generator
         self._names = list(tensors)
+        self._heads = [list(head) for head in heads]
+        for number, head in enumerate(heads):
+            for i, tensor in enumerate(head.values()):
+                self.register_buffer(f"head{number}_{i}", tensor.detach().clone())
         for i, tensor in enumerate(tensors.values()):
             self.register_buffer(f"tensor{i}", tensor.detach().clone())
         self.register_buffer("last_mask", torch.ones(channels, dtype=torch.bool))
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: getattr(self, f"tensor{i}") for i, name in enumerate(self._names)}
+
+    def head(self, number: int) -> dict[str, Tensor]:
+        """Of the reference data set `number`, one row for each of its classes."""
+        return {name: getattr(self, f"head{number}_{i}") for i, name in enumerate(self._heads[number])}
 
 
 def meta_train(
@@ -107,15 +120,21 @@ def _episode(
     learner: Learner, state: MetaState, pools: Sequence[Pool], config: MetaConfig, adam: Any, rng: Rng, number: int,
     price: Price,
 ) -> dict[str, Any]:  # fmt: skip
-    pool = pools[int(rng.child("domain").numpy().integers(len(pools)))]
+    domain = int(rng.child("domain").numpy().integers(len(pools)))
+    pool, kept = pools[domain], state.head(domain) if config.head == "kept" else {}
     classes = pool.choose(config.ways, rng.child("classes"))
     weights = learner.weights(state.tensors(), len(classes))
+    rows = np.searchsorted(pool.classes, classes)
+    for name, tensor in kept.items():
+        weights.head[name].data.copy_(tensor[rows])
     optimiser = sgd(weights, config.lr, config.head_lr)
     results: list[StepResult] = []
     for step in range(config.inner_steps):
         inner = rng.child("step", step)
         sample = pool.draw(classes, config.batch_size, inner.child("sample"), augment=config.augment)
         results.append(gradient_step(learner, weights, (optimiser, adam), sample, inner.child("gates"), price))
+    for name, tensor in kept.items():
+        tensor[rows] = weights.head[name].detach()
     size = config.outer_lr * (1 - number / config.episodes)
     if config.outer == "reptile":
         _reptile(state, weights, size)
@@ -123,7 +142,7 @@ def _episode(
         sample = pool.draw(classes, config.batch_size, rng.child("outer"), augment=config.augment)
         size *= config.lr * config.inner_steps
         _fomaml(learner, state, weights, sample, rng.child("outer gates"), size, price)
-    sample = pool.draw(classes, config.batch_size, rng.child("mask"), augment=False)
+    sample = pool.draw(classes, config.batch_size, rng.child("mask"), augment=config.augment)
     mask = torch.from_numpy(np.concatenate(learner.probabilities([sample])) > 0.5).to(state.last_mask.device)  # type: ignore[arg-type]
     alike = jaccard(mask.cpu().numpy(), state.last_mask.cpu().numpy())  # type: ignore[union-attr]
     state.last_mask.copy_(mask)  # type: ignore[operator,union-attr]

@@ -9,10 +9,12 @@ set, a generator meta-learned over subsets of a reference set, a few gradient st
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -75,7 +77,7 @@ class Stamp:
     """Attention heads of the set encoder."""
     hidden: int = 32
     """Hidden units of every group's generator."""
-    keep: float = 0.8
+    keep: float = 0.95
     """Probability to be kept that channels start with."""
     use_set: bool = True
     """Let the generator see the set's embedding."""
@@ -131,7 +133,8 @@ class Stamp:
         pools = [Pool(d, device) for d in data]
         learner = self._learner(task, rng, task.network.tensors)
         self._fill_bank(learner, pools, rng.child("bank"))
-        state = MetaState(learner.generator, _own(task, learner.head), sum(learner.gated.widths))
+        heads = [learner.weights(task.network.tensors, len(p.classes)).head for p in pools]
+        state = MetaState(learner.generator, _own(task, learner.head), sum(learner.gated.widths), heads)
         identity = {
             "stamp": self._fit_options(), "space": digest, "data": [[d.name, d.digest] for d in data],
             "weights": tensors_digest(task.network.tensors), "seed": [rng.seed, *rng.path],
@@ -172,7 +175,7 @@ class Stamp:
         for number in range(BANK_SETS):
             draw, pool = rng.child(number), pools[number % len(pools)]
             classes = pool.choose(self.meta.ways, draw.child("classes"))
-            sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=False)
+            sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=self.meta.augment)
             views.append(learner.reader(sample.args, sample.kwargs))
             labels.append(sample.labels)
         learner.generator.remember(views, labels)
@@ -189,7 +192,7 @@ class Stamp:
             classes = pool.choose(self.meta.ways, draw.child("classes"))
             found = []
             for twin in range(2):
-                sample = pool.draw(classes, self.meta.batch_size, draw.child("sample", twin), augment=False)
+                sample = pool.draw(classes, self.meta.batch_size, draw.child("sample", twin), augment=self.meta.augment)
                 flat = np.concatenate(learner.probabilities([sample]))
                 found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
             masks.append(found)
@@ -227,7 +230,7 @@ class Stamp:
         rows = made._adapt(learner, weights, pool, made._price(task, budget), rng)
         adapted = time.perf_counter()
         samples = [
-            pool.draw(pool.classes, made.meta.batch_size, rng.child("set", i), augment=False, relabel=False)
+            pool.draw(pool.classes, made.meta.batch_size, rng.child("set", i), augment=made.meta.augment, relabel=False)
             for i in range(self.sets)
         ]
         found = learner.probabilities(samples)
@@ -244,10 +247,22 @@ class Stamp:
             "macs": {"adapt": self.adapt_steps * samples * 4 * full, "encode": self.sets * samples * full},
             "meta_training": {k: artifact.info[k] for k in ("macs", "seconds", "conditioning", "history")},
             "kept_macs": kept / full,
+            "kept": np.flatnonzero(np.concatenate(plan.masks(task.network.space))).tolist(),
+            "targets": self._targets(task),
             "probabilities": {
                 g.name: [round(float(p), 4) for p in ps] for g, ps in zip(task.network.space, found, strict=True)
             },
         }
+
+    def _targets(self, task: Task) -> list[dict[str, Any]]:
+        """What the artifact was adapted to before, from the records beside it: the report compares with them."""
+        found = []
+        for path in sorted(Path(self.artifact).glob("targets/*/record.json")) if self.artifact else ():
+            record = json.loads(path.read_text())
+            kept = (record.get("method_details") or {}).get(self.name, {}).get("kept")
+            if kept is not None and (task.folder is None or path.parent != task.folder):
+                found.append({k: record.get(k) for k in ("data", "budget", "cost", "quality")} | {"kept": kept})
+        return found
 
     def _price(self, task: Task, budget: Budget) -> Price:
         """Up to the budget nothing is paid, if it bounds the metric that the gates pay for."""
