@@ -10,9 +10,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
+sys.path += [str(HERE / "metagraph")]
 
 from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
+from metagraph_tables import cut_table, meta_table, tuned_table  # noqa: E402
+from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from pruningnet_tables import budgets_table, cost_table, rank_table, speed_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import curve_table, masks_table, peers_table, targets_table  # noqa: E402
@@ -84,6 +87,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "stamp-curve": curve_table,
     "stamp-cost": stamp_cost_table,
     "stamp-speed": stamp_speed_table,
+    "metagraph-meta": meta_table,
+    "metagraph-cut": cut_table,
+    "metagraph-tuned": tuned_table,
+    "metagraph-speed": metagraph_speed_table,
 }
 
 

@@ -33,6 +33,7 @@ ATTRIBUTE_KINDS = (
 SITE_KINDS = ("conv", "linear", "norm", "add", "input", "head", "embedding")
 _EDGE_META, _SITE_META = len(EDGE_KINDS) + 4, len(SITE_KINDS) + len(ACTIVATIONS) + 2
 _SMALLEST_RMS = 1e-3
+_MANY_BYTES = 2e9
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,13 @@ class MetanetConfig:
     """gated: edges updated by a gate and a sum, normalised; paper: multiplied by products of node states."""
     rho: float = 0.1
     """Size of the rewrite, relative to the root mean square of each tensor (paper: absolute, 0.0005 to 0.05)."""
-    checkpointing: bool = False
-    """Recompute each round in the backward pass: less memory, a third more time."""
+    checkpointing: bool | None = None
+    """Recompute each round in the backward pass: less memory, a third more time. None: where the states of all rounds
+    would take more than 2 GB."""
+
+    def kept_bytes(self, edges: int) -> float:
+        """What the backward pass holds without recomputing: about three float32 states per edge and round."""
+        return 3 * 4.0 * edges * self.hidden * self.layers
 
 
 class Graph:
@@ -128,8 +134,11 @@ class Metanet(nn.Module):
     def forward(self, graph: Graph, strength: float) -> list[Tensor]:
         nodes, vectors = self._nodes(graph, strength)
         edges = [self._edge(graph, i) for i in range(len(graph.edges))]
+        again = self.config.checkpointing
+        if again is None:
+            again = self.config.kept_bytes(graph.wiring.edge_count) > _MANY_BYTES
         for one in self.rounds:
-            if self.config.checkpointing and self.training:
+            if again and self.training:
                 nodes, *edges = checkpoint(self._round, one, nodes, graph.ends, *edges, use_reentrant=False)  # type: ignore[misc]
             else:
                 nodes, *edges = self._round(one, nodes, graph.ends, *edges)

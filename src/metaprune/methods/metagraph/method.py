@@ -173,16 +173,11 @@ class MetaGraph:
         _require_finite(task.network.tensors)
         flow = _Flow(self, task, budget, rng.child("prune"))
         if self.rewrite in ("metanet", "noise", "shuffled", "shrinkage"):
-            artifact = self._artifact(task, rng)
-            metanet = _restored(artifact, task)
-            flow.details["meta_training"] = {
-                k: artifact.info[k] for k in ("seconds", "stages", "macs", "history", "options", "graph")
-            }
-            flow.initial()
-            flow.rewritten(metanet)
+            learned = _restored(self._artifact(task, rng), task)
         else:
-            flow.initial()
-            flow.rewritten(None)
+            learned = None
+        flow.initial()
+        flow.rewritten(learned)
         return flow.pruned()
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
@@ -203,7 +198,16 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _restored(artifact: Artifact, task: Task) -> Metanet:
+@dataclass(frozen=True)
+class _Learned:
+    """An artefact, ready: the metanetwork, and how it was told of budgets."""
+
+    metanet: Metanet
+    meta: MetaConfig
+    info: Mapping[str, Any]
+
+
+def _restored(artifact: Artifact, task: Task) -> _Learned:
     """Raises ConfigError for an artefact whose inputs mean something else."""
     if artifact.info.get("features") != features():
         raise ConfigError(
@@ -214,7 +218,9 @@ def _restored(artifact: Artifact, task: Task) -> Metanet:
     with Rng(0).torch_global():  # its initialisation is overwritten, and draws
         metanet = Metanet(config).to(task.network.program.device)
     metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
-    return metanet
+    meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
+    told = {k: artifact.info[k] for k in ("seconds", "stages", "macs", "history", "options", "graph")}
+    return _Learned(metanet, meta, told)
 
 
 class _Flow:
@@ -242,23 +248,24 @@ class _Flow:
             self.pruner = dataclasses.replace(self.pruner, start=self.plan)
             self._tuned("initial pruning", sparse=False)
 
-    def rewritten(self, metanet: Metanet | None) -> None:
+    def rewritten(self, learned: _Learned | None) -> None:
         """The rewrite or its control, and the fine-tuning after it."""
         network, how = self.task.network, self.method.rewrite
         model = DataModel(self.task, wire(network), self.tensors, self.plan)
         wiring = model.wiring
         uncovered = dict(wiring.uncovered)
         self.details["graph"] = {"nodes": wiring.nodes, "edges": wiring.edge_count, "uncovered": uncovered}
-        if metanet is not None:
-            before = self.tensors
-            strength = self._strength()
-            self.tensors = by_metanet(metanet, model, strength, self._wrong(model) if how == "shuffled" else None)
+        if learned is not None:
+            before, strength = self.tensors, self._strength(learned.meta)
+            wrong = self._wrong(model) if how == "shuffled" else None
+            self.tensors = by_metanet(learned.metanet, model, strength, wrong)
             if how == "noise":
                 self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
             if how == "shrinkage":
                 self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
             self.details |= {
-                "strength": strength, "moved": _moved(before, self.tensors), "norms": self._norms(before)
+                "strength": strength, "moved": _moved(before, self.tensors), "norms": self._norms(before),
+                "meta_training": learned.info,
             }  # fmt: skip
         self._tuned("rewrite", sparse=how == "sparse")
 
@@ -285,11 +292,11 @@ class _Flow:
             found[group.name] = dict(zip(("before", "after"), counts, strict=True))
         return found
 
-    def _strength(self) -> float:
+    def _strength(self, meta: MetaConfig) -> float:
         if self.method.strength is not None:
             return self.method.strength
         plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
-        return self.method.meta.strength(self.pruner.share(plan))
+        return meta.strength(self.pruner.share(plan))
 
     def _tuned(self, step: str, sparse: bool) -> None:
         """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
@@ -302,8 +309,12 @@ class _Flow:
             if sparse and self.plan.keep:
                 raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
             objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg) if sparse else None
-            rng, progress = self.rng.child(step), self.task.progress
-            train(module, self.data, config, rng=rng, objective=objective, progress=progress, label=step)
+            folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
+            train(
+                module, self.data, config, rng=self.rng.child(step), objective=objective, label=step,
+                progress=self.task.progress, checkpoint_dir=folder,
+                identity={"weights": tensors_digest(self.tensors), "plan": self.plan.to_dict()},
+            )  # fmt: skip
             self._judge(f"fine-tuning after {step}", module, self.plan, calibrate=False)
         self.tensors = module.full_size(self.tensors)
 
