@@ -191,7 +191,8 @@ class _Builder(Sites):
         if x is None or self.values[x].own or not self.values[weight].own:
             return None
         shape, out_shape = self._shape(weight), self._shape(node)
-        assert shape is not None and out_shape is not None
+        if shape is None or out_shape is None or len(shape) < 2:  # a linear layer of one output without a dimension
+            return None
         spatial = len(shape) - 2 if name in _CONVS else 0
         dim = len(out_shape) - spatial - 1
         into = None if name == "embedding" else self._inputs(x, spatial)
@@ -207,6 +208,7 @@ class _Builder(Sites):
         return Value((site,), open=True)
 
     def _inputs(self, x: fx.Node, spatial: int) -> Tensor:
+        """Nodes of the channels that a layer reads."""
         shape = self._shape(x)
         assert shape is not None
         dim = len(shape) - spatial - 1
