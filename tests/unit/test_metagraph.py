@@ -278,6 +278,7 @@ def test_bad_options_are_refused():
         ({"rewrite": "magic"}, "rewrite"),
         ({"criterion": "uniform"}, "ranks no channels"),
         ({"rewrite": "sparse"}, "finetune"),
+        ({"rewrite": "sparse", "finetune": TUNE, "initial": 0.9}, "leave initial at 1"),
         ({"initial": 0.0}, "initial"),
         ({"strength": 2.0}, "strength"),
         ({"data_models": DataModelConfig(count=1)}, "count"),

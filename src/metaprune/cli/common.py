@@ -28,6 +28,22 @@ def assignments(items: Sequence[str], flag: str) -> dict[str, Any]:
     return found
 
 
+def traced(
+    model: str, option: Sequence[str], weights: str | None, input_shape: tuple[int, ...] | None, device: str = "cpu",
+    seed: int = 0,
+) -> tuple[Any, Any]:  # fmt: skip
+    """(inputs, network) of a model that a verb was given by itself, without a recipe."""
+    from metaprune.config import ModelConfig, RunConfig
+    from metaprune.network import trace
+    from metaprune.setup import load_inputs
+    from metaprune.values import Budget
+
+    options = assignments(option, "--option")
+    config = ModelConfig(spec=model, options=options, weights=weights, input_shape=input_shape)
+    inputs = load_inputs(RunConfig(model=config, budget=Budget(macs="100%"), device=device, seed=seed))
+    return inputs, trace(inputs.model, inputs.args, inputs.kwargs)
+
+
 def console() -> Any:
     from rich.console import Console
 

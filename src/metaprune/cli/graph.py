@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from metaprune.cli.common import assignments, console
+from metaprune.cli.common import console, traced
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,9 @@ class Graph:
     """Draw it to this HTML file: a circle per layer, a line per block of edges."""
 
     def run(self) -> int:
-        from metaprune.config import ModelConfig, RunConfig
         from metaprune.methods.metagraph import wire
-        from metaprune.network import trace
-        from metaprune.setup import load_inputs
-        from metaprune.values import Budget
 
-        options = assignments(self.option, "--option")
-        model = ModelConfig(spec=self.model, options=options, input_shape=self.input_shape)
-        inputs = load_inputs(RunConfig(model=model, budget=Budget(macs="100%"), device="cpu"))
-        wiring = wire(trace(inputs.model, inputs.args, inputs.kwargs))
+        wiring = wire(traced(self.model, self.option, None, self.input_shape)[1])
         out = console()
 
         def say(text: str) -> None:

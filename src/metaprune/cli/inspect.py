@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from metaprune.cli.common import assignments, console
+from metaprune.cli.common import console, traced
 from metaprune.errors import ConfigError
 
 
@@ -27,21 +27,9 @@ class Inspect:
     """Samples per forward pass that MACs and peak memory are given for."""
 
     def run(self) -> int:
-        from metaprune.config import ModelConfig, RunConfig
-        from metaprune.network import trace
-        from metaprune.setup import load_inputs
-        from metaprune.values import Budget
-
         if self.batch < 1:
             raise ConfigError(f"--batch {self.batch} is no number of samples: give 1 or more")
-        model = ModelConfig(
-            spec=self.model,
-            options=assignments(self.option, "--option"),
-            weights=self.weights,
-            input_shape=self.input_shape,
-        )
-        inputs = load_inputs(RunConfig(model=model, budget=Budget(macs="100%"), device="cpu"))
-        network = trace(inputs.model, inputs.args, inputs.kwargs)
+        _, network = traced(self.model, self.option, self.weights, self.input_shape)
         cost = network.cost(batch=self.batch)
         out = console()
         out.print(network.explain(), highlight=False, markup=False, soft_wrap=True)

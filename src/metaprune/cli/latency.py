@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metaprune.cli.common import assignments, console
+from metaprune.cli.common import console, traced
 from metaprune.errors import ConfigError
 
 
@@ -45,25 +45,14 @@ class Latency:
     """Where the table goes."""
 
     def run(self) -> int:
-        from metaprune.config import ModelConfig, RunConfig
         from metaprune.latency import build_table
-        from metaprune.network import trace
         from metaprune.rng import Rng
-        from metaprune.setup import load_inputs
-        from metaprune.values import Budget
 
         if self.batch < 1:
             raise ConfigError(f"--batch {self.batch} is no number of samples: give 1 or more")
         if self.out.is_dir() or self.out.suffix != ".json":
             raise ConfigError(f"--out {self.out} is no JSON file: give a name such as latency.json")
-        model = ModelConfig(
-            spec=self.model,
-            options=assignments(self.option, "--option"),
-            weights=self.weights,
-            input_shape=self.input_shape,
-        )
-        inputs = load_inputs(RunConfig(model=model, budget=Budget(macs="100%"), device=self.device, seed=self.seed))
-        network = trace(inputs.model, inputs.args, inputs.kwargs)
+        inputs, network = traced(self.model, self.option, self.weights, self.input_shape, self.device, self.seed)
         out = console()
         table = build_table(
             network,

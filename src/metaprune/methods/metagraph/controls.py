@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.objective import Shrinkage
-from metaprune.methods.metagraph.wiring import Edges, Wiring
+from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.rng import Rng
 from metaprune.train.batch import cross_entropy, logits_of
 
@@ -46,10 +47,10 @@ def shuffled(wiring: Wiring, rng: Rng) -> Wiring:
         order = torch.randperm(e.into.shape[1], generator=rng.child(number).torch())
         if e.into.shape[1] == 1:  # blocks of one input (depthwise, identity) exchange theirs
             blocks = torch.randperm(len(e.into), generator=rng.child(number).torch())
-            edges.append(Edges(e.name, e.kind, e.out, e.into[blocks], e.parameter, e.positions, e.slots, e.stride))
+            edges.append(replace(e, into=e.into[blocks]))
         else:
-            edges.append(Edges(e.name, e.kind, e.out, e.into[:, order], e.parameter, e.positions, e.slots, e.stride))
-    return Wiring(wiring.sites, tuple(edges), wiring.attributes, wiring.nodes, wiring.uncovered)
+            edges.append(replace(e, into=e.into[:, order]))
+    return replace(wiring, edges=tuple(edges))
 
 
 @torch.no_grad()

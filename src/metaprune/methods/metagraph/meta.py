@@ -113,6 +113,15 @@ def rewritten(metanet: Metanet, model: DataModel, graph: Graph, strength: float)
     return graph.wiring.written(model.tensors, metanet(graph, strength))
 
 
+@dataclass(frozen=True)
+class _Judging:
+    """What a held-out data model is judged on, the same in every evaluation, and its accuracy before any rewrite."""
+
+    calibration: Batches
+    judged: Batches
+    before: float
+
+
 class Trainer:
     """Meta-training on `models[:-held]`; the last `held` of them judge."""
 
@@ -138,8 +147,9 @@ class Trainer:
         if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
             restore(checkpoint, model=self.state, optimizer=adam)
             rows = Rows(**checkpoint.numbers["history"])
+        judging = {i: self._judging(i, rng) for i in self.judges}
         if not rows.evaluations:
-            rows.evaluations.append(self._evaluation(0, rng))
+            rows.evaluations.append(self._evaluation(0, judging, rng))
         done = len(rows.rows)
         with TrainProgress("meta-training", total_steps=config.steps, done_steps=done, show=progress) as bar:
             for number in range(done, config.steps):
@@ -149,7 +159,7 @@ class Trainer:
                 bar.step(rows.rows[-1]["loss"])
                 last = number + 1 == config.steps
                 if last or (number + 1) % config.evaluate_every == 0:
-                    rows.evaluations.append(self._evaluation(number + 1, rng))
+                    rows.evaluations.append(self._evaluation(number + 1, judging, rng))
                     if rows.evaluations[-1]["area"] > max(e["area"] for e in rows.evaluations[:-1]):
                         self.state.keep()
                     last = last or rows.evaluations[-1]["collapsed"]
@@ -177,10 +187,10 @@ class Trainer:
         alive = network.survivors(plan) if plan.keep else None
         data = model.task.require_data("metagraph")
         batches = some_batches(data.train, self.config.batch_size, self.config.batches, network.program.device, rng)
+        structure = network.program.structure(alive, training=True)
         entropy, right, seen = 0.0, 0, 0
         for inputs, labels in batches:
             args, kwargs = call_arguments(channels_last(inputs))
-            structure = network.program.structure(alive, training=True)
             used = _with_own_statistics(network, network.sliced(alive, tensors=tensors))
             logits = logits_of(network.program.run(structure, used, args, kwargs))
             loss = cross_entropy(logits, labels) / len(batches)
@@ -205,35 +215,40 @@ class Trainer:
         }  # fmt: skip
 
     @torch.no_grad()
-    def _evaluation(self, number: int, rng: Rng) -> dict[str, Any]:
+    def _evaluation(self, number: int, judging: Mapping[int, _Judging], rng: Rng) -> dict[str, Any]:
         """Accuracy after the cut at several budgets, on held-out data models and the validation split."""
         self.state.current.eval()
-        curves, whole, before = [], [], []
-        for i in self.judges:
-            calibration, judged = self._judging(i, rng)
+        curves, whole = [], []
+        for i, at in judging.items():
             points = []
             for share in self.config.shares:
                 new = rewritten(self.state.current, self.models[i], self.graphs[i], self.config.strength(share))
-                points += self.pruners[i].curve(new, [share], calibration, judged, rng.child("judge"))
+                points += self.pruners[i].curve(new, [share], at.calibration, at.judged, rng.child("judge"))
             curves.append(points)
             new = rewritten(self.state.current, self.models[i], self.graphs[i], 1.0)
-            for tensors, found in ((new, whole), (self.models[i].tensors, before)):
-                module = Structure(self.models[i].task.network, tensors, self.models[i].plan)
-                module.calibrate(calibration)
-                found.append(accuracy(module, judged))
+            whole.append(self._whole(i, new, at.calibration, at.judged))
         guess = 1 / max(2, self.models[0].task.require_data("metagraph").num_classes)
-        skill, had = ((float(np.mean(a)) - guess) / (1 - guess) for a in (whole, before))
+        skill, had = (
+            (float(np.mean(a)) - guess) / (1 - guess) for a in (whole, [at.before for at in judging.values()])
+        )
         mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
         return {
             "step": number, "curve": mean, "area": area(mean), "uncut_accuracy": float(np.mean(whole)),
             "collapsed": skill < _LOST and had > _LEARNT,
         }  # fmt: skip
 
-    def _judging(self, i: int, rng: Rng) -> tuple[Batches, Batches]:
+    def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
+        """Accuracy of a data model with other tensors, without a further cut."""
+        module = Structure(self.models[i].task.network, tensors, self.models[i].plan)
+        module.calibrate(calibration)
+        return accuracy(module, judged)
+
+    def _judging(self, i: int, rng: Rng) -> _Judging:
         data, size = self.models[i].task.require_data("metagraph"), self.config.batch_size
         device = self.models[i].task.network.program.device
         calibration = some_batches(data.train, size, 4, device, rng.child("calibration"))
-        return calibration, some_batches(data.val, size, max(1, self.config.judged // size), device, None)
+        judged = some_batches(data.val, size, max(1, self.config.judged // size), device, None)
+        return _Judging(calibration, judged, self._whole(i, self.models[i].tensors, calibration, judged))
 
     def _warn(self, rows: Rows) -> None:
         if rows.evaluations[-1]["collapsed"]:

@@ -105,6 +105,8 @@ class MetaGraph:
             raise ConfigError(f"metagraph.data_models.shares={[low, high]}: give least and most, in (0, 1]")
         if self.rewrite == "sparse" and self.finetune is None:
             raise ConfigError("rewrite='sparse' trains with group sparsity: give it finetune = { epochs = ... }")
+        if self.rewrite == "sparse" and self.initial < 1:
+            raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
         ranking(self.criterion, self.criterion_options)
 
     # ------------------------------------------------------------------------------------------ meta-training
@@ -304,11 +306,10 @@ class _Flow:
         module = Structure(network, self.tensors, self.plan)
         self._judge(step, module, self.plan)
         if config is not None:
-            shrinkage = Shrinkage(network, self.method.meta.alpha)
-            # a module at a plan holds slices, which the groups' rows do not fit: sparsity training is of whole networks
-            if sparse and self.plan.keep:
-                raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
-            objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg) if sparse else None
+            objective = None
+            if sparse:  # of whole networks only: a module at a plan holds slices, which the groups' rows do not fit
+                shrinkage = Shrinkage(network, self.method.meta.alpha)
+                objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg)
             folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
             train(
                 module, self.data, config, rng=self.rng.child(step), objective=objective, label=step,

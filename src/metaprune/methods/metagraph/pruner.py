@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.data.loader_split import replayed
 from metaprune.errors import ConfigError, InfeasibleBudgetError
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph.module import Structure
@@ -110,7 +111,7 @@ def area(rows: Sequence[Mapping[str, float]]) -> float:
 def some_batches(split: Any, batch_size: int, count: int, device: torch.device, rng: Rng | None) -> Batches:
     """The first `count` batches of one pass, shuffled iff `rng` is given."""
     found: Batches = []
-    with (rng or Rng(0)).torch_global():
+    with replayed(split, rng or Rng(0)):
         for batch in split.batches(batch_size, device=device, rng=rng):
             found.append(batch)
             if len(found) == count:

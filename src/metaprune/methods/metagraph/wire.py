@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from metaprune.graph.labels import Label
 from metaprune.graph.roles import HEADS, KV_HEADS
 from metaprune.graph.rules.elementwise import is_pointwise
 from metaprune.methods.metagraph.sites import Sites
-from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Site, Wiring
+from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
 from metaprune.network import Network
 
 KERNEL = (
@@ -94,15 +94,10 @@ class _Builder(Sites):
         sites, first = [], 0
         for i, site in enumerate(self.sites):
             if i not in self.same:
-                sites.append(Site(site.name, site.kind, first, site.size, site.final, site.depth, site.activation))
+                sites.append(replace(site, first=first))
                 first += site.size
-        edges = tuple(
-            Edges(e.name, e.kind, number[e.out], number[e.into], e.parameter, e.positions, e.slots, e.stride)
-            for e in self.edges
-        )
-        attributes = tuple(
-            Attribute(a.kind, number[a.nodes], a.parameter, a.positions, a.written) for a in self.attributes
-        )
+        edges = tuple(replace(e, out=number[e.out], into=number[e.into]) for e in self.edges)
+        attributes = tuple(replace(a, nodes=number[a.nodes]) for a in self.attributes)
         left = {n: int((~self.seen[n]).sum()) for n, t in self.network.tensors.items() if isinstance(t, nn.Parameter)}
         return Wiring(tuple(sites), edges, attributes, first, {n: k for n, k in left.items() if k})
 
@@ -152,10 +147,10 @@ class _Builder(Sites):
         value = node.meta.get("val")
         return self.captured.concrete(value) if isinstance(value, Tensor) else None
 
-    def _label(self, node: fx.Node, dim: int) -> Label:
-        """Final label of one dimension."""
+    def _label(self, node: fx.Node, dim: int, result: int = 0) -> Label:
+        """Final label of one dimension of an operator's result."""
         labels = self.labelled.facts[node.name].labels
-        raw = labels[0][dim] if labels and labels[0] is not None else None
+        raw = labels[result][dim] if labels and labels[result] is not None else None  # type: ignore[index]
         return None if raw is None else self.labelled.atoms.final(raw)
 
     def _sliced(self, node: fx.Node, bound: dict[str, Any]) -> Value | None:
@@ -175,12 +170,9 @@ class _Builder(Sites):
         several = isinstance(out, (list, tuple))
         pieces = []
         for i, piece in enumerate(out if several else [out]):
-            labels = self.labelled.facts[node.name].labels[i]
-            raw = None if labels is None else labels[dim]
-            final = None if raw is None else self.labelled.atoms.final(raw)
             nodes = piece.reshape(-1).numpy()
             site = int(np.searchsorted([s.first for s in self.sites], nodes[0], side="right")) - 1
-            pieces.append(self.part(site, nodes, self.keys.of(final, len(nodes))))
+            pieces.append(self.part(site, nodes, self.keys.of(self._label(node, dim, i), len(nodes))))
         return Value(pieces=tuple(pieces)) if several else Value(tuple(pieces))
 
     # ------------------------------------------------------------------------------------------ layers
@@ -314,8 +306,7 @@ class _Builder(Sites):
             return Value(sites, open_ and (name in _LINEAR or alias_kind(node.target) == "view"))
         if name in _PRODUCTS:
             self.pairs(self.values[data[0]].parts, self.values[data[1]].parts)
-            last = self.values[data[-1] if name == "scaled_dot_product_attention" else data[1]].parts
-            return Value(last if name == "scaled_dot_product_attention" else tuple(dict.fromkeys((*sites, *last))))
+            return Value(self.values[data[-1]].parts if name == "scaled_dot_product_attention" else sites)
         if not is_pointwise(node.target) and name not in _ADDS:
             return Value(sites)
         a, b = (self.values[n] for n in data[:2])

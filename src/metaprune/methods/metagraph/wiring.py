@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,7 @@ class Wiring:
         for site in self.sites:
             kept = stays[site.first : site.first + site.size].numpy()
             final = None if site.final is None else site.final[kept]
-            sites.append(Site(site.name, site.kind, first, int(kept.sum()), final, site.depth, site.activation))
+            sites.append(replace(site, first=first, size=int(kept.sum()), final=final))
             first += int(kept.sum())
         edges = tuple(_cut_edges(e, stays, number) for e in self.edges)
         return Wiring(
@@ -164,19 +164,15 @@ def _cut_edges(e: Edges, stays: Tensor, number: Tensor) -> Edges:
     out, into = stays[e.out], stays[e.into]
     blocks = out.any(1) & into.any(1)
     if not blocks.any():
-        return Edges(
-            e.name, e.kind, e.out[:0], e.into[:0], e.parameter, None if e.positions is None else e.positions[:0]
-        )
+        return replace(e, out=e.out[:0], into=e.into[:0], positions=None if e.positions is None else e.positions[:0])
     rows, columns = out[blocks][0], into[blocks][0]
     if not (out[blocks] == rows).all() or not (into[blocks] == columns).all():
         raise AssertionError(f"{e.name}: blocks lose different channels")
     positions = None if e.positions is None else e.positions[blocks][:, rows][:, :, columns]
-    return Edges(
-        e.name, e.kind, number[e.out[blocks][:, rows]], number[e.into[blocks][:, columns]], e.parameter, positions,
-        e.slots, e.stride,
-    )  # fmt: skip
+    out, into = number[e.out[blocks][:, rows]], number[e.into[blocks][:, columns]]
+    return replace(e, out=out, into=into, positions=positions)
 
 
 def _cut_attribute(a: Attribute, stays: Tensor, number: Tensor) -> Attribute:
     kept = stays[a.nodes]
-    return Attribute(a.kind, number[a.nodes[kept]], a.parameter, a.positions[kept], a.written)
+    return replace(a, nodes=number[a.nodes[kept]], positions=a.positions[kept])
