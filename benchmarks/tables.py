@@ -6,6 +6,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -16,7 +17,7 @@ from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import cut_table, meta_table, tuned_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
-from pruningnet_tables import budgets_table, cost_table, rank_table, speed_table  # noqa: E402
+from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, speed_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import curve_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
@@ -75,9 +76,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead_table,
     "coverage": coverage_table,
     "coverage-all": coverage_all_table,
-    "pruningnet-budgets": budgets_table,
-    "pruningnet-rank": rank_table,
-    "pruningnet-cost": cost_table,
+    "pruningnet-budgets": partial(budgets_table, MOBILENET),
+    "pruningnet-budgets-resnet": partial(budgets_table, RESNET),
+    "pruningnet-rank": partial(rank_table, MOBILENET),
+    "pruningnet-rank-resnet": partial(rank_table, RESNET),
+    "pruningnet-cost": partial(cost_table, MOBILENET),
+    "pruningnet-cost-resnet": partial(cost_table, RESNET),
     "pruningnet-speed": speed_table,
     "latency-error": error_table,
     "latency-search": search_table,

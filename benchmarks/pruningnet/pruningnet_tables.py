@@ -15,15 +15,15 @@ from metaprune.latency.build import spearman
 HERE = Path(__file__).parent
 
 
-STUDY, SPEED = HERE / "mobilenet_fashion.json", HERE / "speed.json"
+MOBILENET, RESNET, SPEED = (HERE / f"{name}.json" for name in ("mobilenet_fashion", "resnet_cifar10", "speed"))
 NO_RESULTS = "No results yet."
 
 
-def budgets_table() -> str:
+def budgets_table(study: Path) -> str:
     """Test accuracy by contender and budget: mean (lowest to highest seed)."""
-    if not STUDY.exists():
+    if not study.exists():
         return NO_RESULTS
-    report = json.loads(STUDY.read_text())
+    report = json.loads(study.read_text())
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, row in report["rows"].items():
         kind, *rest = key.split("/")
@@ -50,11 +50,11 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}% ({min(values):.2f} to {max(values):.2f}; {len(values)})"
 
 
-def rank_table() -> str:
+def rank_table(study: Path) -> str:
     """Spearman correlation between the score of a structure and its accuracy when trained from scratch."""
-    if not STUDY.exists():
+    if not study.exists():
         return NO_RESULTS
-    rows = json.loads(STUDY.read_text())["rows"]
+    rows = json.loads(study.read_text())["rows"]
     trained = {int(k.rsplit("/", 1)[1]): row for k, row in rows.items() if k.startswith("rank/trained/")}
     scores: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(dict)
     for key, row in rows.items():
@@ -86,11 +86,11 @@ def rank_table() -> str:
     return "\n".join(lines)
 
 
-def cost_table() -> str:
+def cost_table(study: Path) -> str:
     """What fitting, searching and retraining took, mean over seeds and budgets."""
-    if not STUDY.exists():
+    if not study.exists():
         return NO_RESULTS
-    rows = json.loads(STUDY.read_text())["rows"]
+    rows = json.loads(study.read_text())["rows"]
     lines = ["| step | CPU s | MACs |", "|---|---|---|"]
     parts: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for key, row in rows.items():

@@ -49,11 +49,16 @@ EVOLUTION = EvolutionConfig(population=20, generations=10, parents=5)
 BACKENDS: dict[str, dict[str, Any]] = {
     "generated (paper)": {"weights": "generated"},
     "generated, PyTorch start": {"weights": "generated", "start": "paper"},
+    "generated, rank 8": {"weights": "generated", "rank": 8},
     "shared": {"weights": "shared"},
     "shared, sandwich, distil": {"weights": "shared", "sampling": "sandwich", "distil": True},
     "generated, sandwich, distil": {"weights": "generated", "sampling": "sandwich", "distil": True},
 }
 SEARCHED = ("generated (paper)", "shared, sandwich, distil")
+SEARCHES = {
+    **{backend: ("evolution", backend) for backend in SEARCHED},
+    "random search": ("random", SEARCHED[1]), "greedy slimming": ("greedy", SEARCHED[1]),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,10 @@ class Case:
 CASES = {
     "mobilenet": Case("MobileNetV1-style, 13 convolutions", lambda: separable(1), "builtin:fashion-mnist", (1, 28, 28)),
     "resnet": Case(
-        "ResNet-8, half width", lambda: create("zoo:resnet8", width=0.5, num_classes=10), "builtin:cifar10", (3, 32, 32)
+        "ResNet-8, half width",
+        lambda: create("zoo:resnet8", width=0.5, num_classes=10, in_channels=3),
+        "builtin:cifar10",
+        (3, 32, 32),
     ),
 }
 
@@ -175,14 +183,12 @@ class Study:
             "train_macs": 3.0 * found.macs * IMAGES * FINAL.epochs, "widths": plan.widths(network.space).tolist(),
         }  # fmt: skip
 
-    def rank(self, structures: int = 20) -> None:
+    def rank(self, backends: list[str], structures: int = 20) -> None:
         """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs."""
         seed = 0
         network = self.network(seed)
-        sessions = {}
-        for backend in BACKENDS:
-            sessions[backend] = self.session(backend, seed)
-        codec = sessions[SEARCHED[0]].codec
+        sessions = {backend: self.session(backend, seed) for backend in backends}
+        codec = next(iter(sessions.values())).codec
         full = network.cost().macs
         draw = np.random.default_rng(7)
         # half of them all over the range (where cost alone ranks well), half at one budget (where it cannot)
@@ -206,7 +212,7 @@ class Study:
                     key = f"rank/score/{backend}/{'bn' if recalibrate else 'no bn'}/{i}"
                     self.once(key, lambda scorer=scorer, w=widths: scorer(w))
 
-    def budgets(self, seed: int, budgets: list[str]) -> None:
+    def budgets(self, seed: int, budgets: list[str], labels: list[str]) -> None:
         network = self.network(seed)
         full = network.cost().macs
         self.once(f"budget/full/100%/{seed}", lambda: self.trained(Plan(), seed))
@@ -219,9 +225,8 @@ class Study:
             for name in ("uniform", "magnitude", "random"):
                 task = Task(dense if name == "magnitude" else network, self.data)
                 plans[name] = create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
-            searches = [(b, "evolution", b) for b in SEARCHED]
-            searches += [("random search", "random", SEARCHED[1]), ("greedy slimming", "greedy", SEARCHED[1])]
-            for label, searcher, backend in searches:
+            for label in labels:
+                searcher, backend = SEARCHES[label]
                 session = self.session(backend, seed, searcher)
                 key = f"search/{label}/{budget}/{seed}"
                 row = self.once(key, lambda session=session, bound=bound: self.searched(session, bound, seed))
@@ -250,14 +255,16 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=["rank", "budgets"])
     parser.add_argument("--budgets", nargs="*", default=["25%", "50%", "75%"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=list(BACKENDS), help="of the rank part")
+    parser.add_argument("--searches", nargs="*", choices=SEARCHES, default=list(SEARCHES), help="of the budgets part")
     options = parser.parse_args()
     torch.set_num_threads(1)
     study = Study(CASES[options.case], options.out)
     if "rank" in options.parts:
-        study.rank()
+        study.rank(options.backends)
     if "budgets" in options.parts:
         for seed in options.seeds:
-            study.budgets(seed, options.budgets)
+            study.budgets(seed, options.budgets, options.searches)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metaprune.elastic.batchnorm import calibrated
+from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, Weights
 from metaprune.network import Network
 from metaprune.search.codec import Codec
@@ -128,15 +129,10 @@ class Scorer:
         """All tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""
         _, tensors = self.calibrated(widths)
         weights, alive = self.supernet.weights(widths, full_size=True)
+        network = self.supernet.network
         with torch.no_grad():
-            found = {name: t.detach().clone() for name, t in weights.items()}
-            for name, t in tensors.items():
-                if not isinstance(self.supernet.network.tensors[name], nn.Parameter):
-                    rows = self.supernet.bank.rows(name, alive)
-                    index = [torch.arange(n) if r is None else torch.from_numpy(r) for n, r in _rows(found[name], rows)]
-                    found[name][torch.meshgrid(*index, indexing="ij") if index else ...] = t
+            found = {name: t.clone() for name, t in weights.items()}
+        for name, t in tensors.items():
+            if not isinstance(network.tensors[name], nn.Parameter):
+                found[name] = unslice_tensor(t, found[name], network.labelled.parameters.get(name), alive)
         return found
-
-
-def _rows(tensor: Tensor, rows: list) -> list[tuple[int, Any]]:
-    return list(zip(tensor.shape, [*rows, *[None] * (tensor.dim() - len(rows))], strict=True))
