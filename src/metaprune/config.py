@@ -59,8 +59,8 @@ class MethodConfig:
     """Which method decides what stays."""
 
     name: str = "magnitude"
-    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, gates, pruningnet, stamp, metagraph, or one that a
-    package registered."""
+    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, gates, weights, pruningnet, stamp, metagraph, or one
+    that a package registered."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method: scope, steps, p, ..."""
 

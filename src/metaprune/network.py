@@ -123,18 +123,38 @@ class Network:
         """Let `cost` and budgets know milliseconds. predict_ms: widths [n, groups] -> ms [n] of a latency table."""
         self.cost_model().predict_ms = predict_ms
 
-    def cost(self, widths: Plan | Mapping[str, int] | np.ndarray | None = None, *, batch: int = 1) -> Cost:
+    def masks_at(self, plan: Plan, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Masks of single weights (see `Proposal.masks`), cut to what `plan` keeps.
+
+        Raises:
+            PlanError: a mask that is no bool tensor of a parameter's full shape.
+        """
+        for name, mask in masks.items():
+            of = self.tensors.get(name)
+            if not isinstance(of, nn.Parameter) or mask.dtype != torch.bool or mask.shape != of.shape:
+                raise PlanError(f"masks[{name!r}] must be a bool tensor of the full shape of a parameter")
+        return dict(self.sliced(self.survivors(plan), tensors=masks))
+
+    def cost(
+        self,
+        widths: Plan | Mapping[str, int] | np.ndarray | None = None,
+        *,
+        batch: int = 1,
+        masks: Mapping[str, torch.Tensor] | None = None,
+    ) -> Cost:
         """Cost at full width, of a plan, or at given widths.
 
         Args:
             widths: nothing; a Plan; group name -> width (others full); int [groups]; or int [candidates, groups], which
                 gives a Cost of arrays [candidates].
             batch: samples per forward pass (MACs and peak_bytes scale with it).
+            masks: of single weights at full size, with a Plan; they change `nonzero` alone.
         """
         model = self.cost_model(batch)
         if isinstance(widths, Plan):
             exact = model.of_survivors(self.survivors(widths))
-            return replace(exact, latency_ms=model.of_widths(widths.widths(self.space)).latency_ms)
+            masked = sum(int((~m).sum()) for m in self.masks_at(widths, masks or {}).values())
+            return replace(exact, latency_ms=model.of_widths(widths.widths(self.space)).latency_ms, masked=masked)
         if widths is None:
             return model.of_widths(self.space.widths)
         if isinstance(widths, Mapping):

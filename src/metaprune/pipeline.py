@@ -21,10 +21,10 @@ from metaprune.export.archive import named_tensors, save
 from metaprune.files import tensors_digest, write_json
 from metaprune.latency import LatencyTable
 from metaprune.measure import latency_ms
-from metaprune.methods.base import Method, Task
+from metaprune.methods.base import Method, Task, require_feasible
 from metaprune.methods.registry import create_method
 from metaprune.network import Network, trace
-from metaprune.record import describe_cut, environment
+from metaprune.record import describe_cut, describe_masks, environment
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.run import recover as recover_model
 from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
@@ -36,6 +36,7 @@ from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
+from metaprune.train.masks import held_at_zero, set_to_zero
 from metaprune.train.modes import device_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Proposal, as_patterns
 
@@ -123,11 +124,11 @@ def prune(
         place = None if checkpoint_dir is None else checkpoint_dir / "method"
         task = Task(network, splits, constraints, folder=place, progress=progress)
         proposal = _proposed(how, task, budget, rng.child("method", how.name), rules)
-        _require_within(network.cost(proposal.plan), budget.bounds(network.cost()), how.name)
-        if not proposal.plan.keep and proposal.weights is None:
+        _require_within(network.cost(proposal.plan, masks=proposal.masks), budget.bounds(network.cost()), how.name)
+        if not proposal.plan.keep and proposal.weights is None and not proposal.masks:
             warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
     with phases("cut"):
-        pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights)
+        pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights, masks=proposal.masks)
     quality = {"dense": _quality(network.model, splits), "cut": _quality(pruned.model, splits)}
     with phases("recover"):
         place = None if checkpoint_dir is None else checkpoint_dir / "recover"
@@ -136,7 +137,8 @@ def prune(
             quality["recovered"] = _quality(pruned.model, splits)
     record = {
         **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
-        "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "seconds": phases.seconds,
+        "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "masks": describe_masks(pruned, proposal),
+        "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
         "history": {"recover": history}, "method_details": dict(proposal.details),
         "latency_table": table,
@@ -163,17 +165,35 @@ def _recovered(
     if data is None or how.kind == "none":
         return None
     network = pruned.network
-    identity = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
-    return recover_model(
-        pruned.model, network.model, data, how, rng=rng, device=device_of(pruned.model), checkpoint_dir=checkpoint_dir,
-        progress=progress, identity=identity, initialise=_initialiser(pruned, rng),
-    ).to_dict()  # fmt: skip
+    identity: dict[str, Any] = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
+    masks = network.masks_at(pruned.plan, pruned.masks)
+    if masks:
+        identity["masks"] = tensors_digest(masks)
+    with held_at_zero(pruned.model, masks):
+        return recover_model(
+            pruned.model, network.model, data, how, rng=rng, device=device_of(pruned.model), progress=progress,
+            checkpoint_dir=checkpoint_dir, identity=identity, initialise=_initialiser(pruned, masks, rng),
+        ).to_dict()  # fmt: skip
 
 
-def _initialiser(pruned: Pruned, rng: Rng) -> Initialise | None:
-    """New weights for training from scratch; a module form makes its own."""
-    if pruned.form == "module":
-        return None
+def _initialiser(pruned: Pruned, masks: Mapping[str, torch.Tensor], rng: Rng) -> Initialise | None:
+    """New weights for training from scratch, under the same masks; a module form without masks makes its own."""
+    fresh = _initialise_graph(pruned, rng) if pruned.form == "graph" else None
+    if not masks:
+        return fresh
+
+    def masked(model: nn.Module) -> None:
+        if fresh is None:
+            reinitialise(model, rng.child("initialise"))
+        else:
+            fresh(model)
+        set_to_zero(model, masks)
+
+    return masked
+
+
+def _initialise_graph(pruned: Pruned, rng: Rng) -> Initialise:
+    """Those of a re-initialised original, cut to size."""
     network = pruned.network
     alive = network.survivors(pruned.plan)
 
@@ -252,7 +272,8 @@ def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Pha
         with phases("trace"):  # an impossible budget or a wrong pattern shows now, not after hours of training
             network = trace(inputs.model, inputs.args, inputs.kwargs)
             use_table(network, config.latency.table)
-            Task(network, inputs.data, config.constraints).allocator(config.budget)
+            how = create_method(config.method.name, dict(config.method.options))
+            require_feasible(how, Task(network, inputs.data, config.constraints), config.budget)
         with phases("train"):
             history = train(
                 inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,

@@ -10,6 +10,7 @@ import torch
 
 import metaprune
 from metaprune.surgery.cut import Pruned
+from metaprune.values import Proposal
 
 
 def environment(seed: int, device: torch.device) -> dict[str, Any]:
@@ -44,6 +45,21 @@ def describe_cut(pruned: Pruned) -> dict[str, Any]:
             "notes": network.notes,
             "over_merged": network.space.over_merged,
         },
-        "cost": {"before": network.cost().to_dict(), "after": network.cost(plan).to_dict()},
+        "cost": {"before": network.cost().to_dict(), "after": network.cost(plan, masks=pruned.masks).to_dict()},
         "proof": {"form": pruned.form, "why": pruned.why, "error": pruned.error, "config": pruned.config.why},
     }
+
+
+def describe_masks(pruned: Pruned, proposal: Proposal) -> dict[str, Any] | None:
+    """Of masks of single weights: parameters that are left (and their share of the full network's), and the pattern.
+
+    `whole` names weights that the pattern left out.
+    """
+    if not pruned.masks:
+        return None
+    network, told = pruned.network, dict(proposal.details.get("masks", {}))
+    nonzero = int(network.cost(pruned.plan, masks=pruned.masks).nonzero)
+    return {
+        "nonzero": nonzero, "share": nonzero / int(network.cost().params), "pattern": told.get("pattern"),
+        "whole": list(told.get("whole", ())),
+    }  # fmt: skip

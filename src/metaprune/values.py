@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
@@ -171,6 +171,7 @@ class Cost:
     peak_bytes: largest sum of live activations, inputs included.
     weight_bytes: bytes of parameters and buffers.
     latency_ms: predicted milliseconds of a forward pass of the latency table's batch; None without a table.
+    masked: single weights that masks hold at zero; all other figures count them, as dense hardware does.
     """
 
     macs: Any
@@ -178,6 +179,12 @@ class Cost:
     peak_bytes: Any
     weight_bytes: Any
     latency_ms: Any = None
+    masked: Any = 0
+
+    @property
+    def nonzero(self) -> Any:
+        """Parameters that no mask holds at zero; `params` without masks."""
+        return self.params - self.masked
 
     @property
     def memory_mb(self) -> Any:
@@ -188,12 +195,12 @@ class Cost:
         return getattr(self, name)
 
     def to_dict(self) -> dict[str, float]:
-        counts = {k: int(v) for k, v in asdict(self).items() if k != "latency_ms"}
+        counts = {k: int(getattr(self, k)) for k in ("macs", "params", "nonzero", "peak_bytes", "weight_bytes")}
         latency = {} if self.latency_ms is None else {"latency_ms": float(self.latency_ms)}
         return {**counts, "memory_mb": float(self.memory_mb), **latency}
 
 
-METRICS = ("macs", "params", "memory_mb", "latency_ms")
+METRICS = ("macs", "params", "nonzero", "memory_mb", "latency_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +209,7 @@ class Budget:
 
     macs: float | str | None = None
     params: float | str | None = None
+    nonzero: float | str | None = None
     memory_mb: float | str | None = None
     latency_ms: float | str | None = None
 
@@ -259,7 +267,7 @@ def _parse_bound(metric: str, value: float | str | None) -> tuple[float, bool] |
         raise ConfigError(f"budget {metric}={value!r} is neither a number nor a share such as '50%'") from None
     if not number > 0 or number == float("inf"):
         raise ConfigError(f"budget {metric}={value!r} must be positive and finite")
-    if not relative and number < 1 and metric in ("macs", "params"):
+    if not relative and number < 1 and metric in ("macs", "params", "nonzero"):
         raise ConfigError(f"budget {metric}={value!r} is less than one; a share is written '{100 * number:g}%'")
     return (number / 100, True) if relative else (number, False)
 
@@ -318,9 +326,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a method returns: a plan, new weights where it makes its own, what it looked at and has to report."""
+    """What a method returns: a plan, new weights where it makes its own, what it looked at and has to report.
+
+    masks: parameter name -> bool tensor of the parameter's full shape; where it is False, that single weight is held at
+    zero, through recovery too. `details["masks"]` may say more of them for the record: `pattern`, and `whole`, the
+    names of weights without a mask.
+    """
 
     plan: Plan
     weights: Mapping[str, Any] | None = None  # full-size tensors by parameter name
     trials: tuple[Trial, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)  # JSON-able; `method_details` of the record
+    masks: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from metaprune.methods import create_method, method_names, register
 from metaprune.methods.base import Task
 from metaprune.network import trace
 from metaprune.rng import Rng
-from metaprune.testing.method_suite import MethodSuite, small_data, small_network
+from metaprune.testing.method_suite import MaskedSuite, MethodSuite, small_data, small_network
 from metaprune.values import Budget, Plan
 
 
@@ -150,8 +150,35 @@ class TestMetaGraphTuned(MethodSuite):
     kinds = ("cnn",)
 
 
+class TestWeights(MaskedSuite):
+    method = "weights"
+
+
+class TestWeightsLayer(MaskedSuite):
+    method, options = "weights", {"scope": "layer"}
+    kinds = ("cnn",)
+
+
+class TestWeightsNM(MaskedSuite):
+    method, options = "weights", {"pattern": "2:4"}
+    shares, fixed = ("80%", "60%", "55%"), True
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraphUnstructured(MaskedSuite):
+    method, options = "metagraph", {**QUICK_METAGRAPH, "pattern": "unstructured"}
+    kinds = ("cnn",)
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraphNM(MaskedSuite):
+    method, options = "metagraph", {**QUICK_METAGRAPH, "pattern": "1:4", "strength": 0.5}
+    kinds, fixed = ("cnn",), True
+
+
 def test_every_method_is_in_the_suite():
-    tested = {c.method for c in (*MethodSuite.__subclasses__(), *Searched.__subclasses__()) if hasattr(c, "method")}
+    suites = (MethodSuite, Searched, MaskedSuite)
+    tested = {c.method for suite in suites for c in suite.__subclasses__() if hasattr(c, "method")}
     assert set(method_names()) <= tested
 
 

@@ -14,7 +14,7 @@ from metaprune.methods.base import Task
 from metaprune.methods.metagraph import MetaGraph, wire
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
-from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, tuned_loss
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
@@ -116,6 +116,33 @@ def test_one_backward_through_the_metanetwork_is_the_gradient():
     torch.autograd.backward([new[n] for n in names], [leaves[n].grad for n in names])
     parts = [p.grad for p in metanet.parameters() if p.grad is not None]
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_gradient_after_tuning_is_first_order_maml(steps):
+    network = trace(nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.zeros(2, 6))
+    network = network.with_tensors({n: t.detach().double() for n, t in network.tensors.items()})
+    draw = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(8, 6, generator=draw, dtype=torch.float64), torch.randint(3, (8,), generator=draw))
+        for _ in range(steps + 2)
+    ]
+    start = {n: t.detach().clone().requires_grad_() for n, t in network.tensors.items()}
+    structure = network.program.structure(None, training=True)
+    loss, _ = tuned_loss(network, structure, start, batches, steps, 0.1)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    model.load_state_dict(network.tensors)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for inputs, labels in batches[:steps]:
+        sgd.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        sgd.step()
+    expected = sum(nn.functional.cross_entropy(model(x), y) for x, y in batches[steps:]) / 2
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
+        assert torch.allclose(start[name].grad, gradient, rtol=1e-10)
 
 
 # ---------------------------------------------------------------------------------------------------- structures

@@ -31,9 +31,9 @@ class Prune:
     data: str | None = None
     """Data spec, as builtin:fashion-mnist."""
     budget: str | None = None
-    """Upper bounds, as macs=50% or macs=50%,params=1e6."""
+    """Upper bounds, as macs=50% or macs=50%,params=1e6; nonzero=50% for masks of single weights."""
     method: str | None = None
-    """uniform, random, magnitude, bn_scale, taylor, pruningnet."""
+    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, gates, weights, pruningnet, stamp, metagraph."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")] = ()
     """What may shrink: globs over groups, modules and LAYER:ROLE, as 'layer1*' or '*:heads'; may be repeated."""
     keep_module: bool = False

@@ -70,7 +70,7 @@ class CostModel:
         """One metric of int64 [candidates, groups]: what a search asks for, without the cost of the others."""
         if name == "latency_ms" and self.predict_ms is not None:
             return self.predict_ms(widths)
-        if name not in ("macs", "params"):
+        if name not in ("macs", "params", "nonzero"):
             return np.asarray(self.of_widths(widths).metric(name))
         return self._total(self._macs if name == "macs" else self._params, self._sizes_of(widths))
 

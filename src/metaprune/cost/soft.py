@@ -33,7 +33,7 @@ class SoftCost:
             )
         self._costs, self.metric = costs, metric
         self._full = costs._space.widths
-        self._terms = {"macs": costs._macs, "params": costs._params}.get(metric)
+        self._terms = {"macs": costs._macs, "params": costs._params, "nonzero": costs._params}.get(metric)
         self.full = float(costs.metric(metric, self._full[None])[0])
 
     def __call__(self, widths: Tensor) -> Tensor:

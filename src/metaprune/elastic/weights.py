@@ -1,4 +1,4 @@
-"""Tensors for the executor: sliced from a model's own, gradients included."""
+"""Tensors for the executor: sliced from a model's own, gradients included; and masks of single weights."""
 
 from __future__ import annotations
 
@@ -17,6 +17,26 @@ def slice_tensor(tensor: torch.Tensor, labels: list, alive: Survivors) -> torch.
             rows = torch.from_numpy(alive.index(label)).to(tensor.device)
             tensor = tensor.index_select(dim, rows)
     return tensor
+
+
+def unslice_tensor(
+    part: torch.Tensor, full: torch.Tensor, labels: list | None, alive: Survivors | None
+) -> torch.Tensor:
+    """A copy of `full` with `part` in the places that `slice_tensor` reads."""
+    found, index = full.detach().clone(), []
+    for label, size in zip(labels or [None] * full.dim(), full.shape, strict=True):
+        rows = alive.index(label) if label is not None and alive is not None and alive.cut(label) else None
+        index.append((torch.arange(size) if rows is None else torch.from_numpy(rows)).to(full.device))
+    found[torch.meshgrid(*index, indexing="ij") if index else ...] = part
+    return found
+
+
+def zeroed(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`tensors` with zeros where a mask (bool, of the tensor's shape) is False; those without a mask as they are."""
+    found = dict(tensors)
+    for name, mask in masks.items():
+        found[name] = found[name].detach().masked_fill(~mask.to(found[name].device), 0)
+    return found
 
 
 class SlicedTensors(Mapping[str, torch.Tensor]):

@@ -47,6 +47,21 @@ class Task:
         return self.data
 
 
+def require_feasible(method: Method, task: Task, budget: Budget) -> None:
+    """What can be said of a budget and the constraints before anything is trained.
+
+    A method whose results are no channels brings its own `require_feasible(task, budget)`.
+
+    Raises:
+        InfeasibleBudgetError, NotAvailableError, PlanError: as `Method.propose`.
+    """
+    own = getattr(method, "require_feasible", None)
+    if own is None:
+        task.allocator(budget)
+    else:
+        own(task, budget)
+
+
 @runtime_checkable
 class Method(Protocol):
     """Says what stays. Constructed with its options; the same task, budget and rng give the same proposal."""

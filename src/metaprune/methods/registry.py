@@ -62,6 +62,7 @@ for _name, _class in {
     "snip": "Snip",
     "taylor": "Taylor",
     "gates": "Gates",
+    "weights": "Weights",
     "pruningnet": "PruningNet",
     "stamp": "Stamp",
     "metagraph": "MetaGraph",

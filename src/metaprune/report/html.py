@@ -43,6 +43,7 @@ def render_report(record: data.Record) -> str:
         facts=_facts(record),
         summary=data.summary_rows(record),
         budgets=data.budget_rows(record),
+        masks_text=data.masks_text(record),
         figures=drawn,
         search_title=search_rows.section_title(record),
         search_text=search_rows.search_text(record),

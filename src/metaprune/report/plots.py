@@ -34,7 +34,7 @@ def figures(record: Record) -> list[tuple[str, str, go.Figure]]:
 
 def cost_figure(record: Record) -> go.Figure | None:
     """Every cost that was measured, as a share of the original's; None without any."""
-    wanted = ("macs", "params", "latency_ms", "file_bytes", "memory_mb")
+    wanted = ("macs", "params", "nonzero", "latency_ms", "file_bytes", "memory_mb")
     rows = [r for r in summary_rows(record) if r.key in wanted and r.values[0] > 0]
     if not rows:
         return None

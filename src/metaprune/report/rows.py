@@ -114,6 +114,8 @@ def summary_rows(record: Record) -> list[SummaryRow]:
     """Accuracy, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
     rows = _quality_rows(record)
     for key, label, text, fewer, more in _COSTS:
+        if key == "nonzero" and not masks_text(record):  # the parameters, then
+            continue
         before, after = _cost(record, "before", key), _cost(record, "after", key)
         if before is not None and after is not None:
             detail = "one sample: weights and peak activations" if key == "memory_mb" else ""
@@ -126,7 +128,7 @@ def summary_rows(record: Record) -> list[SummaryRow]:
     size = _pair(record, "file_bytes")
     if size:
         rows.append(_row("file_bytes", "File size", *size, byte_size, ("smaller", "larger"), ""))
-    order = ("accuracy", "accuracy_cut", "loss", "macs", "params", "latency_ms", "file_bytes", "memory_mb")
+    order = ("accuracy", "accuracy_cut", "loss", "macs", "params", "nonzero", "latency_ms", "file_bytes", "memory_mb")
     return sorted(rows, key=lambda row: order.index(row.key))
 
 
@@ -245,16 +247,35 @@ def proof_text(record: Record) -> str:
     return "cut proved equal to its masked original" + (f" to {error:.1e}" if error else ", error 0")
 
 
-METRIC_NAMES = {"macs": "MACs", "params": "parameters", "memory_mb": "memory", "latency_ms": "latency"}
+def masks_text(record: Record) -> str:
+    """`Single weights are held at zero (pattern 2:4): ...`, and what that is not; empty without such masks."""
+    masks = record.get("masks")
+    left, part = finite(_get(masks, "nonzero")), finite(_get(masks, "share"))
+    if left is None or part is None:
+        return ""
+    pattern, whole = _get(masks, "pattern"), [str(name) for name in _get(masks, "whole") or ()]
+    text = "Single weights are held at zero" + (f" (pattern {pattern})" if pattern else "")
+    text += f": {int(left):,} parameters ({percentage(part, 1)}) are left"
+    if whole:
+        text += f"; without a mask: {', '.join(whole[:4])}{', ...' if len(whole) > 4 else ''}"
+    return f"{text}. Such masks bring no speed-up on dense hardware: they change neither MACs nor latency nor file size"
+
+
+METRIC_NAMES = {
+    "macs": "MACs", "params": "parameters", "nonzero": "nonzero parameters", "memory_mb": "memory",
+    "latency_ms": "latency",
+}  # fmt: skip
 METRIC_TEXT = {
     "macs": quantity,
     "params": quantity,
+    "nonzero": quantity,
     "memory_mb": lambda value: byte_size(None if finite(value) is None else value * 1e6),
     "latency_ms": milliseconds,
 }
 _COSTS = (
     ("macs", "MACs", METRIC_TEXT["macs"], "fewer", "more"),
     ("params", "Parameters", METRIC_TEXT["params"], "fewer", "more"),
+    ("nonzero", "Nonzero parameters", METRIC_TEXT["nonzero"], "fewer", "more"),
     ("memory_mb", "Memory", METRIC_TEXT["memory_mb"], "smaller", "larger"),
 )
 _HISTORY_NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")

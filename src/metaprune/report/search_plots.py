@@ -26,6 +26,7 @@ from metaprune.report.units import finite, percentage, quantity, shortened
 _AXES = {
     "macs": "MACs of one sample",
     "params": "parameters",
+    "nonzero": "nonzero parameters",
     "memory_mb": "memory (MB)",
     "latency_ms": "latency (ms, predicted by the table)",
 }
@@ -108,7 +109,7 @@ def front_figure(record: Record) -> go.Figure | None:
     if bound is not None:
         _bound_line(figure, bound, f"budget {METRIC_TEXT.get(metric, quantity)(bound)}")
     figure.update_xaxes(title_text=_AXES.get(metric, html.escape(metric)), nticks=6)
-    if metric in ("macs", "params"):
+    if metric in ("macs", "params", "nonzero"):
         figure.update_xaxes(tickformat=".4~s")
     figure.update_yaxes(title_text="accuracy on sub-validation", ticksuffix="%")
     return figure

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metaprune.report.rows import Record, budget_rows, group_rows, headline, summary_rows
+from metaprune.report.rows import Record, budget_rows, group_rows, headline, masks_text, summary_rows
 from metaprune.report.search_rows import search_text
+from metaprune.report.stamp_rows import closing_text
 
 _BAR_WIDTH = 20
 
@@ -39,7 +40,7 @@ def groups_table(record: Record) -> Table:
 
 
 def print_summary(record: Record, console: Console) -> None:
-    """The headline, the table, what was searched, and whether every bound was met."""
+    """The headline, the table, what was searched or learned, what masks are not, and whether every bound was met."""
     console.print(Text(headline(record), style="bold"))
     table = summary_table(record)
     if table.row_count:
@@ -47,6 +48,12 @@ def print_summary(record: Record, console: Console) -> None:
     searched = search_text(record)
     if searched:
         console.print(Text(searched))
+    learned = closing_text(record)
+    if learned:
+        console.print(Text(learned))
+    masked = masks_text(record)
+    if masked:
+        console.print(Text(f"{masked}."))
     for row in budget_rows(record):
         state = "not measured" if row.met is None else f"reached {row.reached}, {'met' if row.met else 'NOT met'}"
         style = "red" if row.met is False else ""

@@ -44,11 +44,7 @@ class Allocator:
     def __init__(
         self, space: Space, costs: CostModel, budget: Budget, constraints: Constraints, frozen: set[int] | None = None
     ):
-        if budget.latency_ms is not None and costs.predict_ms is None:
-            raise NotAvailableError(
-                "a latency budget needs a table measured on this device: make one with `metaprune latency MODEL`, pass "
-                "it as latency_table=FILE (--latency-table on the command line), or bound macs, params or memory_mb"
-            )
+        require_table(budget, costs)
         self.space = space
         self._costs = costs
         self.full: Cost = costs.of_widths(space.widths)
@@ -171,6 +167,15 @@ class Allocator:
                 if level[best] == len(self.units[best].levels) - 1:
                     open_units.remove(best)
         return level
+
+
+def require_table(budget: Budget, costs: CostModel) -> None:
+    """Raises NotAvailableError for a bound on latency without a latency table."""
+    if budget.latency_ms is not None and costs.predict_ms is None:
+        raise NotAvailableError(
+            "a latency budget needs a table measured on this device: make one with `metaprune latency MODEL`, pass "
+            "it as latency_table=FILE (--latency-table on the command line), or bound macs, params or memory_mb"
+        )
 
 
 def top(scores: np.ndarray, keep: int) -> np.ndarray:

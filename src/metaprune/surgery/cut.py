@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from metaprune.elastic.weights import zeroed
 from metaprune.errors import ConfigError, VerificationError
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
@@ -29,6 +30,7 @@ class Pruned:
     shapes: parameter name -> (shape before, shape after), for those that changed.
     attributes: module path -> attribute -> value that the module form needed.
     config: of a transformers model in module form, whether its config could follow the cut, and so save_pretrained.
+    masks: of single weights that were set to zero, at full size; `network.masks_at(plan, masks)` are the model's.
     """
 
     network: Network  # the original, as traced
@@ -40,6 +42,7 @@ class Pruned:
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     attributes: Attributes = field(default_factory=dict)
     config: ConfigFit = field(default_factory=ConfigFit)
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def as_graph(self) -> nn.Module:
         """The structure as a graph form with the original's weights (what `load(form="graph")` is rebuilt from)."""
@@ -53,6 +56,7 @@ def cut(
     form: Form = "auto",
     verify: bool = True,
     weights: Mapping[str, torch.Tensor] | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
 ) -> Pruned:
     """Slice every parameter to what `plan` keeps.
 
@@ -61,9 +65,11 @@ def cut(
         verify: prove sliced = masked and graph form = sliced on the example inputs (constant ones get noise). A module
             form is compared with the sliced graph in any case.
         weights: full-size tensors by parameter name that replace the model's own.
+        masks: full-size bool tensors by parameter name; where False, that weight is zero in the cut network, and in
+            the masked original that it is compared with.
 
     Raises:
-        PlanError: the plan does not fit the network.
+        PlanError: the plan or a mask does not fit the network.
         VerificationError: sliced and masked network differ, or form="module" is not possible; nothing was changed.
     """
     if form not in ("auto", "module", "graph"):
@@ -73,6 +79,8 @@ def cut(
     for name, value in (weights or {}).items():
         if name not in network.tensors or value.shape != network.tensors[name].shape:
             raise ConfigError(f"weights[{name!r}] must be a full-size tensor of the network")
+    network.masks_at(plan, masks or {})  # complains of masks that do not fit
+    tensors = zeroed(tensors, masks or {})
     proof = Proof(network, alive, tensors)
     error = proof.check() if verify else None
     model, attributes, why = (
@@ -93,7 +101,7 @@ def cut(
         if after != tuple(tensor.shape):
             shapes[name] = (tuple(tensor.shape), after)
     config = fit_config(model, shapes, attributes, proof) if kind == "module" else ConfigFit()
-    return Pruned(network, model, kind, why, plan, error, shapes, attributes, config)
+    return Pruned(network, model, kind, why, plan, error, shapes, attributes, config, dict(masks or {}))
 
 
 def _check_graph(model: nn.Module, proof: Proof) -> None:

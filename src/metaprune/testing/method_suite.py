@@ -1,6 +1,6 @@
 """`MethodSuite`: what every method must do. Shipped, so that a package with its own method runs the same tests.
 
-    class TestMyMethod(MethodSuite):
+    class TestMyMethod(MethodSuite):  # MaskedSuite for masks of single weights
         method, options = "my_method", {"steps": 2}
 
 collected by pytest, with the method registered under that name.
@@ -20,6 +20,7 @@ from torch import nn
 
 from metaprune.data import Data, TensorSplit
 from metaprune.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, NotAvailableError
+from metaprune.files import tensors_digest
 from metaprune.methods import create_method, method_class
 from metaprune.methods.base import Method, Task
 from metaprune.models import create
@@ -28,7 +29,7 @@ from metaprune.pipeline import prune
 from metaprune.rng import Rng
 from metaprune.surgery import cut
 from metaprune.testing.oracles import assert_untouched, perturb
-from metaprune.values import Budget, Constraints, Plan
+from metaprune.values import Budget, Constraints, Plan, Proposal
 
 NETWORKS = {"cnn": "zoo:resnet8", "transformer": "zoo:vit_micro"}
 BUDGETS = ({"macs": "50%"}, {"params": "40%"}, {"memory_mb": "70%"}, {"macs": "60%", "params": "30%"})
@@ -52,10 +53,15 @@ def small_network(kind: str) -> nn.Module:
     return perturb(model, seed=3).eval()
 
 
-def plan_of(method: str, options: dict[str, Any], kind: str, budget: dict[str, str], seed: int) -> Plan:
+def proposed(method: str, options: dict[str, Any], kind: str, budget: dict[str, str], seed: int) -> dict[str, Any]:
+    """What a method decides on a small network: the plan, and a hash of the masks of single weights."""
     torch.set_num_threads(1)
     task = Task(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32)
-    return create_method(method, options).propose(task, Budget.parse(budget), Rng(seed)).plan
+    return decided(create_method(method, options).propose(task, Budget.parse(budget), Rng(seed)))
+
+
+def decided(proposal: Proposal) -> dict[str, Any]:
+    return {"plan": proposal.plan.to_dict(), "masks": tensors_digest(proposal.masks)}
 
 
 class MethodSuite:
@@ -64,6 +70,11 @@ class MethodSuite:
     method: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
     kinds: ClassVar[tuple[str, ...]] = ("cnn", "transformer")
+    metric: ClassVar[str] = "macs"  # that the method can meet a budget of
+    shares: ClassVar[tuple[str, ...]] = ("80%", "50%", "30%")  # of it, the middle one wherever one is enough
+
+    def budget(self) -> Budget:
+        return Budget.parse({self.metric: self.shares[1]})
 
     @pytest.fixture(scope="class", autouse=True)
     def _networks(self, request: Any) -> None:
@@ -171,36 +182,36 @@ class MethodSuite:
     # ------------------------------------------------------------------------------------------ determinism and purity
 
     def test_same_seed_same_plan_in_another_process(self) -> None:
-        here = plan_of(self.method, self.options, self.kinds[0], {"macs": "50%"}, 5)
+        what = (self.method, self.options, self.kinds[0], self.budget().to_dict(), 5)
+        here = json.loads(json.dumps(proposed(*what)))
         code = (
-            "import json\nfrom metaprune.testing.method_suite import plan_of\n"
-            f"plan = plan_of({self.method!r}, {self.options!r}, {self.kinds[0]!r}, {{'macs': '50%'}}, 5)\n"
-            "print('PLAN' + json.dumps(plan.to_dict()))"
+            "import json\nfrom metaprune.testing.method_suite import proposed\n"
+            f"print('PLAN' + json.dumps(proposed(*{what!r})))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         line = next(x for x in done.stdout.splitlines() if x.startswith("PLAN"))
-        assert Plan.from_dict(json.loads(line.removeprefix("PLAN"))) == here
+        assert json.loads(line.removeprefix("PLAN")) == here
 
     def test_the_input_model_is_left_as_it_was(self) -> None:
         for kind in self.kinds:
             with assert_untouched(self.networks[kind].model):
-                self.make().propose(self.task(kind), Budget(macs="50%"), Rng(0))
+                self.make().propose(self.task(kind), self.budget(), Rng(0))
 
     def test_mode_and_frozen_parameters_make_no_difference(self) -> None:
-        plans = []
+        found = []
         for frozen in (False, True):
             model = small_network(self.kinds[0]).train(frozen).requires_grad_(not frozen)
             task = Task(trace(model, torch.zeros(2, 1, 28, 28)), self.data, batch_size=32)
-            plans.append(self.make().propose(task, Budget(macs="50%"), Rng(1)).plan)
-        assert plans[0] == plans[1]
+            found.append(decided(self.make().propose(task, self.budget(), Rng(1))))
+        assert found[0] == found[1]
 
     # ------------------------------------------------------------------------------------------ the result
 
     def test_the_cut_network_runs_and_keeps_its_output(self) -> None:
         for kind in self.kinds:
             task = self.task(kind)
-            proposal = self.make().propose(task, Budget(macs="50%"), Rng(0))
-            pruned = cut(task.network, proposal.plan, weights=proposal.weights)
+            proposal = self.make().propose(task, self.budget(), Rng(0))
+            pruned = cut(task.network, proposal.plan, weights=proposal.weights, masks=proposal.masks)
             assert pruned.error is not None
             assert pruned.error <= 1e-9
             assert pruned.model(torch.randn(5, 1, 28, 28)).shape == (5, 10)
@@ -209,14 +220,66 @@ class MethodSuite:
 
     def test_tighter_budgets_cost_less(self) -> None:
         task = self.task(self.kinds[0])
-        macs = [
-            task.network.cost(self.make().propose(task, Budget(macs=b), Rng(0)).plan).macs
-            for b in ("80%", "50%", "30%")
-        ]
-        assert macs == sorted(macs, reverse=True)
+        proposals = [self.make().propose(task, Budget.parse({self.metric: b}), Rng(0)) for b in self.shares]
+        costs = [task.network.cost(p.plan, masks=p.masks).metric(self.metric) for p in proposals]
+        assert costs == sorted(costs, reverse=True)
 
     def test_without_data_a_method_that_needs_it_says_so(self) -> None:
         if not self.make().needs_data:
             pytest.skip("needs no data")
         with pytest.raises(ConfigError, match="data"):
-            self.make().propose(Task(self.networks[self.kinds[0]]), Budget(macs="50%"), Rng(0))
+            self.make().propose(Task(self.networks[self.kinds[0]]), self.budget(), Rng(0))
+
+
+class MaskedSuite(MethodSuite):
+    """For methods that hold single weights at zero and drop no channel. `fixed`: whatever the budget, as N:M does."""
+
+    metric = "nonzero"
+    fixed: ClassVar[bool] = False
+
+    @pytest.mark.parametrize("budget", [{"nonzero": "60%"}, {"nonzero": "70%", "macs": "100%"}], ids=str)
+    def test_meets_the_budget_with_little_left_over(self, budget: dict[str, str]) -> None:
+        for kind in self.kinds:
+            task, parsed = self.task(kind), Budget.parse(budget)
+            proposal = self.make().propose(task, parsed, Rng(0))
+            assert not proposal.plan.keep
+            cost = task.network.cost(proposal.plan, masks=proposal.masks)
+            bound = parsed.bounds(task.network.cost())["nonzero"]
+            assert cost.nonzero <= bound
+            assert self.fixed or bound - cost.nonzero < 1
+            assert cost.macs == task.network.cost().macs
+
+    def test_an_impossible_budget_says_what_is_possible(self) -> None:
+        for kind in self.kinds:
+            task = self.task(kind)
+            with pytest.raises(InfeasibleBudgetError, match="smallest reachable") as caught:
+                self.make().propose(task, Budget(nonzero=1), Rng(0))
+            assert 1 < caught.value.smallest["nonzero"] < task.network.cost().params
+            for budget in ("macs=50%", "params=50%", "memory_mb=50%", "macs=50%,nonzero=60%"):
+                with pytest.raises(InfeasibleBudgetError, match="Bound nonzero instead"):
+                    self.make().propose(task, Budget.parse(budget), Rng(0))
+
+    def test_a_full_budget_changes_nothing_and_warns(self) -> None:
+        if not self.fixed:
+            super().test_a_full_budget_changes_nothing_and_warns()
+            return
+        proposal = self.make().propose(self.task(), Budget.parse("macs=100%"), Rng(0))
+        assert proposal.masks  # the pattern was asked for
+
+    def test_round_to_and_min_keep(self) -> None:
+        task = self.task(self.kinds[0], round_to=4, min_keep=8)
+        assert self.make().propose(task, self.budget(), Rng(0)).masks  # full widths are within both
+
+    def test_ignore_leaves_groups_whole(self) -> None:
+        names = {n for n in self.make().propose(self.task(), self.budget(), Rng(0)).masks if n.endswith(".weight")}
+        module = max(names).rpartition(".")[0]
+        budget = Budget.parse({"nonzero": "90%"})
+        for pattern in (module, f"{module}.w*"):
+            proposal = self.make().propose(self.task(ignore=(pattern,)), budget, Rng(0))
+            assert set(proposal.masks) & names == names - {f"{module}.weight"}
+            assert f"{module}.weight" in proposal.details["masks"]["whole"]
+
+    def test_ratios_fix_a_width(self) -> None:
+        group = self.networks[self.kinds[0]].space.groups[0]
+        with pytest.raises(ConfigError, match="fix widths of channels"):
+            self.make().propose(self.task(ratios={group.name: 0.5}), self.budget(), Rng(0))

@@ -22,6 +22,7 @@ from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Batches, Pruner, accuracy, area, some_batches
 from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.methods.scores import Ranking
+from metaprune.network import Network
 from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -45,6 +46,11 @@ class MetaConfig:
     """Mini-batches whose gradients are averaged in one update; the metanetwork runs once."""
     batch_size: int = 128
     """Samples of a mini-batch."""
+    tune_steps: int = 0
+    """SGD steps on the pruned network before the loss is taken: its gradient there is applied to the rewritten weights
+    (first-order MAML), so that what counts is the network after fine-tuning."""
+    tune_lr: float = 0.02
+    """Learning rate of these steps (momentum 0.9)."""
     lr: float = 3e-3
     """Learning rate (AdamW, falling to zero along a cosine)."""
     weight_decay: float = 5e-4
@@ -186,17 +192,11 @@ class Trainer:
             plan = self.pruners[i].at_share(tensors, self.config.share(strength), rng.child("rank"))
         alive = network.survivors(plan) if plan.keep else None
         data = model.task.require_data("metagraph")
-        batches = some_batches(data.train, self.config.batch_size, self.config.batches, network.program.device, rng)
+        count = self.config.tune_steps + self.config.batches
+        batches = some_batches(data.train, self.config.batch_size, count, network.program.device, rng)
+        small = dict(network.sliced(alive, tensors=tensors))
         structure = network.program.structure(alive, training=True)
-        entropy, right, seen = 0.0, 0, 0
-        for inputs, labels in batches:
-            args, kwargs = call_arguments(channels_last(inputs))
-            used = _with_own_statistics(network, network.sliced(alive, tensors=tensors))
-            logits = logits_of(network.program.run(structure, used, args, kwargs))
-            loss = cross_entropy(logits, labels) / len(batches)
-            loss.backward()
-            entropy += loss.item()
-            right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
+        entropy, hit = tuned_loss(network, structure, small, batches, self.config.tune_steps, self.config.tune_lr)
         shrunk = self.shrinkages[i].loss(tensors, self.shrinkages[i].weights(tensors, model.plan)) / self.norms[i]
         (self.config.shrinkage * strength * shrunk).backward()
         names = [n for n, leaf in leaves.items() if leaf.grad is not None]
@@ -209,7 +209,7 @@ class Trainer:
             )
         adam.step()
         return {
-            "step": number + 1, "model": i, "strength": strength, "cross_entropy": entropy, "accuracy": right / seen,
+            "step": number + 1, "model": i, "strength": strength, "cross_entropy": entropy, "accuracy": hit,
             "shrinkage": shrunk.item(), "loss": entropy + self.config.shrinkage * strength * shrunk.item(),
             "gradient_norm": norm,
         }  # fmt: skip
@@ -263,6 +263,37 @@ class Trainer:
                 "lower meta.lr or meta.shrinkage may help",
                 CollapseWarning, stacklevel=4,
             )  # fmt: skip
+
+
+def tuned_loss(
+    network: Network, structure: Any, small: Mapping[str, Tensor], batches: Batches, steps: int, lr: float
+) -> tuple[float, float]:
+    """Cross-entropy and accuracy on the batches after the first `steps`, once trained on those.
+
+    `small`: the tensors of `structure`; the gradient at the trained weights is passed back through them (first-order
+    MAML, Finn et al. 2017), which with `steps=0` is the plain gradient.
+    """
+    names = [n for n, t in small.items() if t.requires_grad]
+    tuned = {n: small[n].detach().clone().requires_grad_() for n in names}
+    sgd = torch.optim.SGD(tuned.values(), lr=lr, momentum=0.9)
+    used = _with_own_statistics(network, small) | tuned
+    total, right, seen = 0.0, 0, 0
+    for number, (inputs, labels) in enumerate(batches):
+        if number <= steps:
+            sgd.zero_grad()
+        args, kwargs = call_arguments(channels_last(inputs))
+        logits = logits_of(network.program.run(structure, used, args, kwargs))
+        loss = cross_entropy(logits, labels)
+        if number < steps:
+            loss.backward()
+            sgd.step()
+            continue
+        (loss / (len(batches) - steps)).backward()
+        total += loss.item()
+        right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
+    reached = [n for n in names if tuned[n].grad is not None]
+    torch.autograd.backward([small[n] for n in reached], [tuned[n].grad for n in reached])
+    return total / (len(batches) - steps), right / seen
 
 
 def _with_own_statistics(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaprune.elastic.weights import zeroed
 from metaprune.errors import ConfigError, WeightsError
 from metaprune.files import tensors_digest
 from metaprune.methods.artifact import Artifact, found_or_fitted, plain
@@ -32,6 +33,7 @@ from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, ranking, some_batches
 from metaprune.methods.metagraph.wire import SLOTS, wire
 from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.methods.weights import Weights, parse_pattern
 from metaprune.rng import Rng
 from metaprune.strict import from_dict
 from metaprune.train.config import TrainConfig, require_choice, require_number
@@ -77,7 +79,10 @@ class MetaGraph:
     sparse_reg: float = 1e-3
     """Weight of the group-sparsity term of rewrite = "sparse"."""
     strength: float | None = None
-    """0..1, how hard to rewrite; None: by the budget's share of the MACs."""
+    """0..1, how hard to rewrite; None: by the budget's share of the MACs (with masks, of the parameters)."""
+    pattern: str = "channels"
+    """What goes after the rewrite: channels; or single weights, as in method `weights`: unstructured, or N:M as 2:4.
+    Meta-training is that of channels all the same."""
     artifact: str | None = None
     """Folder of `metaprune fit metagraph`, of any network; None: meta-train on this task first."""
     fitted: Artifact | None = field(default=None, repr=False)
@@ -99,6 +104,7 @@ class MetaGraph:
             require_number(f"metagraph.metanet.{name}", getattr(self.metanet, name), low)
         for name in ("steps", "batches", "batch_size", "evaluate_every", "save_every", "judged"):
             require_number(f"metagraph.meta.{name}", getattr(self.meta, name), 1)
+        require_number("metagraph.meta.tune_steps", self.meta.tune_steps, 0)
         require_number("metagraph.data_models.count", self.data_models.count, 2)
         low, high = self.data_models.shares
         if not 0 < low <= high <= 1:
@@ -108,6 +114,20 @@ class MetaGraph:
         if self.rewrite == "sparse" and self.initial < 1:
             raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
         ranking(self.criterion, self.criterion_options)
+        if self.pattern != "channels":
+            parse_pattern(self.pattern, also="channels, ")
+
+    @property
+    def weights(self) -> Weights | None:
+        """The criterion of single weights; None where channels are pruned."""
+        return None if self.pattern == "channels" else Weights(pattern=self.pattern)
+
+    def require_feasible(self, task: Task, budget: Budget) -> None:
+        """See `metaprune.methods.base.require_feasible`; with an initial pruning, masks are judged after it."""
+        if self.weights is None:
+            task.allocator(budget)
+        elif self.initial == 1:
+            self.weights.require_feasible(task, budget)
 
     # ------------------------------------------------------------------------------------------ meta-training
 
@@ -170,7 +190,8 @@ class MetaGraph:
             WeightsError: NaN or infinity in the weights.
         """
         task.require_data(self.name)
-        if task.allocator(budget).slack:
+        self.require_feasible(task, budget)
+        if task.allocator(budget).slack if self.weights is None else self.weights.slack(task, budget):
             return Proposal(Plan())
         _require_finite(task.network.tensors)
         flow = _Flow(self, task, budget, rng.child("prune"))
@@ -180,7 +201,7 @@ class MetaGraph:
             learned = None
         flow.initial()
         flow.rewritten(learned)
-        return flow.pruned()
+        return flow.pruned() if self.weights is None else flow.masked(self.weights)
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
         def expected() -> Mapping[str, Any]:
@@ -278,6 +299,15 @@ class _Flow:
         self._judge("pruning", module, plan)
         return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
 
+    def masked(self, criterion: Weights) -> Proposal:
+        """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
+        network = self.task.network
+        masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
+        module = Structure(network, zeroed(self.tensors, masks), self.plan)
+        self._judge("masking", module, self.plan)
+        details = {"metagraph": self.details} | ({"masks": told} if masks else {})
+        return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
+
     def _wrong(self, model: DataModel) -> Wiring:
         alive = self.task.network.survivors(self.plan) if self.plan.keep else None
         return shuffled(model.wiring.at(alive), self.rng.child("shuffled"))
@@ -297,6 +327,10 @@ class _Flow:
     def _strength(self, meta: MetaConfig) -> float:
         if self.method.strength is not None:
             return self.method.strength
+        if self.method.weights is not None:
+            network = self.task.network
+            masks, _ = self.method.weights.masks(self.task, self.tensors, self.budget, self.plan)
+            return meta.strength(network.cost(self.plan, masks=masks).nonzero / network.cost().params)
         plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
         return meta.strength(self.pruner.share(plan))
 

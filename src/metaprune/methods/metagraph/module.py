@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.elastic.batchnorm import calibrated
+from metaprune.elastic.weights import unslice_tensor
 from metaprune.network import Network
 from metaprune.train.batch import call_arguments, channels_last
 from metaprune.values import Plan
@@ -58,15 +59,5 @@ class Structure(nn.Module):
     @torch.no_grad()
     def full_size(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`tensors` with the trained rows in their places."""
-        found = {}
-        for name, part in self.tensors().items():
-            full = tensors[name].detach().clone()
-            index = []
-            labels = self.network.labelled.parameters.get(name, [None] * full.dim())
-            for label, size in zip(labels, full.shape, strict=True):
-                cut = label is not None and self.alive is not None and self.alive.cut(label)
-                rows = torch.from_numpy(self.alive.index(label)) if cut else torch.arange(size)  # type: ignore[union-attr,arg-type]
-                index.append(rows.to(full.device))
-            full[torch.meshgrid(*index, indexing="ij") if index else ...] = part
-            found[name] = full
-        return found
+        labels = self.network.labelled.parameters
+        return {n: unslice_tensor(t, tensors[n], labels.get(n), self.alive) for n, t in self.tensors().items()}
