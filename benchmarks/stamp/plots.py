@@ -1,4 +1,4 @@
-"""The study as figures: how alike the masks of targets are, and accuracy against cost with all contenders.
+"""The study as figures: how alike masks are, accuracy against cost, and the phases beside train-then-prune's.
 
 python benchmarks/stamp/plots.py --out stamp.html
 """
@@ -10,9 +10,10 @@ import statistics
 from pathlib import Path
 
 import plotly.graph_objects as go
-from stamp_tables import CORE, masks_alike, study_rows
+from plotly.subplots import make_subplots
+from stamp_tables import ADAPT, CORE, DENSE, RIVALS, SMALL, break_even_text, masks_alike, rivals, study_rows
 
-from metaprune.report.plots import BLUE, style
+from metaprune.report.plots import BLUE, MARK_GREY, ORANGE, style
 
 
 def masks_figure(budget: str = "25%") -> go.Figure:
@@ -47,12 +48,37 @@ def accuracy_figure(target: str) -> go.Figure:
     return figure
 
 
+def phases_figure(budget: str = "25%") -> go.Figure | None:
+    """CPU seconds and MACs by phase of STAMP and of train, Taylor, train, for every target that has both."""
+    found = rivals(budget)
+    if not found:
+        return None
+    figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=["CPU seconds", "MACs"], horizontal_spacing=0.04)
+    bars = [(target, label, part) for target, pair in found.items() for label, part in zip(RIVALS, pair, strict=True)]
+    places = [[target for target, _, _ in bars], [label for _, label, _ in bars]]
+    for phase, colour in ((ADAPT, ORANGE), (DENSE, MARK_GREY), (SMALL, BLUE)):
+        for column, values in enumerate(([b.cpu_s for *_, b in bars], [b.macs for *_, b in bars]), start=1):
+            figure.add_bar(
+                y=places, x=[v.get(phase, 0.0) for v in values], orientation="h", name=phase, legendgroup=phase,
+                showlegend=column == 1, marker_color=colour, row=1, col=column,
+            )  # fmt: skip
+    style(figure, height=220 + 56 * len(found), barmode="stack")
+    own, other = found["all targets"]
+    title = f"From the pretrained to the small network at {budget} of the parameters, mean over seeds<br>"
+    if any(part.guessed for _, _, part in bars):
+        title += "<sup>CPU seconds of dense and small training were measured as one figure: split by MACs</sup><br>"
+    figure.update_layout(title=f"{title}<sup>{break_even_text(own, other)}</sup>", margin_t=150)
+    figure.update_layout(legend={"y": -0.12, "yanchor": "top"})
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     targets = dict.fromkeys(k[0] for k in study_rows())
-    figures = [masks_figure(), *(accuracy_figure(t) for t in targets)]
+    figures = [f for f in (masks_figure(), *(accuracy_figure(t) for t in targets), phases_figure()) if f is not None]
     parts = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
     options.out.write_text("<!doctype html><meta charset=utf-8><title>STAMP</title>" + "".join(parts))
 

@@ -234,14 +234,14 @@ class Study:
 
     def train_then_prune(self, name: str, budget: str, seed: int) -> dict[str, Any]:
         data, model = self.target(name, seed)
-        network = mp.trace(model, torch.zeros(2, *self.shape))
+        network, began = mp.trace(model, torch.zeros(2, *self.shape)), time.process_time()
         train(model, data, self.tuned(data), rng=Rng(seed).child("dense"), progress=False)
         plan = create_method("taylor").propose(Task(network, data), Budget(params=budget), Rng(seed)).plan
-        full = 3.0 * network.cost().macs * BATCH * (STEPS + 10)
+        full, spent = 3.0 * network.cost().macs * BATCH * (STEPS + 10), time.process_time() - began
         return self.trained(model, data, Given(plan), seed) | {
-            "dense_macs": full,
+            "dense_macs": full, "dense_cpu_s": spent,
             "dense": evaluate(model, data.test).accuracy,
-        }
+        }  # fmt: skip
 
 
 def _spent(details: Any) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metaprune.config import DataConfig, MethodConfig, RunConfig
-from metaprune.errors import ConfigError
+from metaprune.errors import ConfigError, NotAvailableError
 from metaprune.files import write_json
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Learned, Task
@@ -26,36 +26,54 @@ from metaprune.record import environment
 from metaprune.rng import Rng
 from metaprune.run_folder import Phases, RunFolder, log
 from metaprune.search.study import best_within, front
-from metaprune.setup import Inputs, load_inputs
+from metaprune.setup import Inputs, load_inputs, resolve_device
 from metaprune.strict import from_dict, override
 from metaprune.surgery.keep_module import module_rules
+from metaprune.train.engine import engine
+from metaprune.train.processes import main_process_first
 from metaprune.values import Budget
 
 
 def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Artifact:
     """Meta-train the recipe's method into `folder`. Killed and started again, it continues where it was.
 
+    Launched as several processes (`accelerate launch`, `torchrun`), stamp shares the work; the main process writes the
+    folder, which all have to see, and the others return the same artifact.
+
     Raises:
         ConfigError: the method does not learn, or the folder holds another run.
+        NotAvailableError: several processes and another method than stamp.
     """
     method = create_method(config.method.name, dict(config.method.options))
     if not isinstance(method, Learned):
         raise ConfigError(f"method {method.name!r} learns nothing beforehand: `metaprune prune RECIPE` runs it")
-    place, phases = RunFolder(folder, config), Phases()
-    if (place.path / INFO).is_file():
-        log.info("%s is fitted already", place.path)
-        return Artifact.load(place.path, method.name)
-    with place.logged():
-        with phases("load"):
-            inputs = load_inputs(config)
-        train_dense(config, inputs, place, phases, progress)
-        with phases("fit"):
-            task = _task(config, inputs, place.path, progress)
-            artifact = method.fit([task], Rng(config.seed).child("method", method.name))
-        info = {**artifact.info, **environment(config.seed, inputs.device), "phases": phases.seconds}
-        artifact = dataclasses.replace(artifact, info=info)
-        artifact.save(place.path)
+    with engine("no", resolve_device(config.device)) as accelerator:  # joins the launch, if there is one
+        if accelerator.num_processes > 1 and not isinstance(method, Stamp):
+            raise NotAvailableError(f"method {method.name!r} meta-trains in one process: start it without a launcher")
+        with main_process_first() as main:
+            place = RunFolder(folder, config, writes=main)
+        if (place.path / INFO).is_file():
+            log.info("%s is fitted already", place.path)
+            return Artifact.load(place.path, method.name)
+        with place.logged():
+            artifact = _fitted(config, method, place, progress and main)
+            with main_process_first() as main:
+                if main:
+                    artifact.save(place.path)
     return artifact
+
+
+def _fitted(config: RunConfig, method: Learned, place: RunFolder, progress: bool) -> Artifact:
+    """What `method` learned on the recipe's network and data, with the figures of the run."""
+    phases = Phases()
+    with phases("load"):
+        inputs = load_inputs(config)
+    train_dense(config, inputs, place, phases, progress)
+    with phases("fit"):
+        task = _task(config, inputs, place.path, progress)
+        artifact = method.fit([task], Rng(config.seed).child("method", method.name))
+    info = {**artifact.info, **environment(config.seed, inputs.device), "phases": phases.seconds}
+    return dataclasses.replace(artifact, info=info)
 
 
 def _task(config: RunConfig, inputs: Inputs, folder: Path, progress: bool) -> Task:

@@ -25,13 +25,13 @@ _CLAIM = {"config.json", "log.txt", "dense.safetensors"}  # all that a run leave
 
 
 class RunFolder:
-    def __init__(self, path: str | Path, config: RunConfig):
-        """Claim `path` for `config`.
+    def __init__(self, path: str | Path, config: RunConfig, *, writes: bool = True):
+        """Claim `path` for `config`. Without `writes` it is another process's: nothing is written there.
 
         Raises:
             ConfigError: the folder holds a run of another config (says which keys differ).
         """
-        self.path = Path(path)
+        self.path, self._writes = Path(path), writes
         known = self.path / "config.json"
         resolved = config.to_dict()
         if known.is_file() and {p.name for p in self.path.iterdir()} - _CLAIM:  # nothing to lose after a false start
@@ -43,8 +43,9 @@ class RunFolder:
                 )
         elif not known.is_file() and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another folder with --run")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(known, resolved)
+        if writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(known, resolved)
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -57,12 +58,12 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write metaprune's log messages to log.txt inside the block."""
-        handler = logging.FileHandler(self.path / "log.txt")
+        """Write metaprune's log messages to log.txt inside the block; without `writes`, only warnings are said."""
+        handler = logging.FileHandler(self.path / "log.txt") if self._writes else logging.NullHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         level = log.level
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.INFO if self._writes else logging.WARNING)  # one process tells
         try:
             yield
         except BaseException:  # to the file alone: whoever catches it says it to the user

@@ -20,6 +20,7 @@ from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, call_model, logits_of, share_of
 from metaprune.train.modes import device_of, modes_restored
+from metaprune.train.processes import main_process_first
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class Inputs:
         return pytree.tree_map(repeat, (self.args, self.kwargs))
 
     def save_dense(self, path: Path) -> int:
-        """Write the dense network's tensors; returns the size of the file in bytes."""
+        """Write the dense network's tensors (the main process does); returns the size of the file in bytes."""
         tensors, _ = named_tensors(self.model)
-        write_tensors(path, tensors)
+        with main_process_first() as main:
+            if main:
+                write_tensors(path, tensors)
         return path.stat().st_size
 
 

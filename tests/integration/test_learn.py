@@ -209,7 +209,8 @@ def test_adapt_by_command_line_structure_only(meta_trained, target, tmp_path, ca
     arguments = ["adapt", str(meta_trained), "--data", target, "--budget", "macs=50%", "--steps", "0", "--quiet"]
     arguments += ["--set", "method.options.variant=structure", "--run", str(tmp_path / "out")]
     assert main(arguments) == 0
-    assert "report:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "STAMP: " in said and "report:" in said
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["config"]["recover"]["kind"] == "scratch"
     assert record["method_details"]["stamp"]["adaptation"] == []

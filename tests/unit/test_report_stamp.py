@@ -13,7 +13,6 @@ import pytest
 from report_records import full, minimal, searched
 from test_report_html import EVIL, Page
 
-from metaprune.methods.stamp import method
 from metaprune.report import stamp_rows as rows
 from metaprune.report.html import render_report
 from metaprune.report.plots import MANY_GROUPS
@@ -24,7 +23,9 @@ _STAMP: dict[str, Any] = {
     "seconds": {"adapt": 2.5, "encode": 0.25}, "macs": {"adapt": 19.65e9, "encode": 1.23e9}, "kept_macs": 0.4981,
     "meta_training": {
         "macs": 18.31e12, "seconds": 65.0,
-        "conditioning": {"jaccard_same": 0.875, "jaccard_different": 0.625, "margin": 0.25, "tasks": 8},
+        "conditioning": {
+            "jaccard_same": 0.875, "jaccard_different": 0.625, "margin": 0.25, "collapsed": False, "tasks": 8,
+        },
         "history": {"rows": [
             {"episode": 1, "loss": 3.0, "kept_cost": 0.75, "jaccard_with_previous": 0.5, **_EPISODE},
             {"episode": 2, "loss": 2.5, "kept_cost": 0.5, "jaccard_with_previous": 0.75, **_EPISODE},
@@ -84,17 +85,19 @@ def test_facts():
 
 
 def test_collapse_is_said():
-    assert rows.COLLAPSED == method.COLLAPSED
     record = stamped()
-    for margin, collapsed in ((-0.1, True), (0.0199, True), (0.02, False)):
-        found(record)["meta_training"]["conditioning"]["margin"] = margin
+    assert rows.closing_text(record) == "STAMP: 49.8% of MACs kept, mask margin 0.250, adapted in 2.5 s"
+    for collapsed in (True, False, None):
+        found(record)["meta_training"]["conditioning"]["collapsed"] = collapsed
         details = [row.detail for row in rows.fact_rows(record)]
-        assert ("collapsed: every data set gets about the same mask" in details) == collapsed
+        assert ("collapsed: every data set gets about the same mask" in details) == (collapsed is True)
+        assert ("(collapsed)" in rows.closing_text(record)) == (collapsed is True)
 
 
 @pytest.mark.parametrize("record", [minimal(), searched(), *({"method_details": {"stamp": x}} for x in (None, "?"))])
 def test_other_methods_have_no_section(record):
-    assert rows.stamp_text(record) == "" and rows.fact_rows(record) == stamp_figures(record) == []
+    assert rows.stamp_text(record) == rows.closing_text(record) == ""
+    assert rows.fact_rows(record) == stamp_figures(record) == []
     assert 'id="stamp"' not in render_report(record)
 
 
@@ -113,7 +116,7 @@ def test_any_part_may_be_missing(path):
             holder = holder[key]
         holder[path[-1]] = value
         stamp_figures(record)
-        rows.fact_rows(record), rows.stamp_text(record)
+        rows.fact_rows(record), rows.stamp_text(record), rows.closing_text(record)
     del holder[path[-1]]
     assert 'id="stamp"' in render_report(record)
 

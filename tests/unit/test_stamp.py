@@ -20,7 +20,7 @@ from metaprune.errors import (
 from metaprune.methods.artifact import Artifact
 from metaprune.methods.base import Task
 from metaprune.methods.stamp import MetaConfig, Stamp
-from metaprune.methods.stamp.episodes import Pool
+from metaprune.methods.stamp.episodes import LOOKS, Pool, Sample, seen_as
 from metaprune.methods.stamp.generator import SetEncoder, standardised
 from metaprune.methods.stamp.learner import Price, gradient_step, sgd
 from metaprune.methods.stamp.meta import MetaState, jaccard, meta_train
@@ -109,7 +109,7 @@ def test_permuting_samples_changes_no_probability():
     sample = Pool(small_data(), "cpu").draw(range(10), 40, Rng(0), augment=False)
     order = torch.from_numpy(np.random.default_rng(1).permutation(40))
     mixed = dataclasses.replace(sample, args=(sample.args[0][order],), labels=sample.labels[order])
-    for a, b in zip(learner.probabilities([sample]), learner.probabilities([mixed]), strict=True):
+    for a, b in zip(learner.probabilities([sample], 0.3), learner.probabilities([mixed], 0.3), strict=True):
         assert np.allclose(a, b, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_every_generator_parameter_has_a_gradient(options):
     pool = Pool(small_data(), "cpu")
     sample = pool.draw(range(10), 40, Rng(1), augment=False)
     weights = learner.weights(learner.network.tensors, 10)
-    loss, _ = learner.loss(weights, sample, Price(1.0, 0.0, method.kl_weight))
+    loss, _ = learner.loss(weights, sample, Price(1.0, 0.3, method.kl_weight))
     loss.backward()
     dead = [n for n, p in learner.generator.named_parameters() if p.grad is None or not (p.grad != 0).any()]
     assert not [n for n in dead if "in_proj" not in n and "self_attn" not in n], dead
@@ -158,7 +158,7 @@ def test_a_new_head_starts_at_zero_and_the_network_is_left_alone():
     weights = learner.weights(learner.network.tensors, 17)
     assert {t.shape[0] for t in weights.head.values()} == {17}
     sample = Pool(small_data(), "cpu").draw(range(10), 20, Rng(0), augment=False)
-    loss, result = learner.loss(weights, sample, Price(0.0, 0.0))
+    loss, result = learner.loss(weights, sample, Price(0.0, 1.0))
     assert result.loss == pytest.approx(np.log(17), abs=1e-4)
     loss.backward()
     assert all(torch.equal(t, before[n]) for n, t in learner.network.tensors.items())
@@ -206,7 +206,7 @@ def conditioned():
     method = dataclasses.replace(
         QUICK,
         meta=dataclasses.replace(QUICK.meta, episodes=40, inner_steps=3, batch_size=32, ways=(3, 4)),
-        set_dim=16, hidden=16, strength=2.0, target=0.3, adapt_steps=0,
+        set_dim=16, hidden=16, strength=1.0, shares=(0.3, 0.3), adapt_steps=0,
     )  # fmt: skip
     artifact = method.fit([Task(net, d) for d in domains], Rng(0))
     return method.restore(artifact), net, domains
@@ -226,9 +226,40 @@ def test_twice_the_samples_give_about_the_same_mask(conditioned):
     learner, _ = made._restored(task, method.fitted, 4)
     pool, masks = Pool(domains[0], "cpu"), []
     for count in (64, 128):
-        flat = np.concatenate(learner.probabilities([pool.draw(range(4), count, Rng(count), augment=False)]))
+        flat = np.concatenate(learner.probabilities([pool.draw(range(4), count, Rng(count), augment=False)], 0.3))
         masks.append(np.argsort(np.argsort(-flat)) < len(flat) // 2)
     assert jaccard(*masks) >= 0.9
+
+
+def test_one_generator_keeps_as_much_as_it_is_asked_for():
+    net, data = network(), small_data()
+    meta = dataclasses.replace(QUICK.meta, episodes=40, generator_lr=5e-2, ramp=0.01)
+    method = dataclasses.replace(QUICK, meta=meta, shares=(0.1, 0.6), strength=5.0)
+    task = Task(net, data)
+    learner, _ = method._restored(task, method.fit([task], Rng(0)), 10)
+    sample, soft = Pool(data, "cpu").draw(range(10), 40, Rng(1), augment=False), SoftCost(net.cost_model(), "params")
+    kept = []
+    for share in (0.1, 0.25, 0.6):
+        widths = [p.sum() for p in learner.probabilities([sample], share)]
+        kept.append(float(soft(torch.tensor(np.array(widths), dtype=torch.float64))))
+    assert kept[0] < kept[1] < kept[2], kept
+    assert kept[2] > 1.2 * kept[0], kept
+
+
+def test_a_look_is_of_the_whole_set():
+    images = torch.randn(4, 3, 5, 5)
+    sample = Sample((images,), {}, torch.zeros(4, dtype=torch.int64))
+    grey = seen_as(sample, "grey").args[0]
+    assert torch.allclose(grey, images.mean(dim=1, keepdim=True).expand_as(images))
+    assert torch.equal(seen_as(sample, "inverted").args[0], -images)
+    assert torch.equal(seen_as(sample, "grey and inverted").args[0], -grey)
+    tokens = Sample((torch.zeros(4, 7, dtype=torch.int64),), {}, sample.labels)
+    assert seen_as(tokens, "inverted") is tokens
+    assert seen_as(sample, LOOKS[0]) is sample
+    found = [MetaConfig().look(Rng(i)) for i in range(60)]
+    assert set(found) == set(LOOKS)
+    assert 15 < found.count(LOOKS[0]) < 45
+    assert {MetaConfig(looks=False).look(Rng(i)) for i in range(20)} == {LOOKS[0]}
 
 
 def test_kept_cost_falls_with_strength():
@@ -236,7 +267,9 @@ def test_kept_cost_falls_with_strength():
     kept = []
     for strength in (0.0, 3.0, 30.0):
         meta = dataclasses.replace(QUICK.meta, episodes=12, generator_lr=2e-2, ramp=0.01)
-        artifact = dataclasses.replace(QUICK, strength=strength, target=0.0, meta=meta).fit([Task(net, data)], Rng(0))
+        artifact = dataclasses.replace(QUICK, strength=strength, shares=(0.01, 0.01), meta=meta, logit_decay=0.0).fit(
+            [Task(net, data)], Rng(0)
+        )
         kept.append(artifact.info["history"]["rows"][-1]["kept_cost"])
     assert kept[0] > kept[1] > kept[2]
 
@@ -349,7 +382,7 @@ def test_a_diverging_step_says_so():
     broken = dataclasses.replace(sample, args=(sample.args[0] * float("nan"),))
     before = {n: t.clone() for n, t in weights.leaves.items()}
     with pytest.raises(TrainingDivergedError, match="Lower lr"):
-        gradient_step(learner, weights, (sgd(weights, 0.1, 0.1),), broken, Rng(0), Price(1.0, 0.0))
+        gradient_step(learner, weights, (sgd(weights, 0.1, 0.1),), broken, Rng(0), Price(1.0, 1.0))
     assert all(torch.equal(t, before[n]) for n, t in weights.leaves.items())
 
 

@@ -14,7 +14,10 @@ from metaprune.config import read_recipe
 
 @dataclass(frozen=True)
 class Fit:
-    """Meta-train a learned method on the network and data of a recipe. The same command continues a killed run."""
+    """Meta-train a learned method on the network and data of a recipe. The same command continues a killed run.
+
+    stamp: `torchrun --nproc-per-node 2 -m -- metaprune.cli.main fit stamp ...` is data parallel.
+    """
 
     method: tyro.conf.Positional[str]
     """pruningnet, stamp or metagraph."""
@@ -31,8 +34,11 @@ class Fit:
         config = read_recipe(self.recipe, {"method.name": self.method, **assignments(self.set, "--set")})
         folder = self.run_folder or Path("runs") / f"fit-{self.recipe.stem}-{config.digest()[:8]}"
         from metaprune.learn import fit
+        from metaprune.train.processes import is_main_process
 
         info = fit(config, folder, progress=not self.quiet).info
+        if not is_main_process():
+            return 0
         out = console()
         following = {
             "pruningnet": f"metaprune search {folder} --budget macs=50%",

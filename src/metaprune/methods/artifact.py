@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from metaprune.errors import ConfigError
 from metaprune.files import write_json, write_tensors
+from metaprune.train.processes import main_process_first
 
 TENSORS, INFO = "artifact.safetensors", "artifact.json"
 
@@ -82,7 +83,9 @@ def found_or_fitted(
         return found
     artifact = fit()
     if folder is not None:
-        artifact.save(folder)
+        with main_process_first() as main:
+            if main:
+                artifact.save(folder)
     return artifact
 
 

@@ -30,7 +30,11 @@ from metaprune.methods.stamp.learner import GatedLoss, Price, gradient_step, sgd
 from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, channels_last
 from metaprune.train.config import require_choice, require_number
+from metaprune.train.engine import engine
+from metaprune.train.processes import Processes
 from metaprune.values import METRICS, Budget, Plan, Proposal
+
+_LEAST = 0.01  # share of the full cost that is asked for where the budget bounds another metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +53,10 @@ class Gates:
     """Learning rate of the weights (SGD)."""
     gate_lr: float = 0.02
     """Learning rate of the gates (Adam)."""
-    metric: Literal["params", "macs", "memory_mb", "latency_ms"] = "params"
+    metric: Literal["params", "nonzero", "macs", "memory_mb", "latency_ms"] = "params"
     """Cost that the gates pay for."""
-    strength: float = 3.0
-    """Weight of the expected cost above the budget's share; above nothing where it bounds another metric."""
+    strength: float = 2.0
+    """Weight of the price of an expected cost off the budget's share, or off 1% where it bounds another metric."""
     kl_weight: float = 1e-3
     """Weight of the KL to the prior, mean over channels; concrete gates have none."""
     temperature: float = 0.5
@@ -76,16 +80,20 @@ class Gates:
             return Proposal(Plan())
         full = task.network.cost()
         bounds = budget.bounds(full)
-        share = bounds[self.metric] / float(full.metric(self.metric)) if self.metric in bounds else 0.0
+        share = bounds[self.metric] / float(full.metric(self.metric)) if self.metric in bounds else _LEAST
         learner = _Static(task, self)
         weights = learner.trainable(task.network.tensors)
         optimisers = (sgd(weights, self.lr, self.lr), torch.optim.Adam(learner.raw, lr=self.gate_lr))
         price, rows = Price(self.strength, share, self.kl_weight), []
-        with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
+        device = task.network.program.device
+        with engine("no", device) as accelerator, rng.child("batches").torch_global():  # a DataLoader shuffles by it
+            processes = Processes(accelerator, device)
             for step, sample in enumerate(self._samples(task, data, rng)):
-                rows.append(gradient_step(learner, weights, optimisers, sample, rng.child("step", step), price))
+                draw = rng.child("step", step)
+                rows.append(gradient_step(learner, weights, optimisers, sample, draw, price, processes))
+            processes.copy_from_main(weights.buffers.values())
         with torch.no_grad():
-            found = [p.cpu().numpy() for p in learner.gates_of().probabilities()]
+            found = [p.cpu().numpy() for p in learner.gates_of(None, share).probabilities()]
         macs = 3.0 * self.steps * self.batch_size * full.macs
         details = {self.name: {"macs": macs, "steps": [dataclasses.asdict(r) for r in rows]}}
         new = {n: t.detach() for n, t in weights.tensors().items()} if self.weights == "trained" else None
@@ -116,5 +124,5 @@ class _Static(GatedLoss):
         start = torch.tensor(self._form.start(method.keep), device=device)
         self.raw = [nn.Parameter(start.repeat(width, 1)) for width in self.gated.widths]
 
-    def gates_of(self, sample: Sample | None = None) -> Any:
+    def gates_of(self, sample: Sample | None, share: float) -> Any:
         return self._form([r * 1.0 for r in self.raw])

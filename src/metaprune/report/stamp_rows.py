@@ -11,10 +11,7 @@ from typing import Any
 
 from metaprune.report.rows import GroupRow, PhaseRow, Record, group_rows, phase_rows
 from metaprune.report.search_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
-from metaprune.report.units import finite, percentage
-
-COLLAPSED = 0.02
-"""Least margin of a generator that reads its data set; as in `metaprune.methods.stamp.method`, which imports torch."""
+from metaprune.report.units import duration, finite, percentage
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +114,18 @@ def stamp_text(record: Record) -> str:
     return text[:1].upper() + text[1:]
 
 
+def closing_text(record: Record) -> str:
+    """`STAMP: 24.9% of MACs kept, mask margin 0.250, adapted in 2.5 s`; what is not known is left out."""
+    kept = finite(_stamp(record).get("kept_macs"))
+    told = mapping_or_empty(_meta(record).get("conditioning"))
+    margin, spent = finite(told.get("margin")), finite(mapping_or_empty(_stamp(record).get("seconds")).get("adapt"))
+    parts = [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
+    if margin is not None:
+        parts += [f"mask margin {margin:.3f}{' (collapsed)' if told.get('collapsed') is True else ''}"]
+    parts += [f"adapted in {duration(spent)}"] if spent is not None else []
+    return f"STAMP: {', '.join(parts)}" if parts else ""
+
+
 def fact_rows(record: Record) -> list[FactRow]:
     """The small table: how much masks depend on the data, the adaptation, and what all stages took."""
     found, meta = _stamp(record), _meta(record)
@@ -143,7 +152,7 @@ def _conditioning_facts(record: Record) -> list[FactRow]:
         rows.append(FactRow("Jaccard between tasks", f"{other:.3f}", f"masks of different tasks{count}"))
     if margin is not None:
         detail = "within less between: how much the mask depends on the data set"
-        if margin < COLLAPSED:
+        if told.get("collapsed") is True:
             detail = "collapsed: every data set gets about the same mask"
         rows.append(FactRow("Margin", f"{margin:.3f}", detail))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,21 @@ class Sample:
     args: tuple
     kwargs: dict[str, Any]
     labels: Tensor
+
+
+LOOKS = ("as it is", "grey", "inverted", "grey and inverted")
+
+
+def seen_as(sample: Sample, look: str) -> Sample:
+    """The sample's images [B, C, H, W] in another look; inputs of other forms are left as they are."""
+    images = sample.args[0] if sample.args else None
+    if look == LOOKS[0] or not (isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()):
+        return sample
+    if "grey" in look:
+        images = images.mean(dim=1, keepdim=True).expand_as(images).contiguous(memory_format=torch.channels_last)
+    if "inverted" in look:
+        images = -images  # of normalised values
+    return dataclasses.replace(sample, args=(images, *sample.args[1:]))
 
 
 class Pool:
@@ -53,8 +69,9 @@ class Pool:
         return np.sort(draw.choice(self.classes, int(draw.integers(low, high + 1)), replace=False))
 
     def draw(
-        self, classes: Sequence[int] | np.ndarray, count: int, rng: Rng, *, augment: bool = True, relabel: bool = True
-    ) -> Sample:
+        self, classes: Sequence[int] | np.ndarray, count: int, rng: Rng, *, augment: bool = True, relabel: bool = True,
+        look: str = LOOKS[0],
+    ) -> Sample:  # fmt: skip
         """`count` samples, equally many of every class up to one; with replacement where a class has fewer.
 
         relabel: number the classes 0, 1, ... in the order given; else labels are the data's own.
@@ -74,4 +91,4 @@ class Pool:
             number = torch.zeros(int(max(self.classes)) + 1, dtype=torch.int64)
             number[torch.as_tensor(np.asarray(classes))] = torch.arange(len(classes))
             labels = number.to(labels.device)[labels]
-        return Sample(*call_arguments(channels_last(inputs)), labels)
+        return seen_as(Sample(*call_arguments(channels_last(inputs)), labels), look)

@@ -6,6 +6,7 @@ the abstract could be read: the abstract fixes that the mask is a function of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -75,14 +76,17 @@ class MaskGenerator(nn.Module):
     Args:
         widths: channels of every group. tapped: groups whose activations are read.
         use_set, use_activations: what it sees; with neither the gates are learned but the same for all data.
+        shares: least and most share of the full cost that it is asked for; one share for all is no input.
         keep: probability that every channel starts with.
     """
 
     def __init__(
         self, widths: Sequence[int], tapped: set[int], features: int, *, dim: int, heads: int, hidden: int,
         encoder: Encoder, prior: Prior, use_set: bool, use_activations: bool, keep: float,
+        shares: tuple[float, float],
     ):  # fmt: skip
         super().__init__()
+        self.shares = shares
         self.prior: type[Bernoulli] | type[BetaBernoulli] = PRIORS[prior]
         self.encoder = SetEncoder(features, dim, heads, encoder) if use_set else None
         self.register_buffer("bank_features", torch.zeros(BANK_SETS, BANK_SAMPLES, features))
@@ -90,7 +94,7 @@ class MaskGenerator(nn.Module):
         self.read = [g for g in range(len(widths)) if use_activations and g in tapped]
         for g in self.read:
             self.register_buffer(f"bank_pooled{g}", torch.zeros(BANK_SETS, widths[g]))
-        self.bodies, self.biases = nn.ModuleDict(), nn.ParameterList()
+        self.bodies, self.biases, self.slopes = nn.ModuleDict(), nn.ParameterList(), nn.ParameterList()
         start = torch.tensor(self.prior.start(keep))
         for g, width in enumerate(widths):
             inputs, outputs = (width if g in self.read else 0) + (dim if use_set else 0), width * len(start)
@@ -101,6 +105,9 @@ class MaskGenerator(nn.Module):
                 nn.init.normal_(last.weight, std=0.1 / hidden**0.5)  # no chance mask that a saturated gate would keep
                 self.bodies[str(g)] = nn.Sequential(first, nn.Tanh(), last)
             self.biases.append(nn.Parameter(start.repeat(width, 1)))
+            if shares[0] < shares[1]:
+                # not through the body: set embeddings saturate its units, and one more input would not be heard
+                self.slopes.append(nn.Parameter(torch.zeros(width, len(start))))
 
     def remember(self, views: Sequence[SetView], labels: Sequence[Tensor]) -> None:
         """Fill the bank: BANK_SETS reference sets of BANK_SAMPLES samples, by which all sets are standardised."""
@@ -109,8 +116,9 @@ class MaskGenerator(nn.Module):
         for g in self.read:
             setattr(self, f"bank_pooled{g}", torch.stack([v.pooled[g].log1p() for v in views]))  # type: ignore[union-attr]
 
-    def forward(self, view: SetView, labels: Tensor) -> Bernoulli | BetaBernoulli:
-        embedding = []
+    def forward(self, view: SetView, labels: Tensor, share: float) -> Bernoulli | BetaBernoulli:
+        """Gates of a set, for a mask that keeps about `share` of the full cost."""
+        embedding, asked = [], self._asked(share)
         if self.encoder is not None:
             bank = self.encoder(self.bank_features, self.bank_labels)
             embedding = [standardised(self.encoder(view.features, labels), bank)]
@@ -119,5 +127,12 @@ class MaskGenerator(nn.Module):
             found, pooled = list(embedding), view.pooled[g]
             if g in self.read and pooled is not None:
                 found.insert(0, standardised(pooled.log1p(), getattr(self, f"bank_pooled{g}")))
-            raw.append(bias + self.bodies[str(g)](torch.cat(found)).reshape(bias.shape) if found else bias * 1.0)
+            own = bias + asked * self.slopes[g] if self.slopes else bias * 1.0
+            raw.append(own + self.bodies[str(g)](torch.cat(found)).reshape(bias.shape) if found else own)
         return self.prior(raw)
+
+    def _asked(self, share: float) -> float:
+        """The share as the slopes take it: its logarithm, from -1 to 1 over what training asked for, no further."""
+        low, high = (math.log(s) for s in self.shares)
+        place = (2 * math.log(max(share, 1e-9)) - low - high) / (high - low) if low < high else 0.0
+        return min(1.0, max(-1.0, place))

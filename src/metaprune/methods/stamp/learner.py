@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.reader import Head, Reader
 from metaprune.network import Network
 from metaprune.rng import Rng
-from metaprune.train.batch import cross_entropy, logits_of
+from metaprune.train.batch import cross_entropy, logits_of, share_of
+from metaprune.train.processes import ALONE, Processes
 
 
 @dataclass
@@ -37,11 +40,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Price:
-    """strength * (expected share of the full cost above `target`) + kl_weight * KL to the sparse prior."""
+    """strength * log(expected share of the full cost / `target`)^2 + kl_weight * KL to the sparse prior
+    + decay * mean squared logit of the keep probabilities.
+
+    To both sides: the network is cut to the target, and a generator that keeps less trains the weights for a smaller
+    one (ours did). The logarithm: a tenth above 6% weighs as much as a tenth above 50%. The decay: a saturated gate has
+    no gradient, and would not follow what is asked for any more.
+    """
 
     strength: float
     target: float
     kl_weight: float = 0.0
+    decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ class GatedLoss(ABC):
         self.cost = SoftCost(network.cost_model(), metric)
 
     @abstractmethod
-    def gates_of(self, sample: Sample) -> Any:
-        """The gate distribution for a sample of a data set."""
+    def gates_of(self, sample: Sample, share: float) -> Any:
+        """The gate distribution for a sample of a data set, to keep about `share` of the full cost."""
 
     def trainable(self, tensors: Mapping[str, Tensor], new: Collection[str | None] = (), classes: int = 0) -> Weights:
         """Trainable copies of `tensors`; those in `new` are a head of zeros for `classes` classes."""
@@ -79,16 +89,32 @@ class GatedLoss(ABC):
             leaf.requires_grad_()
         return Weights(leaves, buffers, head, {n: t for n, t in self.network.tensors.items() if n not in leaves})
 
-    def loss(self, weights: Weights, sample: Sample, price: Price) -> tuple[Tensor, StepResult]:
-        """Cross-entropy under one draw of the gates, plus the price of what they keep."""
-        gates = self.gates_of(sample)
+    def loss(
+        self, weights: Weights, sample: Sample, price: Price, processes: Processes = ALONE
+    ) -> tuple[Tensor, StepResult]:
+        """Cross-entropy under one draw of the gates, plus the price of what they keep.
+
+        Every process reads the whole sample, so that gates are the same in all, and runs the network on its share. The
+        mean over processes is then the loss of the whole sample; only BatchNorm sees shares. Mixed precision is for the
+        network under gates: what tells data sets apart is small beside what they share, and would be rounded away.
+        """
+        gates = self.gates_of(sample, price.target)
         drawn = gates.draw(self.temperature)
-        output = self.gated.run(weights.tensors(), drawn, sample.args, sample.kwargs, training=True)
+        own, part = processes.share(len(sample.labels))
+        args, kwargs, labels = sample.args, sample.kwargs, sample.labels[own]
+        if processes.count > 1:
+            args, kwargs = (share_of(x, own.start, own.stop, own.step) for x in (args, kwargs))
+        with processes.autocast():
+            output = self.gated.run(weights.tensors(), drawn, args, kwargs, training=True)
         logits = logits_of(output)
-        kept = self.cost(torch.stack([p.sum() for p in gates.probabilities()]))
-        loss = cross_entropy(logits, sample.labels)
-        loss = loss + price.strength * torch.relu(kept - price.target) + price.kl_weight * gates.kl()
-        accuracy = float((logits.argmax(dim=-1) == sample.labels).float().mean())
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        probabilities = gates.probabilities()
+        kept = self.cost(torch.stack([p.sum() for p in probabilities]))
+        loss = part * cross_entropy(logits, labels)
+        loss = loss + price.strength * torch.log(kept / price.target).square() + price.kl_weight * gates.kl()
+        if price.decay:
+            loss = loss + price.decay * torch.logit(torch.cat(probabilities), eps=1e-6).square().mean()
+        accuracy = part * float((logits.argmax(dim=-1) == labels).float().mean())
         return loss, StepResult(loss.item(), accuracy, kept.item())
 
 
@@ -108,15 +134,15 @@ class Learner(GatedLoss):
         """Trainable copies of `tensors`, with a head of zeros for `classes` classes."""
         return self.trainable(tensors, {self.head.weight, self.head.bias}, classes)
 
-    def gates_of(self, sample: Sample) -> Any:
+    def gates_of(self, sample: Sample, share: float) -> Any:
         """What the generator gives."""
-        return self.generator(self.reader(sample.args, sample.kwargs), sample.labels)
+        return self.generator(self.reader(sample.args, sample.kwargs), sample.labels, share)
 
     @torch.no_grad()
-    def probabilities(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    def probabilities(self, samples: Sequence[Sample], share: float) -> list[np.ndarray]:
         """Keep probabilities [width] per group: the mean over samples of one data set."""
         self.generator.eval()
-        each = [self.gates_of(sample).probabilities() for sample in samples]
+        each = [self.gates_of(sample, share).probabilities() for sample in samples]
         self.generator.train()
         return [torch.stack(group).mean(dim=0).cpu().numpy() for group in zip(*each, strict=True)]
 
@@ -130,19 +156,28 @@ def sgd(weights: Weights, lr: float, head_lr: float) -> torch.optim.Optimizer:
 
 def gradient_step(
     learner: GatedLoss, weights: Weights, optimisers: Sequence[torch.optim.Optimizer], sample: Sample, rng: Rng,
-    price: Price,
+    price: Price, processes: Processes = ALONE,
 ) -> StepResult:  # fmt: skip
-    """One update of weights, head and generator; the draw of the gates comes from `rng`."""
+    """One update of weights, head and generator, by the gradient of the whole sample; the gates' draw is from `rng`.
+
+    Raises:
+        TrainingDivergedError: a loss that is not finite, in all processes at once; nothing is changed then.
+    """
     with rng.torch_global():
-        loss, result = learner.loss(weights, sample, price)
-    if not torch.isfinite(loss):
+        loss, result = learner.loss(weights, sample, price, processes)
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if processes.count > 1:
+        figures = torch.tensor([result.loss, result.accuracy], device=loss.device)
+        groups = [group["params"] for optimiser in optimisers for group in optimiser.param_groups]
+        processes.average([*(p.grad for group in groups for p in group if p.grad is not None), figures])
+        result = dataclasses.replace(result, loss=figures[0].item(), accuracy=figures[1].item())
+    if not math.isfinite(result.loss):
         raise TrainingDivergedError(
             f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr or head_lr, "
             "and check the inputs for NaN"
         )
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
     nn.utils.clip_grad_norm_([*weights.leaves.values(), *weights.head.values()], 5.0)
     for optimiser in optimisers:
         optimiser.step()

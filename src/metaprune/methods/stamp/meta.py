@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.methods.stamp.episodes import Pool
+from metaprune.methods.stamp.episodes import LOOKS, Pool
 from metaprune.methods.stamp.learner import Learner, Price, StepResult, Weights, gradient_step, sgd
 from metaprune.rng import Rng
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from metaprune.train.processes import ALONE, Processes
 from metaprune.train.progress import TrainProgress
 
 Outer = Literal["reptile", "fomaml"]
@@ -47,11 +49,23 @@ class MetaConfig:
     """Step of the weights towards an episode's; falls to zero along a line."""
     ramp: float = 0.25
     """Share of the episodes in which the strength of the cost rises from zero."""
+    looks: bool = True
+    """Show a reference data set also in grey, inverted, or both, one look an episode: with two data sets alone the
+    generator learns two masks, one for each."""
     save_every: int = 25
     """Episodes between checkpoints."""
     augment: bool = True
     """Augment the samples as the data source defines it, also those that masks are read from: the generator would take
     whole images for another data set than shifted ones."""
+
+    def look(self, rng: Rng) -> str:
+        """Of one episode: half of them show the data as they are."""
+        draw = rng.child("look").numpy()
+        return LOOKS[int(draw.integers(1, len(LOOKS)))] if self.looks and draw.random() < 0.5 else LOOKS[0]
+
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: the network under gates runs in bfloat16, in meta-training and in adaptation; sets are read and gates are
+    made in float32."""
 
 
 @dataclass
@@ -91,38 +105,50 @@ class MetaState(nn.Module):
 
 def meta_train(
     learner: Learner, state: MetaState, pools: Sequence[Pool], config: MetaConfig, rng: Rng, *,
-    price: Price, folder: Path | None, identity: dict[str, Any], progress: bool,
+    price: Price, folder: Path | None, identity: dict[str, Any], progress: bool, processes: Processes = ALONE,
 ) -> Rows:  # fmt: skip
-    """Train `state` in place; continues from `folder` after a kill, to the same numbers."""
+    """Train `state` in place; continues from `folder` after a kill, to the same numbers.
+
+    Every episode aims at a share of the full cost between the generator's two, evenly in its logarithm.
+
+    Several processes walk the same episodes with the same draws, each on its share of every batch, and hold the same
+    tensors after every step but for BatchNorm statistics, which become the main process's at the end of an episode.
+    """
     adam = torch.optim.Adam(learner.generator.parameters(), lr=config.generator_lr)
     rows = Rows()
     if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
         restore(checkpoint, model=state, optimizer=adam)
         rows.rows = list(checkpoint.numbers["history"]["rows"])
+    processes.copy_from_main([*state.parameters(), *state.buffers()])  # a GPU may round what was read otherwise
     done = len(rows.rows)
-    bar = TrainProgress("episodes", total_steps=config.episodes, done_steps=done, show=progress)
+    show = progress and processes.is_main
+    bar = TrainProgress("episodes", total_steps=config.episodes, done_steps=done, show=show)
     with bar:
         for number in range(done, config.episodes):
             ramp = min(1.0, (number + 1) / max(1.0, config.ramp * config.episodes))
-            ramped = dataclasses.replace(price, strength=ramp * price.strength)
-            row = _episode(learner, state, pools, config, adam, rng.child("episode", number), number, ramped)
+            draw = rng.child("episode", number)
+            asked = math.exp(draw.child("share").numpy().uniform(*np.log(learner.generator.shares)))
+            ramped = dataclasses.replace(price, strength=ramp * price.strength, target=asked)
+            row = _episode(learner, state, pools, config, adam, draw, number, ramped, processes)
             rows.rows.append(row)
             bar.step(0.0)
             last = number + 1 == config.episodes
             if folder is not None and (last or (number + 1) % config.save_every == 0):
-                save_checkpoint(
-                    folder, model=state, optimizer=adam, scaler=None, history=rows, identity=identity  # type: ignore[arg-type]
-                )  # fmt: skip
+                if processes.is_main:
+                    save_checkpoint(
+                        folder, model=state, optimizer=adam, scaler=None, history=rows, identity=identity  # type: ignore[arg-type]
+                    )  # fmt: skip
+                processes.wait()
     return rows
 
 
 def _episode(
     learner: Learner, state: MetaState, pools: Sequence[Pool], config: MetaConfig, adam: Any, rng: Rng, number: int,
-    price: Price,
+    price: Price, processes: Processes,
 ) -> dict[str, Any]:  # fmt: skip
     domain = int(rng.child("domain").numpy().integers(len(pools)))
     pool, kept = pools[domain], state.head(domain) if config.head == "kept" else {}
-    classes = pool.choose(config.ways, rng.child("classes"))
+    classes, look = pool.choose(config.ways, rng.child("classes")), config.look(rng)
     weights = learner.weights(state.tensors(), len(classes))
     rows = np.searchsorted(pool.classes, classes)
     for name, tensor in kept.items():
@@ -131,25 +157,30 @@ def _episode(
     results: list[StepResult] = []
     for step in range(config.inner_steps):
         inner = rng.child("step", step)
-        sample = pool.draw(classes, config.batch_size, inner.child("sample"), augment=config.augment)
-        results.append(gradient_step(learner, weights, (optimiser, adam), sample, inner.child("gates"), price))
+        sample = pool.draw(classes, config.batch_size, inner.child("sample"), augment=config.augment, look=look)
+        gates = inner.child("gates")
+        results.append(gradient_step(learner, weights, (optimiser, adam), sample, gates, price, processes))
     for name, tensor in kept.items():
         tensor[rows] = weights.head[name].detach()
     size = config.outer_lr * (1 - number / config.episodes)
     if config.outer == "reptile":
+        processes.copy_from_main(weights.buffers.values())
         _reptile(state, weights, size)
     else:
-        sample = pool.draw(classes, config.batch_size, rng.child("outer"), augment=config.augment)
+        sample = pool.draw(classes, config.batch_size, rng.child("outer"), augment=config.augment, look=look)
         size *= config.lr * config.inner_steps
-        _fomaml(learner, state, weights, sample, rng.child("outer gates"), size, price)
-    sample = pool.draw(classes, config.batch_size, rng.child("mask"), augment=config.augment)
-    mask = torch.from_numpy(np.concatenate(learner.probabilities([sample])) > 0.5).to(state.last_mask.device)  # type: ignore[arg-type]
+        _fomaml(learner, state, weights, sample, rng.child("outer gates"), size, price, processes)
+    sample = pool.draw(classes, config.batch_size, rng.child("mask"), augment=config.augment, look=look)
+    mask = torch.from_numpy(np.concatenate(learner.probabilities([sample], middle(learner.generator.shares))) > 0.5).to(
+        state.last_mask.device
+    )  # type: ignore[arg-type]
     alike = jaccard(mask.cpu().numpy(), state.last_mask.cpu().numpy())  # type: ignore[union-attr]
     state.last_mask.copy_(mask)  # type: ignore[operator,union-attr]
     last = results[-1]
     return {
         "episode": number + 1, "data": pool.name, "ways": len(classes), "loss": last.loss, "accuracy": last.accuracy,
-        "kept_cost": last.kept_cost, "kept_channels": float(mask.float().mean()), "jaccard_with_previous": alike,
+        "kept_cost": last.kept_cost, "asked": price.target, "kept_channels": float(mask.float().mean()),
+        "jaccard_with_previous": alike,
     }  # fmt: skip
 
 
@@ -162,13 +193,16 @@ def _reptile(state: MetaState, weights: Weights, size: float) -> None:
 
 
 def _fomaml(
-    learner: Learner, state: MetaState, weights: Weights, sample: Any, rng: Rng, size: float, price: Price
-) -> None:
+    learner: Learner, state: MetaState, weights: Weights, sample: Any, rng: Rng, size: float, price: Price,
+    processes: Processes,
+) -> None:  # fmt: skip
     """The gradient at the end of the episode, on other samples, applied to the weights it started from."""
     with rng.torch_global():
-        loss, _ = learner.loss(weights, sample, price)
+        loss, _ = learner.loss(weights, sample, price, processes)
     names = list(weights.leaves)
     gradients = torch.autograd.grad(loss, [weights.leaves[n] for n in names], allow_unused=True)
+    processes.average([g for g in gradients if g is not None])
+    processes.copy_from_main(weights.buffers.values())
     own = state.tensors()
     with torch.no_grad():
         for name, gradient in zip(names, gradients, strict=True):
@@ -177,6 +211,11 @@ def _fomaml(
         for name, buffer in weights.buffers.items():
             if buffer.is_floating_point():
                 own[name].lerp_(buffer, 0.1)
+
+
+def middle(shares: tuple[float, float]) -> float:
+    """Of two shares, in their logarithms."""
+    return math.sqrt(shares[0] * shares[1])
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:

@@ -29,19 +29,21 @@ from metaprune.methods.base import Task
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
 from metaprune.methods.stamp.learner import Learner, Price, Weights, gradient_step, sgd
-from metaprune.methods.stamp.meta import MetaConfig, MetaState, jaccard, meta_train
+from metaprune.methods.stamp.meta import MetaConfig, MetaState, jaccard, meta_train, middle
 from metaprune.methods.stamp.reader import Head
 from metaprune.rng import Rng
 from metaprune.strict import from_dict
 from metaprune.train.config import require_choice, require_number
+from metaprune.train.engine import engine
+from metaprune.train.processes import Processes
 from metaprune.values import METRICS, Budget, Plan, Proposal
 
 Freeze = Literal["budget", "threshold"]
 Variant = Literal["weights", "structure"]
-COLLAPSED = 0.02  # least difference in Jaccard between masks of one task and masks of different tasks
+_LEAST_MARGIN = 0.02  # in Jaccard, of masks of one task over masks of different tasks
 _FITTED = (
-    "meta", "references", "metric", "strength", "target", "kl_weight", "prior", "temperature", "encoder", "set_dim",
-    "heads", "hidden", "keep", "use_set", "use_activations",
+    "meta", "references", "metric", "strength", "shares", "kl_weight", "logit_decay", "prior", "temperature", "encoder",
+    "set_dim", "heads", "hidden", "keep", "use_set", "use_activations",
 )  # fmt: skip
 FITTED_OPTIONS = (*_FITTED, "artifact")
 
@@ -57,12 +59,15 @@ class Stamp:
     """Meta-training."""
     references: tuple[str, ...] = ()
     """More reference data sets, as data specs; made to fit the shape of the first."""
-    metric: Literal["params", "macs", "memory_mb", "latency_ms"] = "params"
+    metric: Literal["params", "nonzero", "macs", "memory_mb", "latency_ms"] = "params"
     """Cost that the gates pay for."""
-    strength: float = 3.0
-    """Weight of the expected cost above `target`, a share of the full network's, beside the cross-entropy."""
-    target: float = 0.25
-    """Share of the full cost from which on the gates pay; 0: for everything. Adaptation aims at its budget instead."""
+    strength: float = 2.0
+    """Weight of the price of an expected cost off the share that is asked for, beside the cross-entropy."""
+    shares: tuple[float, float] = (0.06, 0.5)
+    """Least and most share of the full cost that episodes ask for; the generator is told. Adaptation asks for its
+    budget's."""
+    logit_decay: float = 0.01
+    """Weight of the mean squared logit of the keep probabilities: saturated gates follow nothing any more."""
     kl_weight: float = 0.0
     """Weight of the KL to the sparse prior, mean over channels; needs prior = "beta_bernoulli"."""
     prior: Prior = "none"
@@ -102,8 +107,11 @@ class Stamp:
         require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
         require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
         require_choice("stamp.variant", self.variant, ("weights", "structure"))
+        require_choice("stamp.meta.mixed_precision", self.meta.mixed_precision, ("no", "bf16"))
         require_number("stamp.strength", self.strength, 0.0)
-        require_number("stamp.target", self.target, 0.0, 1.0)
+        require_number("stamp.logit_decay", self.logit_decay, 0.0)
+        if not 0 < self.shares[0] <= self.shares[1] <= 1:
+            raise ConfigError(f"stamp.shares={list(self.shares)}: give least and most, in (0, 1]")
         require_number("stamp.keep", self.keep, 0.01, 0.99)
         require_number("stamp.temperature", self.temperature, 0.0, open_low=True)
         for name, low in (("set_dim", 1), ("heads", 1), ("hidden", 1), ("adapt_steps", 0), ("sets", 1)):
@@ -120,8 +128,11 @@ class Stamp:
     def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
         """Meta-train on the tasks' data sets, all on the network of the first; resumable where it has a folder.
 
+        Launched as several processes (`accelerate launch`, `torchrun`), each takes its share of every batch.
+
         Raises:
-            ConfigError: tasks of different networks. DataError: a data set without classes to choose from.
+            ConfigError: tasks of different networks, or several processes on one GPU.
+            DataError: a data set without classes to choose from.
         """
         task = tasks[0]
         digest = task.network.space.digest()
@@ -139,17 +150,22 @@ class Stamp:
             "stamp": self._fit_options(), "space": digest, "data": [[d.name, d.digest] for d in data],
             "weights": tensors_digest(task.network.tensors), "seed": [rng.seed, *rng.path],
         }  # fmt: skip
-        rows = meta_train(
-            learner, state, pools, self.meta, rng, price=Price(self.strength, self.target, self.kl_weight),
-            folder=None if task.folder is None else task.folder / "checkpoints" / "stamp", identity=identity,
-            progress=task.progress,
-        )  # fmt: skip
+        with engine(self.meta.mixed_precision, device) as accelerator:
+            processes = Processes(accelerator, device)
+            price = Price(self.strength, 1.0, self.kl_weight, self.logit_decay)
+            rows = meta_train(
+                learner, state, pools, self.meta, rng, price=price,
+                folder=None if task.folder is None else task.folder / "checkpoints" / "stamp", identity=identity,
+                progress=task.progress, processes=processes,
+            )  # fmt: skip
         variety = self._conditioning(learner, pools, rng.child("conditioning"))
         steps = self.meta.episodes * self.meta.inner_steps
-        macs = steps * self.meta.batch_size * 4.0 * task.network.cost().macs  # read once, forward and backward
+        passes = 3.0 + processes.count  # forward and backward of the batch, which every process reads whole
+        macs = steps * self.meta.batch_size * passes * task.network.cost().macs
         info = {
             **{k: v for k, v in identity.items() if k != "stamp"}, "options": self._fit_options(),
             "shape": list(data[0].input_shape), "conditioning": variety, "history": rows.to_dict(), "macs": macs,
+            "processes": processes.count,
             "parameters": sum(p.numel() for p in learner.generator.parameters()),
             "seconds": time.perf_counter() - began,
         }  # fmt: skip
@@ -174,8 +190,8 @@ class Stamp:
         views, labels = [], []
         for number in range(BANK_SETS):
             draw, pool = rng.child(number), pools[number % len(pools)]
-            classes = pool.choose(self.meta.ways, draw.child("classes"))
-            sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=self.meta.augment)
+            classes, look = pool.choose(self.meta.ways, draw.child("classes")), self.meta.look(draw)
+            sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=self.meta.augment, look=look)
             views.append(learner.reader(sample.args, sample.kwargs))
             labels.append(sample.labels)
         learner.generator.remember(views, labels)
@@ -189,24 +205,28 @@ class Stamp:
         for number in range(max(tasks, len(pools))):
             draw = rng.child(number)
             pool = pools[number % len(pools)]
-            classes = pool.choose(self.meta.ways, draw.child("classes"))
+            classes, look = pool.choose(self.meta.ways, draw.child("classes")), self.meta.look(draw)
             found = []
             for twin in range(2):
-                sample = pool.draw(classes, self.meta.batch_size, draw.child("sample", twin), augment=self.meta.augment)
-                flat = np.concatenate(learner.probabilities([sample]))
+                sample = pool.draw(
+                    classes, self.meta.batch_size, draw.child("sample", twin), augment=self.meta.augment, look=look
+                )
+                flat = np.concatenate(learner.probabilities([sample], middle(self.shares)))
                 found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
             masks.append(found)
         same = float(np.mean([jaccard(*pair) for pair in masks]))
         n = len(masks)
         other = float(np.mean([jaccard(masks[i][0], masks[j][1]) for i in range(n) for j in range(n) if i != j]))
-        if (self.use_set or self.use_activations) and same - other < COLLAPSED:
+        collapsed = same - other < _LEAST_MARGIN
+        if (self.use_set or self.use_activations) and collapsed:
             warnings.warn(
                 f"the mask generator gives every data set about the same mask (Jaccard {same:.3f} within, {other:.3f} "
                 "between tasks): what it learned is a good fixed mask. More varied references=[...], a lower "
                 "generator_lr or more episodes may help",
                 CollapseWarning, stacklevel=3,
             )  # fmt: skip
-        return {"jaccard_same": same, "jaccard_different": other, "margin": same - other, "tasks": n}
+        figures = {"jaccard_same": same, "jaccard_different": other, "margin": same - other, "tasks": n}
+        return {**figures, "collapsed": collapsed}
 
     # ------------------------------------------------------------------------------------------ a target data set
 
@@ -227,13 +247,14 @@ class Stamp:
         learner, weights = made._restored(task, artifact, data.num_classes)
         rng = rng.child("adapt")
         began = time.perf_counter()
-        rows = made._adapt(learner, weights, pool, made._price(task, budget), rng)
+        price = made._price(task, budget)
+        rows = made._adapt(learner, weights, pool, price, rng)
         adapted = time.perf_counter()
         samples = [
             pool.draw(pool.classes, made.meta.batch_size, rng.child("set", i), augment=made.meta.augment, relabel=False)
             for i in range(self.sets)
         ]
-        found = learner.probabilities(samples)
+        found = learner.probabilities(samples, price.target)
         seconds = {"adapt": adapted - began, "encode": time.perf_counter() - adapted}
         plan = self._frozen(task, budget, found)
         details = {"stamp": made._report(task, artifact, plan, found) | {"seconds": seconds, "adaptation": rows}}
@@ -265,24 +286,35 @@ class Stamp:
         return found
 
     def _price(self, task: Task, budget: Budget) -> Price:
-        """Up to the budget nothing is paid, if it bounds the metric that the gates pay for."""
+        """Asks for the budget's share, if it bounds the metric that the gates pay for."""
         full = task.network.cost()
         bounds = budget.bounds(full)
-        target = bounds[self.metric] / float(full.metric(self.metric)) if self.metric in bounds else self.target
-        return Price(self.strength, target, self.kl_weight)
+        known = self.metric in bounds
+        share = bounds[self.metric] / float(full.metric(self.metric)) if known else middle(self.shares)
+        low, high = self.shares
+        if low < high and not 0.9 * low <= share <= 1.1 * high:
+            warnings.warn(
+                f"the artifact was meta-trained for {low:.0%} to {high:.0%} of the {self.metric}, this asks for "
+                f"{share:.1%}: fit one with shares=[...] around it",
+                stacklevel=4,
+            )
+        return Price(self.strength, share, self.kl_weight, self.logit_decay)
 
     def _adapt(self, learner: Learner, weights: Weights, pool: Pool, price: Price, rng: Rng) -> list[dict[str, float]]:
         optimisers = (
             sgd(weights, self.meta.lr, self.meta.head_lr),
             torch.optim.Adam(learner.generator.parameters(), lr=self.meta.generator_lr),
         )
-        rows = []
-        for step in range(self.adapt_steps):
-            inner = rng.child("step", step)
-            draw, augment = inner.child("sample"), self.meta.augment
-            sample = pool.draw(pool.classes, self.meta.batch_size, draw, augment=augment, relabel=False)
-            result = gradient_step(learner, weights, optimisers, sample, inner.child("gates"), price)
-            rows.append(dataclasses.asdict(result))
+        rows, device = [], learner.network.program.device
+        with engine(self.meta.mixed_precision, device) as accelerator:
+            processes = Processes(accelerator, device)
+            for step in range(self.adapt_steps):
+                inner = rng.child("step", step)
+                draw, augment = inner.child("sample"), self.meta.augment
+                sample = pool.draw(pool.classes, self.meta.batch_size, draw, augment=augment, relabel=False)
+                result = gradient_step(learner, weights, optimisers, sample, inner.child("gates"), price, processes)
+                rows.append(dataclasses.asdict(result))
+            processes.copy_from_main(weights.buffers.values())
         return rows
 
     def _frozen(self, task: Task, budget: Budget, probabilities: list[np.ndarray]) -> Plan:
@@ -311,7 +343,7 @@ class Stamp:
                 return MaskGenerator(
                     widths, tapped, features, dim=self.set_dim, heads=self.heads, hidden=self.hidden,
                     encoder=self.encoder, prior=self.prior, use_set=self.use_set,
-                    use_activations=self.use_activations, keep=self.keep,
+                    use_activations=self.use_activations, keep=self.keep, shares=self.shares,
                 )  # fmt: skip
 
         return Learner(task.network, generator, reference, self.metric, self.temperature)
