@@ -19,7 +19,7 @@ def _split(rows: dict[str, Any]) -> list[tuple[str, str, int, str, str, float, d
     """(variant, network, seed, arm, share, epochs, row) of every pruned network."""
     found = []
     for key, row in rows.items():
-        if not key.startswith("meta-training/"):
+        if not key.startswith("meta-training/") and not key.endswith("/masks"):
             variant, network, seed, arm, share, epochs = key.split("/")
             found.append((variant, network, int(seed), arm, share, float(epochs.split()[0]), row))
     return found
@@ -61,6 +61,24 @@ def cut_table() -> str:
         values = [f"{statistics.mean(found[s]):.1f}" if found[s] else "" for s in shares]
         seeds = max(len(v) for v in found.values())
         lines.append(f"| {network} | {arm} | {variant} | {' | '.join(values)} | {seeds} |")
+    return "\n".join(lines)
+
+
+def masks_table() -> str:
+    """Test accuracy with single weights held at zero, BatchNorm re-estimated, nothing trained: mean over seeds."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for key, row in _rows().items():
+        if key.endswith("/masks"):
+            _, network, _, arm, pattern, _ = key.split("/")
+            at = f"{pattern.split()[0]}, {100 * row['nonzero']:.0f}% left"
+            cells[network, arm][at].append(100 * row["accuracy"])
+    if not cells:
+        return "Not run yet."
+    columns = list(dict.fromkeys(c for found in cells.values() for c in found))
+    lines = [f"| network | rewrite | {' | '.join(columns)} | seeds |", "|---" * (3 + len(columns)) + "|"]
+    for (network, arm), found in sorted(cells.items()):
+        values = [f"{statistics.mean(found[c]):.1f}" if found[c] else "" for c in columns]
+        lines.append(f"| {network} | {arm} | {' | '.join(values)} | {max(len(v) for v in found.values())} |")
     return "\n".join(lines)
 
 

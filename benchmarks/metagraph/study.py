@@ -6,7 +6,8 @@ FOLDER holds cifar10_jpeg.npz and the trained ResNets (see benchmarks/README.md)
 variants of ResNet-20 (each pruned a little and fine-tuned; see `data_models`) and then used on a ResNet-20 fine-tuned
 on other batches, on ResNet-32 and on ResNet-56. Killed and started again, it goes on.
 
-cut: accuracy after the cut at several budgets, BatchNorm re-estimated, nothing trained. tuned: after the same
+cut: accuracy after the cut at several budgets, BatchNorm re-estimated, nothing trained. masks: the same with single
+weights held at zero in place of a cut. tuned: after the same
 fine-tuning for all. "tuned between" has half of that training before the cut and half after. Figures are test
 accuracies; the strength comes from the budget, the metanetwork's state from the validation split.
 """
@@ -63,6 +64,7 @@ TUNED_ARMS: dict[str, dict[str, Any]] = {
     "group sparsity, tuned between": {"rewrite": "sparse", "between": True},
 }
 SHARES = ("70%", "50%", "30%")
+MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured", "10%"))  # pattern, nonzero at most
 
 
 class Study:
@@ -117,6 +119,18 @@ class Study:
         method = dataclasses.replace(VARIANTS[variant], **options)
         return method.restore(self.artifacts[variant]), epochs / 2 if between else epochs
 
+    def masked(self, variant: str, name: str, seed: int, arm: str, pattern: str, share: str) -> None:
+        def pruned() -> dict[str, Any]:
+            method, _ = self.arm(variant, {**ARMS[arm], "pattern": pattern}, 0)
+            record = mp.prune(
+                self.network(name, seed), torch.zeros(2, 3, 32, 32), budget={"nonzero": share}, method=method,
+                data=self.data, seed=seed, progress=False,
+            ).record  # fmt: skip
+            return {"accuracy": record["quality"]["cut"]["accuracy"], "nonzero": record["masks"]["share"]}
+
+        shared = "any" if arm == "no rewrite" else variant
+        self.once(f"{shared}/{name}/{seed}/{arm}/{pattern} {share}/masks", pruned)
+
     def run(self, variant: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
         def pruned() -> dict[str, Any]:
             options = TUNED_ARMS[arm]
@@ -147,7 +161,7 @@ def main() -> None:
     )
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet32", "resnet56"])
-    parser.add_argument("--parts", nargs="+", default=["cut", "tuned"], choices=["cut", "tuned"])
+    parser.add_argument("--parts", nargs="+", default=["cut", "tuned", "masks"], choices=["cut", "tuned", "masks"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(TUNED_ARMS), choices=list(TUNED_ARMS), help="of part tuned")
     parser.add_argument("--tuned-share", nargs="+", default=["50%"])
@@ -162,6 +176,9 @@ def main() -> None:
                 for arm in ARMS if "cut" in options.parts else ():
                     for share in SHARES:
                         study.run(variant, name, seed, arm, share, 0)
+                for arm in ARMS if "masks" in options.parts else ():
+                    for pattern, share in MASKS:
+                        study.masked(variant, name, seed, arm, pattern, share)
                 for arm in options.arms if "tuned" in options.parts else ():
                     for share in options.tuned_share:
                         study.run(variant, name, seed, arm, share, options.epochs)
