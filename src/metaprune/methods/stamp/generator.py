@@ -132,7 +132,7 @@ class MaskGenerator(nn.Module):
         return self.prior(raw)
 
     def _asked(self, share: float) -> float:
-        """The share as the slopes take it: its logarithm, from -3 to 3 over what training asked for, no further."""
+        """The share as the slopes take it: its logarithm, from -1 to 1 over what training asked for, no further."""
         low, high = (math.log(s) for s in self.shares)
         place = (2 * math.log(max(share, 1e-9)) - low - high) / (high - low) if low < high else 0.0
-        return 3 * min(1.0, max(-1.0, place))
+        return min(1.0, max(-1.0, place))

@@ -66,7 +66,7 @@ class Stamp:
     shares: tuple[float, float] = (0.06, 0.5)
     """Least and most share of the full cost that episodes ask for; the generator is told. Adaptation asks for its
     budget's."""
-    logit_decay: float = 1e-3
+    logit_decay: float = 0.01
     """Weight of the mean squared logit of the keep probabilities: saturated gates follow nothing any more."""
     kl_weight: float = 0.0
     """Weight of the KL to the sparse prior, mean over channels; needs prior = "beta_bernoulli"."""
