@@ -11,7 +11,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-STUDY, SPEED = Path(__file__).parent / "resnet8.json", Path(__file__).parent / "speed.json"
+HERE = Path(__file__).parent
+STUDY, SPEED = HERE / "resnet8.json", HERE / "speed.json"
+RANGE, OTHERS = HERE / "resnet8_range.json", HERE / "other_fits.json"
 NO_RESULTS = "No results yet."
 PRETRAINED = ("random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
 CURVE = ("STAMP", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
@@ -21,10 +23,12 @@ CORE = (
 )  # fmt: skip
 
 
-def study_rows(seeds: Collection[str] | None = None) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+def study_rows(
+    seeds: Collection[str] | None = None, study: Path = STUDY
+) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """(target, budget, contender) -> one row per seed."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for key, row in json.loads(STUDY.read_text())["rows"].items():
+    for key, row in json.loads(study.read_text())["rows"].items():
         target, budget, seed, label = key.split("/", 3)
         if seeds is None or seed in seeds:
             found[target, budget, label].append(row)
@@ -96,9 +100,9 @@ def peers_table(budget: str = "25%") -> str:
     return _table(shown, budget, ["STAMP", "full fine-tuning", *labels]) + "\n\nOne seed."
 
 
-def masks_alike(budget: str = "25%") -> tuple[list[str], list[list[float | None]]]:
+def masks_alike(budget: str = "25%", study: Path = STUDY) -> tuple[list[str], list[list[float | None]]]:
     """Targets, and the Jaccard index of STAMP's masks for every pair: of two seeds where a target meets itself."""
-    rows = study_rows() if STUDY.exists() else {}
+    rows = study_rows(study=study) if study.exists() else {}
     masks = {k[0]: [int(r["mask"], 16) for r in v] for k, v in rows.items() if k[1:] == (budget, "STAMP")}
 
     def alike(a: str, b: str) -> float | None:
@@ -108,9 +112,9 @@ def masks_alike(budget: str = "25%") -> tuple[list[str], list[list[float | None]
     return list(masks), [[alike(a, b) for b in masks] for a in masks]
 
 
-def masks_table(budget: str = "25%") -> str:
+def masks_table(budget: str = "25%", study: Path = STUDY) -> str:
     """How much the mask follows the target."""
-    names, values = masks_alike(budget)
+    names, values = masks_alike(budget, study)
     if len(names) < 2:
         return NO_RESULTS
     lines = [f"| Jaccard of STAMP's masks at {budget} | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
@@ -119,11 +123,32 @@ def masks_table(budget: str = "25%") -> str:
     return "\n".join(lines)
 
 
+def fits_table() -> str:
+    """STAMP's accuracy under artifacts that were meta-trained in different ways, at the same seed."""
+    if not RANGE.exists():
+        return NO_RESULTS
+    one, many = json.loads(STUDY.read_text()), json.loads(RANGE.read_text())
+    fits = {"for 25%": one, "for 6% to 50%": many, **json.loads(OTHERS.read_text())}
+    places = [k.rsplit("/", 2)[0] for k in many["rows"] if k.endswith("/0/STAMP")]
+    places = [p for p in places if sum(f"{p}/0/STAMP" in f["rows"] for f in fits.values()) > 1]
+    heads = [p.replace("/", ", ") for p in places]
+    lines = [f"| meta-trained | masks of different tasks | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    for name, fit in fits.items():
+        found = [fit["rows"].get(f"{p}/0/STAMP") for p in places]
+        cells = ["" if r is None else f"{100 * r['accuracy']:.1f}%" for r in found]
+        alike = fit["config"]["conditioning"]["jaccard_different"]
+        lines.append(f"| {name} | {alike:.2f} | {' | '.join(cells)} |")
+    return (
+        "\n".join(lines)
+        + "\n\nOne seed. Masks of different reference tasks: their Jaccard index at half of the channels."
+    )
+
+
 def curve_table() -> str:
     """Accuracy against kept parameters."""
-    if not STUDY.exists():
+    if not RANGE.exists():
         return NO_RESULTS
-    rows = study_rows()
+    rows = study_rows(study=RANGE)
     budgets = sorted({k[1] for k in rows if k[1] != "100%"}, key=lambda b: -float(b[:-1]))
     lines = [f"| by kept parameters | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
     for target in dict.fromkeys(k[0] for k in rows):
