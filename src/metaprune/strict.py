@@ -68,6 +68,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}={value!r} must be a list")
+        if Ellipsis not in arguments and len(value) != len(arguments):
+            raise ConfigError(f"{where}={value!r} must be a list of {len(arguments)} values")
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):

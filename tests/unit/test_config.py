@@ -6,6 +6,7 @@ import pytest
 
 from metaprune.config import RunConfig, from_dict, override, read_recipe
 from metaprune.errors import ConfigError
+from metaprune.methods.stamp import Stamp
 
 GOOD = """
 seed = 3
@@ -88,3 +89,8 @@ def test_override_does_not_change_its_input():
     assert data == {"a": {"b": 1}}
     with pytest.raises(ConfigError, match="not a table"):
         override(data, {"a.b.c": 1})
+
+
+def test_a_list_of_another_length_than_the_option_has_is_refused():
+    with pytest.raises(ConfigError, match=r"shares=\[0\.5\] must be a list of 2 values"):
+        from_dict(Stamp, {"shares": [0.5]}, "stamp")

@@ -365,6 +365,8 @@ def test_bad_targets(conditioned):
         ({"kl_weight": 1.0}, "beta_bernoulli"),
         ({"encoder": "atention"}, "Did you mean 'attention'"),
         ({"keep": 1.5}, "stamp.keep"),
+        ({"shares": (0.5,)}, "least and most"),
+        ({"shares": (0.5, 0.2)}, "least and most"),
         ({"adapt_steps": -1}, "stamp.adapt_steps"),
     ],
 )

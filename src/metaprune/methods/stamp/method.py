@@ -110,7 +110,7 @@ class Stamp:
         require_choice("stamp.meta.mixed_precision", self.meta.mixed_precision, ("no", "bf16"))
         require_number("stamp.strength", self.strength, 0.0)
         require_number("stamp.logit_decay", self.logit_decay, 0.0)
-        if not 0 < self.shares[0] <= self.shares[1] <= 1:
+        if len(self.shares) != 2 or not 0 < self.shares[0] <= self.shares[1] <= 1:
             raise ConfigError(f"stamp.shares={list(self.shares)}: give least and most, in (0, 1]")
         require_number("stamp.keep", self.keep, 0.01, 0.99)
         require_number("stamp.temperature", self.temperature, 0.0, open_low=True)
