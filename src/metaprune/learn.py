@@ -30,7 +30,7 @@ from metaprune.setup import Inputs, load_inputs, resolve_device
 from metaprune.strict import from_dict, override
 from metaprune.surgery.keep_module import module_rules
 from metaprune.train.engine import engine
-from metaprune.train.processes import main_process_first
+from metaprune.train.processes import by_main_process, main_process_first
 from metaprune.values import Budget
 
 
@@ -57,9 +57,7 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
             return Artifact.load(place.path, method.name)
         with place.logged():
             artifact = _fitted(config, method, place, progress and main)
-            with main_process_first() as main:
-                if main:
-                    artifact.save(place.path)
+            by_main_process(lambda: artifact.save(place.path))
     return artifact
 
 

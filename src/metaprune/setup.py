@@ -20,7 +20,7 @@ from metaprune.models import create, default_input_shape
 from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, call_model, logits_of, share_of
 from metaprune.train.modes import device_of, modes_restored
-from metaprune.train.processes import main_process_first
+from metaprune.train.processes import by_main_process
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class Inputs:
     def save_dense(self, path: Path) -> int:
         """Write the dense network's tensors (the main process does); returns the size of the file in bytes."""
         tensors, _ = named_tensors(self.model)
-        with main_process_first() as main:
-            if main:
-                write_tensors(path, tensors)
+        by_main_process(lambda: write_tensors(path, tensors))
         return path.stat().st_size
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -200,7 +200,8 @@ class Cost:
         return {**counts, "memory_mb": float(self.memory_mb), **latency}
 
 
-METRICS = ("macs", "params", "nonzero", "memory_mb", "latency_ms")
+Metric = Literal["macs", "params", "nonzero", "memory_mb", "latency_ms"]
+METRICS: tuple[str, ...] = get_args(Metric)
 
 
 @dataclass(frozen=True, kw_only=True)

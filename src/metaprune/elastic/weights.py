@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 
 from metaprune.graph.call import Survivors
 from metaprune.graph.labelling import Labelled
 
 
+def kept_rows(labels: list, alive: Survivors) -> list[np.ndarray | None]:
+    """The surviving indices of every dimension; None where all survive."""
+    return [alive.index(x) if x is not None and alive.cut(x) else None for x in labels]
+
+
 def slice_tensor(tensor: torch.Tensor, labels: list, alive: Survivors) -> torch.Tensor:
     """The surviving rows of every labelled dimension; a differentiable copy (or the tensor itself if none is cut)."""
-    for dim, label in enumerate(labels):
-        if label is not None and alive.cut(label):
-            rows = torch.from_numpy(alive.index(label)).to(tensor.device)
-            tensor = tensor.index_select(dim, rows)
+    for dim, rows in enumerate(kept_rows(labels, alive)):
+        if rows is not None:
+            tensor = tensor.index_select(dim, torch.from_numpy(rows).to(tensor.device))
     return tensor
 
 
@@ -23,10 +28,12 @@ def unslice_tensor(
     part: torch.Tensor, full: torch.Tensor, labels: list | None, alive: Survivors | None
 ) -> torch.Tensor:
     """A copy of `full` with `part` in the places that `slice_tensor` reads."""
-    found, index = full.detach().clone(), []
-    for label, size in zip(labels or [None] * full.dim(), full.shape, strict=True):
-        rows = alive.index(label) if label is not None and alive is not None and alive.cut(label) else None
-        index.append((torch.arange(size) if rows is None else torch.from_numpy(rows)).to(full.device))
+    found = full.detach().clone()
+    kept = [None] * full.dim() if labels is None or alive is None else kept_rows(labels, alive)
+    index = [
+        (torch.arange(size) if rows is None else torch.from_numpy(rows)).to(full.device)
+        for rows, size in zip(kept, full.shape, strict=True)
+    ]
     found[torch.meshgrid(*index, indexing="ij") if index else ...] = part
     return found
 

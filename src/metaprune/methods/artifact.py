@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from metaprune.errors import ConfigError
 from metaprune.files import write_json, write_tensors
-from metaprune.train.processes import main_process_first
+from metaprune.train.processes import by_main_process
 
 TENSORS, INFO = "artifact.safetensors", "artifact.json"
 
@@ -83,9 +83,7 @@ def found_or_fitted(
         return found
     artifact = fit()
     if folder is not None:
-        with main_process_first() as main:
-            if main:
-                artifact.save(folder)
+        by_main_process(lambda: artifact.save(folder))
     return artifact
 
 

@@ -13,7 +13,6 @@ vib the sigmoid of ln mu^2 - ln sigma^2, a half at the paper's threshold); scale
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -26,13 +25,11 @@ from metaprune.errors import ConfigError
 from metaprune.methods.base import Task
 from metaprune.methods.stamp.episodes import Sample
 from metaprune.methods.stamp.gates import GATES
-from metaprune.methods.stamp.learner import GatedLoss, Price, gradient_step, sgd
+from metaprune.methods.stamp.learner import GatedLoss, Price, asked_share, gradient_steps, sgd
 from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, channels_last
 from metaprune.train.config import require_choice, require_number
-from metaprune.train.engine import engine
-from metaprune.train.processes import Processes
-from metaprune.values import METRICS, Budget, Plan, Proposal
+from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
 
 _LEAST = 0.01  # share of the full cost that is asked for where the budget bounds another metric
 
@@ -53,7 +50,7 @@ class Gates:
     """Learning rate of the weights (SGD)."""
     gate_lr: float = 0.02
     """Learning rate of the gates (Adam)."""
-    metric: Literal["params", "nonzero", "macs", "memory_mb", "latency_ms"] = "params"
+    metric: Metric = "params"
     """Cost that the gates pay for."""
     strength: float = 2.0
     """Weight of the price of an expected cost off the budget's share, or off 1% where it bounds another metric."""
@@ -78,24 +75,18 @@ class Gates:
         data, allocator = task.require_data(self.name), task.allocator(budget)
         if allocator.slack:
             return Proposal(Plan())
-        full = task.network.cost()
-        bounds = budget.bounds(full)
-        share = bounds[self.metric] / float(full.metric(self.metric)) if self.metric in bounds else _LEAST
+        share = asked_share(task.network, budget, self.metric, _LEAST)
         learner = _Static(task, self)
         weights = learner.trainable(task.network.tensors)
         optimisers = (sgd(weights, self.lr, self.lr), torch.optim.Adam(learner.raw, lr=self.gate_lr))
-        price, rows = Price(self.strength, share, self.kl_weight), []
-        device = task.network.program.device
-        with engine("no", device) as accelerator, rng.child("batches").torch_global():  # a DataLoader shuffles by it
-            processes = Processes(accelerator, device)
-            for step, sample in enumerate(self._samples(task, data, rng)):
-                draw = rng.child("step", step)
-                rows.append(gradient_step(learner, weights, optimisers, sample, draw, price, processes))
-            processes.copy_from_main(weights.buffers.values())
+        price = Price(self.strength, share, self.kl_weight)
+        drawn = ((sample, rng.child("step", i)) for i, sample in enumerate(self._samples(task, data, rng)))
+        with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
+            rows = gradient_steps(learner, weights, optimisers, drawn, price)
         with torch.no_grad():
             found = [p.cpu().numpy() for p in learner.gates_of(None, share).probabilities()]
-        macs = 3.0 * self.steps * self.batch_size * full.macs
-        details = {self.name: {"macs": macs, "steps": [dataclasses.asdict(r) for r in rows]}}
+        macs = 3.0 * self.steps * self.batch_size * task.network.cost().macs
+        details = {self.name: {"macs": macs, "steps": rows}}
         new = {n: t.detach() for n, t in weights.tensors().items()} if self.weights == "trained" else None
         return Proposal(allocator.by_scores(found), new, (), details)
 

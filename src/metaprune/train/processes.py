@@ -6,7 +6,7 @@ meta-training of `stamp`) has nothing to wrap, and averages them itself, in one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -90,6 +90,13 @@ def _spread(values: Tensor, tensors: Sequence[Tensor]) -> None:
 def is_main_process() -> bool:
     """True outside of a launch; inside, once an engine has joined it, of rank 0 alone."""
     return not PartialState._shared_state or PartialState().is_main_process
+
+
+def by_main_process(write: Callable[[], object]) -> None:
+    """Call it in the main process alone; the others wait until it is done."""
+    with main_process_first() as main:
+        if main:
+            write()
 
 
 @contextmanager

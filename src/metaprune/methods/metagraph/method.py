@@ -190,8 +190,12 @@ class MetaGraph:
             WeightsError: NaN or infinity in the weights.
         """
         task.require_data(self.name)
-        self.require_feasible(task, budget)
-        if task.allocator(budget).slack if self.weights is None else self.weights.slack(task, budget):
+        if self.weights is None:
+            slack = task.allocator(budget).slack
+        else:
+            self.require_feasible(task, budget)
+            slack = self.weights.slack(task, budget)
+        if slack:
             return Proposal(Plan())
         _require_finite(task.network.tensors)
         flow = _Flow(self, task, budget, rng.child("prune"))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaprune.elastic.weights import kept_rows
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.search.codec import Codec
@@ -132,7 +133,7 @@ class Bank(nn.Module):
         labels = self._labels.get(name)
         if labels is None or alive is None:
             return []
-        return [alive.index(x) if x is not None and alive.cut(x) else None for x in labels]
+        return kept_rows(labels, alive)
 
     def tensor(self, name: str, rows: Sequence[np.ndarray | None], ratios: Tensor) -> Tensor:
         key = _mangled(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,10 @@ from metaprune.methods.stamp.reader import Head, Reader
 from metaprune.network import Network
 from metaprune.rng import Rng
 from metaprune.train.batch import cross_entropy, logits_of, share_of
+from metaprune.train.config import MixedPrecision
+from metaprune.train.engine import engine
 from metaprune.train.processes import ALONE, Processes
+from metaprune.values import Budget
 
 
 @dataclass
@@ -52,6 +55,13 @@ class Price:
     target: float
     kl_weight: float = 0.0
     decay: float = 0.0
+
+
+def asked_share(network: Network, budget: Budget, metric: str, otherwise: float) -> float:
+    """The budget's share of the full cost by `metric`; `otherwise` where the budget bounds other metrics."""
+    full = network.cost()
+    bounds = budget.bounds(full)
+    return bounds[metric] / float(full.metric(metric)) if metric in bounds else otherwise
 
 
 @dataclass(frozen=True)
@@ -182,3 +192,19 @@ def gradient_step(
     for optimiser in optimisers:
         optimiser.step()
     return result
+
+
+def gradient_steps(
+    learner: GatedLoss, weights: Weights, optimisers: Sequence[torch.optim.Optimizer],
+    drawn: Iterable[tuple[Sample, Rng]], price: Price, mixed_precision: MixedPrecision = "no",
+) -> list[dict[str, float]]:  # fmt: skip
+    """An update for every sample, on Accelerate; returns their figures. Statistics end as the main process's."""
+    device = learner.network.program.device
+    with engine(mixed_precision, device) as accelerator:
+        processes = Processes(accelerator, device)
+        rows = [
+            dataclasses.asdict(gradient_step(learner, weights, optimisers, sample, rng, price, processes))
+            for sample, rng in drawn
+        ]
+        processes.copy_from_main(weights.buffers.values())
+    return rows

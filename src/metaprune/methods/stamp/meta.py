@@ -58,14 +58,14 @@ class MetaConfig:
     """Augment the samples as the data source defines it, also those that masks are read from: the generator would take
     whole images for another data set than shifted ones."""
 
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: the network under gates runs in bfloat16, in meta-training and in adaptation; sets are read and gates are
+    made in float32."""
+
     def look(self, rng: Rng) -> str:
         """Of one episode: half of them show the data as they are."""
         draw = rng.child("look").numpy()
         return LOOKS[int(draw.integers(1, len(LOOKS)))] if self.looks and draw.random() < 0.5 else LOOKS[0]
-
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """bf16: the network under gates runs in bfloat16, in meta-training and in adaptation; sets are read and gates are
-    made in float32."""
 
 
 @dataclass
@@ -171,15 +171,13 @@ def _episode(
         size *= config.lr * config.inner_steps
         _fomaml(learner, state, weights, sample, rng.child("outer gates"), size, price, processes)
     sample = pool.draw(classes, config.batch_size, rng.child("mask"), augment=config.augment, look=look)
-    mask = torch.from_numpy(np.concatenate(learner.probabilities([sample], middle(learner.generator.shares))) > 0.5).to(
-        state.last_mask.device
-    )  # type: ignore[arg-type]
-    alike = jaccard(mask.cpu().numpy(), state.last_mask.cpu().numpy())  # type: ignore[union-attr]
-    state.last_mask.copy_(mask)  # type: ignore[operator,union-attr]
+    mask = np.concatenate(learner.probabilities([sample], middle(learner.generator.shares))) > 0.5
+    alike = jaccard(mask, state.last_mask.cpu().numpy())  # type: ignore[union-attr,operator]
+    state.last_mask.copy_(torch.from_numpy(mask))  # type: ignore[operator,union-attr]
     last = results[-1]
     return {
         "episode": number + 1, "data": pool.name, "ways": len(classes), "loss": last.loss, "accuracy": last.accuracy,
-        "kept_cost": last.kept_cost, "asked": price.target, "kept_channels": float(mask.float().mean()),
+        "kept_cost": last.kept_cost, "asked": price.target, "kept_channels": float(mask.mean()),
         "jaccard_with_previous": alike,
     }  # fmt: skip
 

@@ -28,7 +28,7 @@ from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
-from metaprune.methods.stamp.learner import Learner, Price, Weights, gradient_step, sgd
+from metaprune.methods.stamp.learner import Learner, Price, Weights, asked_share, gradient_steps, sgd
 from metaprune.methods.stamp.meta import MetaConfig, MetaState, jaccard, meta_train, middle
 from metaprune.methods.stamp.reader import Head
 from metaprune.rng import Rng
@@ -36,7 +36,7 @@ from metaprune.strict import from_dict
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.engine import engine
 from metaprune.train.processes import Processes
-from metaprune.values import METRICS, Budget, Plan, Proposal
+from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
 
 Freeze = Literal["budget", "threshold"]
 Variant = Literal["weights", "structure"]
@@ -59,7 +59,7 @@ class Stamp:
     """Meta-training."""
     references: tuple[str, ...] = ()
     """More reference data sets, as data specs; made to fit the shape of the first."""
-    metric: Literal["params", "nonzero", "macs", "memory_mb", "latency_ms"] = "params"
+    metric: Metric = "params"
     """Cost that the gates pay for."""
     strength: float = 2.0
     """Weight of the price of an expected cost off the share that is asked for, beside the cross-entropy."""
@@ -287,10 +287,7 @@ class Stamp:
 
     def _price(self, task: Task, budget: Budget) -> Price:
         """Asks for the budget's share, if it bounds the metric that the gates pay for."""
-        full = task.network.cost()
-        bounds = budget.bounds(full)
-        known = self.metric in bounds
-        share = bounds[self.metric] / float(full.metric(self.metric)) if known else middle(self.shares)
+        share = asked_share(task.network, budget, self.metric, middle(self.shares))
         low, high = self.shares
         if low < high and not 0.9 * low <= share <= 1.1 * high:
             warnings.warn(
@@ -305,17 +302,17 @@ class Stamp:
             sgd(weights, self.meta.lr, self.meta.head_lr),
             torch.optim.Adam(learner.generator.parameters(), lr=self.meta.generator_lr),
         )
-        rows, device = [], learner.network.program.device
-        with engine(self.meta.mixed_precision, device) as accelerator:
-            processes = Processes(accelerator, device)
-            for step in range(self.adapt_steps):
-                inner = rng.child("step", step)
-                draw, augment = inner.child("sample"), self.meta.augment
-                sample = pool.draw(pool.classes, self.meta.batch_size, draw, augment=augment, relabel=False)
-                result = gradient_step(learner, weights, optimisers, sample, inner.child("gates"), price, processes)
-                rows.append(dataclasses.asdict(result))
-            processes.copy_from_main(weights.buffers.values())
-        return rows
+        steps = [rng.child("step", step) for step in range(self.adapt_steps)]
+        drawn = (
+            (
+                pool.draw(
+                    pool.classes, self.meta.batch_size, inner.child("sample"), augment=self.meta.augment, relabel=False
+                ),
+                inner.child("gates"),
+            )
+            for inner in steps
+        )
+        return gradient_steps(learner, weights, optimisers, drawn, price, self.meta.mixed_precision)
 
     def _frozen(self, task: Task, budget: Budget, probabilities: list[np.ndarray]) -> Plan:
         if self.freeze == "budget":
