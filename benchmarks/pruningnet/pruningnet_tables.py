@@ -64,8 +64,9 @@ def rank_table(study: Path) -> str:
     order = sorted(trained)
     half = [i for i in order if i >= 10]  # these all cost 30% of the MACs
     lines = [
-        f"| back-end | all {len(order)} structures | the {len(half)} at 30% of the MACs | all, without recalibration |",
-        "|---|---|---|---|",
+        f"| back-end | all {len(order)} structures: accuracy | likelihood | the {len(half)} at 30% of the MACs: accuracy "
+        "| likelihood | all, accuracy, without recalibration |",
+        "|---|---|---|---|---|---|",
     ]
 
     def rho(values: Any, among: list[int]) -> str:
@@ -78,11 +79,13 @@ def rank_table(study: Path) -> str:
         return f"{spearman(scores, np.array([trained[i]['accuracy'] for i in known])):.2f}"
 
     for backend in dict.fromkeys(b for b, _ in scores):
-        with_bn = {i: r["score"] for i, r in scores[backend, "bn"].items()}
+        hits = {i: r["score"] for i, r in scores[backend, "bn"].items()}
+        likelihood = {i: -r["loss"] for i, r in scores[backend, "bn"].items()}
         without = {i: r["score"] for i, r in scores[backend, "no bn"].items()}
-        lines.append(f"| {backend} | {rho(with_bn, order)} | {rho(with_bn, half)} | {rho(without, order)} |")
+        cells = (rho(by, among) for among in (order, half) for by in (hits, likelihood))
+        lines.append(f"| {backend} | {' | '.join(cells)} | {rho(without, order)} |")
     macs = {i: float(r["macs"]) for i, r in trained.items()}
-    lines.append(f"| MACs alone (no search) | {rho(macs, order)} | {rho(macs, half)} | |")
+    lines.append(f"| MACs alone (no search) | {rho(macs, order)} | | {rho(macs, half)} | | |")
     return "\n".join(lines)
 
 

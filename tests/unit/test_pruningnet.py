@@ -1,6 +1,7 @@
 """Generated weights, the supernet, honest scoring, and PruningNet as a method (research/pruningnet.md, section 7.5)."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -243,7 +244,8 @@ def test_calibration_is_the_mean_of_the_batches_in_any_order(cnn):
 def test_scoring_is_deterministic_and_leaves_everything_alone(network):
     supernet = supernet_of(network)
     x, y = torch.randn(40, 1, 28, 28), torch.randint(0, 10, (40,))
-    scorer = Scorer(supernet, [(x, y)], [(x[:30], y[:30]), (x[30:], y[30:])])
+    batches = [(x, y)], [(x[:30], y[:30]), (x[30:], y[30:])]
+    scorer = Scorer(supernet, *batches)
     widths = supernet.codec.widths(supernet.codec.sizes // 2)
     before = {n: t.clone() for n, t in supernet.state_dict().items()}
     state = torch.get_rng_state()
@@ -252,7 +254,16 @@ def test_scoring_is_deterministic_and_leaves_everything_alone(network):
     assert first == second
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(t, supernet.state_dict()[n]) for n, t in before.items())
-    assert first["score"] == round(first["score"] * 40) / 40
+    assert first["score"] == math.exp(-first["loss"])
+    assert first["accuracy"] == round(first["accuracy"] * 40) / 40
+    assert Scorer(supernet, *batches, "accuracy")(widths) == {**first, "score": first["accuracy"]}
+
+
+def test_a_structure_whose_loss_is_not_finite_scores_nothing(network):
+    supernet = supernet_of(network)
+    bad = torch.full((4, 1, 28, 28), torch.nan)
+    scorer = Scorer(supernet, [(torch.randn(8, 1, 28, 28), None)], [(bad, torch.zeros(4, dtype=torch.int64))])
+    assert scorer(supernet.codec.widths(supernet.codec.full))["score"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- the method
@@ -309,7 +320,7 @@ def test_inherit_hands_over_the_generated_weights(fitted):
     hits, count = 0, 0
     for x, y in session.scorer.validation:
         hits, count = hits + int((pruned.model(x).argmax(-1) == y).sum()), count + len(y)
-    assert hits / count == session.scorer(widths)["score"]
+    assert hits / count == session.scorer(widths)["accuracy"]
 
 
 def test_a_killed_fit_ends_as_an_uninterrupted_one(cnn, tmp_path, monkeypatch):
@@ -356,7 +367,7 @@ def test_learning_on_real_digits_separates_wide_from_narrow():
     )  # fmt: skip
     session = method.session(task, method.fit([task], Rng(0)))
     wide, narrow = (
-        session.scorer(session.codec.widths(g))["score"] for g in (session.codec.full, session.codec.smallest)
+        session.scorer(session.codec.widths(g))["accuracy"] for g in (session.codec.full, session.codec.smallest)
     )
     assert wide > 0.5
     assert wide > narrow + 0.1

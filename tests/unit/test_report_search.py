@@ -169,7 +169,7 @@ def test_the_page_shows_the_search():
     page = Page(render_report(record))
     assert any(attributes.get("id") == "search" for _, attributes in page.elements)
     for part in (
-        "Searched 5 structures, best score 75.00% on sub-validation.", "Best and median score by generation",
+        "Searched 5 structures, best: 75.00% accuracy on sub-validation.", "Best and median score by generation",
         "Score against MACs", "Share kept by group", "predicted against measured", "2.54 M", "Pareto front",
     ):  # fmt: skip
         assert part in page.text, part
@@ -222,7 +222,7 @@ def test_the_terminal_gets_one_line():
         out = Console(file=io.StringIO(), width=120, force_terminal=False)
         print_summary(record, out)
         texts.append(out.file.getvalue())  # type: ignore[attr-defined]
-    line = "Searched 5 structures, best score 75.00% on sub-validation\n"
+    line = "Searched 5 structures, best: 75.00% accuracy on sub-validation\n"
     assert texts[0].replace(line, "") == texts[1] and line in texts[0]
 
 

@@ -18,6 +18,7 @@ from metaprune.report.search_rows import (
     generation_rows,
     keep_rows,
     latency_fit,
+    score_name,
     scored,
     winner,
 )
@@ -85,7 +86,7 @@ def scores_figure(record: Record) -> go.Figure | None:
     figure.update_xaxes(title_text="generation" if counted else "structures looked at", tickformat=",d")
     if counted and len(rows) <= 12:
         figure.update_xaxes(dtick=1)
-    figure.update_yaxes(title_text="accuracy on sub-validation", ticksuffix="%")
+    figure.update_yaxes(title_text=score_name(record), ticksuffix="%")
     return figure
 
 
@@ -111,7 +112,7 @@ def front_figure(record: Record) -> go.Figure | None:
     figure.update_xaxes(title_text=_AXES.get(metric, html.escape(metric)), nticks=6)
     if metric in ("macs", "params", "nonzero"):
         figure.update_xaxes(tickformat=".4~s")
-    figure.update_yaxes(title_text="accuracy on sub-validation", ticksuffix="%")
+    figure.update_yaxes(title_text=score_name(record), ticksuffix="%")
     return figure
 
 

@@ -16,7 +16,7 @@ from metaprune.report.units import duration, finite, milliseconds, percentage, q
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A structure that was scored. index: its place in the search. score: accuracy on sub-validation, 0..1.
+    """A structure that was scored. index: its place in the search. score: 0..1, what `score_name` says.
 
     cost: in the metric of `cost_metric`; None where the record does not hold it.
     """
@@ -154,13 +154,18 @@ def latency_fit(record: Record) -> LatencyFit | None:
     return LatencyFit(tuple(pairs), *numbers)
 
 
+def score_name(record: Record) -> str:
+    """What the scores are: accuracy, where the record does not say (only accuracy was there then)."""
+    return f"{_part(record, 'search').get('score') or 'accuracy'} on sub-validation"
+
+
 def search_text(record: Record) -> str:
-    """`Searched 1,000 structures, best score 81.20% on sub-validation`; empty without a search."""
+    """`Searched 1,000 structures, best: 81.20% accuracy on sub-validation`; empty without a search."""
     count, best = len(scored(record)), winner(record)
     if not count or best is None:
         return ""
     structures = f"{count:,} structure{'s' if count != 1 else ''}"
-    return f"Searched {structures}, best score {percentage(best.score)} on sub-validation"
+    return f"Searched {structures}, best: {percentage(best.score)} {score_name(record)}"
 
 
 def section_title(record: Record) -> str:

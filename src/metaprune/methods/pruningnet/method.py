@@ -29,7 +29,7 @@ from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
-from metaprune.methods.pruningnet.supernet import Sampling, Scorer, Supernet, supernet_loss
+from metaprune.methods.pruningnet.supernet import Measure, Sampling, Scorer, Supernet, supernet_loss
 from metaprune.rng import Rng
 from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
 from metaprune.search.config import SearchConfig
@@ -94,6 +94,9 @@ class PruningNet:
     """Training images held out to score structures (the paper: 50 per class); at most half of the training split."""
     calibration: int = 2048
     """Images of sub-training that BatchNorm statistics of every candidate are taken from."""
+    score: Measure = "likelihood"
+    """accuracy (the paper's), or likelihood: the geometric mean of the probabilities of the right classes, exp of minus
+    cross-entropy. It tells structures apart that a thousand images give the same accuracy."""
     batch_size: int = 512
     """Samples per forward pass of scoring."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -112,6 +115,7 @@ class PruningNet:
         require_choice("sampling", self.sampling, ("uniform", "sandwich"))
         require_choice("start", self.start, ("network", "paper"))
         require_choice("channels", self.channels, ("magnitude", "first"))
+        require_choice("score", self.score, ("accuracy", "likelihood"))
         for name, low in (
             ("structures", 3), ("hidden", 1), ("sub_validation", 1), ("calibration", 2), ("batch_size", 2),
         ):  # fmt: skip
@@ -222,7 +226,7 @@ class PruningNet:
         calibration = _calibration(training, self.calibration, self.batch_size, device)
         with replayed(validation, Rng(0).child("validation")):
             scored = list(validation.batches(min(self.batch_size, len(validation)), device=device))
-        return Session(self, task, artifact, codec, Scorer(supernet, calibration, scored))
+        return Session(self, task, artifact, codec, Scorer(supernet, calibration, scored, self.score))
 
     # ------------------------------------------------------------------------------------------ parts
 
@@ -312,7 +316,8 @@ class Session:
         what = {
             "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds], "latency_ms": pace,
             "search": dataclasses.asdict(self.method.search), "seed": [rng.seed, *rng.path],
-            "scoring": [self.method.calibration, self.method.batch_size], "genes": self.codec.sizes.tolist(),
+            "scoring": [self.method.calibration, self.method.batch_size, self.method.score],
+            "genes": self.codec.sizes.tolist(),
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         bound = "_".join(f"{m}{v:.4g}" for m, v in bounds[0].items()) if len(bounds) == 1 else "front"
@@ -338,6 +343,7 @@ class Session:
                 "groups": [g.name for g in self.task.network.space],
                 "widths": rows.tolist(),
                 "scores": [c.score for c in candidates],
+                "score": self.method.score,
                 "losses": [c.found["loss"] for c in candidates],
                 "costs": metrics,
                 "best": candidates.index(best),

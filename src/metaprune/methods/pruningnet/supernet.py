@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from metaprune.network import Network
 from metaprune.search.codec import Codec
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 
+Measure = Literal["likelihood", "accuracy"]
 Sampling = Literal["uniform", "sandwich"]
 
 
@@ -87,23 +89,27 @@ def supernet_loss(label_smoothing: float, distil: bool) -> Callable[[Any, Any, T
 
 
 class Scorer:
-    """Accuracy of a structure with the supernet's weights: statistics from a fixed calibration set, then validation.
+    """How good a structure is with the supernet's weights: statistics from a fixed calibration set, then validation.
 
     Batches stay on the device they are on. Weights of a structure are made once, not once per batch.
 
     Args:
         calibration: (inputs, labels) batches, of training images.
         validation: (inputs, labels) batches that the supernet was not trained on.
+        measure: what `score` is.
         recalibrate: False scores with the model's own running statistics (for the ablation; it does not work).
     """
 
-    def __init__(self, supernet: Supernet, calibration: list[Any], validation: list[Any], *, recalibrate: bool = True):
-        self.supernet = supernet
+    def __init__(
+        self, supernet: Supernet, calibration: list[Any], validation: list[Any], measure: Measure = "likelihood", *,
+        recalibrate: bool = True,
+    ):  # fmt: skip
+        self.supernet, self.measure = supernet, measure
         self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
         self._calibration = [call_arguments(channels_last(i)) for i, _ in calibration] if recalibrate else []
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
-        """Accuracy in 0..1 as `score`, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
+        """`score` and `accuracy` in 0..1, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
         program = self.supernet.network.program
         correct, loss, samples = 0, 0.0, 0
         with torch.no_grad():
@@ -114,7 +120,9 @@ class Scorer:
                 loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
                 correct += int((logits.argmax(dim=-1) == labels).sum())
                 samples += len(labels)
-        return {"score": correct / samples, "loss": loss / samples}
+        loss /= samples
+        found = {"accuracy": correct / samples, "likelihood": math.exp(-loss) if math.isfinite(loss) else 0.0}
+        return {"score": found[self.measure], "accuracy": found["accuracy"], "loss": loss}
 
     def calibrated(self, widths: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
         """(program structure, its tensors) with statistics of the calibration set."""
