@@ -128,6 +128,12 @@ class TestStampPrior(MethodSuite):
     kinds = ("cnn",)
 
 
+@pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+class TestStampFilter(MaskedSuite):
+    method = "stamp"
+    options: ClassVar = {**QUICK_STAMP, "variant": "filter"}
+
+
 QUICK_METAGRAPH = {
     "metanet": {"hidden": 8, "layers": 1},
     "data_models": {"count": 2, "train": {"epochs": 1, "batch_size": 32, "augment": False}},

@@ -20,7 +20,7 @@ class Adapt:
     data: str
     """Target data: builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function."""
     budget: str
-    """Upper bounds, as params=25% or macs=30%."""
+    """Upper bounds, as params=25% or macs=30%; nonzero=25% of one fitted with variant = "filter"."""
     steps: int | None = None
     """Gradient steps before the mask is frozen; by default the recipe's (20)."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()

@@ -40,9 +40,10 @@ class Fit:
         if not is_main_process():
             return 0
         out = console()
+        cost = "nonzero" if info.get("options", {}).get("variant") == "filter" else "params"
         following = {
             "pruningnet": f"metaprune search {folder} --budget macs=50%",
-            "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget params=25%",
+            "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget {cost}=25%",
             "metagraph": f"metaprune prune {self.recipe} --set method.options.artifact={folder}",
         }
         out.print(

@@ -66,7 +66,7 @@ class Weights:
             NotAvailableError: a bound on latency without a latency table.
             PlanError: a pattern of the constraints matches nothing. ConfigError: keep ratios of channels.
         """
-        _Layers(task, plan or Plan(), parse_pattern(self.pattern)).room(budget, self.pattern)
+        MaskedLayers(task, plan or Plan(), parse_pattern(self.pattern)).room(budget, self.pattern)
 
     def slack(self, task: Task, budget: Budget) -> bool:
         """Whether nothing is asked for: the full network meets the budget, and no N:M pattern is wanted."""
@@ -86,7 +86,7 @@ class Weights:
             WeightsError: NaN or infinity. And what `require_feasible` raises.
         """
         pattern = parse_pattern(self.pattern)
-        layers = _Layers(task, plan or Plan(), pattern)
+        layers = MaskedLayers(task, plan or Plan(), pattern)
         room = layers.room(budget, self.pattern)
         parts = {n: layers.part(tensors[n], n).detach() for n in layers.names}
         bad = [n for n, t in parts.items() if not t.isfinite().all()]
@@ -160,7 +160,7 @@ def _top(scores: Tensor, keep: int) -> Tensor:
     return mask
 
 
-class _Layers:
+class MaskedLayers:
     """The weights of a network at a plan that a pattern masks, and what that leaves.
 
     matrices: names of all parameters of two or more dimensions (of more than one index). names: those that are masked.
@@ -213,11 +213,7 @@ class _Layers:
                 "nonzero=50%, or take a method that drops channels",
                 {m: float(cost.metric(m)) for m in bounds},
             )
-        count = sum(math.prod(self.sizes[n]) for n in self.names)
-        if self.pattern is None:
-            least = len(self.names)
-        else:
-            least = count // self.pattern[1] * self.pattern[0]
+        count, least = sum(math.prod(self.sizes[n]) for n in self.names), self.least()
         fixed = int(cost.params) - count
         bound = bounds.get("nonzero", math.inf)
         if fixed + least > bound:
@@ -225,6 +221,12 @@ class _Layers:
                 self._too_many(budget, name, fixed, least, full.params), {"nonzero": float(fixed + least)}
             )
         return count if bound == math.inf else min(count, math.floor(bound) - fixed)
+
+    def least(self) -> int:
+        """Weights of the masked tensors that stay whatever the budget."""
+        if self.pattern is None:
+            return len(self.names)
+        return sum(math.prod(self.sizes[n]) for n in self.names) // self.pattern[1] * self.pattern[0]
 
     def _too_many(self, budget: Budget, name: str, fixed: int, least: int, full: int) -> str:
         reached = f"{fixed + least:,} nonzero parameters, {100 * (fixed + least) / full:.2f}% of {full:,}"
@@ -245,15 +247,21 @@ def _named(patterns: tuple[str, ...], parameter: str) -> bool:
 
 def layer_weights(network: Network) -> set[str]:
     """Parameters that linear layers and convolutions read as [outputs, inputs, *kernel], packed projections too."""
-    found = set()
+    return set(layer_groups(network))
+
+
+def layer_groups(network: Network) -> dict[str, int]:
+    """The same, each with the groups of its convolution; 1 of a linear layer."""
+    found = {}
     for node in network.captured.graph.nodes:
         if node.op != "call_function" or op_name(node.target) not in _LAYERS:
             continue
-        source: Any = bound_arguments(node)["weight"]
+        arguments = bound_arguments(node)
+        source: Any = arguments["weight"]
         shape = source.meta["val"].shape[1:]
         while isinstance(source, fx.Node) and source.op == "call_function" and op_name(source.target) in _PARTS:
             source = source.args[0]
         name = network.captured.sources.get(getattr(source, "name", ""))
         if name is not None and network.tensors[name].shape[1:] == shape:
-            found.add(name)
+            found[name] = arguments.get("groups", 1)
     return found

@@ -31,8 +31,11 @@ _NOTES = {
         "variety is 1 less the Jaccard index with the mask of the episode before, in the first with the full network: "
         "where it stays near zero, every data set gets about the same mask."
     ),
-    "masks": "Probability of every channel to be kept, highest first. The mark is at the share that was kept.",
-    "alike": "Jaccard index of kept channels: this target and those that the same artifact was adapted to before.",
+    "masks": (
+        "Probability of every channel, or filter pair of a layer, to be kept, highest first. The mark is at the share "
+        "that was kept."
+    ),
+    "alike": "Jaccard index of what is kept: this target and those that the same artifact was adapted to before.",
     "targets": "This target and those that the same artifact was adapted to before, each on its own test split.",
     "time": "From the data set to the small network. Meta-training is not in it: it is paid once, for all data sets.",
 }
@@ -93,7 +96,7 @@ def _episode_hover(row: EpisodeRow) -> str:
 
 
 def masks_figure(record: Record) -> go.Figure | None:
-    """A strip of sorted keep probabilities per group, marked where the kept ones end; None without probabilities."""
+    """A strip of sorted keep probabilities per group or layer, marked where the kept ones end; None without any."""
     rows = mask_rows(record)
     if not rows:
         return None
@@ -121,12 +124,12 @@ def masks_figure(record: Record) -> go.Figure | None:
     style(figure, height=max(240, 130 + 24 * len(rows)) if few else 520)
     ticks = list(range(0, 101, 25))
     figure.update_xaxes(
-        title_text="share of the group's channels, most probable first", range=[0, 125 if few else 100.5],
-        tickvals=ticks, ticktext=[f"{tick}%" for tick in ticks], showgrid=False,
+        title_text="share of the group's channels or the layer's pairs, most probable first",
+        range=[0, 125 if few else 100.5], tickvals=ticks, ticktext=[f"{tick}%" for tick in ticks], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, tickfont_size=11, showticklabels=few)
     if not few:
-        figure.update_yaxes(title_text="channel group, from input to output (names on hover)")
+        figure.update_yaxes(title_text="group or layer, from input to output (names on hover)")
     return figure
 
 

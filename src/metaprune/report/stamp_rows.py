@@ -31,7 +31,8 @@ class EpisodeRow:
 
 @dataclass(frozen=True, slots=True)
 class MaskRow:
-    """One channel group. probabilities: to be kept, highest first. group: None where the record does not know it."""
+    """One channel group, or layer of filter pairs. probabilities: to be kept, highest first. group: how many were, None
+    where the record does not know it."""
 
     name: str
     probabilities: tuple[float, ...]
@@ -54,8 +55,8 @@ def episode_rows(record: Record) -> list[EpisodeRow]:
 
 
 def mask_rows(record: Record) -> list[MaskRow]:
-    """Keep probabilities per channel group, in the order of the network."""
-    groups = {group.name: group for group in group_rows(record)}
+    """Keep probabilities per channel group or layer, in the order of the network."""
+    groups = {group.name: group for group in [*group_rows(record), *pair_rows(record)]}
     rows = []
     for name, values in mapping_or_empty(_stamp(record).get("probabilities")).items():
         known = [p for value in list_or_empty(values) if (p := finite(value)) is not None]
@@ -64,9 +65,22 @@ def mask_rows(record: Record) -> list[MaskRow]:
     return rows
 
 
+def pair_rows(record: Record) -> list[GroupRow]:
+    """Filter pairs per layer, before and after; none where channels had the gates."""
+    rows = []
+    for layer in map(mapping_or_empty, list_or_empty(_pairs(record).get("layers"))):
+        pairs, zero = finite(layer.get("pairs")), finite(layer.get("zero"))
+        if pairs and zero is not None:
+            rows.append(GroupRow(str(layer.get("name")), int(pairs), int(pairs - zero), 1 - zero / pairs, ()))
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class TargetRow:
-    """One data set at one budget. kept: numbers of the kept channels. share: of parameters; accuracy: at the end."""
+    """One data set at one budget.
+
+    kept: numbers of the kept channels or pairs. share: of nonzero parameters. accuracy: at the end.
+    """
 
     name: str
     data: str
@@ -82,7 +96,8 @@ def target_rows(record: Record) -> list[TargetRow]:
     for found in [*map(mapping_or_empty, list_or_empty(_stamp(record).get("targets"))), this]:
         kept = [int(k) for value in list_or_empty(found.get("kept")) if (k := finite(value)) is not None]
         cost, quality = mapping_or_empty(found.get("cost")), mapping_or_empty(found.get("quality"))
-        after, before = (finite(mapping_or_empty(cost.get(k)).get("params")) for k in ("after", "before"))
+        counts = [mapping_or_empty(cost.get(k)) for k in ("after", "before")]
+        after, before = (finite(c.get("nonzero", c.get("params"))) for c in counts)  # the same where channels are cut
         accuracy = finite(mapping_or_empty(quality.get("recovered") or quality.get("cut")).get("accuracy"))
         if kept:
             data, budget = str(found.get("data") or "data"), mapping_or_empty(found.get("budget"))
@@ -110,6 +125,7 @@ def stamp_text(record: Record) -> str:
     parts = [f"meta-trained over {_counted(episodes, 'episode')}"] if episodes else []
     parts += [f"adapted in {_counted(steps, 'step')}"] if steps else []
     parts += [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
+    parts += _sparsity(record)
     text = ", ".join(parts)
     return text[:1].upper() + text[1:]
 
@@ -120,6 +136,7 @@ def closing_text(record: Record) -> str:
     told = mapping_or_empty(_meta(record).get("conditioning"))
     margin, spent = finite(told.get("margin")), finite(mapping_or_empty(_stamp(record).get("seconds")).get("adapt"))
     parts = [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
+    parts += _sparsity(record)
     if margin is not None:
         parts += [f"mask margin {margin:.3f}{' (collapsed)' if told.get('collapsed') is True else ''}"]
     parts += [f"adapted in {duration(spent)}"] if spent is not None else []
@@ -130,13 +147,30 @@ def fact_rows(record: Record) -> list[FactRow]:
     """The small table: how much masks depend on the data, the adaptation, and what all stages took."""
     found, meta = _stamp(record), _meta(record)
     macs, seconds = mapping_or_empty(found.get("macs")), mapping_or_empty(found.get("seconds"))
-    rows = [*_conditioning_facts(record), *_adaptation_facts(record)]
+    rows = [*_pair_facts(record), *_conditioning_facts(record), *_adaptation_facts(record)]
     for key, detail in (
         ("adapt", "reading, forward and backward of every step"),
         ("encode", "reading the data set for the final mask, forward only"),
     ):
         rows += effort_rows(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
     return [*rows, *effort_rows("Meta-training (paid once)", meta, "reading, forward and backward of every step")]
+
+
+def _sparsity(record: Record) -> list[str]:
+    found = finite(_pairs(record).get("sparsity"))
+    return [] if found is None else [f"group sparsity {percentage(found, 1)}"]
+
+
+def _pair_facts(record: Record) -> list[FactRow]:
+    sparsity, layers = finite(_pairs(record).get("sparsity")), list_or_empty(_pairs(record).get("layers"))
+    if sparsity is None:
+        return []
+    detail = "pairs of an output and an input that are zero, of the layers with gates; this brings no dense speed-up"
+    rows = [FactRow("Group sparsity", percentage(sparsity, 1), detail)]
+    for key, name in (("empty_outputs", "Empty outputs"), ("empty_inputs", "Empty inputs")):
+        count = sum(int(finite(mapping_or_empty(layer).get(key)) or 0) for layer in layers)
+        rows.append(FactRow(name, f"{count:,}", "of a layer, with all pairs zero by chance; they stay"))
+    return rows
 
 
 def _conditioning_facts(record: Record) -> list[FactRow]:
@@ -177,6 +211,10 @@ def _steps(record: Record) -> list[Mapping[str, Any]]:
 
 def _meta(record: Record) -> Mapping[str, Any]:
     return mapping_or_empty(_stamp(record).get("meta_training"))
+
+
+def _pairs(record: Record) -> Mapping[str, Any]:
+    return mapping_or_empty(_stamp(record).get("pairs"))
 
 
 def _stamp(record: Record) -> Mapping[str, Any]:

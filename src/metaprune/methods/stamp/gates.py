@@ -1,4 +1,4 @@
-"""Distributions of one gate per channel: what the mask generator emits, what training draws, what it pays."""
+"""Distributions of one gate per channel (or pair): what the mask generator emits, what training draws, what it pays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Set encoder and mask generator: a data set in, a keep probability of every channel out.
+"""Set encoder and mask generator: a data set in, a keep probability of every gate out.
 
 Song et al., Rapid Structural Pruning of Neural Networks with Set-based Task-Adaptive Meta-Pruning, 2020. No text beyond
 the abstract could be read: the abstract fixes that the mask is a function of the target set; the form is ours.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,14 @@ class SetEncoder(nn.Module):
         return self.layers[1](torch.stack(classes)[None])[0].mean(dim=0)
 
 
+class Part(NamedTuple):
+    """A set of gates with a network of its own: how many, how many values the network emits, which groups it sees."""
+
+    gates: int
+    values: int
+    groups: tuple[int, ...]
+
+
 class MaskGenerator(nn.Module):
     """The set encoder and, per channel group, a two-layer network from [pooled activations; set embedding].
 
@@ -77,16 +85,18 @@ class MaskGenerator(nn.Module):
         widths: channels of every group. tapped: groups whose activations are read.
         use_set, use_activations: what it sees; with neither the gates are learned but the same for all data.
         shares: least and most share of the full cost that it is asked for; one share for all is no input.
-        keep: probability that every channel starts with.
+        keep: probability that every gate starts with.
+        parts: sets of gates other than the groups; a subclass then brings `gates_from`.
     """
 
     def __init__(
         self, widths: Sequence[int], tapped: set[int], features: int, *, dim: int, heads: int, hidden: int,
         encoder: Encoder, prior: Prior, use_set: bool, use_activations: bool, keep: float,
-        shares: tuple[float, float],
+        shares: tuple[float, float], parts: Sequence[Part] | None = None,
     ):  # fmt: skip
         super().__init__()
         self.shares = shares
+        parts = [Part(width, width, (g,)) for g, width in enumerate(widths)] if parts is None else parts
         self.prior: type[Bernoulli] | type[BetaBernoulli] = PRIORS[prior]
         self.encoder = SetEncoder(features, dim, heads, encoder) if use_set else None
         self.register_buffer("bank_features", torch.zeros(BANK_SETS, BANK_SAMPLES, features))
@@ -94,20 +104,22 @@ class MaskGenerator(nn.Module):
         self.read = [g for g in range(len(widths)) if use_activations and g in tapped]
         for g in self.read:
             self.register_buffer(f"bank_pooled{g}", torch.zeros(BANK_SETS, widths[g]))
+        self.sees = [[g for g in part.groups if g in self.read] for part in parts]
+        self.active: Sequence[int] = range(len(parts))  # those whose gates are asked for
         self.bodies, self.biases, self.slopes = nn.ModuleDict(), nn.ParameterList(), nn.ParameterList()
         start = torch.tensor(self.prior.start(keep))
-        for g, width in enumerate(widths):
-            inputs, outputs = (width if g in self.read else 0) + (dim if use_set else 0), width * len(start)
+        for number, (part, seen) in enumerate(zip(parts, self.sees, strict=True)):
+            inputs, outputs = sum(widths[g] for g in seen) + (dim if use_set else 0), part.values * len(start)
             if inputs:
                 # no biases inside: of inputs with mean zero an odd function has mean zero, so that what all data sets
                 # have in common (the pressure to drop) moves `biases` and cannot saturate what tells them apart
                 first, last = nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, outputs, bias=False)
                 nn.init.normal_(last.weight, std=0.1 / hidden**0.5)  # no chance mask that a saturated gate would keep
-                self.bodies[str(g)] = nn.Sequential(first, nn.Tanh(), last)
-            self.biases.append(nn.Parameter(start.repeat(width, 1)))
+                self.bodies[str(number)] = nn.Sequential(first, nn.Tanh(), last)
+            self.biases.append(nn.Parameter(start.repeat(part.gates, 1)))
             if shares[0] < shares[1]:
                 # not through the body: set embeddings saturate its units, and one more input would not be heard
-                self.slopes.append(nn.Parameter(torch.zeros(width, len(start))))
+                self.slopes.append(nn.Parameter(torch.zeros(part.gates, len(start))))
 
     def remember(self, views: Sequence[SetView], labels: Sequence[Tensor]) -> None:
         """Fill the bank: BANK_SETS reference sets of BANK_SAMPLES samples, by which all sets are standardised."""
@@ -122,14 +134,20 @@ class MaskGenerator(nn.Module):
         if self.encoder is not None:
             bank = self.encoder(self.bank_features, self.bank_labels)
             embedding = [standardised(self.encoder(view.features, labels), bank)]
+        pooled = {
+            g: standardised(x.log1p(), getattr(self, f"bank_pooled{g}"))
+            for g in self.read if (x := view.pooled[g]) is not None
+        }  # fmt: skip
         raw = []
-        for g, bias in enumerate(self.biases):
-            found, pooled = list(embedding), view.pooled[g]
-            if g in self.read and pooled is not None:
-                found.insert(0, standardised(pooled.log1p(), getattr(self, f"bank_pooled{g}")))
-            own = bias + asked * self.slopes[g] if self.slopes else bias * 1.0
-            raw.append(own + self.bodies[str(g)](torch.cat(found)).reshape(bias.shape) if found else own)
+        for number in self.active:
+            bias, seen = self.biases[number], [*(pooled[g] for g in self.sees[number] if g in pooled), *embedding]
+            own = bias + asked * self.slopes[number] if self.slopes else bias * 1.0
+            raw.append(own + self.gates_from(number, self.bodies[str(number)](torch.cat(seen))) if seen else own)
         return self.prior(raw)
+
+    def gates_from(self, number: int, values: Tensor) -> Tensor:
+        """What the network of a part emitted, as raw gates [gates, parameters of a gate]."""
+        return values.reshape(self.biases[number].shape)
 
     def _asked(self, share: float) -> float:
         """The share as the slopes take it: its logarithm, from -1 to 1 over what training asked for, no further."""

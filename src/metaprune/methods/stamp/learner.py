@@ -85,6 +85,16 @@ class GatedLoss(ABC):
     def gates_of(self, sample: Sample, share: float) -> Any:
         """The gate distribution for a sample of a data set, to keep about `share` of the full cost."""
 
+    def run(
+        self, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], args: tuple, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """What the network returns under drawn gates, in training mode."""
+        return self.gated.run(tensors, gates, args, kwargs, training=True)
+
+    def kept(self, probabilities: Sequence[Tensor]) -> Tensor:
+        """Expected share of the full cost, []."""
+        return self.cost(torch.stack([p.sum() for p in probabilities]))
+
     def trainable(self, tensors: Mapping[str, Tensor], new: Collection[str | None] = (), classes: int = 0) -> Weights:
         """Trainable copies of `tensors`; those in `new` are a head of zeros for `classes` classes."""
         leaves, buffers, head = {}, {}, {}
@@ -115,11 +125,11 @@ class GatedLoss(ABC):
         if processes.count > 1:
             args, kwargs = (share_of(x, own.start, own.stop, own.step) for x in (args, kwargs))
         with processes.autocast():
-            output = self.gated.run(weights.tensors(), drawn, args, kwargs, training=True)
+            output = self.run(weights.tensors(), drawn, args, kwargs)
         logits = logits_of(output)
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         probabilities = gates.probabilities()
-        kept = self.cost(torch.stack([p.sum() for p in probabilities]))
+        kept = self.kept(probabilities)
         loss = part * cross_entropy(logits, labels)
         loss = loss + price.strength * torch.log(kept / price.target).square() + price.kl_weight * gates.kl()
         if price.decay:
@@ -140,6 +150,11 @@ class Learner(GatedLoss):
         self.generator: MaskGenerator = generator_of(self.gated.widths, self.reader.tapped, self.head.features)
         self.generator.to(network.program.device)
 
+    @property
+    def gates(self) -> int:
+        """How many gates there are."""
+        return sum(self.gated.widths)
+
     def weights(self, tensors: Mapping[str, Tensor], classes: int) -> Weights:
         """Trainable copies of `tensors`, with a head of zeros for `classes` classes."""
         return self.trainable(tensors, {self.head.weight, self.head.bias}, classes)
@@ -150,7 +165,7 @@ class Learner(GatedLoss):
 
     @torch.no_grad()
     def probabilities(self, samples: Sequence[Sample], share: float) -> list[np.ndarray]:
-        """Keep probabilities [width] per group: the mean over samples of one data set."""
+        """Keep probabilities [gates] per group (or what else has gates): the mean over samples of one data set."""
         self.generator.eval()
         each = [self.gates_of(sample, share).probabilities() for sample in samples]
         self.generator.train()

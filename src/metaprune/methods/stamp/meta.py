@@ -82,7 +82,7 @@ class MetaState(nn.Module):
     """What meta-training changes: the generator, the network's weights and buffers, the last episode's mask."""
 
     def __init__(
-        self, generator: nn.Module, tensors: dict[str, Tensor], channels: int, heads: Sequence[dict[str, Tensor]] = ()
+        self, generator: nn.Module, tensors: dict[str, Tensor], gates: int, heads: Sequence[dict[str, Tensor]] = ()
     ):
         super().__init__()
         self.generator = generator
@@ -93,7 +93,7 @@ class MetaState(nn.Module):
                 self.register_buffer(f"head{number}_{i}", tensor.detach().clone())
         for i, tensor in enumerate(tensors.values()):
             self.register_buffer(f"tensor{i}", tensor.detach().clone())
-        self.register_buffer("last_mask", torch.ones(channels, dtype=torch.bool))
+        self.register_buffer("last_mask", torch.ones(gates, dtype=torch.bool))
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: getattr(self, f"tensor{i}") for i, name in enumerate(self._names)}
@@ -209,6 +209,31 @@ def _fomaml(
         for name, buffer in weights.buffers.items():
             if buffer.is_floating_point():
                 own[name].lerp_(buffer, 0.1)
+
+
+def conditioning(
+    learner: Learner, pools: Sequence[Pool], config: MetaConfig, rng: Rng, tasks: int = 8
+) -> dict[str, Any]:
+    """How alike the masks of two samples of one task are, and those of different tasks: Jaccard at equal size.
+
+    Equal size: each mask is the half of all gates with the highest probabilities.
+    """
+    masks: list[list[np.ndarray]] = []
+    for number in range(max(tasks, len(pools))):
+        draw, pool = rng.child(number), pools[number % len(pools)]
+        classes, look = pool.choose(config.ways, draw.child("classes")), config.look(draw)
+        found = []
+        for twin in range(2):
+            sample = pool.draw(
+                classes, config.batch_size, draw.child("sample", twin), augment=config.augment, look=look
+            )
+            flat = np.concatenate(learner.probabilities([sample], middle(learner.generator.shares)))
+            found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
+        masks.append(found)
+    same = float(np.mean([jaccard(*pair) for pair in masks]))
+    n = len(masks)
+    other = float(np.mean([jaccard(masks[i][0], masks[j][1]) for i in range(n) for j in range(n) if i != j]))
+    return {"jaccard_same": same, "jaccard_different": other, "margin": same - other, "tasks": n}
 
 
 def middle(shares: tuple[float, float]) -> float:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,10 +25,12 @@ from metaprune.errors import CollapseWarning, ConfigError, DataError, Infeasible
 from metaprune.files import tensors_digest
 from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
+from metaprune.methods.stamp.channels import Channels
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
 from metaprune.methods.stamp.learner import Learner, Price, Weights, asked_share, gradient_steps, sgd
-from metaprune.methods.stamp.meta import MetaConfig, MetaState, jaccard, meta_train, middle
+from metaprune.methods.stamp.meta import MetaConfig, MetaState, conditioning, meta_train, middle
+from metaprune.methods.stamp.pairs import Pairs
 from metaprune.methods.stamp.reader import Head
 from metaprune.rng import Rng
 from metaprune.strict import from_dict
@@ -39,7 +40,7 @@ from metaprune.train.processes import Processes
 from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
 
 Freeze = Literal["budget", "threshold"]
-Variant = Literal["weights", "structure"]
+Variant = Literal["weights", "structure", "filter"]
 _LEAST_MARGIN = 0.02  # in Jaccard, of masks of one task over masks of different tasks
 _FITTED = (
     "meta", "references", "metric", "strength", "shares", "kl_weight", "logit_decay", "prior", "temperature", "encoder",
@@ -60,7 +61,7 @@ class Stamp:
     references: tuple[str, ...] = ()
     """More reference data sets, as data specs; made to fit the shape of the first."""
     metric: Metric = "params"
-    """Cost that the gates pay for."""
+    """Cost that the gates pay for; of variant = "filter" nonzero, which the default then is."""
     strength: float = 2.0
     """Weight of the price of an expected cost off the share that is asked for, beside the cross-entropy."""
     shares: tuple[float, float] = (0.06, 0.5)
@@ -81,9 +82,9 @@ class Stamp:
     heads: int = 4
     """Attention heads of the set encoder."""
     hidden: int = 32
-    """Hidden units of every group's generator."""
+    """Hidden units of every group's (every layer's) generator."""
     keep: float = 0.95
-    """Probability to be kept that channels start with."""
+    """Probability to be kept that gates start with."""
     use_set: bool = True
     """Let the generator see the set's embedding."""
     use_activations: bool = True
@@ -93,9 +94,11 @@ class Stamp:
     sets: int = 4
     """Samples of the target that the frozen mask is the mean of."""
     freeze: Freeze = "budget"
-    """budget: the most probable channels that fit; threshold: those above 0.5, which have to be within the budget."""
+    """budget: what is most probable and fits; threshold: all above 0.5, which has to be within the budget."""
     variant: Variant = "weights"
-    """weights: hand over the adapted weights; structure: only what is kept (for recover = "scratch")."""
+    """Gates per channel, and weights: hand over the adapted weights; structure: only what is kept (for recover =
+    "scratch"). filter: a gate per pair of an output and an input of a layer; pairs are held at zero within a `nonzero`
+    budget, which brings no dense speed-up. An artifact is fitted for channels or for pairs."""
     artifact: str | None = None
     """Folder of `metaprune fit stamp`; None: meta-train on this task's own data first."""
     fitted: Artifact | None = field(default=None, repr=False)
@@ -106,8 +109,15 @@ class Stamp:
         require_choice("stamp.prior", self.prior, ("none", "beta_bernoulli"))
         require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
         require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
-        require_choice("stamp.variant", self.variant, ("weights", "structure"))
+        require_choice("stamp.variant", self.variant, ("weights", "structure", "filter"))
         require_choice("stamp.meta.mixed_precision", self.meta.mixed_precision, ("no", "bf16"))
+        if self.variant == "filter":
+            if self.metric not in ("params", "nonzero"):
+                raise ConfigError(
+                    f"stamp.metric={self.metric!r} is a dense cost, which zeros do not change: with variant='filter' "
+                    "leave metric out when you fit, it is then 'nonzero'"
+                )
+            object.__setattr__(self, "metric", "nonzero")  # of full widths, params without what is zero
         require_number("stamp.strength", self.strength, 0.0)
         require_number("stamp.logit_decay", self.logit_decay, 0.0)
         if len(self.shares) != 2 or not 0 < self.shares[0] <= self.shares[1] <= 1:
@@ -122,6 +132,14 @@ class Stamp:
             raise ConfigError(f"stamp.meta.ways={list(self.meta.ways)}: give least and most classes, at least 2")
         if self.kl_weight and self.prior == "none":
             raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
+
+    def require_feasible(self, task: Task, budget: Budget) -> None:
+        """See `metaprune.methods.base.require_feasible`."""
+        self._form(task).slack(budget)
+
+    def _form(self, task: Task) -> Channels | Pairs:
+        """What has gates."""
+        return Pairs(task) if self.variant == "filter" else Channels(task)
 
     # ------------------------------------------------------------------------------------------ meta-training
 
@@ -145,10 +163,11 @@ class Stamp:
         learner = self._learner(task, rng, task.network.tensors)
         self._fill_bank(learner, pools, rng.child("bank"))
         heads = [learner.weights(task.network.tensors, len(p.classes)).head for p in pools]
-        state = MetaState(learner.generator, _own(task, learner.head), sum(learner.gated.widths), heads)
+        state = MetaState(learner.generator, _own(task, learner.head), learner.gates, heads)
         identity = {
             "stamp": self._fit_options(), "space": digest, "data": [[d.name, d.digest] for d in data],
             "weights": tensors_digest(task.network.tensors), "seed": [rng.seed, *rng.path],
+            **self._form(task).identity,
         }  # fmt: skip
         with engine(self.meta.mixed_precision, device) as accelerator:
             processes = Processes(accelerator, device)
@@ -183,6 +202,8 @@ class Stamp:
 
     def _fit_options(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in _FITTED}
+        if self.variant == "filter":  # an artifact that does not say is of channels
+            found["variant"] = self.variant
         return plain({**found, "meta": dataclasses.asdict(self.meta)})
 
     def _fill_bank(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> None:
@@ -196,37 +217,19 @@ class Stamp:
             labels.append(sample.labels)
         learner.generator.remember(views, labels)
 
-    def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng, tasks: int = 8) -> dict[str, Any]:
-        """How alike the masks of two samples of one task are, and those of different tasks: Jaccard at equal size.
-
-        Equal size: each mask is the half of all channels with the highest probabilities.
-        """
-        masks: list[list[np.ndarray]] = []
-        for number in range(max(tasks, len(pools))):
-            draw = rng.child(number)
-            pool = pools[number % len(pools)]
-            classes, look = pool.choose(self.meta.ways, draw.child("classes")), self.meta.look(draw)
-            found = []
-            for twin in range(2):
-                sample = pool.draw(
-                    classes, self.meta.batch_size, draw.child("sample", twin), augment=self.meta.augment, look=look
-                )
-                flat = np.concatenate(learner.probabilities([sample], middle(self.shares)))
-                found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
-            masks.append(found)
-        same = float(np.mean([jaccard(*pair) for pair in masks]))
-        n = len(masks)
-        other = float(np.mean([jaccard(masks[i][0], masks[j][1]) for i in range(n) for j in range(n) if i != j]))
-        collapsed = same - other < _LEAST_MARGIN
+    def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> dict[str, Any]:
+        """How alike masks are, see `meta.conditioning`; warns where they do not depend on the data set, and could."""
+        found = conditioning(learner, pools, self.meta, rng)
+        collapsed = found["margin"] < _LEAST_MARGIN
         if (self.use_set or self.use_activations) and collapsed:
+            same, other = found["jaccard_same"], found["jaccard_different"]
             warnings.warn(
                 f"the mask generator gives every data set about the same mask (Jaccard {same:.3f} within, {other:.3f} "
                 "between tasks): what it learned is a good fixed mask. More varied references=[...], a lower "
                 "generator_lr or more episodes may help",
                 CollapseWarning, stacklevel=3,
             )  # fmt: skip
-        figures = {"jaccard_same": same, "jaccard_different": other, "margin": same - other, "tasks": n}
-        return {**figures, "collapsed": collapsed}
+        return {**found, "collapsed": collapsed}
 
     # ------------------------------------------------------------------------------------------ a target data set
 
@@ -237,10 +240,10 @@ class Stamp:
             InfeasibleBudgetError: no structure meets the budget, or with freeze="threshold" the generator's does not.
             ConfigError: an artifact of another network. DataError: one class, or data that cannot be indexed.
         """
-        data = task.require_data(self.name)
-        allocator = task.allocator(budget)
+        data, form = task.require_data(self.name), self._form(task)
+        slack = form.slack(budget)
         pool = Pool(data, task.network.program.device)
-        if allocator.slack:
+        if slack:
             return Proposal(Plan())
         artifact = self._artifact(task, rng)
         made = self._as_fitted(task, artifact)
@@ -256,23 +259,21 @@ class Stamp:
         ]
         found = learner.probabilities(samples, price.target)
         seconds = {"adapt": adapted - began, "encode": time.perf_counter() - adapted}
-        plan = self._frozen(task, budget, found)
-        details = {"stamp": made._report(task, artifact, plan, found) | {"seconds": seconds, "adaptation": rows}}
-        new = {n: t.detach() for n, t in weights.tensors().items()}
-        return Proposal(plan, new if self.variant == "weights" else None, (), details)
+        kept = form.best(budget, found) if self.freeze == "budget" else form.above(0.5, found)
+        _require_within(task, budget, kept)
+        told = made._report(task, artifact, kept.plan) | form.figures(kept, found)
+        details = {**kept.details, "stamp": told | {"seconds": seconds, "adaptation": rows}}
+        new = None if self.variant == "structure" else {n: t.detach() for n, t in weights.tensors().items()}
+        return dataclasses.replace(kept, weights=new, details=details)
 
-    def _report(self, task: Task, artifact: Artifact, plan: Plan, found: list[np.ndarray]) -> dict[str, Any]:
+    def _report(self, task: Task, artifact: Artifact, plan: Plan) -> dict[str, Any]:
         full, kept = float(task.network.cost().macs), float(task.network.cost(plan).macs)
         samples = self.meta.batch_size
         return {
             "macs": {"adapt": self.adapt_steps * samples * 4 * full, "encode": self.sets * samples * full},
             "meta_training": {k: artifact.info[k] for k in ("macs", "seconds", "conditioning", "history")},
             "kept_macs": kept / full,
-            "kept": np.flatnonzero(np.concatenate(plan.masks(task.network.space))).tolist(),
             "targets": self._targets(task),
-            "probabilities": {
-                g.name: [round(float(p), 4) for p in ps] for g, ps in zip(task.network.space, found, strict=True)
-            },
         }
 
     def _targets(self, task: Task) -> list[dict[str, Any]]:
@@ -314,36 +315,20 @@ class Stamp:
         )
         return gradient_steps(learner, weights, optimisers, drawn, price, self.meta.mixed_precision)
 
-    def _frozen(self, task: Task, budget: Budget, probabilities: list[np.ndarray]) -> Plan:
-        if self.freeze == "budget":
-            return task.allocator(budget).by_scores(probabilities)
-        masks = [p > 0.5 for p in probabilities]
-        for mask, p in zip(masks, probabilities, strict=True):  # one dead layer would end the network
-            mask[np.argsort(-p, kind="stable")[: max(1, task.constraints.min_keep)]] = True
-        plan = Plan.of(task.network.space, masks)
-        cost, bounds = task.network.cost(plan), budget.bounds(task.network.cost())
-        reached = {m: float(cost.metric(m)) for m in bounds}
-        over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
-        if over:
-            raise InfeasibleBudgetError(
-                f"the generator's own mask exceeds the budget ({'; '.join(over)}): use freeze='budget', or fit with a "
-                "larger strength",
-                reached,
-            )
-        return plan
-
     # ------------------------------------------------------------------------------------------ parts
 
     def _learner(self, task: Task, rng: Rng, reference: Any) -> Learner:
+        form = self._form(task)
+
         def generator(widths: Sequence[int], tapped: set[int], features: int) -> MaskGenerator:
             with rng.child("generator").torch_global():
-                return MaskGenerator(
+                return form.generator(
                     widths, tapped, features, dim=self.set_dim, heads=self.heads, hidden=self.hidden,
                     encoder=self.encoder, prior=self.prior, use_set=self.use_set,
                     use_activations=self.use_activations, keep=self.keep, shares=self.shares,
                 )  # fmt: skip
 
-        return Learner(task.network, generator, reference, self.metric, self.temperature)
+        return form.learner(task.network, generator, reference, self.metric, self.temperature)
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
         """A new one is meta-trained on the task's own data."""
@@ -360,7 +345,8 @@ class Stamp:
         """This method with the options that the artifact was fitted with.
 
         Raises:
-            ConfigError: the artifact is of another network. DataError: of samples with other channels.
+            ConfigError: the artifact is of another network, or of gates of another form. DataError: of samples with
+            other channels.
         """
         artifact.require(space=task.network.space.digest())
         shape, here = artifact.info["shape"], list(task.require_data(self.name).input_shape)
@@ -369,6 +355,12 @@ class Stamp:
                 f"the artifact was fitted on samples of shape {shape}, these are {here}: set data.channels={shape[0]}"
             )
         fitted = from_dict(Stamp, dict(artifact.info["options"]), "stamp")
+        if "filter" in (self.variant, fitted.variant) and self.variant != fitted.variant:
+            has = "filter pairs" if fitted.variant == "filter" else "channels"
+            raise ConfigError(
+                f"the artifact has gates of {has}, and stamp.variant={self.variant!r} needs others: set it to "
+                f"{fitted.variant!r}, or run `metaprune fit` with variant={self.variant!r}, into another folder"
+            )
         return dataclasses.replace(self, **{name: getattr(fitted, name) for name in _FITTED})
 
     def _restored(self, task: Task, artifact: Artifact, classes: int) -> tuple[Learner, Weights]:
@@ -382,6 +374,19 @@ class Stamp:
         learner = self._learner(task, Rng(0), {**task.network.tensors, **part("reference.")})
         learner.generator.load_state_dict(part("generator."))
         return learner, learner.weights(part("network."), classes)
+
+
+def _require_within(task: Task, budget: Budget, kept: Proposal) -> None:
+    """Raises InfeasibleBudgetError where the generator's own mask, at a threshold, costs more."""
+    cost, bounds = task.network.cost(kept.plan, masks=kept.masks), budget.bounds(task.network.cost())
+    reached = {m: float(cost.metric(m)) for m in bounds}
+    over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
+    if over:
+        raise InfeasibleBudgetError(
+            f"the generator's own mask exceeds the budget ({'; '.join(over)}): use freeze='budget', or fit with a "
+            "larger strength",
+            reached,
+        )
 
 
 def _own(task: Task, head: Head) -> dict[str, Tensor]:

@@ -1,0 +1,49 @@
+"""Gates per channel: variants `weights` and `structure`. What is kept is a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from metaprune.methods.base import Task
+from metaprune.methods.stamp.generator import MaskGenerator
+from metaprune.methods.stamp.learner import Learner
+from metaprune.values import Budget, Plan, Proposal
+
+
+class Channels:
+    """One gate per channel of every group, consumed where `elastic.gated` says."""
+
+    generator = MaskGenerator
+    learner = Learner
+    identity: ClassVar[dict[str, Any]] = {}  # what an artifact says of the form beside the method's options
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def slack(self, budget: Budget) -> bool:
+        """Whether the full network meets `budget`. Raises InfeasibleBudgetError if no structure does."""
+        return self.task.allocator(budget).slack
+
+    def best(self, budget: Budget, probabilities: Sequence[np.ndarray]) -> Proposal:
+        """The most probable channels that fit."""
+        return Proposal(self.task.allocator(budget).by_scores(probabilities))
+
+    def above(self, threshold: float, probabilities: Sequence[np.ndarray]) -> Proposal:
+        """The channels that are more probable than `threshold`, and `min_keep` of every group."""
+        masks = [p > threshold for p in probabilities]
+        for mask, p in zip(masks, probabilities, strict=True):  # one dead layer would end the network
+            mask[np.argsort(-p, kind="stable")[: max(1, self.task.constraints.min_keep)]] = True
+        return Proposal(Plan.of(self.task.network.space, masks))
+
+    def figures(self, kept: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
+        """For the record: numbers of the kept channels, and the probabilities of every group."""
+        space = self.task.network.space
+        return {
+            "kept": np.flatnonzero(np.concatenate(kept.plan.masks(space))).tolist(),
+            "probabilities": {
+                g.name: [round(float(p), 4) for p in ps] for g, ps in zip(space, probabilities, strict=True)
+            },
+        }
