@@ -4,7 +4,8 @@
 
 FOLDER holds cifar10_jpeg.npz and the trained ResNets (see benchmarks/README.md). The metanetwork is meta-trained on
 variants of ResNet-20 (each pruned a little and fine-tuned; see `data_models`) and then used on a ResNet-20 fine-tuned
-on other batches, on ResNet-32 and on ResNet-56. Killed and started again, it goes on.
+on other batches and on networks of other depth, family or data; with --own on variants of the network itself. Killed
+and started again, it goes on.
 
 cut: accuracy after the cut at several budgets, BatchNorm re-estimated, nothing trained. masks: the same with single
 weights held at zero in place of a cut. tuned: after the same
@@ -16,17 +17,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import metaprune as mp
-from metaprune.data import load_data
+from metaprune.data import DataSplits, load_data
 from metaprune.files import write_json, write_tensors
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Task
@@ -40,10 +43,36 @@ from metaprune.rng import Rng
 from metaprune.train.loop import train
 
 IMAGES, TESTED = 10_000, 2_000
+JPEG, GREY = "npz:{folder}/cifar10_jpeg.npz", "builtin:fashion-mnist"
 LIGHT = mp.TrainConfig(epochs=1, lr=0.01, batch_size=128, channels_last=True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """epochs: of training from scratch; 0: trained weights are in the folder, and get one epoch on the JPEG images."""
+
+    spec: str
+    data: str = JPEG
+    epochs: int = 0
+    lr: float = 0.1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+TARGETS = {
+    "resnet20": Target("zoo:resnet20"),
+    "resnet32": Target("zoo:resnet32"),
+    "resnet56": Target("zoo:resnet56"),
+    "vgg19 x0.25": Target("zoo:vgg19_bn", epochs=8, options={"width": 0.25}),
+    "resnet8 fashion-mnist": Target("zoo:resnet8", GREY, epochs=3),
+    "vit fashion-mnist": Target("zoo:vit_micro", GREY, epochs=8, lr=0.03),
+}
 VARIANTS: dict[str, MetaGraph] = {
     "cut": MetaGraph(
         data_models=DataModelConfig(count=5, train=LIGHT), meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1)
+    ),
+    "tuned": MetaGraph(
+        data_models=DataModelConfig(count=5, train=LIGHT),
+        meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1, tune_steps=4),
     ),
     "sparsity (paper's objective)": MetaGraph(
         data_models=DataModelConfig(count=5, train=LIGHT), metanet=MetanetConfig(form="paper"),
@@ -68,11 +97,10 @@ MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured
 
 
 class Study:
-    def __init__(self, folder: Path, out: Path, work: Path):
-        self.folder, self.out, self.work = folder, out, work
+    def __init__(self, folder: Path, out: Path, work: Path, tested: int = TESTED):
+        self.folder, self.out, self.work, self.tested = folder, out, work, tested
         self.rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
-        data = load_data(f"npz:{folder / 'cifar10_jpeg.npz'}", limit=IMAGES)
-        self.data = dataclasses.replace(data, test=data.test.take(TESTED))
+        self.splits: dict[str, DataSplits] = {}
         self.artifacts: dict[str, Artifact] = {}
 
     def once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -80,7 +108,7 @@ class Study:
             wall, cpu = time.perf_counter(), time.process_time()
             self.rows[key] = make() | {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
             config = {
-                "images": len(self.data.train), "tested": TESTED, "light": dataclasses.asdict(LIGHT),
+                "images": IMAGES, "tested": self.tested, "light": dataclasses.asdict(LIGHT),
                 "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
             }  # fmt: skip
             write_json(self.out, {"config": config, "rows": self.rows})
@@ -88,57 +116,72 @@ class Study:
             print(key, shown, flush=True)
         return self.rows[key]
 
+    def data(self, name: str) -> DataSplits:
+        spec = TARGETS[name].data.format(folder=self.folder)
+        if spec not in self.splits:
+            data = load_data(spec, limit=IMAGES)
+            self.splits[spec] = dataclasses.replace(data, test=data.test.take(self.tested))
+        return self.splits[spec]
+
     def network(self, name: str, seed: int) -> torch.nn.Module:
-        """A trained network, fine-tuned once on the JPEG images: the dense baseline of its seed."""
-        place = self.work / f"{name}-{seed}.safetensors"
-        weights = place if place.exists() else self.folder / f"{name}_cifar10.safetensors"
-        model = create(f"zoo:{name}", weights=str(weights))
+        """A trained network, fine-tuned once on the JPEG images or trained here: the dense baseline of its seed."""
+        target, data, place = TARGETS[name], self.data(name), self.work / f"{name}-{seed}.safetensors"
+        given = None if target.epochs else self.folder / f"{name}_cifar10.safetensors"
+        weights = place if place.exists() else given
+        with Rng(seed).child("model").torch_global():
+            model = create(target.spec, weights=weights and str(weights), **target.options)
         if not place.exists():
-            train(model, self.data, LIGHT, rng=Rng(seed).child("dense"), progress=False)
+            scratch = dataclasses.replace(LIGHT, epochs=target.epochs, lr=target.lr)
+            how = scratch if target.epochs else LIGHT
+            train(model, data, how, rng=Rng(seed).child("dense"), progress=False)
             write_tensors(place, model.state_dict())
         return model
 
-    def artifact(self, variant: str) -> Artifact:
-        """Meta-trained once, on the ResNet-20 of seed 1000 (no target is of that seed)."""
-        place = self.work / variant.split()[0]
-        if not (place / INFO).is_file():
-            model = self.network("resnet20", 1000)
-            task = Task(mp.trace(model, torch.zeros(2, 3, 32, 32)), self.data, folder=place)
-            VARIANTS[variant].fit([task], Rng(0)).save(place)
-        found = Artifact.load(place, MetaGraph.name)
-        history = found.info["history"]["evaluations"]
-        self.once(f"meta-training/{variant}", lambda: {"evaluations": history, "phases": found.info["stages"]})
-        return found
+    def example(self, name: str) -> torch.Tensor:
+        return torch.zeros(2, *self.data(name).input_shape)
 
-    def arm(self, variant: str, options: dict[str, Any], epochs: float) -> tuple[MetaGraph, float]:
+    def artifact(self, variant: str, name: str) -> Artifact:
+        """Meta-trained once, on network `name` of seed 1000 (no target is of that seed)."""
+        label = label_of(variant, name)
+        if label not in self.artifacts:
+            place = self.work / (label if name != "resnet20" else variant.split()[0])
+            if not (place / INFO).is_file():
+                task = Task(mp.trace(self.network(name, 1000), self.example(name)), self.data(name), folder=place)
+                VARIANTS[variant].fit([task], Rng(0)).save(place)
+            found = self.artifacts[label] = Artifact.load(place, MetaGraph.name)
+            history = found.info["history"]["evaluations"]
+            self.once(f"meta-training/{label}", lambda: {"evaluations": history, "phases": found.info["stages"]})
+        return self.artifacts[label]
+
+    def arm(self, variant: str, source: str, options: dict[str, Any], epochs: float) -> tuple[MetaGraph, float]:
         """The method, and the epochs of fine-tuning that are left for after the cut."""
         options = dict(options)
         between = options.pop("between", False)
         if between:
             options["finetune"] = dataclasses.replace(LIGHT, epochs=epochs / 2)
         method = dataclasses.replace(VARIANTS[variant], **options)
-        return method.restore(self.artifacts[variant]), epochs / 2 if between else epochs
+        return method.restore(self.artifact(variant, source)), epochs / 2 if between else epochs
 
-    def masked(self, variant: str, name: str, seed: int, arm: str, pattern: str, share: str) -> None:
+    def masked(self, variant: str, source: str, name: str, seed: int, arm: str, pattern: str, share: str) -> None:
         def pruned() -> dict[str, Any]:
-            method, _ = self.arm(variant, {**ARMS[arm], "pattern": pattern}, 0)
+            method, _ = self.arm(variant, source, {**ARMS[arm], "pattern": pattern}, 0)
             record = mp.prune(
-                self.network(name, seed), torch.zeros(2, 3, 32, 32), budget={"nonzero": share}, method=method,
-                data=self.data, seed=seed, progress=False,
+                self.network(name, seed), self.example(name), budget={"nonzero": share}, method=method,
+                data=self.data(name), seed=seed, progress=False,
             ).record  # fmt: skip
             return {"accuracy": record["quality"]["cut"]["accuracy"], "nonzero": record["masks"]["share"]}
 
-        shared = "any" if arm == "no rewrite" else variant
+        shared = "any" if arm == "no rewrite" else label_of(variant, source)
         self.once(f"{shared}/{name}/{seed}/{arm}/{pattern} {share}/masks", pruned)
 
-    def run(self, variant: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
+    def run(self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
         def pruned() -> dict[str, Any]:
             options = TUNED_ARMS[arm]
-            method, left = self.arm(variant, options, epochs)
+            method, left = self.arm(variant, source, options, epochs)
             recover = RecoverConfig(kind="finetune", train=dataclasses.replace(LIGHT, epochs=left)) if epochs else None
             result = mp.prune(
-                self.network(name, seed), torch.zeros(2, 3, 32, 32), budget={"macs": share}, method=method,
-                data=self.data, recover=recover, seed=seed, progress=False,
+                self.network(name, seed), self.example(name), budget={"macs": share}, method=method,
+                data=self.data(name), recover=recover, seed=seed, progress=False,
             )  # fmt: skip
             quality, found = result.record["quality"], result.record["method_details"]["metagraph"]
             return {
@@ -149,7 +192,14 @@ class Study:
             }  # fmt: skip
 
         shared = arm in ("no rewrite", "no rewrite, tuned between", "group sparsity, tuned between")
-        self.once(f"{'any' if shared else variant}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs", pruned)
+        self.once(
+            f"{'any' if shared else label_of(variant, source)}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs", pruned
+        )
+
+
+def label_of(variant: str, source: str) -> str:
+    """How rows name a metanetwork: by its objective, and by what it was meta-trained on where that is no ResNet-20."""
+    return variant if source == "resnet20" else f"{variant.split()[0]}, {source}"
 
 
 def main() -> None:
@@ -160,28 +210,30 @@ def main() -> None:
         "--work", type=Path, default=Path("runs/metagraph-study"), help="where trained networks are kept"
     )
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet32", "resnet56"])
+    parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet32", "resnet56"], choices=TARGETS)
     parser.add_argument("--parts", nargs="+", default=["cut", "tuned", "masks"], choices=["cut", "tuned", "masks"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(TUNED_ARMS), choices=list(TUNED_ARMS), help="of part tuned")
+    parser.add_argument(
+        "--arms", nargs="+", default=list(TUNED_ARMS), choices=list(TUNED_ARMS), help='"between": of part tuned'
+    )
     parser.add_argument("--tuned-share", nargs="+", default=["50%"])
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--epochs", type=float, nargs="+", default=[2], help="of part tuned")
+    parser.add_argument("--tested", type=int, default=TESTED, help="test images")
+    parser.add_argument("--own", action="store_true", help="meta-train on every network itself, not on ResNet-20")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    study = Study(options.folder, options.out, options.work)
-    for variant in options.variants:
-        study.artifacts[variant] = study.artifact(variant)
-        for name in options.networks:
-            for seed in options.seeds:
-                for arm in ARMS if "cut" in options.parts else ():
-                    for share in SHARES:
-                        study.run(variant, name, seed, arm, share, 0)
-                for arm in ARMS if "masks" in options.parts else ():
-                    for pattern, share in MASKS:
-                        study.masked(variant, name, seed, arm, pattern, share)
-                for arm in options.arms if "tuned" in options.parts else ():
-                    for share in options.tuned_share:
-                        study.run(variant, name, seed, arm, share, options.epochs)
+    study = Study(options.folder, options.out, options.work, options.tested)
+    for variant, name, seed in itertools.product(options.variants, options.networks, options.seeds):
+        source = name if options.own else "resnet20"
+        for arm in options.arms:
+            for share in SHARES if "cut" in options.parts and arm in ARMS else ():
+                study.run(variant, source, name, seed, arm, share, 0)
+            for pattern, share in MASKS if "masks" in options.parts and arm in ARMS else ():
+                study.masked(variant, source, name, seed, arm, pattern, share)
+            for share, epochs in (
+                itertools.product(options.tuned_share, options.epochs) if "tuned" in options.parts else ()
+            ):
+                study.run(variant, source, name, seed, arm, share, epochs)
 
 
 if __name__ == "__main__":

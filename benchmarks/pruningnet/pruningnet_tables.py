@@ -64,8 +64,8 @@ def rank_table(study: Path) -> str:
     order = sorted(trained)
     half = [i for i in order if i >= 10]  # these all cost 30% of the MACs
     lines = [
-        f"| back-end | all {len(order)} structures: accuracy | likelihood | the {len(half)} at 30% of the MACs: accuracy "
-        "| likelihood | all, accuracy, without recalibration |",
+        f"| back-end | all {len(order)} structures: accuracy | likelihood "
+        f"| the {len(half)} at 30% of the MACs: accuracy | likelihood | all, accuracy, without recalibration |",
         "|---|---|---|---|---|---|",
     ]
 

@@ -2,9 +2,9 @@
 
     python benchmarks/pruningnet/study.py mobilenet --out benchmarks/pruningnet/mobilenet_fashion.json
 
-A small MobileNetV1-style network on a part of Fashion-MNIST, or a thin ResNet-8 on a part of CIFAR-10. Every
-structure, whoever found it, is trained from scratch with the same schedule on the same images and judged on the test
-split; nothing is chosen by it. Killed and started again, it goes on.
+A small MobileNetV1-style network on a part of Fashion-MNIST, or a thin ResNet-8 or five plain convolutions on a part of
+CIFAR-10. Every structure, whoever found it, is trained from scratch with the same schedule on the same images and
+judged on the test split; nothing is chosen by it. Killed and started again, it goes on.
 
 rank: 20 random structures; Spearman correlation of score and trained accuracy, for each back-end, with and without
 recalibrated BatchNorm. budgets: 75%, 50% and 25% of the MACs, searched against uniform, random, magnitude, greedy.
@@ -55,9 +55,11 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "generated, sandwich, distil": {"weights": "generated", "sampling": "sandwich", "distil": True},
 }
 SEARCHED = ("generated (paper)", "shared, sandwich, distil")
-SEARCHES = {
-    **{backend: ("evolution", backend) for backend in SEARCHED},
-    "random search": ("random", SEARCHED[1]), "greedy slimming": ("greedy", SEARCHED[1]),
+SEARCHES = {  # searcher, back-end, score
+    **{backend: ("evolution", backend, "accuracy") for backend in SEARCHED},
+    **{f"{backend}, likelihood": ("evolution", backend, "likelihood") for backend in (*SEARCHED, "shared")},
+    "random search": ("random", SEARCHED[1], "accuracy"), "greedy slimming": ("greedy", SEARCHED[1], "accuracy"),
+    "greedy slimming, generated, likelihood": ("greedy", SEARCHED[0], "likelihood"),
 }  # fmt: skip
 
 
@@ -86,6 +88,15 @@ def separable(in_channels: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
+def plain(in_channels: int) -> nn.Module:
+    """Dense convolutions of 24 to 64 channels: their time is a staircase of the widths, their MACs are not."""
+    layers: list[nn.Module] = []
+    for c_in, c_out, stride in ((in_channels, 24, 2), (24, 48, 1), (48, 48, 2), (48, 64, 1), (64, 64, 1)):
+        conv = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
 @dataclass(frozen=True)
 class Case:
     network: str
@@ -102,6 +113,7 @@ CASES = {
         "builtin:cifar10",
         (3, 32, 32),
     ),
+    "plain": Case("plain, 5 convolutions", lambda: plain(3), "builtin:cifar10", (3, 32, 32)),
 }
 
 
@@ -137,17 +149,17 @@ class Study:
             model = self.case.make()
         return mp.trace(model, torch.zeros(2, *self.case.shape))
 
-    def method(self, backend: str, searcher: str = "evolution") -> PruningNet:
+    def method(self, backend: str, searcher: str = "evolution", score: Any = "accuracy") -> PruningNet:
         return PruningNet(
             train=FIT, grid=GRID, sub_validation=SUB_VALIDATION, calibration=CALIBRATION, batch_size=250,
-            search=SearchConfig(searcher=searcher, evolution=EVOLUTION), **BACKENDS[backend],
+            score=score, search=SearchConfig(searcher=searcher, evolution=EVOLUTION), **BACKENDS[backend],
         )  # fmt: skip
 
-    def session(self, backend: str, seed: int, searcher: str = "evolution") -> Any:
+    def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "accuracy") -> Any:
         """A fitted back-end, ready to search."""
         folder = self.artifacts / f"{backend.replace(' ', '_')}-{seed}"
         task = Task(self.network(seed), self.data, folder=folder)
-        method = self.method(backend, searcher)
+        method = self.method(backend, searcher, score)
 
         def fit() -> dict[str, Any]:
             artifact = method.fit([task], Rng(seed))
@@ -208,7 +220,7 @@ class Study:
                 for recalibrate in (True, False):
                     scorer = session.scorer
                     if not recalibrate:
-                        scorer = Scorer(scorer.supernet, [], scorer.validation, recalibrate=False)
+                        scorer = Scorer(scorer.supernet, [], scorer.validation, "accuracy", recalibrate=False)
                     key = f"rank/score/{backend}/{'bn' if recalibrate else 'no bn'}/{i}"
                     self.once(key, lambda scorer=scorer, w=widths: scorer(w))
 
@@ -226,8 +238,8 @@ class Study:
                 task = Task(dense if name == "magnitude" else network, self.data)
                 plans[name] = create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
             for label in labels:
-                searcher, backend = SEARCHES[label]
-                session = self.session(backend, seed, searcher)
+                searcher, backend, score = SEARCHES[label]
+                session = self.session(backend, seed, searcher, score)
                 key = f"search/{label}/{budget}/{seed}"
                 row = self.once(key, lambda session=session, bound=bound: self.searched(session, bound, seed))
                 plans[label] = session.codec.plan(np.array(row["widths"]))
