@@ -19,7 +19,7 @@ from metagraph_tables import cut_table, meta_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, speed_table  # noqa: E402
-from stamp_tables import RANGE, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
+from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
 
@@ -92,6 +92,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "stamp-masks-range": partial(masks_table, study=RANGE),
     "stamp-curve": curve_table,
     "stamp-fits": fits_table,
+    "stamp-choices": choices_table,
     "stamp-cost": stamp_cost_table,
     "stamp-speed": stamp_speed_table,
     "metagraph-meta": meta_table,

@@ -103,6 +103,7 @@ class Case:
     make: Callable[[], nn.Module]
     data: str
     shape: tuple[int, int, int]
+    grid: tuple[float, ...] = GRID
 
 
 CASES = {
@@ -113,7 +114,9 @@ CASES = {
         "builtin:cifar10",
         (3, 32, 32),
     ),
-    "plain": Case("plain, 5 convolutions", lambda: plain(3), "builtin:cifar10", (3, 32, 32)),
+    "plain": Case(
+        "plain, 5 convolutions", lambda: plain(3), "builtin:cifar10", (3, 32, 32), tuple(i / 12 for i in range(1, 13))
+    ),
 }
 
 
@@ -135,7 +138,7 @@ class Study:
             config = {
                 "network": self.case.network, "data": self.case.data, "images": IMAGES,
                 "sub_validation": SUB_VALIDATION,
-                "final": vars_of(FINAL), "fit": vars_of(FIT), "evolution": vars_of(EVOLUTION), "grid": GRID,
+                "final": vars_of(FINAL), "fit": vars_of(FIT), "evolution": vars_of(EVOLUTION), "grid": self.case.grid,
                 "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
             }  # fmt: skip
             self.out.write_text(json.dumps({"config": config, "rows": self.rows}, indent=1) + "\n")
@@ -151,7 +154,7 @@ class Study:
 
     def method(self, backend: str, searcher: str = "evolution", score: Any = "accuracy") -> PruningNet:
         return PruningNet(
-            train=FIT, grid=GRID, sub_validation=SUB_VALIDATION, calibration=CALIBRATION, batch_size=250,
+            train=FIT, grid=self.case.grid, sub_validation=SUB_VALIDATION, calibration=CALIBRATION, batch_size=250,
             score=score, search=SearchConfig(searcher=searcher, evolution=EVOLUTION), **BACKENDS[backend],
         )  # fmt: skip
 

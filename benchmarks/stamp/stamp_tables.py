@@ -13,7 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 STUDY, SPEED = HERE / "resnet8.json", HERE / "speed.json"
-RANGE, OTHERS = HERE / "resnet8_range.json", HERE / "other_fits.json"
+RANGE, OTHERS, CHOICES = (HERE / f"{name}.json" for name in ("resnet8_range", "other_fits", "choices"))
 NO_RESULTS = "No results yet."
 PRETRAINED = ("random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
 CURVE = ("STAMP", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
@@ -124,23 +124,29 @@ def masks_table(budget: str = "25%", study: Path = STUDY) -> str:
 
 
 def fits_table() -> str:
-    """STAMP's accuracy under artifacts that were meta-trained in different ways, at the same seed."""
-    if not RANGE.exists():
-        return NO_RESULTS
-    one, many = json.loads(STUDY.read_text()), json.loads(RANGE.read_text())
-    fits = {"for 25%": one, "for 6% to 50%": many, **json.loads(OTHERS.read_text())}
-    places = [k.rsplit("/", 2)[0] for k in many["rows"] if k.endswith("/0/STAMP")]
-    places = [p for p in places if sum(f"{p}/0/STAMP" in f["rows"] for f in fits.values()) > 1]
-    heads = [p.replace("/", ", ") for p in places]
-    lines = [f"| meta-trained | masks of different tasks | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    """STAMP alone under artifacts that were meta-trained in different ways."""
+    return _alone(OTHERS, "meta-trained", "test images")
+
+
+def choices_table() -> str:
+    """STAMP alone with other options, on the validation split: what defaults were chosen by."""
+    return _alone(CHOICES, "options", "validation images")
+
+
+def _alone(file: Path, what: str, judged: str, budget: str = "25%") -> str:
+    fits = json.loads(file.read_text())
+    targets = list(dict.fromkeys(k.split("/")[0] for f in fits.values() for k in f["rows"]))
+    lines = [f"| {what} | masks of different tasks | {' | '.join(targets)} |", "|---" * (2 + len(targets)) + "|"]
     for name, fit in fits.items():
-        found = [fit["rows"].get(f"{p}/0/STAMP") for p in places]
-        cells = ["" if r is None else f"{100 * r['accuracy']:.1f}%" for r in found]
-        alike = fit["config"]["conditioning"]["jaccard_different"]
-        lines.append(f"| {name} | {alike:.2f} | {' | '.join(cells)} |")
+        cells = []
+        for target in targets:
+            place = f"{target}/{budget}/"
+            cells.append(_spread([r for k, r in fit["rows"].items() if k.startswith(place) and k.endswith("/STAMP")]))
+        lines.append(f"| {name} | {fit['conditioning']['jaccard_different']:.2f} | {' | '.join(cells)} |")
     return (
         "\n".join(lines)
-        + "\n\nOne seed. Masks of different reference tasks: their Jaccard index at half of the channels."
+        + f"\n\nAt {budget} of the parameters, {judged}: mean (lowest to highest seed; number of seeds). "
+        "Masks of different reference tasks: their Jaccard index at half of the channels."
     )
 
 

@@ -67,8 +67,8 @@ class Given:
 
 
 class Study:
-    def __init__(self, fitted: Path, out: Path):
-        self.fitted, self.out = fitted, out
+    def __init__(self, fitted: Path, out: Path, validation: bool = False):
+        self.fitted, self.out, self.validation = fitted, out, validation
         self.rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
         self.artifact = Artifact.load(fitted, Stamp.name)
         config = json.loads((fitted / "config.json").read_text())
@@ -99,7 +99,8 @@ class Study:
                 self.spec, weights=self.fitted / "dense.safetensors", new_head=True, num_classes=data.num_classes,
                 in_channels=self.shape[0],
             )  # fmt: skip
-        return replace(data, val=data.val.take(64), test=data.test.take(TESTED)), model
+        judged = data.val if self.validation else data.test
+        return replace(data, val=data.val.take(64), test=judged.take(TESTED)), model
 
     def tuned(self, data: Any) -> mp.TrainConfig:
         return replace(TUNE, epochs=STEPS / -(-len(data.train) // BATCH))
@@ -266,11 +267,12 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", default=BUDGETS)
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="none: STAMP alone")
+    parser.add_argument("--validation", action="store_true", help="judge on the validation split: to choose options")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    study = Study(options.fitted, options.out)
+    study = Study(options.fitted, options.out, options.validation)
     for budget in options.budgets:
         for seed in options.seeds:
             for name in options.targets:

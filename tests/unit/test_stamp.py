@@ -297,6 +297,18 @@ def test_artifacts_come_back_and_the_proposal_is_the_same(conditioned, tmp_path)
     assert all(torch.equal(t, plans[1].weights[n]) for n, t in plans[0].weights.items())
 
 
+@pytest.mark.parametrize("blend", [0.0, 0.25, 1.0])
+def test_adaptation_starts_between_the_pretrained_and_the_meta_trained_weights(conditioned, blend):
+    method, net, domains = conditioned
+    found = dataclasses.replace(method, blend=blend).propose(Task(net, domains[0]), Budget(params="30%"), Rng(4))
+    tensors = method.fitted.tensors  # and it ends there: the fixture adapts for no steps
+    for name in (n.removeprefix("network.") for n in tensors if n.startswith("network.")):
+        before, after = tensors[f"reference.{name}"], tensors[f"network.{name}"]
+        if before.is_floating_point():
+            assert torch.allclose(found.weights[name], (1 - blend) * before + blend * after, atol=1e-6), name
+    assert not torch.allclose(tensors["network.conv1.weight"], tensors["reference.conv1.weight"], atol=1e-3)
+
+
 def test_sets_are_read_as_they_are_trained_on(monkeypatch):
     """A generator that was trained on shifted images gives another mask for whole ones."""
     seen, draw = set(), Pool.draw
@@ -365,6 +377,7 @@ def test_bad_targets(conditioned):
         ({"kl_weight": 1.0}, "beta_bernoulli"),
         ({"encoder": "atention"}, "Did you mean 'attention'"),
         ({"keep": 1.5}, "stamp.keep"),
+        ({"blend": -0.1}, "stamp.blend"),
         ({"shares": (0.5,)}, "least and most"),
         ({"shares": (0.5, 0.2)}, "least and most"),
         ({"adapt_steps": -1}, "stamp.adapt_steps"),

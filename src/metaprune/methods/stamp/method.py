@@ -91,6 +91,8 @@ class Stamp:
     """Let the generator see the set's pooled activations."""
     adapt_steps: int = 20
     """Gradient steps on the target before the mask is frozen; 0 is allowed."""
+    blend: float = 0.5
+    """Share of the meta-trained weights, beside the pretrained ones', in those that adaptation starts from."""
     sets: int = 4
     """Samples of the target that the frozen mask is the mean of."""
     freeze: Freeze = "budget"
@@ -123,6 +125,7 @@ class Stamp:
         if len(self.shares) != 2 or not 0 < self.shares[0] <= self.shares[1] <= 1:
             raise ConfigError(f"stamp.shares={list(self.shares)}: give least and most, in (0, 1]")
         require_number("stamp.keep", self.keep, 0.01, 0.99)
+        require_number("stamp.blend", self.blend, 0.0, 1.0)
         require_number("stamp.temperature", self.temperature, 0.0, open_low=True)
         for name, low in (("set_dim", 1), ("heads", 1), ("hidden", 1), ("adapt_steps", 0), ("sets", 1)):
             require_number(f"stamp.{name}", getattr(self, name), low)
@@ -292,7 +295,7 @@ class Stamp:
         low, high = self.shares
         if low < high and not 0.9 * low <= share <= 1.1 * high:
             warnings.warn(
-                f"the artifact was meta-trained for {low:.0%} to {high:.0%} of the {self.metric}, this asks for "
+                f"the artifact was meta-trained for {low:.0%} to {high:.0%} of the network's {self.metric}, this is "
                 f"{share:.1%}: fit one with shares=[...] around it",
                 stacklevel=4,
             )
@@ -364,16 +367,22 @@ class Stamp:
         return dataclasses.replace(self, **{name: getattr(fitted, name) for name in _FITTED})
 
     def _restored(self, task: Task, artifact: Artifact, classes: int) -> tuple[Learner, Weights]:
-        """The learner as meta-training left it, on the target's network, with a head for the target."""
+        """The learner as meta-training left it, on the target's network, with a head for the target.
+
+        Weights start between the pretrained and the meta-trained ones: what the references taught costs something of
+        what pretraining knew, and half of the way keeps most of both (Wortsman et al., WiSE-FT, CVPR 2022).
+        """
         device = task.network.program.device
 
         def part(prefix: str) -> dict[str, Tensor]:
             found = artifact.tensors.items()
             return {n.removeprefix(prefix): t.to(device) for n, t in found if n.startswith(prefix)}
 
-        learner = self._learner(task, Rng(0), {**task.network.tensors, **part("reference.")})
+        reference, new = part("reference."), part("network.")
+        learner = self._learner(task, Rng(0), {**task.network.tensors, **reference})
         learner.generator.load_state_dict(part("generator."))
-        return learner, learner.weights(part("network."), classes)
+        start = {n: torch.lerp(reference[n], t, self.blend) if t.is_floating_point() else t for n, t in new.items()}
+        return learner, learner.weights(start, classes)
 
 
 def _require_within(task: Task, budget: Budget, kept: Proposal) -> None:
