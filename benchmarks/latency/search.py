@@ -49,10 +49,7 @@ class Comparison:
             self.study.rows.pop("table", None)
 
         def make() -> dict[str, Any]:
-            repeats = max(15, 128 // self.batch)  # what takes a millisecond needs more
-            table = build_table(
-                self.study.network(0), self.images, clock=CLOCK, repeats=repeats, structures=40, progress=print
-            )
+            table = build_table(self.study.network(0), self.images, clock=CLOCK, structures=40, progress=print)
             table.save(file)
             return table.info
 

@@ -34,8 +34,8 @@ class Latency:
     """Grid points per width; compile and onnxruntime build every segment at each of them."""
     samples: int | None = None
     """Structures whose segments are measured; by default enough for the grid."""
-    repeats: int = 7
-    """A time is the median of this many runs."""
+    repeats: int | None = None
+    """A time is the median of this many runs; by default 7, and more of a network that takes less than 20 ms."""
     clock: Literal["wall", "cpu"] = "wall"
     """cpu: processor time of one thread, which other work on the machine disturbs less (OMP_NUM_THREADS=1)."""
     structures: int = 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from collections import defaultdict
@@ -15,16 +16,18 @@ from torch.utils import _pytree as pytree
 
 from metaprune.errors import ConfigError
 from metaprune.latency.grid import BLOCKS, Grid, fit_grid
-from metaprune.latency.runtimes import Repeats, Timer, make_timer
+from metaprune.latency.runtimes import Repeats, Timer, make_timer, medians
 from metaprune.latency.segments import Segment, Sizes, axis_values, segments_of
 from metaprune.latency.table import LatencyTable
 from metaprune.network import Network
 from metaprune.rng import Rng
 from metaprune.search.units import Unit, units_of
+from metaprune.train.modes import modes_restored
 from metaprune.values import Constraints
 
 CALIBRATION = 12  # structures that scale and offset are fitted to (half where each costs a build)
 CHECKED = 10  # structures whose segments tell the interpolation's error (2 where each costs builds)
+REPEATS, MOST_REPEATS, SPENT_MS = 7, 128, 150.0  # of one time, where the caller does not say how many
 Progress = Callable[[str], None]
 
 
@@ -36,7 +39,7 @@ def build_table(
     runtime: str = "eager",
     points: int = 5,
     samples: int | None = None,
-    repeats: int = 7,
+    repeats: int | None = None,
     warmup: int = 2,
     structures: int = 30,
     clock: str = "wall",
@@ -53,7 +56,8 @@ def build_table(
         points: grid points per size (more where a runtime works in blocks of channels); the other runtimes than eager
             are measured at that many widths per group.
         samples: structures whose segments are measured; by default enough for the grid.
-        repeats, warmup: a time is the median of `repeats` runs after `warmup`.
+        repeats, warmup: a time is the median of `repeats` runs after `warmup`; None: 7, and more of a network that
+            takes less than 20 ms, which single runs say little about.
         structures: random structures, others than those above, on which the table's error is measured.
         clock: `wall`, or `cpu`: processor time of the calling thread, for a CPU with one thread on a busy machine.
         constraints: which widths the structures may have.
@@ -68,7 +72,9 @@ def build_table(
     units = _shrinking(network, constraints or Constraints())
     batch = _batch_of(args, kwargs)
     segments, sizes = segments_of(network, batch)
-    how = Repeats(warmup, repeats, clock)
+    how = Repeats(warmup, repeats or REPEATS, clock)
+    if timer is None and repeats is None:
+        how = dataclasses.replace(how, repeats=_enough(network, args, kwargs, how))
     timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, how)
     design = Design(network.space.widths, units, points if timer.few_widths else None, rng)
     count = samples or (3 * points if timer.few_widths else 24 * points)
@@ -91,6 +97,13 @@ def build_table(
         "seconds": time.perf_counter() - begun,
     }
     return table
+
+
+def _enough(network: Network, args: tuple, kwargs: dict[str, Any], how: Repeats) -> int:
+    with modes_restored(network.model):
+        network.model.eval()
+        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], how, network.program.device)
+    return int(np.clip(SPENT_MS / full_ms, REPEATS, MOST_REPEATS))
 
 
 def _shrinking(network: Network, constraints: Constraints) -> list[Unit]:
