@@ -302,6 +302,13 @@ def test_mistakes_end_with_one_message(arguments, message, tmp_path, capsys, mon
     assert "Traceback" not in error
 
 
+def test_verbs_that_do_not_share_their_work_refuse_a_launcher(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["prune", "--model", "zoo:resnet8", "--budget", "macs=50%", "--run", str(tmp_path / "run")]) == 2
+    assert "launched as 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_errors_share_one_root():
     import metaprune.errors as errors
 

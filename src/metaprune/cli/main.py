@@ -23,7 +23,7 @@ from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
 from metaprune.cli.search import Search
-from metaprune.errors import MetapruneError
+from metaprune.errors import ConfigError, MetapruneError
 
 Verb = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
@@ -44,6 +44,16 @@ def _say(message: Warning | str, *_: Any, **__: Any) -> None:
     logging.getLogger("metaprune").warning("warning: %s", message)
 
 
+def _require_one_process(verb: Any) -> None:
+    """Raises ConfigError under a launcher (`torchrun`, `accelerate launch`) for verbs that do not share their work."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count not in ("", "1") and not isinstance(verb, Fit):
+        raise ConfigError(
+            f"launched as {count} processes, which would all write the same files: only `metaprune fit` shares its work "
+            "among processes. Start this verb once (search has --workers)"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0, 2 for an error that names its cause, 130 for Ctrl-C."""
     verb = tyro.cli(
@@ -61,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():  # one line each, in log.txt too, without the source line that Python adds
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _say
+            _require_one_process(verb)
             return verb.run()
     except MetapruneError as error:
         sys.stderr.write(f"metaprune: {error}\n")
