@@ -49,8 +49,8 @@ def _require_one_process(verb: Any) -> None:
     count = os.environ.get("WORLD_SIZE", "1")
     if count not in ("", "1") and not isinstance(verb, Fit):
         raise ConfigError(
-            f"launched as {count} processes, which would all write the same files: only `metaprune fit` shares its work "
-            "among processes. Start this verb once (search has --workers)"
+            f"launched as {count} processes, which would all write the same files: only `metaprune fit` shares its "
+            "work. Start this verb once (search has --workers)"
         )
 
 
