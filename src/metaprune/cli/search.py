@@ -25,7 +25,7 @@ class Search:
     budget: str | None = None
     """Upper bounds, as macs=50% or latency_ms=4.0; by default the recipe's."""
     pareto: bool = False
-    """The whole front of accuracy against MACs, from one search."""
+    """The whole front of score against MACs, from one search."""
     only_search: bool = False
     """Print the best structure; cut and train nothing."""
     workers: int = 1
