@@ -16,7 +16,7 @@ STUDY, SPEED = HERE / "resnet8.json", HERE / "speed.json"
 RANGE, OTHERS, CHOICES = (HERE / f"{name}.json" for name in ("resnet8_range", "other_fits", "choices"))
 NO_RESULTS = "No results yet."
 PRETRAINED = ("random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
-CURVE = ("STAMP", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
+CURVE = ("STAMP", "STAMP, blend 0.5", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
 CORE = (
     *CURVE, "full fine-tuning", "STAMP's mask, pretrained weights", "random, STAMP's widths, STAMP's weights",
     "magnitude, STAMP's widths, STAMP's weights", "STAMP's structure, new weights", "STAMP, no adaptation",
@@ -158,7 +158,7 @@ def curve_table() -> str:
     budgets = sorted({k[1] for k in rows if k[1] != "100%"}, key=lambda b: -float(b[:-1]))
     lines = [f"| by kept parameters | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
     for target in dict.fromkeys(k[0] for k in rows):
-        for label in CURVE:
+        for label in (label for label in CURVE if any(k[0] == target and k[2] == label for k in rows)):
             cells = [_spread(rows.get((target, budget, label), [])) for budget in budgets]
             lines.append(f"| {target}: {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
