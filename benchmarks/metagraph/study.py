@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import metaprune as mp
-from metaprune.data import DataSplits, load_data
+from metaprune.data import Data, load_data
 from metaprune.files import write_json, write_tensors
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Task
@@ -100,7 +100,7 @@ class Study:
     def __init__(self, folder: Path, out: Path, work: Path, tested: int = TESTED):
         self.folder, self.out, self.work, self.tested = folder, out, work, tested
         self.rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.exists() else {}
-        self.splits: dict[str, DataSplits] = {}
+        self.splits: dict[str, Data] = {}
         self.artifacts: dict[str, Artifact] = {}
 
     def once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Study:
             print(key, shown, flush=True)
         return self.rows[key]
 
-    def data(self, name: str) -> DataSplits:
+    def data(self, name: str) -> Data:
         spec = TARGETS[name].data.format(folder=self.folder)
         if spec not in self.splits:
             data = load_data(spec, limit=IMAGES)
