@@ -343,6 +343,7 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(cnn, tmp_path, monkeypatch):
         method.fit([task], Rng(0))
     again = method.fit([task], Rng(0))
     assert all(torch.equal(t, again.tensors[n]) for n, t in whole.tensors.items())
+    assert method.fit([task], Rng(0)).info["seconds"] == again.info["seconds"] > 0  # nothing was left to do
 
 
 def test_constraints_hold_in_the_search(cnn):

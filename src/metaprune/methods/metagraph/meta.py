@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,9 +99,11 @@ class DataModel:
 class Rows:
     rows: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    """Wall time of steps and evaluations, those of killed starts that were saved included."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "evaluations": self.evaluations}
+        return {"rows": self.rows, "evaluations": self.evaluations, "seconds": self.seconds}
 
 
 class State(nn.Module):
@@ -159,6 +162,7 @@ class Trainer:
         done = len(rows.rows)
         with TrainProgress("meta-training", total_steps=config.steps, done_steps=done, show=progress) as bar:
             for number in range(done, config.steps):
+                began = time.perf_counter()
                 for group in adam.param_groups:
                     group["lr"] = config.lr * (1 + math.cos(math.pi * number / config.steps)) / 2
                 rows.rows.append(self._step(adam, rng.child("step", number), number))
@@ -169,6 +173,7 @@ class Trainer:
                     if rows.evaluations[-1]["area"] > max(e["area"] for e in rows.evaluations[:-1]):
                         self.state.keep()
                     last = last or rows.evaluations[-1]["collapsed"]
+                rows.seconds += time.perf_counter() - began
                 if folder is not None and (last or (number + 1) % config.save_every == 0):
                     save_checkpoint(
                         folder, model=self.state, optimizer=adam, scaler=None, history=rows, identity=identity  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ class MetaGraph:
         began, first = time.perf_counter(), tasks[0]
         criterion = ranking(self.criterion, self.criterion_options)
         models = data_models(tasks, self.data_models, criterion, rng.child("data models"), first.progress)
-        made = time.perf_counter()
+        made = time.perf_counter() - began
         with rng.child("metanet").torch_global():
             metanet = Metanet(self.metanet).to(first.network.program.device)
         trainer = Trainer(metanet, models, self.meta, criterion, held=len(tasks))
@@ -159,8 +159,8 @@ class MetaGraph:
             "data_models": [{"macs": p.share(m.plan)} for p, m in zip(trainer.pruners, models, strict=True)],
             "graph": {"nodes": models[0].wiring.nodes, "edges": models[0].wiring.edge_count},
             "parameters": sum(p.numel() for p in metanet.parameters()),
-            "stages": {"data_models": made - began, "meta": time.perf_counter() - made},
-            "seconds": time.perf_counter() - began, "macs": self._fit_macs(tasks, len(rows.rows)),
+            "stages": {"data_models": made, "meta": rows.seconds}, "seconds": made + rows.seconds,
+            "macs": self._fit_macs(tasks, len(rows.rows)),
         }  # fmt: skip
         return Artifact(self.name, {n: t.detach().cpu() for n, t in trainer.state.best.state_dict().items()}, info)
 

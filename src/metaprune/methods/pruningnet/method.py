@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -142,7 +141,6 @@ class PruningNet:
         device = device_of(task.network.model)
         with rng.child("init").torch_global():
             supernet = self._supernet(task, codec).to(device)
-        began = time.perf_counter()
         history = train(
             supernet, SimpleNamespace(name=data.name, train=training, val=None, digest=data.digest), self.train,
             rng=rng.child("fit"), device=device,
@@ -155,7 +153,7 @@ class PruningNet:
             "options": self._fit_options(), "data": data.name, **self._origin(task), "seed": [rng.seed, *rng.path],
             "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
             "genes": len(codec.genes), "parameters": sum(p.numel() for p in supernet.parameters()),
-            "history": history.to_dict(), "seconds": time.perf_counter() - began,
+            "history": history.to_dict(), "seconds": sum(row.seconds for row in history.rows),
             "macs": self._fit_macs(task, codec, len(training), rng),
         }  # fmt: skip
         tensors: dict[str, Tensor] = {n: t.detach().cpu() for n, t in supernet.state_dict().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,9 +74,11 @@ class Rows:
     """Figures of every episode, JSON-able; what `train.checkpoint` saves as a history."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    """Wall time of the episodes, those of killed starts that were saved included."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": self.seconds}
 
 
 class MetaState(nn.Module):
@@ -118,19 +121,21 @@ def meta_train(
     rows = Rows()
     if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
         restore(checkpoint, model=state, optimizer=adam)
-        rows.rows = list(checkpoint.numbers["history"]["rows"])
+        rows = Rows(**checkpoint.numbers["history"])
     processes.copy_from_main([*state.parameters(), *state.buffers()])  # a GPU may round what was read otherwise
     done = len(rows.rows)
     show = progress and processes.is_main
     bar = TrainProgress("episodes", total_steps=config.episodes, done_steps=done, show=show)
     with bar:
         for number in range(done, config.episodes):
+            began = time.perf_counter()
             ramp = min(1.0, (number + 1) / max(1.0, config.ramp * config.episodes))
             draw = rng.child("episode", number)
             asked = math.exp(draw.child("share").numpy().uniform(*np.log(learner.generator.shares)))
             ramped = dataclasses.replace(price, strength=ramp * price.strength, target=asked)
             row = _episode(learner, state, pools, config, adam, draw, number, ramped, processes)
             rows.rows.append(row)
+            rows.seconds += time.perf_counter() - began
             bar.step(0.0)
             last = number + 1 == config.episodes
             if folder is not None and (last or (number + 1) % config.save_every == 0):

@@ -159,7 +159,6 @@ class Stamp:
         digest = task.network.space.digest()
         if any(t.network.space.digest() != digest for t in tasks):
             raise ConfigError("stamp meta-trains one network on several data sets: all tasks share the network")
-        began = time.perf_counter()
         device = task.network.program.device
         data = [t.require_data(self.name) for t in tasks] + self._more(task)
         pools = [Pool(d, device) for d in data]
@@ -189,7 +188,7 @@ class Stamp:
             "shape": list(data[0].input_shape), "conditioning": variety, "history": rows.to_dict(), "macs": macs,
             "processes": processes.count,
             "parameters": sum(p.numel() for p in learner.generator.parameters()),
-            "seconds": time.perf_counter() - began,
+            "seconds": rows.seconds,
         }  # fmt: skip
         tensors = {f"generator.{n}": t.detach().cpu() for n, t in learner.generator.state_dict().items()}
         tensors |= {f"network.{n}": t.detach().cpu().contiguous() for n, t in state.tensors().items()}
