@@ -72,7 +72,7 @@ VARIANTS: dict[str, MetaGraph] = {
     ),
     "tuned": MetaGraph(
         data_models=DataModelConfig(count=5, train=LIGHT),
-        meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1, tune_steps=4),
+        meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1, tune_steps=8),
     ),
     "sparsity (paper's objective)": MetaGraph(
         data_models=DataModelConfig(count=5, train=LIGHT), metanet=MetanetConfig(form="paper"),

@@ -18,7 +18,7 @@ from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, tun
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
-from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking
+from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking, some_batches
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.rng import Rng
@@ -138,6 +138,9 @@ def test_the_gradient_after_tuning_is_first_order_maml(steps):
         sgd.zero_grad()
         nn.functional.cross_entropy(model(inputs), labels).backward()
         sgd.step()
+    module = Structure(network, network.tensors)
+    module.tune(batches[:steps], 0.1)
+    assert all(torch.allclose(module.tensors()[n], p, rtol=1e-12) for n, p in model.named_parameters())
     expected = sum(nn.functional.cross_entropy(model(x), y) for x, y in batches[steps:]) / 2
     gradients = torch.autograd.grad(expected, list(model.parameters()))
     assert loss == pytest.approx(expected.item(), rel=1e-12)
@@ -162,6 +165,19 @@ def test_a_structure_is_the_cut_network_and_its_training_comes_back():
         assert torch.equal(rows, module.tensors()[name])
     other = random_plan(network.space, 0.5, seed=3)
     assert Structure(network, tensors, other)(x).shape == module(x).shape  # no structure of another plan is reused
+
+
+def test_a_curve_is_judged_after_tuning():
+    task = task_of()
+    pruner, tensors = Pruner(task, ranking("magnitude", {})), {n: t.detach() for n, t in task.network.tensors.items()}
+    train = some_batches(task.data.train, 16, 6, torch.device("cpu"), Rng(0))
+    assert some_batches(task.data.train, 16, 0, torch.device("cpu"), Rng(0)) == []
+    before = {n: t.clone() for n, t in tensors.items()}
+    plain, tuned = (
+        pruner.curve(tensors, [0.5], train, train, Rng(0), tuning, 0.05)[0] for tuning in ((), train * 5)
+    )  # on the images it is judged by
+    assert tuned["accuracy"] > plain["accuracy"] and tuned["macs"] == plain["macs"]
+    assert all(torch.equal(t, before[n]) for n, t in tensors.items())
 
 
 def test_area_is_the_mean_accuracy():

@@ -49,7 +49,7 @@ class MetaConfig:
     """Samples of a mini-batch."""
     tune_steps: int = 0
     """SGD steps on the pruned network before the loss is taken: its gradient there is applied to the rewritten weights
-    (first-order MAML), so that what counts is the network after fine-tuning."""
+    (first-order MAML), so that what counts is the network after fine-tuning. States are judged after as many."""
     tune_lr: float = 0.02
     """Learning rate of these steps (momentum 0.9)."""
     lr: float = 3e-3
@@ -126,6 +126,7 @@ def rewritten(metanet: Metanet, model: DataModel, graph: Graph, strength: float)
 class _Judging:
     """What a held-out data model is judged on, the same in every evaluation, and its accuracy before any rewrite."""
 
+    tuning: Batches
     calibration: Batches
     judged: Batches
     before: float
@@ -221,14 +222,16 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluation(self, number: int, judging: Mapping[int, _Judging], rng: Rng) -> dict[str, Any]:
-        """Accuracy after the cut at several budgets, on held-out data models and the validation split."""
+        """Accuracy after the cut (and `tune_steps`) at several budgets: held-out data models, validation split."""
         self.state.current.eval()
         curves, whole = [], []
         for i, at in judging.items():
             points = []
             for share in self.config.shares:
                 new = rewritten(self.state.current, self.models[i], self.graphs[i], self.config.strength(share))
-                points += self.pruners[i].curve(new, [share], at.calibration, at.judged, rng.child("judge"))
+                points += self.pruners[i].curve(
+                    new, [share], at.calibration, at.judged, rng.child("judge"), at.tuning, self.config.tune_lr
+                )
             curves.append(points)
             new = rewritten(self.state.current, self.models[i], self.graphs[i], 1.0)
             whole.append(self._whole(i, new, at.calibration, at.judged))
@@ -253,7 +256,8 @@ class Trainer:
         device = self.models[i].task.network.program.device
         calibration = some_batches(data.train, size, 4, device, rng.child("calibration"))
         judged = some_batches(data.val, size, max(1, self.config.judged // size), device, None)
-        return _Judging(calibration, judged, self._whole(i, self.models[i].tensors, calibration, judged))
+        tuning = some_batches(data.train, size, self.config.tune_steps, device, rng.child("tuning"))
+        return _Judging(tuning, calibration, judged, self._whole(i, self.models[i].tensors, calibration, judged))
 
     def _warn(self, rows: Rows) -> None:
         if rows.evaluations[-1]["collapsed"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.network import Network
-from metaprune.train.batch import call_arguments, channels_last
+from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 from metaprune.values import Plan
 
 
@@ -44,7 +44,7 @@ class Structure(nn.Module):
         structure = program.structure(self.alive, key=self._key, training=self.training)
         return program.run(structure, self.tensors(), args, kwargs)
 
-    def calibrate(self, batches: list[Any]) -> None:
+    def calibrate(self, batches: Sequence[Any]) -> None:
         """BatchNorm statistics from (inputs, labels) batches."""
         program = self.network.program
         given = [call_arguments(channels_last(inputs)) for inputs, _ in batches]
@@ -55,6 +55,17 @@ class Structure(nn.Module):
             for name, tensor in self.tensors().items():
                 if found[name] is not tensor:
                     tensor.copy_(found[name])
+
+    def tune(self, batches: Sequence[Any], lr: float) -> None:
+        """One SGD step (momentum 0.9) on each (inputs, labels) batch."""
+        sgd = torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=lr, momentum=0.9)
+        self.train()
+        for inputs, labels in batches:
+            args, kwargs = call_arguments(channels_last(inputs))
+            sgd.zero_grad()
+            with torch.enable_grad():
+                cross_entropy(logits_of(self(*args, **kwargs)), labels).backward()
+            sgd.step()
 
     @torch.no_grad()
     def full_size(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, channels_last, logits_of
 from metaprune.values import Budget, Plan
 
-Batches = list[tuple[Any, Tensor]]
+Batches = Sequence[tuple[Any, Tensor]]
 
 
 def ranking(name: str, options: Mapping[str, Any]) -> Ranking:
@@ -75,13 +75,18 @@ class Pruner:
         return float(self.task.network.cost(plan).macs) / self._full_macs
 
     def curve(
-        self, tensors: Mapping[str, Tensor], shares: Sequence[float], calibration: Batches, judged: Batches, rng: Rng
-    ) -> list[dict[str, float]]:
-        """Accuracy on `judged` after pruning to each share of the MACs, BatchNorm re-estimated, nothing trained."""
+        self, tensors: Mapping[str, Tensor], shares: Sequence[float], calibration: Batches, judged: Batches, rng: Rng,
+        tuning: Batches = (), lr: float = 0.0,
+    ) -> list[dict[str, float]]:  # fmt: skip
+        """Accuracy on `judged` after pruning to each share of the MACs and a step on each of `tuning`'s batches.
+
+        BatchNorm is re-estimated on `calibration`.
+        """
         rows = []
         for share in shares:
             plan = self.at_share(tensors, share, rng)
             module = Structure(self.task.network, tensors, plan)
+            module.tune(tuning, lr)
             module.calibrate(calibration)
             rows.append({"macs": self.share(plan), "accuracy": accuracy(module, judged)})
         return rows
@@ -110,10 +115,5 @@ def area(rows: Sequence[Mapping[str, float]]) -> float:
 
 def some_batches(split: Any, batch_size: int, count: int, device: torch.device, rng: Rng | None) -> Batches:
     """The first `count` batches of one pass, shuffled iff `rng` is given."""
-    found: Batches = []
     with replayed(split, rng or Rng(0)):
-        for batch in split.batches(batch_size, device=device, rng=rng):
-            found.append(batch)
-            if len(found) == count:
-                break
-    return found
+        return list(itertools.islice(split.batches(batch_size, device=device, rng=rng), count))
