@@ -11,9 +11,11 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from stamp_tables import ADAPT, CORE, DENSE, RIVALS, SMALL, break_even_text, masks_alike, rivals, study_rows
+from stamp_tables import ADAPT, CORE, DENSE, RANGE, RIVALS, SMALL, break_even_text, masks_alike, rivals, study_rows
 
 from metaprune.report.plots import BLUE, MARK_GREY, ORANGE, style
+
+ONE_COST = ", fitted for 25%"
 
 
 def masks_figure(budget: str = "25%") -> go.Figure:
@@ -29,8 +31,11 @@ def masks_figure(budget: str = "25%") -> go.Figure:
 
 
 def accuracy_figure(target: str) -> go.Figure:
-    """Mean test accuracy by parameters; a contender at several budgets is a line."""
-    rows = {k: v for k, v in study_rows().items() if k[0] == target}
+    """Mean test accuracy by parameters: curves with the artifact for a range of costs, points with the one for 25%."""
+    rows = {k: v for k, v in study_rows(study=RANGE).items() if k[0] == target}
+    for (name, budget, label), found in study_rows().items():
+        if name == target and (label == RIVALS[0] or not any(k[2] == label for k in rows)):
+            rows[name, budget, f"STAMP{ONE_COST}" if label == RIVALS[0] else label] = found
     figure = go.Figure()
     for label in dict.fromkeys(k[2] for k in rows):
         own = [v for k, v in rows.items() if k[2] == label]
@@ -39,7 +44,7 @@ def accuracy_figure(target: str) -> go.Figure:
         )
         figure.add_scatter(
             x=[x for x, _ in points], y=[y for _, y in points], name=label, mode="lines+markers",
-            line={"width": 4 if label == "STAMP" else 1.5}, visible=True if label in CORE else "legendonly",
+            line={"width": 4 if label == "STAMP" else 1.5}, visible=True if label.removesuffix(ONE_COST) in CORE else "legendonly",
         )  # fmt: skip
     style(figure, height=520, showlegend=True)
     figure.update_layout(title=f"{target}: accuracy against parameters")
