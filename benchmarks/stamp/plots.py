@@ -44,7 +44,8 @@ def accuracy_figure(target: str) -> go.Figure:
         )
         figure.add_scatter(
             x=[x for x, _ in points], y=[y for _, y in points], name=label, mode="lines+markers",
-            line={"width": 4 if label == "STAMP" else 1.5}, visible=True if label.removesuffix(ONE_COST) in CORE else "legendonly",
+            line={"width": 4 if label == "STAMP" else 1.5},
+            visible=True if label.removesuffix(ONE_COST) in CORE else "legendonly",
         )  # fmt: skip
     style(figure, height=520, showlegend=True)
     figure.update_layout(title=f"{target}: accuracy against parameters")
