@@ -86,6 +86,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-speed": speed_table,
     "latency-error": error_table,
     "latency-search": search_table,
+    "latency-search-plain": partial(search_table, "plain"),
     "stamp-targets": targets_table,
     "stamp-peers": peers_table,
     "stamp-masks": masks_table,

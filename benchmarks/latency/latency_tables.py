@@ -8,8 +8,12 @@ from collections import defaultdict
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ERRORS, SEARCH = HERE / "results.json", HERE / "search.json"
-UNDER_MACS = HERE.parent / "pruningnet" / "mobilenet_fashion.json"
+ERRORS = HERE / "results.json"
+PRUNINGNET = HERE.parent / "pruningnet"
+SEARCHES = {  # results, rows of the searches under MACs, how these are labelled
+    "mobilenet": (HERE / "search.json", PRUNINGNET / "mobilenet_fashion.json", "generated (paper)"),
+    "plain": (HERE / "search_plain.json", PRUNINGNET / "plain_cifar10.json", "shared, likelihood"),
+}
 MACS, LABELS = "searched for MACs", ("searched for MACs", "searched for milliseconds", "uniform")
 
 
@@ -38,10 +42,11 @@ def error_table() -> str:
     )
 
 
-def search_table() -> str:
+def search_table(case: str = "mobilenet") -> str:
     """Structures of equal milliseconds: found under MACs, found under milliseconds, uniform."""
-    report = json.loads(SEARCH.read_text())
-    rows, under_macs = report["rows"], json.loads(UNDER_MACS.read_text())["rows"]
+    file, under, search = SEARCHES[case]
+    report = json.loads(file.read_text())
+    rows, under_macs = report["rows"], json.loads(under.read_text())["rows"]
     found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for key, row in rows.items():
         if key.startswith("final/"):
@@ -49,7 +54,7 @@ def search_table() -> str:
             times = rows[f"ms/{budget}/{seed}"]
             into = found[budget][label]
             searches = {
-                MACS: under_macs[f"search/generated (paper)/{budget}/{seed}"],
+                MACS: under_macs[f"search/{search}/{budget}/{seed}"],
                 LABELS[1]: rows[f"search/{budget}/{seed}"],
             }
             into["score"] += [100 * searches[label]["score"]] if label in searches else []
@@ -58,8 +63,8 @@ def search_table() -> str:
             into["predicted"].append(times[label]["predicted_ms"])
             into["ratio"].append(times[label]["measured_ms"] / times[MACS]["measured_ms"])
     lines = [
-        "| milliseconds of the search under | structure | test accuracy | score in the search | MACs | ms, predicted "
-        "| ms, measured (1: searched for MACs) |",
+        "| milliseconds of the search under | structure | test accuracy | score in the search, % | MACs "
+        "| ms, predicted | ms, measured (1: searched for MACs) |",
         "|---|---|---|---|---|---|---|",
     ]
     gains = []
@@ -82,5 +87,5 @@ def _columns(values: dict[str, list[float]]) -> str:
     accuracy = values["accuracy"]
     macs, predicted, ratio = (statistics.mean(values[k]) for k in ("macs", "predicted", "ratio"))
     spread = f"{min(accuracy):.2f} to {max(accuracy):.2f}; {len(accuracy)}"
-    score = f"{statistics.mean(values['score']):.1f}%" if values["score"] else ""
+    score = f"{statistics.mean(values['score']):.1f}" if values["score"] else ""
     return f"{statistics.mean(accuracy):.2f}% ({spread}) | {score} | {macs:.2f} M | {predicted:.2f} | {ratio:.2f}"

@@ -146,7 +146,7 @@ def _alone(file: Path, what: str, judged: str, budget: str = "25%") -> str:
     return (
         "\n".join(lines)
         + f"\n\nAt {budget} of the parameters, {judged}: mean (lowest to highest seed; number of seeds). "
-        "Masks of different reference tasks: their Jaccard index at half of the channels."
+        "Masks of different reference tasks, of data as they are: their Jaccard index at half of the channels."
     )
 
 

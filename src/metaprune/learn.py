@@ -173,6 +173,9 @@ def adapt(
     folder = Path(folder).resolve()
     changes = overrides or {}
     _require_unfitted(changes, STAMP_OPTIONS)
+    for key in changes:
+        if key.partition(".")[0] in ("budget", "data", "model", "train"):
+            raise ConfigError(f"{key} says nothing to adapt: budget and data are its arguments, the network the fit's")
     config = _fitted_config(folder, changes, "stamp")
     if config.method.name != Stamp.name:
         raise ConfigError(f"{folder} holds a {config.method.name}: `adapt` is for stamp, `search` for pruningnet")
@@ -202,7 +205,9 @@ def _in_path(budget: Budget) -> str:
 
 def _fitted_config(folder: Path, overrides: dict[str, Any], method: str) -> RunConfig:
     """The recipe of a fitted run. Raises ConfigError where there is none."""
-    if not (folder / "config.json").is_file() or not (folder / INFO).is_file():
+    if (folder / "config.json").is_file() and not (folder / INFO).is_file():
+        raise ConfigError(f"the run in {folder} is not finished: `metaprune fit` as it was started goes on with it")
+    if not (folder / INFO).is_file():
         raise ConfigError(f"{folder} holds no fitted run: make one with `metaprune fit {method} RECIPE --run {folder}`")
     return from_dict(RunConfig, override(json.loads((folder / "config.json").read_text()), overrides))
 

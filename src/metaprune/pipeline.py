@@ -140,7 +140,8 @@ def prune(
         "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "masks": describe_masks(pruned, proposal),
         "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
-        "history": {"recover": history}, "method_details": dict(proposal.details),
+        "history": {"recover": history}, "recovery": _effort(pruned, recovery, history),
+        "method_details": dict(proposal.details),
         "latency_table": table,
         "module_rules": asdict(rules) if keep_module else None,
     }  # fmt: skip
@@ -174,6 +175,15 @@ def _recovered(
             pruned.model, network.model, data, how, rng=rng, device=device_of(pruned.model), progress=progress,
             checkpoint_dir=checkpoint_dir, identity=identity, initialise=_initialiser(pruned, masks, rng),
         ).to_dict()  # fmt: skip
+
+
+def _effort(pruned: Pruned, how: RecoverConfig, history: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """Samples of recovery's epochs, and MACs: forward and backward (3 x), in distillation the teacher's forward."""
+    if history is None:
+        return None
+    samples = sum(round(row["samples_per_s"] * row["seconds"]) for row in history["rows"])
+    teacher = float(pruned.network.cost().macs) if how.kind == "distil" else 0.0
+    return {"samples": samples, "macs": samples * (3 * float(pruned.network.cost(pruned.plan).macs) + teacher)}
 
 
 def _initialiser(pruned: Pruned, masks: Mapping[str, torch.Tensor], rng: Rng) -> Initialise | None:
@@ -234,6 +244,8 @@ def run(
             latency = _latency(config, inputs, result)
         with phases("save"):
             save(result.pruned, place.path, spec=config.model.spec, options=inputs.options)
+        if result.record["quality"] and config.model.new_head and config.train is None:
+            result.record["quality"]["untrained_head"] = True  # `dense` says nothing of the pretrained network
         files = {"before": dense["bytes"], "after": (place.path / "model.safetensors").stat().st_size}
         record = {
             **result.record, "command": command, "config": config.to_dict(), "model": config.model.spec,

@@ -14,6 +14,8 @@ from metaprune.cli.main import main
 from metaprune.config import DataConfig, RunConfig
 from metaprune.errors import ConfigError, InfeasibleBudgetError
 from metaprune.learn import Fitted, adapt, fit
+from metaprune.report.rows import headline
+from metaprune.report.stamp_rows import fact_rows
 from metaprune.strict import from_dict
 from metaprune.values import Budget
 
@@ -200,6 +202,11 @@ def test_adapt_to_other_channels_size_and_classes(meta_trained, target):
     assert set(found["seconds"]) == set(found["macs"]) == {"adapt", "encode"}
     assert found["meta_training"]["macs"] > 0
     assert record["quality"]["recovered"]["samples"] > 0
+    seen, after = record["recovery"]["samples"], record["cost"]["after"]["macs"]
+    assert seen > 0 and record["recovery"]["macs"] == 3 * after * seen
+    assert record["quality"]["untrained_head"] and "->" not in headline(record)
+    facts = {row.name for row in fact_rows(record)}
+    assert "Training the small network: MACs" in facts
     size = record["config"]["data"]["image_size"]
     assert mp.load(place)(torch.zeros(2, 1, size, size)).shape == (2, 4)
     assert "<html" in (place / "report.html").read_text()
@@ -234,6 +241,16 @@ def test_wrong_arguments_of_adapt(meta_trained, fitted, target, tmp_path, capsys
                 "method.options.hidden=9",
             ],
             "was decided by the fit",
+        ),
+        *(
+            (["adapt", str(meta_trained), "--data", target, "--budget", "params=25%", "--set", setting], text)
+            for setting, text in (
+                ("data.nope=3", "unknown key data.nope"),
+                ("data.spec=builtin:mnist", "what --data says"),
+                ("data.limit=abc", "data.limit"),
+                ("budget.macs=30%", "budget.macs says nothing to adapt"),
+                ("model.new_head=false", "model.new_head says nothing"),
+            )
         ),
     ):
         assert main(arguments) == 2

@@ -75,6 +75,7 @@ def test_facts():
     assert {name: row.value for name, row in facts.items()} == {
         "Jaccard within tasks": "0.875", "Jaccard between tasks": "0.625", "Margin": "0.250", "Adaptation steps": "3",
         "Adapt: MACs": "19.65 G", "Adapt: wall time": "2.5 s", "Encode: MACs": "1.23 G", "Encode: wall time": "250 ms",
+        "Training the small network: wall time": "1 min 40 s",
         "Meta-training (paid once): MACs": "18.31 T", "Meta-training (paid once): wall time": "1 min 05 s",
     }  # fmt: skip
     assert facts["Adaptation steps"].detail == "loss 1.500 in the first, 1.250 in the last"
@@ -84,9 +85,22 @@ def test_facts():
     assert (alone.name, alone.value, alone.detail) == ("Adaptation steps", "0", "")
 
 
+def test_break_even():
+    record = stamped()
+    full, samples = record["cost"]["before"]["macs"], 50_000
+    record["recovery"] = {"samples": samples, "macs": 1e12}
+    facts = {row.name: row.value for row in rows.fact_rows(record)}
+    assert facts["Training the small network: MACs"] == "1.00 T"
+    targets = 18.31e12 / (3 * full * samples - 19.65e9 - 1.23e9)
+    assert facts["Meta-training pays from"] == f"{math.ceil(targets):,} targets"
+    record["recovery"]["samples"] = 1  # saves less than adaptation takes
+    assert "Meta-training pays from" not in {row.name for row in rows.fact_rows(record)}
+
+
 def test_collapse_is_said():
     record = stamped()
-    assert rows.closing_text(record) == "STAMP: 49.8% of MACs kept, mask margin 0.250, adapted in 2.5 s"
+    margin = "mask margin of reference tasks 0.250"
+    assert rows.closing_text(record) == f"STAMP: 49.8% of MACs kept, {margin}, adapted in 2.5 s"
     for collapsed in (True, False, None):
         found(record)["meta_training"]["conditioning"]["collapsed"] = collapsed
         details = [row.detail for row in rows.fact_rows(record)]

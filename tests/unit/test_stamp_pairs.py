@@ -22,6 +22,7 @@ from metaprune.methods.base import Task, require_feasible
 from metaprune.methods.stamp import Stamp
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.learner import Price
+from metaprune.methods.stamp.meta import fill_bank
 from metaprune.methods.stamp.pairs import PairLayers, Pairs, most_probable
 from metaprune.models import create
 from metaprune.network import trace
@@ -45,7 +46,7 @@ pytestmark = [
 def learner_of(method=PAIRS, kind="cnn", **limits):
     net = network(kind)
     learner = method._learner(Task(net, small_data(), Constraints(**limits)), Rng(0), net.tensors)
-    method._fill_bank(learner, [Pool(small_data(), "cpu")], Rng(0))
+    fill_bank(learner, [Pool(small_data(), "cpu")], method.meta, Rng(0))
     return learner
 
 

@@ -16,6 +16,7 @@ from metaprune.methods.base import Task
 from metaprune.methods.stamp import MetaConfig, Stamp
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.learner import Price, gradient_step, sgd
+from metaprune.methods.stamp.meta import fill_bank
 from metaprune.network import trace
 from metaprune.rng import Rng
 from metaprune.strict import from_dict
@@ -111,7 +112,7 @@ def test_bfloat16_leaves_sets_gates_and_tensors_in_float32(kind):
     method = from_dict(Stamp, {**OPTIONS, "meta": short}, "stamp")
     learner = method._learner(task, Rng(0), task.network.tensors)
     pool = Pool(task.data, "cpu")
-    method._fill_bank(learner, [pool], Rng(0))
+    fill_bank(learner, [pool], method.meta, Rng(0))
     run, sample = learner.gated.run, pool.draw(range(10), 20, Rng(1), augment=False)
 
     def spy(*args, **kwargs):

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from metaprune.cli.common import assignments, console
+from metaprune.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Adapt:
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Any other key of the recipe, as recover.train.epochs=20; may be repeated."""
     out: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Folder of the network; by default RUN/targets/DATA-BUDGET."""
+    """Folder of the network; by default RUN/targets/DATA-BUDGET, which the report of later targets compares with."""
     quiet: bool = False
     """No progress bars."""
 
@@ -34,13 +35,16 @@ class Adapt:
         from metaprune.config import DataConfig
         from metaprune.learn import adapt
         from metaprune.report import print_summary
+        from metaprune.strict import from_dict, override
         from metaprune.values import Budget
 
         overrides = assignments(self.set, "--set")
-        chosen = {k: overrides.pop(k) for k in list(overrides) if k.startswith("data.")}
+        chosen = {k.removeprefix("data."): overrides.pop(k) for k in list(overrides) if k.startswith("data.")}
+        if "spec" in chosen:
+            raise ConfigError("--set data.spec: the data are what --data says")
         if self.steps is not None:
             overrides["method.options.adapt_steps"] = self.steps
-        data = DataConfig(spec=self.data, **{k.removeprefix("data."): v for k, v in chosen.items()})
+        data = from_dict(DataConfig, override({"spec": self.data}, chosen), "data")
         record, place = adapt(
             self.run_folder, data, Budget.parse(self.budget), overrides, self.out, progress=not self.quiet
         )

@@ -40,7 +40,7 @@ class Fit:
         if not is_main_process():
             return 0
         out = console()
-        cost = "nonzero" if info.get("options", {}).get("variant") == "filter" else "params"
+        cost = info["options"].get("metric", "params")
         following = {
             "pruningnet": f"metaprune search {folder} --budget macs=50%",
             "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget {cost}=25%",

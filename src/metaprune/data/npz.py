@@ -58,7 +58,7 @@ def _part(arrays: dict[str, np.ndarray], part: str, path: Path) -> tuple[np.ndar
     else:
         return None
     if prefix + "labels" not in arrays:
-        raise DataError(f"{origin}: key {prefix}labels is missing.")
+        raise DataError(f"{origin}: key {prefix}labels is missing: add an int array [samples], or use an image folder.")
     return images, as_labels(arrays[prefix + "labels"], len(images), origin)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metaprune.report.naming import pretty_data, pretty_model
@@ -231,7 +231,8 @@ def headline(record: Record) -> str:
     if quality:
         _, before, after = quality
         split = _get(record, "quality", "split")
-        parts.append(f"accuracy {percentage(before, 1)} -> {percentage(after, 1)}" + (f" ({split})" if split else ""))
+        start = "" if _untrained_head(record) else f"{percentage(before, 1)} -> "
+        parts.append(f"accuracy {start}{percentage(after, 1)}" + (f" ({split})" if split else ""))
     proof = proof_text(record)
     return f"{title(record)}: {', '.join([*parts, *([proof] if proof else [])]) or 'no figures in this record'}"
 
@@ -293,6 +294,8 @@ def _quality_rows(record: Record) -> list[SummaryRow]:
     named = f" ({split})" if split else ""
     samples = finite(_get(record, "quality", "dense", "samples"))
     detail = f"{int(samples):,} samples" if samples else ""
+    if untrained := _untrained_head(record):
+        detail += f"{', ' if detail else ''}before: a new head that nothing trained"
     rows = []
     found = _accuracies(record)
     if found:
@@ -308,7 +311,11 @@ def _quality_rows(record: Record) -> list[SummaryRow]:
     if before is not None and after is not None:
         text = (f"{before:.3f}", f"{after:.3f}", number_change(before, after))
         rows.append(SummaryRow("loss", f"Loss{named}", *text, "", "cross-entropy", (before, after)))
-    return rows
+    return [replace(row, change="") for row in rows] if untrained else rows
+
+
+def _untrained_head(record: Record) -> bool:
+    return _get(record, "quality", "untrained_head") is True
 
 
 def _points(key: str, label: str, before: float, after: float, detail: str) -> SummaryRow:

@@ -5,6 +5,7 @@ Like `metaprune.report.rows`, it takes a record of which any part may be missing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,11 @@ from typing import Any
 from metaprune.report.rows import GroupRow, PhaseRow, Record, group_rows, phase_rows
 from metaprune.report.search_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
 from metaprune.report.units import duration, finite, percentage
+
+_READS = {
+    "adapt": "reading, forward and backward of every step",
+    "encode": "reading the data set for the final mask, forward only",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +137,16 @@ def stamp_text(record: Record) -> str:
 
 
 def closing_text(record: Record) -> str:
-    """`STAMP: 24.9% of MACs kept, mask margin 0.250, adapted in 2.5 s`; what is not known is left out."""
+    """`STAMP: 24.9% of MACs kept, mask margin of reference tasks 0.250, adapted in 2.5 s`, or what is known of it."""
     kept = finite(_stamp(record).get("kept_macs"))
     told = mapping_or_empty(_meta(record).get("conditioning"))
     margin, spent = finite(told.get("margin")), finite(mapping_or_empty(_stamp(record).get("seconds")).get("adapt"))
     parts = [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
     parts += _sparsity(record)
     if margin is not None:
-        parts += [f"mask margin {margin:.3f}{' (collapsed)' if told.get('collapsed') is True else ''}"]
+        parts += [
+            f"mask margin of reference tasks {margin:.3f}{' (collapsed)' if told.get('collapsed') is True else ''}"
+        ]
     parts += [f"adapted in {duration(spent)}"] if spent is not None else []
     return f"STAMP: {', '.join(parts)}" if parts else ""
 
@@ -148,12 +156,26 @@ def fact_rows(record: Record) -> list[FactRow]:
     found, meta = _stamp(record), _meta(record)
     macs, seconds = mapping_or_empty(found.get("macs")), mapping_or_empty(found.get("seconds"))
     rows = [*_pair_facts(record), *_conditioning_facts(record), *_adaptation_facts(record)]
-    for key, detail in (
-        ("adapt", "reading, forward and backward of every step"),
-        ("encode", "reading the data set for the final mask, forward only"),
-    ):
+    for key, detail in _READS.items():
         rows += effort_rows(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
-    return [*rows, *effort_rows("Meta-training (paid once)", meta, "reading, forward and backward of every step")]
+    seconds = mapping_or_empty(record.get("seconds"))
+    small = {"macs": mapping_or_empty(record.get("recovery")).get("macs"), "seconds": seconds.get("recover")}
+    rows += effort_rows("Training the small network", small, "forward and backward of every sample")
+    rows += effort_rows("Meta-training (paid once)", meta, "reading, forward and backward of every step")
+    return [*rows, *_break_even(record)]
+
+
+def _break_even(record: Record) -> list[FactRow]:
+    """Targets after which meta-training has paid, in MACs; none where a target saves nothing."""
+    spent, samples = mapping_or_empty(_stamp(record).get("macs")), mapping_or_empty(record.get("recovery"))
+    full = mapping_or_empty(mapping_or_empty(record.get("cost")).get("before")).get("macs")
+    figures = [finite(x) for x in (_meta(record).get("macs"), full, samples.get("samples"), *map(spent.get, _READS))]
+    if any(x is None for x in figures):
+        return []
+    once, full, seen, *reads = (x for x in figures if x is not None)
+    saved = 3 * full * seen - sum(reads)
+    detail = "in MACs, beside training the whole network on as many samples before it is pruned and trained again"
+    return [FactRow("Meta-training pays from", f"{math.ceil(once / saved):,} targets", detail)] if saved > 0 else []
 
 
 def _sparsity(record: Record) -> list[str]:

@@ -55,7 +55,7 @@ class Pool:
                 f"{data.name}: stamp draws samples by class, which a DataLoader does not allow; give a data spec, an "
                 "npz or an image folder"
             )
-        self.name, self.split, self.device = data.name, split, device
+        self.data, self.name, self.split, self.device = data, data.name, split, device
         labels = np.asarray(split.labels)
         self.classes = np.unique(labels)
         if len(self.classes) < 2:

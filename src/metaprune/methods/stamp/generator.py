@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import ConfigError
 from metaprune.methods.stamp.gates import PRIORS, Bernoulli, BetaBernoulli
 from metaprune.methods.stamp.reader import SetView
 
@@ -44,8 +43,6 @@ class SetEncoder(nn.Module):
 
     def __init__(self, features: int, dim: int, heads: int, kind: Encoder):
         super().__init__()
-        if dim % heads:
-            raise ConfigError(f"stamp.set_dim={dim} does not divide by stamp.heads={heads}")
         self.kind = kind
         self.enter = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, dim))
         layers = {"attention": 1, "mean": 0, "classes": 2}[kind]

@@ -8,20 +8,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaprune.errors import ConfigError
 from metaprune.methods.stamp.episodes import LOOKS, Pool
+from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS
 from metaprune.methods.stamp.learner import Learner, Price, StepResult, Weights, gradient_step, sgd
 from metaprune.rng import Rng
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from metaprune.train.config import require_choice, require_number
 from metaprune.train.processes import ALONE, Processes
 from metaprune.train.progress import TrainProgress
 
 Outer = Literal["reptile", "fomaml"]
+Start = Literal["zero", "kept"]
+Precision = Literal["no", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class MetaConfig:
     """Learning rate of the head (SGD)."""
     generator_lr: float = 3e-3
     """Learning rate of the mask generator (Adam)."""
-    head: Literal["zero", "kept"] = "kept"
+    head: Start = "kept"
     """kept: an episode takes up the head rows of its classes where the last one left them; zero: a new head in each."""
     outer: Outer = "reptile"
     """reptile: the weights move towards those at the end of an episode; fomaml: against the gradient taken there."""
@@ -59,9 +64,20 @@ class MetaConfig:
     """Augment the samples as the data source defines it, also those that masks are read from: the generator would take
     whole images for another data set than shifted ones."""
 
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     """bf16: the network under gates runs in bfloat16, in meta-training and in adaptation; sets are read and gates are
     made in float32."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a value that does not fit."""
+        for name, known in (("outer", Outer), ("head", Start), ("mixed_precision", Precision)):
+            require_choice(f"stamp.meta.{name}", getattr(self, name), get_args(known))
+        for name, low in (("episodes", 1), ("inner_steps", 1), ("batch_size", 2), ("save_every", 1), ("ramp", 0)):
+            require_number(f"stamp.meta.{name}", getattr(self, name), low)
+        for name in ("lr", "head_lr", "generator_lr", "outer_lr"):
+            require_number(f"stamp.meta.{name}", getattr(self, name), 0.0, open_low=True)
+        if len(self.ways) != 2 or not 2 <= self.ways[0] <= self.ways[1]:
+            raise ConfigError(f"stamp.meta.ways={list(self.ways)}: give least and most classes, at least 2")
 
     def look(self, rng: Rng) -> str:
         """Of one episode: half of them show the data as they are."""
@@ -104,6 +120,18 @@ class MetaState(nn.Module):
     def head(self, number: int) -> dict[str, Tensor]:
         """Of the reference data set `number`, one row for each of its classes."""
         return {name: getattr(self, f"head{number}_{i}") for i, name in enumerate(self._heads[number])}
+
+
+def fill_bank(learner: Learner, pools: Sequence[Pool], config: MetaConfig, rng: Rng) -> None:
+    """Reference sets by which all later sets are standardised: of all domains in turns, random classes."""
+    views, labels = [], []
+    for number in range(BANK_SETS):
+        draw, pool = rng.child(number), pools[number % len(pools)]
+        classes, look = pool.choose(config.ways, draw.child("classes")), config.look(draw)
+        sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=config.augment, look=look)
+        views.append(learner.reader(sample.args, sample.kwargs))
+        labels.append(sample.labels)
+    learner.generator.remember(views, labels)
 
 
 def meta_train(
@@ -221,17 +249,16 @@ def conditioning(
 ) -> dict[str, Any]:
     """How alike the masks of two samples of one task are, and those of different tasks: Jaccard at equal size.
 
-    Equal size: each mask is the half of all gates with the highest probabilities.
+    Equal size: each mask is the half of all gates with the highest probabilities. Data are shown as they are: looks
+    would pass for data sets.
     """
     masks: list[list[np.ndarray]] = []
     for number in range(max(tasks, len(pools))):
         draw, pool = rng.child(number), pools[number % len(pools)]
-        classes, look = pool.choose(config.ways, draw.child("classes")), config.look(draw)
+        classes = pool.choose(config.ways, draw.child("classes"))
         found = []
         for twin in range(2):
-            sample = pool.draw(
-                classes, config.batch_size, draw.child("sample", twin), augment=config.augment, look=look
-            )
+            sample = pool.draw(classes, config.batch_size, draw.child("sample", twin), augment=config.augment)
             flat = np.concatenate(learner.probabilities([sample], middle(learner.generator.shares)))
             found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
         masks.append(found)

@@ -27,9 +27,9 @@ from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.stamp.channels import Channels
 from metaprune.methods.stamp.episodes import Pool
-from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS, Encoder, MaskGenerator, Prior
+from metaprune.methods.stamp.generator import Encoder, MaskGenerator, Prior
 from metaprune.methods.stamp.learner import Learner, Price, Weights, asked_share, gradient_steps, sgd
-from metaprune.methods.stamp.meta import MetaConfig, MetaState, conditioning, meta_train, middle
+from metaprune.methods.stamp.meta import MetaConfig, MetaState, conditioning, fill_bank, meta_train, middle
 from metaprune.methods.stamp.pairs import Pairs
 from metaprune.methods.stamp.reader import Head
 from metaprune.rng import Rng
@@ -112,7 +112,7 @@ class Stamp:
         require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
         require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
         require_choice("stamp.variant", self.variant, ("weights", "structure", "filter"))
-        require_choice("stamp.meta.mixed_precision", self.meta.mixed_precision, ("no", "bf16"))
+        self.meta.check()
         if self.variant == "filter":
             if self.metric not in ("params", "nonzero"):
                 raise ConfigError(
@@ -129,16 +129,19 @@ class Stamp:
         require_number("stamp.temperature", self.temperature, 0.0, open_low=True)
         for name, low in (("set_dim", 1), ("heads", 1), ("hidden", 1), ("adapt_steps", 0), ("sets", 1)):
             require_number(f"stamp.{name}", getattr(self, name), low)
-        for name, low in (("episodes", 1), ("inner_steps", 1), ("batch_size", 2), ("save_every", 1)):
-            require_number(f"stamp.meta.{name}", getattr(self.meta, name), low)
-        if not 2 <= self.meta.ways[0] <= self.meta.ways[1]:
-            raise ConfigError(f"stamp.meta.ways={list(self.meta.ways)}: give least and most classes, at least 2")
+        if self.use_set and self.set_dim % self.heads:
+            raise ConfigError(f"stamp.set_dim={self.set_dim} does not divide by stamp.heads={self.heads}")
+        require_number("stamp.kl_weight", self.kl_weight, 0.0)
         if self.kl_weight and self.prior == "none":
             raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
-        """See `metaprune.methods.base.require_feasible`."""
+        """See `metaprune.methods.base.require_feasible`; before a meta-training, of its data too."""
         self._form(task).slack(budget)
+        if self.artifact is None and self.fitted is None:
+            self._pools(task)
+            if self.metric == "latency_ms" and task.network.cost().latency_ms is None:
+                raise ConfigError("stamp.metric='latency_ms' needs a latency table: make one with `metaprune latency`")
 
     def _form(self, task: Task) -> Channels | Pairs:
         """What has gates."""
@@ -160,10 +163,10 @@ class Stamp:
         if any(t.network.space.digest() != digest for t in tasks):
             raise ConfigError("stamp meta-trains one network on several data sets: all tasks share the network")
         device = task.network.program.device
-        data = [t.require_data(self.name) for t in tasks] + self._more(task)
-        pools = [Pool(d, device) for d in data]
+        pools = self._pools(*tasks)
+        data = [pool.data for pool in pools]
         learner = self._learner(task, rng, task.network.tensors)
-        self._fill_bank(learner, pools, rng.child("bank"))
+        fill_bank(learner, pools, self.meta, rng.child("bank"))
         heads = [learner.weights(task.network.tensors, len(p.classes)).head for p in pools]
         state = MetaState(learner.generator, _own(task, learner.head), learner.gates, heads)
         identity = {
@@ -198,6 +201,11 @@ class Stamp:
     def restore(self, artifact: Artifact) -> Self:
         return dataclasses.replace(self, fitted=artifact)
 
+    def _pools(self, *tasks: Task) -> list[Pool]:
+        """The tasks' data sets and the references. Raises DataError for one without classes to choose from."""
+        data = [*(t.require_data(self.name) for t in tasks), *self._more(tasks[0])]
+        return [Pool(d, tasks[0].network.program.device) for d in data]
+
     def _more(self, task: Task) -> list[Any]:
         shape = task.require_data(self.name).input_shape
         return [load_data(spec, image_size=shape[1], channels=shape[0]) for spec in self.references]
@@ -207,17 +215,6 @@ class Stamp:
         if self.variant == "filter":  # an artifact that does not say is of channels
             found["variant"] = self.variant
         return plain({**found, "meta": dataclasses.asdict(self.meta)})
-
-    def _fill_bank(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> None:
-        """Reference sets by which all later sets are standardised: of all domains in turns, random classes."""
-        views, labels = [], []
-        for number in range(BANK_SETS):
-            draw, pool = rng.child(number), pools[number % len(pools)]
-            classes, look = pool.choose(self.meta.ways, draw.child("classes")), self.meta.look(draw)
-            sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=self.meta.augment, look=look)
-            views.append(learner.reader(sample.args, sample.kwargs))
-            labels.append(sample.labels)
-        learner.generator.remember(views, labels)
 
     def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> dict[str, Any]:
         """How alike masks are, see `meta.conditioning`; warns where they do not depend on the data set, and could."""
@@ -292,7 +289,13 @@ class Stamp:
         """Asks for the budget's share, if it bounds the metric that the gates pay for."""
         share = asked_share(task.network, budget, self.metric, middle(self.shares))
         low, high = self.shares
-        if low < high and not 0.9 * low <= share <= 1.1 * high:
+        if self.metric not in budget.to_dict():
+            warnings.warn(
+                f"the budget does not bound {self.metric}, which the artifact was meta-trained for: its generator is "
+                f"asked for {share:.0%} of them whatever the budget is",
+                stacklevel=4,
+            )
+        elif not 0.9 * low <= share <= 1.1 * high:
             warnings.warn(
                 f"the artifact was meta-trained for {low:.0%} to {high:.0%} of the network's {self.metric}, this is "
                 f"{share:.1%}: fit one with shares=[...] around it",
