@@ -31,6 +31,7 @@ import torch
 import metaprune as mp
 from metaprune.data import Data, load_data
 from metaprune.files import write_json, write_tensors
+from metaprune.methods import create_method
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph import MetaGraph
@@ -92,6 +93,7 @@ TUNED_ARMS: dict[str, dict[str, Any]] = {
     "no rewrite, tuned between": {"rewrite": "none", "between": True},
     "group sparsity, tuned between": {"rewrite": "sparse", "between": True},
 }
+PLAIN = ("uniform", "random")  # methods of these names, without a metanetwork
 SHARES = ("70%", "50%", "30%")
 MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured", "10%"))  # pattern, nonzero at most
 
@@ -176,14 +178,16 @@ class Study:
 
     def run(self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
         def pruned() -> dict[str, Any]:
-            options = TUNED_ARMS[arm]
-            method, left = self.arm(variant, source, options, epochs)
+            if arm in PLAIN:
+                method, left = create_method(arm), epochs
+            else:
+                method, left = self.arm(variant, source, TUNED_ARMS[arm], epochs)
             recover = RecoverConfig(kind="finetune", train=dataclasses.replace(LIGHT, epochs=left)) if epochs else None
             result = mp.prune(
                 self.network(name, seed), self.example(name), budget={"macs": share}, method=method,
                 data=self.data(name), recover=recover, seed=seed, progress=False,
             )  # fmt: skip
-            quality, found = result.record["quality"], result.record["method_details"]["metagraph"]
+            quality, found = result.record["quality"], result.record["method_details"].get("metagraph", {})
             return {
                 "dense": quality["dense"]["accuracy"], "cut": quality["cut"]["accuracy"],
                 "accuracy": quality["recovered" if epochs else "cut"]["accuracy"],
@@ -191,7 +195,7 @@ class Study:
                 "strength": found.get("strength"),
             }  # fmt: skip
 
-        shared = arm in ("no rewrite", "no rewrite, tuned between", "group sparsity, tuned between")
+        shared = arm in ("no rewrite", "no rewrite, tuned between", "group sparsity, tuned between", *PLAIN)
         self.once(
             f"{'any' if shared else label_of(variant, source)}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs", pruned
         )
@@ -214,7 +218,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["cut", "tuned", "masks"], choices=["cut", "tuned", "masks"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--arms", nargs="+", default=list(TUNED_ARMS), choices=list(TUNED_ARMS), help='"between": of part tuned'
+        "--arms",
+        nargs="+",
+        default=[*TUNED_ARMS, *PLAIN],
+        choices=[*TUNED_ARMS, *PLAIN],
+        help='"between": of part tuned',
     )
     parser.add_argument("--tuned-share", nargs="+", default=["50%"])
     parser.add_argument("--epochs", type=float, nargs="+", default=[2], help="of part tuned")
@@ -226,7 +234,7 @@ def main() -> None:
     for variant, name, seed in itertools.product(options.variants, options.networks, options.seeds):
         source = name if options.own else "resnet20"
         for arm in options.arms:
-            for share in SHARES if "cut" in options.parts and arm in ARMS else ():
+            for share in SHARES if "cut" in options.parts and arm in (*ARMS, *PLAIN) else ():
                 study.run(variant, source, name, seed, arm, share, 0)
             for pattern, share in MASKS if "masks" in options.parts and arm in ARMS else ():
                 study.masked(variant, source, name, seed, arm, pattern, share)
