@@ -86,6 +86,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "noise": {"rewrite": "noise"},
     "shuffled graph": {"rewrite": "shuffled"},
     "shrinkage": {"rewrite": "shrinkage"},
+    "metanetwork, L1": {"criterion_options": {"p": 1}},
+    "no rewrite, L1": {"rewrite": "none", "criterion_options": {"p": 1}},
+    "no rewrite, L1, same share of every group": {"rewrite": "none", "criterion_options": {"p": 1, "scope": "local"}},
+    "metanetwork, same share of every group": {"criterion_options": {"scope": "local"}},
+    "no rewrite, same share of every group": {"rewrite": "none", "criterion_options": {"scope": "local"}},
 }
 TUNED_ARMS: dict[str, dict[str, Any]] = {
     **ARMS,
@@ -173,7 +178,7 @@ class Study:
             ).record  # fmt: skip
             return {"accuracy": record["quality"]["cut"]["accuracy"], "nonzero": record["masks"]["share"]}
 
-        shared = "any" if arm == "no rewrite" else label_of(variant, source)
+        shared = "any" if arm.startswith("no rewrite") else label_of(variant, source)
         self.once(f"{shared}/{name}/{seed}/{arm}/{pattern} {share}/masks", pruned)
 
     def run(self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
@@ -195,7 +200,7 @@ class Study:
                 "strength": found.get("strength"),
             }  # fmt: skip
 
-        shared = arm in ("no rewrite", "no rewrite, tuned between", "group sparsity, tuned between", *PLAIN)
+        shared = arm.startswith(("no rewrite", "group sparsity")) or arm in PLAIN
         self.once(
             f"{'any' if shared else label_of(variant, source)}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs", pruned
         )

@@ -99,7 +99,7 @@ class Fitted:
             ConfigError: no fitted run there, or a method that searches nothing.
         """
         folder = Path(folder).resolve()
-        _require_unfitted(overrides or {}, FITTED_OPTIONS)
+        _require_unfitted(overrides or {}, FITTED_OPTIONS, ("budget", "model", "train"))
         config = _fitted_config(folder, overrides or {}, "pruningnet")
         method = create_method(config.method.name, dict(config.method.options))
         if not isinstance(method, PruningNet):
@@ -172,10 +172,7 @@ def adapt(
     """
     folder = Path(folder).resolve()
     changes = overrides or {}
-    _require_unfitted(changes, STAMP_OPTIONS)
-    for key in changes:
-        if key.partition(".")[0] in ("budget", "data", "model", "train"):
-            raise ConfigError(f"{key} says nothing to adapt: budget and data are its arguments, the network the fit's")
+    _require_unfitted(changes, STAMP_OPTIONS, ("budget", "model", "train", "data"))
     config = _fitted_config(folder, changes, "stamp")
     if config.method.name != Stamp.name:
         raise ConfigError(f"{folder} holds a {config.method.name}: `adapt` is for stamp, `search` for pruningnet")
@@ -212,8 +209,13 @@ def _fitted_config(folder: Path, overrides: dict[str, Any], method: str) -> RunC
     return from_dict(RunConfig, override(json.loads((folder / "config.json").read_text()), overrides))
 
 
-def _require_unfitted(overrides: dict[str, Any], fitted: Sequence[str]) -> None:
+def _require_unfitted(overrides: dict[str, Any], fitted: Sequence[str], tables: Sequence[str]) -> None:
+    """Raises ConfigError for options of the method, and tables of the recipe, that cannot change after the fit."""
     for key in overrides:
+        if key.partition(".")[0] in tables:
+            raise ConfigError(
+                f"{key} does nothing here: the network is the fit's, budget and data have their arguments"
+            )
         option = key.removeprefix("method.options.").partition(".")[0]
         if key.startswith("method.options.") and option in fitted:
             raise ConfigError(f"{key} was decided by the fit: run `metaprune fit` with it, into another folder")

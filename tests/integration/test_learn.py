@@ -145,6 +145,9 @@ def test_wrong_arguments(fitted, tmp_path, capsys):
         (["search", str(fitted), "--budget", "latency_ms=3", "--quiet", "--only-search"], "latency"),
         (["search", str(fitted), "--pareto", "--budget", "macs=50%"], "leave --budget out"),
         (["search", str(fitted), "--workers", "0"], "give 1 or more"),
+        (["search", str(fitted), "--budget", "macs=50%", "--set", "budget.macs=20%"], "budget.macs does nothing here"),
+        (["search", str(fitted), "--budget", "macs=50%", "--only-search", "--run", "x"], "--run is the folder"),
+        (["search", str(fitted), "--budget", "macs=50%", "--storage", "redis://localhost:1"], "cannot be opened"),
         (["search", str(fitted), "--set", "method.options.hidden=99"], "was decided by the fit"),
         (["search", str(fitted), "--budget", "macs=50%", "--set", "data.limit=500", "--quiet"], "another data digest"),
         (["search", str(fitted), "--searcher", "evolutoin"], "Did you mean 'evolution'"),
@@ -248,8 +251,8 @@ def test_wrong_arguments_of_adapt(meta_trained, fitted, target, tmp_path, capsys
                 ("data.nope=3", "unknown key data.nope"),
                 ("data.spec=builtin:mnist", "what --data says"),
                 ("data.limit=abc", "data.limit"),
-                ("budget.macs=30%", "budget.macs says nothing to adapt"),
-                ("model.new_head=false", "model.new_head says nothing"),
+                ("budget.macs=30%", "budget.macs does nothing here"),
+                ("model.new_head=false", "model.new_head does nothing"),
             )
         ),
     ):

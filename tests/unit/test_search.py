@@ -136,6 +136,8 @@ def test_greedy_narrows_step_by_step_from_full_width(network):
     assert loads[-1] <= 1
     with pytest.raises(ConfigError, match="one budget"):
         GreedySlimming(codec, [sampler, sampler], Rng(0))
+    slack = GreedySlimming(codec, [BudgetSampler(codec, network.cost_model(), {"macs": network.cost().macs})], Rng(0))
+    assert (codec.widths(slack.batch(0, [])) == network.space.widths).all() and slack.batch(1, []) is None
 
 
 def test_best_and_front_on_a_hand_made_archive(network):

@@ -33,7 +33,7 @@ class Search:
     searcher: str | None = None
     """evolution, random, greedy, nsga2."""
     storage: str | None = None
-    """Optuna storage: sqlite:///FILE, postgresql://USER@HOST/DB, journal:FILE; by default search.db in the folder."""
+    """Optuna storage: sqlite:///FILE, postgresql+psycopg://USER@HOST/DB, journal:FILE; by default RUN/search.db."""
     latency_table: str | None = None
     """File of `metaprune latency`, for a budget in latency_ms."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -48,6 +48,8 @@ class Search:
             raise ConfigError(f"--workers {self.workers}: give 1 or more")
         if self.pareto and self.budget is not None:
             raise ConfigError("--pareto searches all budgets at once: leave --budget out")
+        if self.out is not None and (self.pareto or self.only_search):
+            raise ConfigError("--run is the folder of a network, which --pareto and --only-search do not make")
         from metaprune.learn import Fitted, start_workers
 
         fitted = Fitted.open(self.run_folder, self._overrides(), progress=not self.quiet)

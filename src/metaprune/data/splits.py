@@ -37,8 +37,8 @@ def hold_out(labels: np.ndarray, fraction: float, rng: Rng, groups: np.ndarray |
     held = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
     if len(held) == 0:
         raise DataError(
-            f"{len(labels)} samples cannot be split: no class has two for training and validation; give more images, or "
-            "a validation part of their own."
+            f"{len(labels)} samples cannot be split: no class has two for training and validation; give more images, "
+            "or a validation part of their own."
         )
     return np.flatnonzero(np.isin(unit_of, held))
 

@@ -136,6 +136,8 @@ class GreedySlimming(Strategy):
     def batch(self, index: int, seen: Sequence[Evaluated]) -> np.ndarray | None:
         sampler, current, done = self.samplers[0], self.codec.full, 0
         full = float(sampler.load(current[None])[0])
+        if full <= 1:  # nothing has to go
+            return current[None] if index == 0 else None
         for step in range(index):
             size = len(self._lowered(current, full, step, sampler))
             if not size:

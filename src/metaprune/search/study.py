@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from metaprune.cost.analytic import CostModel
 from metaprune.errors import ConfigError, SearchError
@@ -50,7 +50,7 @@ class Candidate:
 class Search:
     """What is searched: structures of `codec` under each of `bounds` (metric -> absolute bound), by `score`.
 
-    storage: an Optuna storage URL (sqlite:///FILE, postgresql://..., journal:FILE), or None for memory.
+    storage: an Optuna storage URL (sqlite:///FILE, postgresql+psycopg://..., journal:FILE), or None for memory.
     name: of the study; a search that finds its name in the storage goes on with it.
     """
 
@@ -104,6 +104,11 @@ class Search:
                     storage=_storage(self.storage), study_name=self.name, sampler=sampler, direction="maximize",
                     load_if_exists=True,
                 )  # fmt: skip
+            except (ValueError, ImportError, ArgumentError) as error:  # another URL is needed, or a driver
+                raise SearchError(
+                    f"the storage {_shown(self.storage)} cannot be opened: {_reason(error)}. Give sqlite:///FILE, "
+                    "journal:FILE, or postgresql+psycopg://USER@HOST/DB (pip install 'psycopg[binary]')"
+                ) from error
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
                 if pause is None:
                     raise
@@ -206,10 +211,16 @@ def _storage_errors(url: str | None) -> Iterator[None]:
     """A storage that goes away is one clear error; passwords are not shown."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, ModuleNotFoundError) as error:
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or "memory")
-        reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise SearchError(
-            f"the storage {shown} of the search cannot be used: {reason}. What was evaluated is kept there; put it "
-            "right and run the same command again to go on"
+            f"the storage {_shown(url)} of the search cannot be used: {_reason(error)}. What was evaluated is kept "
+            "there; put it right and run the same command again to go on"
         ) from error
+
+
+def _shown(url: str | None) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or "memory")
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
