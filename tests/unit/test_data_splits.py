@@ -73,7 +73,7 @@ def test_groups_stay_together():
 
 
 def test_hold_out_of_nothing_is_an_error():
-    with pytest.raises(DataError, match="at least two samples"):
+    with pytest.raises(DataError, match="no class has two"):
         hold_out(np.arange(5), 0.1, Rng(0))
 
 
