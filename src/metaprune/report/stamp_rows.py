@@ -158,6 +158,8 @@ def fact_rows(record: Record) -> list[FactRow]:
     rows = [*_pair_facts(record), *_conditioning_facts(record), *_adaptation_facts(record)]
     for key, detail in _READS.items():
         rows += effort_rows(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
+    if not found:
+        return rows
     seconds = mapping_or_empty(record.get("seconds"))
     small = {"macs": mapping_or_empty(record.get("recovery")).get("macs"), "seconds": seconds.get("recover")}
     rows += effort_rows("Training the small network", small, "forward and backward of every sample")

@@ -331,6 +331,7 @@ class Session:
         costs = self.task.network.cost_model()
         rows = np.array([c.widths for c in candidates], dtype=np.int64)
         metrics = {m: costs.metric(m, rows).tolist() for m in dict.fromkeys(("macs", "params", *budget.to_dict()))}
+        images = sum(len(labels) for _, labels in [*self.scorer.calibration, *self.scorer.validation])
         info = self.artifact.info
         return {
             "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},
@@ -344,7 +345,7 @@ class Session:
                 "losses": [c.found["loss"] for c in candidates],
                 "costs": metrics,
                 "best": candidates.index(best),
-                "macs": float(np.sum(metrics["macs"]) * self.scorer.images),
+                "macs": float(np.sum(metrics["macs"]) * images),
                 "seconds": sum(c.seconds for c in candidates),
             },
         }

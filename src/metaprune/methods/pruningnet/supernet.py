@@ -106,8 +106,8 @@ class Scorer:
     ):  # fmt: skip
         self.supernet, self.measure = supernet, measure
         self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
-        self.images = sum(len(labels) for _, labels in [*(calibration if recalibrate else []), *validation])
-        self._calibration = [call_arguments(channels_last(i)) for i, _ in calibration] if recalibrate else []
+        self.calibration = calibration if recalibrate else []
+        self._calibration = [call_arguments(channels_last(i)) for i, _ in self.calibration]
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
         """`score` and `accuracy` in 0..1, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
