@@ -10,6 +10,7 @@ demo: .venv/demo.stamp
 	$(BIN)/metaprune prune $(RECIPE)
 
 test: .venv/dev.stamp
+	$(BIN)/metaprune data get digits
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 check: .venv/dev.stamp
