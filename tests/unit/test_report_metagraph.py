@@ -72,7 +72,8 @@ def test_any_part_may_be_missing_or_wrong(part, value):
         record["method_details"]["metagraph"] = value
     else:
         record["method_details"]["metagraph"][part] = value
-    render_report(record)
+    page = render_report(record)
+    assert page.rstrip().endswith("</html>") and "<h1" in page
 
 
 def test_names_are_escaped():

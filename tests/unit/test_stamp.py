@@ -227,7 +227,7 @@ def test_a_look_is_of_the_whole_set():
 def test_kept_cost_falls_with_strength():
     net, data = network(), small_data()
     kept = []
-    for strength in (0.0, 3.0, 30.0):
+    for strength in (0.0, 0.01, 3.0):  # far above these the price alone steers, and more of it changes nothing
         meta = dataclasses.replace(QUICK.meta, episodes=12, generator_lr=2e-2, ramp=0.01)
         artifact = dataclasses.replace(QUICK, strength=strength, shares=(0.01, 0.01), meta=meta, logit_decay=0.0).fit(
             [Task(net, data)], Rng(0)
@@ -392,7 +392,7 @@ def test_references_are_looked_at_before_anything_is_trained():
     task = Task(network(), small_data())
     with pytest.raises(ConfigError, match="no-such"):
         Stamp(references=("builtin:no-such",)).require_feasible(task, Budget(params="50%"))
-    with pytest.raises(ConfigError, match="metaprune latency"):
+    with pytest.raises(NotAvailableError, match="metaprune latency"):
         Stamp(metric="latency_ms").require_feasible(task, Budget(params="50%"))
 
 

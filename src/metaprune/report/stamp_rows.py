@@ -160,8 +160,8 @@ def fact_rows(record: Record) -> list[FactRow]:
         rows += effort_rows(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
     if not found:
         return rows
-    seconds = mapping_or_empty(record.get("seconds"))
-    small = {"macs": mapping_or_empty(record.get("recovery")).get("macs"), "seconds": seconds.get("recover")}
+    spent, took = (mapping_or_empty(record.get(key)) for key in ("recovery", "seconds"))
+    small = {"macs": spent.get("macs"), "seconds": took.get("recover")}
     rows += effort_rows("Training the small network", small, "forward and backward of every sample")
     rows += effort_rows("Meta-training (paid once)", meta, "reading, forward and backward of every step")
     return [*rows, *_break_even(record)]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
 from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
 from metaprune.files import tensors_digest
@@ -140,8 +141,7 @@ class Stamp:
         self._form(task).slack(budget)
         if self.artifact is None and self.fitted is None:
             self._pools(task)
-            if self.metric == "latency_ms" and task.network.cost().latency_ms is None:
-                raise ConfigError("stamp.metric='latency_ms' needs a latency table: make one with `metaprune latency`")
+            SoftCost(task.network.cost_model(), self.metric)  # raises for milliseconds without a table
 
     def _form(self, task: Task) -> Channels | Pairs:
         """What has gates."""
