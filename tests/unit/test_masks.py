@@ -311,8 +311,9 @@ def test_masks_and_channels_together():
 
 def test_the_flow_ends_in_masks_of_the_network_that_an_initial_pruning_left():
     method = MetaGraph(rewrite="none", initial=0.8, pattern="1:2", finetune=dataclasses.replace(TUNE, epochs=1))
+    budget = "macs=85%,nonzero=60%"
     result = mp.prune(
-        small_network("cnn"), IMAGE, budget="macs=85%,nonzero=50%", method=method, data=small_data(),
+        small_network("cnn"), IMAGE, budget=budget, method=method, data=small_data(),
         recover=RecoverConfig(kind="bn", bn_batches=1), progress=False,
     )  # fmt: skip
     assert result.plan.keep

@@ -1,5 +1,6 @@
 """Graph metanetwork: the objective, meta-training, the flow and its controls, and what goes wrong."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -14,7 +15,7 @@ from metaprune.methods.base import Task
 from metaprune.methods.metagraph import MetaGraph, wire
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
-from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, tuned_loss
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rewritten, tuned_loss
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
@@ -90,32 +91,35 @@ def test_dropped_channels_weigh_nothing():
         assert ((gamma > 0).numpy() == mask).all()
 
 
-def test_one_backward_through_the_metanetwork_is_the_gradient():
-    """Gradients of two losses at the rewritten weights, then once through, against all of it at once."""
-    example = toy("residual")
-    network = trace(perturb(example.model).double(), tuple(a.double() for a in example.args))
-    model = data_model(Task(network))
-    from metaprune.methods.metagraph.metanet import Graph
+def test_a_steps_gradient_is_that_of_the_whole_loss():
+    """One update (gradients at the rewritten weights, then once through) against all of it at once."""
+    task = task_of()
+    config = MetaConfig(steps=4, batches=2, batch_size=16, lr=1e-9, max_grad_norm=1e9, shrinkage=0.5)
+    metanet = stirred(Metanet(MetanetConfig(hidden=6, layers=2)))
+    trainer = Trainer(metanet, [data_model(task)] * 2, config, ranking("magnitude", {}), held=1)
+    adam = torch.optim.AdamW(metanet.parameters(), lr=config.lr)
+    before = copy.deepcopy(metanet)
+    row = trainer._step(adam, Rng(3), 0)
 
-    graph = Graph(model.wiring, model.tensors, torch.float64)
-    metanet = stirred(Metanet(MetanetConfig(hidden=6, layers=2))).double()
-    inputs = [torch.randn_like(network.captured.example[0][0]) for _ in range(2)]
-
-    def loss(tensors, x):
-        return network.run(x, tensors=tensors).square().mean()
-
-    new = graph.wiring.written(model.tensors, metanet(graph, 0.5))
-    sum(loss(new, x) for x in inputs).backward()
-    whole = [p.grad.clone() for p in metanet.parameters() if p.grad is not None]
-    metanet.zero_grad()
-    new = graph.wiring.written(model.tensors, metanet(graph, 0.5))
-    leaves = {n: t.detach().requires_grad_() for n, t in new.items() if t.requires_grad}
-    for x in inputs:
-        loss({**new, **leaves}, x).backward()
-    names = [n for n, leaf in leaves.items() if leaf.grad is not None]
-    torch.autograd.backward([new[n] for n in names], [leaves[n].grad for n in names])
-    parts = [p.grad for p in metanet.parameters() if p.grad is not None]
-    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(whole, parts, strict=True))
+    new = rewritten(before.train(), trainer.models[0], trainer.graphs[0], row["strength"])
+    plan = trainer.pruners[0].at_share(new, config.share(row["strength"]), Rng(3).child("rank"))
+    network = task.network
+    small = dict(network.sliced(network.survivors(plan), tensors=new))
+    structure = network.program.structure(network.survivors(plan), training=True)
+    losses = []
+    for inputs, labels in some_batches(task.data.train, 16, 2, torch.device("cpu"), Rng(3)):
+        used = {n: t if isinstance(network.tensors[n], nn.Parameter) else t.clone() for n, t in small.items()}
+        logits = network.program.run(structure, used, (inputs,), {})
+        losses.append(nn.functional.cross_entropy(logits, labels))
+    shrinkage = trainer.shrinkages[0]
+    shrunk = shrinkage.loss(new, shrinkage.weights(new, Plan())) / trainer.norms[0]
+    (sum(losses) / 2 + 0.5 * row["strength"] * shrunk).backward()
+    assert row["loss"] == pytest.approx(float(sum(losses) / 2 + 0.5 * row["strength"] * shrunk), rel=1e-5)
+    found, expected = (
+        torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]) for net in (metanet, before)
+    )
+    assert float(expected.norm()) > 1e-2
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -191,9 +195,11 @@ def test_dropped_channels_become_zero_and_stay_last():
     tensors = dropped_are_zero(task.network, {n: t.detach() for n, t in task.network.tensors.items()}, plan)
     pruner = Pruner(task, ranking("magnitude", {}), plan)
     share = pruner.share(plan)
-    found = pruner.plan(tensors, Budget(macs=0.8 * share * task.network.cost().macs), Rng(0))
-    for name, kept in found.keep.items():
-        assert set(kept) <= set(plan.keep.get(name, range(task.network.space[name].width)))
+    for looser in (0.8, 0.99, 1.2, 3.0):  # a budget with room does not bring them back
+        found = pruner.plan(tensors, Budget(macs=looser * share * task.network.cost().macs), Rng(0))
+        masks = [p.masks(task.network.space) for p in (plan, found)]
+        assert not any((kept & ~alive).any() for alive, kept in zip(*masks, strict=True))
+        assert looser < 1 or found == plan
 
 
 # ---------------------------------------------------------------------------------------------------- meta-training
@@ -243,8 +249,9 @@ def bright_corners(n=128):
     return Data("corners", *splits, 4, (1, 28, 28), tuple("abcd"), "corners")
 
 
-def test_collapse_stops_meta_training_and_keeps_the_best():
-    task = dataclasses.replace(task_of(model=create("zoo:lenet", num_classes=4)), data=bright_corners())
+def test_collapse_stops_meta_training_and_keeps_the_best(tmp_path):
+    task = task_of(model=create("zoo:lenet", num_classes=4), folder=tmp_path)
+    task = dataclasses.replace(task, data=bright_corners())
     method = dataclasses.replace(
         QUICK, metanet=dataclasses.replace(QUICK.metanet, rho=50.0),
         meta=dataclasses.replace(QUICK.meta, steps=40, lr=0.5, shrinkage=1e4, objective="sparsity", max_grad_norm=1e6),
@@ -255,6 +262,9 @@ def test_collapse_stops_meta_training_and_keeps_the_best():
     history = artifact.info["history"]
     assert len(history["rows"]) < 40
     assert history["evaluations"][-1]["collapsed"]
+    with pytest.warns(CollapseWarning, match="collapsed at step"):  # started again, it does not train on
+        again = method.fit([task], Rng(0))
+    assert again.info["history"]["rows"] == history["rows"]
 
 
 def test_one_artifact_serves_other_networks():
@@ -303,6 +313,18 @@ def test_controls_move_as_far_as_the_metanetwork():
     assert not torch.equal(by_metanet(metanet, model, 1.0)[next(iter(new))], new[next(iter(new))])  # so does strength
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_weights_keep_their_norms(keep):
+    task = task_of()
+    model = data_model(task)
+    new = by_metanet(stirred(Metanet(MetanetConfig(hidden=8, layers=2, keep_norms=keep))), model, 0.5)
+    weights = [n for n, t in task.network.tensors.items() if isinstance(t, nn.Parameter) and n.endswith("weight")]
+    changes = [float((new[n] - model.tensors[n]).norm() / model.tensors[n].norm()) for n in weights]
+    ratios = [float(new[n].norm() / model.tensors[n].norm()) for n in weights]
+    assert min(changes) > 1e-3
+    assert all(r == pytest.approx(1, abs=1e-5) for r in ratios) == keep
+
+
 @pytest.mark.parametrize("rewrite", ["none", "noise", "shuffled", "shrinkage", "sparse"])
 def test_controls_run_the_same_flow(rewrite):
     method = dataclasses.replace(QUICK, rewrite=rewrite, finetune=TUNE)
@@ -331,6 +353,14 @@ def test_bad_options_are_refused():
         ({"data_models": DataModelConfig(shares=(0.9, 0.5))}, "shares"),
         ({"metanet": MetanetConfig(form="deep")}, "form"),
         ({"meta": MetaConfig(steps=0)}, "steps"),
+        ({"meta": MetaConfig(shares=())}, "shares is empty"),
+        ({"meta": MetaConfig(shares=(1.5,))}, "shares"),
+        *(
+            ({"meta": MetaConfig(**{name: -1.0})}, name)
+            for name in ("lr", "weight_decay", "shrinkage", "alpha", "tune_lr")
+        ),
+        ({"meta": MetaConfig(max_grad_norm=float("nan"))}, "max_grad_norm"),
+        ({"metanet": MetanetConfig(rho=0.0)}, "rho"),
     ):
         with pytest.raises(ConfigError, match=text):
             dataclasses.replace(QUICK, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -41,10 +42,11 @@ class Fit:
             return 0
         out = console()
         cost = info["options"].get("metric", "params")
+        again = " ".join(f"--set {shlex.quote(s)}" for s in (f"method.name={self.method}", *self.set))
         following = {
             "pruningnet": f"metaprune search {folder} --budget macs=50%",
             "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget {cost}=25%",
-            "metagraph": f"metaprune prune {self.recipe} --set method.options.artifact={folder}",
+            "metagraph": f"metaprune prune {self.recipe} {again} --set method.options.artifact={folder}",
         }
         out.print(
             f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "

@@ -15,11 +15,11 @@ from metaprune.report.units import shortened
 
 _NOTES = {
     "meta": (
-        "Held-out data models on the validation split, BatchNorm re-estimated, nothing trained: mean accuracy after "
-        "the cut to several budgets, and of the rewritten network without a cut. The first point rewrites nothing; the "
-        "best state is kept."
+        "Held-out data models on the validation split, BatchNorm re-estimated: mean accuracy after the cut to several "
+        "budgets (and `tune_steps`, if any), and of the rewritten network without a cut. The first point rewrites "
+        "nothing; the best state is kept."
     ),
-    "steps": "Validation split. BatchNorm is re-estimated before each point.",
+    "steps": "On eight mini-batches of the validation split, BatchNorm re-estimated after each change but fine-tuning.",
     "norms": (
         "Channels of every group by the norm of their coupled weights, from zero to the largest before the rewrite. "
         "What moves to the left became easier to drop."

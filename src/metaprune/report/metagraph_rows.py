@@ -35,7 +35,8 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class NormRow:
-    """Channels of one group counted by norm, in equal bins from 0 to the largest of all, before and after."""
+    """Channels of one group counted by norm, in equal bins from 0 to the largest before the rewrite; what is larger
+    afterwards is in the last."""
 
     name: str
     before: tuple[float, ...]
@@ -88,6 +89,10 @@ def metagraph_text(record: Record) -> str:
     nodes, edges = (finite(graph.get(k)) for k in ("nodes", "edges"))
     if nodes is not None and edges is not None:
         parts += [f"graph of {int(nodes):,} nodes and {int(edges):,} edges"]
+    if uncovered := mapping_or_empty(graph.get("uncovered")):
+        parts += [f"not in the graph, and not rewritten: {', '.join(uncovered)}"]
+    if how == "metanet" and found.get("moved") == {}:
+        parts += ["nothing moved"]
     return "; ".join(parts)
 
 

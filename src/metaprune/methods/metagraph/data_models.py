@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metaprune.files import write_json, write_tensors
+from metaprune.files import tensors_digest, write_json, write_tensors
+from metaprune.methods.artifact import plain
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.metagraph.pruner import least_macs
 from metaprune.methods.metagraph.wire import wire
+from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.methods.random import Random
 from metaprune.methods.scores import Ranking
 from metaprune.network import Network
@@ -47,42 +52,60 @@ def data_models(
 ) -> list[DataModel]:
     """`config.count` per task, in turns over the tasks, so that the last ones are of different tasks.
 
-    Kept in the task's folder: killed and started again, those that are whole are taken as they are.
+    Kept in the task's folder: killed and started again, those that are whole, and of the same weights, data, options
+    and seed, are taken as they are.
     """
     wirings = [wire(task.network) for task in tasks]
     found = []
     for number in range(config.count):
         for t, task in enumerate(tasks):
             place = None if task.folder is None else task.folder / "checkpoints" / "data_models" / f"{t}-{number}"
-            tensors, plan = _made(task, config, criterion, rng.child(t, number), number, place, progress)
-            found.append(DataModel(task, wirings[t], tensors, plan))
+            found.append(_made(task, wirings[t], config, criterion, rng.child(t, number), number, place, progress))
     return found
 
 
 def _made(
-    task: Task, config: DataModelConfig, criterion: Ranking, rng: Rng, number: int, place: Path | None, progress: bool
-) -> tuple[Mapping[str, Tensor], Plan]:  # fmt: skip
-    device = task.network.program.device
+    task: Task, wiring: Wiring, config: DataModelConfig, criterion: Ranking, rng: Rng, number: int, place: Path | None,
+    progress: bool,
+) -> DataModel:  # fmt: skip
+    data, device, began = task.require_data("metagraph"), task.network.program.device, time.perf_counter()
+    identity = plain({
+        "options": plain(config), "criterion": repr(criterion), "seed": [rng.seed, *rng.path], "number": number,
+        "weights": tensors_digest(task.network.tensors), "data": data.digest, "space": task.network.space.digest(),
+    })  # fmt: skip
     if place is not None and (place / "plan.json").is_file():
-        plan = Plan.from_dict(json.loads((place / "plan.json").read_text()))
-        return {n: t.to(device) for n, t in load_file(place / "tensors.safetensors").items()}, plan
-    data = task.require_data("metagraph")
-    tensors: Mapping[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
+        kept = json.loads((place / "plan.json").read_text())
+        if kept["identity"] == identity:
+            tensors = {n: t.to(device) for n, t in load_file(place / "tensors.safetensors").items()}
+            return DataModel(task, wiring, tensors, Plan.from_dict(kept["plan"]), kept["seconds"])
+    tensors = {n: t.detach() for n, t in task.network.tensors.items()}
+
+    def trained(given: Mapping[str, Tensor], plan: Plan, name: str) -> dict[str, Tensor]:
+        module = Structure(task.network, given, plan)
+        train(
+            module, data, config.train, rng=rng.child(name), progress=progress, label="data model",
+            checkpoint_dir=None if place is None else place / name, identity={**identity, "plan": plan.to_dict()},
+        )  # fmt: skip
+        return module.full_size(given)
+
     if config.start == "scratch":
-        tensors = _trained(task.network, _fresh(task.network, rng.child("start")), Plan(), data, config, rng, progress)
+        tensors = trained(_fresh(task.network, rng.child("start")), Plan(), "scratch")
     low, high = config.shares
-    share = low + (high - low) * float(rng.child("share").numpy().uniform())
+    full = float(task.network.cost().macs)
+    macs = full * (low + (high - low) * float(rng.child("share").numpy().uniform()))
     plan = Plan()
-    if share < 1:
+    if macs < full:
         how = criterion if number % 2 else Random()
         here = dataclasses.replace(task, network=task.network.with_tensors(tensors), constraints=Constraints())
-        plan = how.propose(here, Budget(macs=f"{100 * share}%"), rng.child("plan")).plan
-    tensors = _trained(task.network, tensors, plan, data, config, rng.child("light"), progress)
-    tensors = dropped_are_zero(task.network, tensors, plan)
+        plan = how.propose(here, Budget(macs=max(macs, least_macs(here))), rng.child("plan")).plan
+    tensors = dropped_are_zero(task.network, trained(tensors, plan, "light"), plan)
+    seconds = time.perf_counter() - began
     if place is not None:
-        write_tensors(place / "tensors.safetensors", tensors)
-        write_json(place / "plan.json", plan.to_dict())  # last: it marks the data model as whole
-    return tensors, plan
+        write_tensors(place / "tensors.safetensors", tensors)  # the other file is last: it marks the model as whole
+        write_json(place / "plan.json", {"identity": identity, "plan": plan.to_dict(), "seconds": seconds})
+        for name in ("scratch", "light"):
+            shutil.rmtree(place / name, ignore_errors=True)
+    return DataModel(task, wiring, tensors, plan, seconds)
 
 
 def _fresh(network: Network, rng: Rng) -> Mapping[str, Tensor]:
@@ -90,15 +113,6 @@ def _fresh(network: Network, rng: Rng) -> Mapping[str, Tensor]:
     reinitialise(model, rng)
     own = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     return {n: own[n].detach() if n in own else t.detach() for n, t in network.tensors.items()}
-
-
-def _trained(
-    network: Network, tensors: Mapping[str, Tensor], plan: Plan, data: object, config: DataModelConfig, rng: Rng,
-    progress: bool,
-) -> dict[str, Tensor]:  # fmt: skip
-    module = Structure(network, tensors, plan)
-    train(module, data, config.train, rng=rng, progress=progress, label="data model")  # type: ignore[arg-type]
-    return module.full_size(tensors)
 
 
 def dropped_are_zero(network: Network, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import CollapseWarning, TrainingDivergedError
+from metaprune.errors import CollapseWarning, ConfigError, TrainingDivergedError
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.module import Structure
@@ -27,6 +28,7 @@ from metaprune.network import Network
 from metaprune.rng import Rng
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from metaprune.train.config import require_choice, require_number
 from metaprune.train.progress import TrainProgress
 from metaprune.values import Constraints, Plan
 
@@ -69,9 +71,25 @@ class MetaConfig:
     shares: tuple[float, ...] = (0.75, 0.5, 0.3)
     """Shares of the MACs at which a state is judged."""
     judged: int = 1000
-    """Validation samples of an evaluation."""
+    """Validation samples of an evaluation, rounded up to whole mini-batches."""
     save_every: int = 25
     """Steps between checkpoints."""
+
+    def check(self) -> None:
+        """Raises ConfigError for values that cannot be used."""
+        require_choice("metagraph.meta.objective", self.objective, ("cut", "sparsity"))
+        for name in ("steps", "batches", "batch_size", "evaluate_every", "save_every", "judged"):
+            require_number(f"metagraph.meta.{name}", getattr(self, name), 1)
+        for name in ("tune_steps", "weight_decay", "shrinkage"):
+            require_number(f"metagraph.meta.{name}", getattr(self, name), 0.0)
+        for name in ("tune_lr", "lr", "max_grad_norm"):
+            require_number(f"metagraph.meta.{name}", getattr(self, name), 0.0, open_low=True)
+        require_number("metagraph.meta.alpha", self.alpha, 1.0)
+        require_number("metagraph.meta.smallest", self.smallest, 0.0, 0.99, open_low=True)
+        if not self.shares:
+            raise ConfigError("metagraph.meta.shares is empty: name at least one share of the MACs to judge states at")
+        for share in self.shares:
+            require_number("metagraph.meta.shares", share, 0.0, 1.0, open_low=True)
 
     def strength(self, share: float) -> float:
         """What to tell the metanetwork when a network shall keep `share` of its MACs."""
@@ -89,6 +107,8 @@ class DataModel:
     wiring: Wiring
     tensors: Mapping[str, Tensor]
     plan: Plan = field(default_factory=Plan)
+    seconds: float = 0.0
+    """Wall time of making it."""
 
     def graph(self) -> Graph:
         network = self.task.network
@@ -160,7 +180,7 @@ class Trainer:
         judging = {i: self._judging(i, rng) for i in self.judges}
         if not rows.evaluations:
             rows.evaluations.append(self._evaluation(0, judging, rng))
-        done = len(rows.rows)
+        done = config.steps if rows.evaluations[-1]["collapsed"] else len(rows.rows)
         with TrainProgress("meta-training", total_steps=config.steps, done_steps=done, show=progress) as bar:
             for number in range(done, config.steps):
                 began = time.perf_counter()
@@ -200,6 +220,7 @@ class Trainer:
         data = model.task.require_data("metagraph")
         count = self.config.tune_steps + self.config.batches
         batches = some_batches(data.train, self.config.batch_size, count, network.program.device, rng)
+        batches = list(itertools.islice(itertools.cycle(batches), count))  # of a small data set, again
         small = dict(network.sliced(alive, tensors=tensors))
         structure = network.program.structure(alive, training=True)
         entropy, hit = tuned_loss(network, structure, small, batches, self.config.tune_steps, self.config.tune_lr)
@@ -255,7 +276,7 @@ class Trainer:
         data, size = self.models[i].task.require_data("metagraph"), self.config.batch_size
         device = self.models[i].task.network.program.device
         calibration = some_batches(data.train, size, 4, device, rng.child("calibration"))
-        judged = some_batches(data.val, size, max(1, self.config.judged // size), device, None)
+        judged = some_batches(data.val, size, math.ceil(self.config.judged / size), device, None)
         tuning = some_batches(data.train, size, self.config.tune_steps, device, rng.child("tuning"))
         return _Judging(tuning, calibration, judged, self._whole(i, self.models[i].tensors, calibration, judged))
 

@@ -11,31 +11,33 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metaprune.elastic.weights import zeroed
-from metaprune.errors import ConfigError, WeightsError
+from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
 from metaprune.files import tensors_digest
 from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled, sparse_objective
 from metaprune.methods.metagraph.data_models import DataModelConfig, data_models, dropped_are_zero
+from metaprune.methods.metagraph.learned import Learned, features, restored, warn_of_others
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer
-from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet, MetanetConfig
+from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, ranking, some_batches
-from metaprune.methods.metagraph.wire import SLOTS, wire
+from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.methods.scores import Ranking
 from metaprune.methods.weights import Weights, parse_pattern
 from metaprune.rng import Rng
-from metaprune.strict import from_dict
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.train.loop import train
 from metaprune.values import Budget, Plan, Proposal
@@ -45,11 +47,6 @@ _FITTED = ("metanet", "data_models", "meta", "criterion", "criterion_options")
 FITTED_OPTIONS = (*_FITTED, "artifact")
 _CALIBRATION, _JUDGED = 4, 8  # batches
 _BINS = 20
-
-
-def features() -> list[Any]:
-    """What the metanetwork's inputs mean; artefacts of other features cannot be used."""
-    return plain([ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, SLOTS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +64,8 @@ class MetaGraph:
     """Meta-training."""
     criterion: str = "magnitude"
     """Method that ranks channels, in meta-training and afterwards."""
-    criterion_options: Mapping[str, Any] = field(default_factory=dict)
-    """Its options."""
+    criterion_options: Mapping[str, Any] | None = None
+    """Its options; None: magnitude's p = 1 (L1, which did better than L2 here), another criterion's own defaults."""
     initial: float = 1.0
     """Share of the MACs that an initial pruning leaves (the paper: 1 / 1.32 for ResNet-56); 1 leaves it out."""
     finetune: TrainConfig | None = None
@@ -92,19 +89,13 @@ class MetaGraph:
         require_choice(
             "metagraph.rewrite", self.rewrite, ("metanet", "none", "noise", "shuffled", "shrinkage", "sparse")
         )
-        require_choice("metagraph.metanet.form", self.metanet.form, ("gated", "paper"))
-        require_choice("metagraph.meta.objective", self.meta.objective, ("cut", "sparsity"))
         require_choice("metagraph.data_models.start", self.data_models.start, ("trained", "scratch"))
         require_number("metagraph.initial", self.initial, 0.0, 1.0, open_low=True)
-        require_number("metagraph.meta.smallest", self.meta.smallest, 0.0, 0.99, open_low=True)
         require_number("metagraph.sparse_reg", self.sparse_reg, 0.0)
         if self.strength is not None:
             require_number("metagraph.strength", self.strength, 0.0, 1.0)
-        for name, low in (("hidden", 2), ("layers", 1)):
-            require_number(f"metagraph.metanet.{name}", getattr(self.metanet, name), low)
-        for name in ("steps", "batches", "batch_size", "evaluate_every", "save_every", "judged"):
-            require_number(f"metagraph.meta.{name}", getattr(self.meta, name), 1)
-        require_number("metagraph.meta.tune_steps", self.meta.tune_steps, 0)
+        self.metanet.check()
+        self.meta.check()
         require_number("metagraph.data_models.count", self.data_models.count, 2)
         low, high = self.data_models.shares
         if not 0 < low <= high <= 1:
@@ -113,9 +104,20 @@ class MetaGraph:
             raise ConfigError("rewrite='sparse' trains with group sparsity: give it finetune = { epochs = ... }")
         if self.rewrite == "sparse" and self.initial < 1:
             raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
-        ranking(self.criterion, self.criterion_options)
+        _ = self.ranking  # raises for a criterion that ranks no channels, and for options that it does not have
         if self.pattern != "channels":
             parse_pattern(self.pattern, also="channels, ")
+
+    @property
+    def ranking(self) -> Ranking:
+        """The criterion of channels."""
+        return ranking(self.criterion, self._criterion_options)
+
+    @property
+    def _criterion_options(self) -> Mapping[str, Any]:
+        if self.criterion_options is not None:
+            return self.criterion_options
+        return {"p": 1} if self.criterion == "magnitude" else {}
 
     @property
     def weights(self) -> Weights | None:
@@ -124,10 +126,19 @@ class MetaGraph:
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
         """See `metaprune.methods.base.require_feasible`; with an initial pruning, masks are judged after it."""
+        full = float(task.network.cost().macs)
+        if self.initial < 1:
+            task.allocator(Budget(macs=self.initial * full))
         if self.weights is None:
             task.allocator(budget)
         elif self.initial == 1:
             self.weights.require_feasible(task, budget)
+        elif budget.bounds(task.network.cost()).get("macs", full) < self.initial * full:
+            raise InfeasibleBudgetError(
+                f"masks of single weights ({self.pattern}) leave MACs as the initial pruning left them, and "
+                f"initial={self.initial:g} is above {budget.macs}. Bound nonzero instead, or lower `initial`",
+                {"macs": self.initial * full},
+            )
 
     # ------------------------------------------------------------------------------------------ meta-training
 
@@ -139,23 +150,17 @@ class MetaGraph:
         """
         for task in tasks:
             _require_finite(task.network.tensors)
-        began, first = time.perf_counter(), tasks[0]
-        criterion = ranking(self.criterion, self.criterion_options)
-        models = data_models(tasks, self.data_models, criterion, rng.child("data models"), first.progress)
-        made = time.perf_counter() - began
+        first = tasks[0]
+        models = data_models(tasks, self.data_models, self.ranking, rng.child("data models"), first.progress)
+        made = sum(m.seconds for m in models)
         with rng.child("metanet").torch_global():
             metanet = Metanet(self.metanet).to(first.network.program.device)
-        trainer = Trainer(metanet, models, self.meta, criterion, held=len(tasks))
-        identity = {
-            "metagraph": self._fit_options(), "spaces": [t.network.space.digest() for t in tasks],
-            "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
-            "weights": [tensors_digest(t.network.tensors) for t in tasks], "seed": [rng.seed, *rng.path],
-        }  # fmt: skip
+        trainer = Trainer(metanet, models, self.meta, self.ranking, held=len(tasks))
+        identity = self._identity(tasks, rng)
         folder = None if first.folder is None else first.folder / "checkpoints" / "metagraph"
         rows = trainer.run(rng.child("meta"), folder, identity, first.progress)
         info = {
-            "features": features(), "options": self._fit_options(), "history": rows.to_dict(),
-            **{k: v for k, v in identity.items() if k != "metagraph"},
+            "features": features(), "history": rows.to_dict(), **identity,
             "data_models": [{"macs": p.share(m.plan)} for p, m in zip(trainer.pruners, models, strict=True)],
             "graph": {"nodes": models[0].wiring.nodes, "edges": models[0].wiring.edge_count},
             "parameters": sum(p.numel() for p in metanet.parameters()),
@@ -164,6 +169,14 @@ class MetaGraph:
         }  # fmt: skip
         return Artifact(self.name, {n: t.detach().cpu() for n, t in trainer.state.best.state_dict().items()}, info)
 
+    def _identity(self, tasks: Sequence[Task], rng: Rng) -> dict[str, Any]:
+        """What a fit depends on."""
+        return plain({
+            "options": self._fit_options(), "spaces": [t.network.space.digest() for t in tasks],
+            "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
+            "weights": [tensors_digest(t.network.tensors) for t in tasks], "seed": [rng.seed, *rng.path],
+        })  # fmt: skip
+
     def _fit_macs(self, tasks: Sequence[Task], steps: int) -> float:
         """Of the networks: training of the data models, and every meta-step; the metanetwork's own are not in it."""
         full = float(np.mean([t.network.cost().macs for t in tasks]))
@@ -171,14 +184,16 @@ class MetaGraph:
         images = float(np.mean([len(t.require_data(self.name).train) for t in tasks]))
         trainings = 2 if self.data_models.start == "scratch" else 1
         made = trainings * len(tasks) * self.data_models.count * self.data_models.train.epochs * images
-        seen = steps * self.meta.batches * self.meta.batch_size
+        seen = steps * (self.meta.tune_steps + self.meta.batches) * self.meta.batch_size
         return 3 * full * (made * float(np.mean(self.data_models.shares)) + lean * seen)
 
     def restore(self, artifact: Artifact) -> Self:
         return dataclasses.replace(self, fitted=artifact)
 
     def _fit_options(self) -> dict[str, Any]:
-        return plain({name: plain(getattr(self, name)) for name in _FITTED})
+        return plain(
+            {name: plain(getattr(self, name)) for name in _FITTED} | {"criterion_options": self._criterion_options}
+        )
 
     # ------------------------------------------------------------------------------------------ one network
 
@@ -190,17 +205,16 @@ class MetaGraph:
             WeightsError: NaN or infinity in the weights.
         """
         task.require_data(self.name)
-        if self.weights is None:
-            slack = task.allocator(budget).slack
-        else:
-            self.require_feasible(task, budget)
-            slack = self.weights.slack(task, budget)
+        self.require_feasible(task, budget)
+        slack = task.allocator(budget).slack if self.weights is None else self.weights.slack(task, budget)
         if slack:
             return Proposal(Plan())
         _require_finite(task.network.tensors)
         flow = _Flow(self, task, budget, rng.child("prune"))
         if self.rewrite in ("metanet", "noise", "shuffled", "shrinkage"):
-            learned = _restored(self._artifact(task, rng), task)
+            artifact = self._artifact(task, rng)
+            learned = restored(artifact, task)
+            warn_of_others(artifact, self._fit_options(), MetaGraph()._fit_options())
         else:
             learned = None
         flow.initial()
@@ -209,7 +223,7 @@ class MetaGraph:
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
         def expected() -> Mapping[str, Any]:
-            return {"options": self._fit_options(), "spaces": [task.network.space.digest()]}
+            return self._identity([task], rng.child("fit"))
 
         folder = None if task.folder is None else task.folder / self.name
         there = dataclasses.replace(task, folder=folder)
@@ -218,36 +232,11 @@ class MetaGraph:
 
 
 def _require_finite(tensors: Mapping[str, Tensor]) -> None:
-    bad = [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.isfinite().all()]
+    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise WeightsError(
             f"NaN or infinity in {', '.join(bad[:4])}: a graph of these weights would spread it; train anew"
         )
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """An artefact, ready: the metanetwork, and how it was told of budgets."""
-
-    metanet: Metanet
-    meta: MetaConfig
-    info: Mapping[str, Any]
-
-
-def _restored(artifact: Artifact, task: Task) -> _Learned:
-    """Raises ConfigError for an artefact whose inputs mean something else."""
-    if artifact.info.get("features") != features():
-        raise ConfigError(
-            "the artefact was fitted with other node and edge features than this version's: fit it again with "
-            "`metaprune fit metagraph RECIPE`"
-        )
-    config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
-    with Rng(0).torch_global():  # its initialisation is overwritten, and draws
-        metanet = Metanet(config).to(task.network.program.device)
-    metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
-    meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
-    told = {k: artifact.info[k] for k in ("seconds", "stages", "macs", "history", "options", "graph")}
-    return _Learned(metanet, meta, told)
 
 
 class _Flow:
@@ -255,7 +244,7 @@ class _Flow:
 
     def __init__(self, method: MetaGraph, task: Task, budget: Budget, rng: Rng):
         self.method, self.task, self.budget, self.rng = method, task, budget, rng
-        self.pruner = Pruner(task, ranking(method.criterion, method.criterion_options))
+        self.pruner = Pruner(task, method.ranking)
         self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
         self.plan = Plan()
         self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
@@ -275,7 +264,7 @@ class _Flow:
             self.pruner = dataclasses.replace(self.pruner, start=self.plan)
             self._tuned("initial pruning", sparse=False)
 
-    def rewritten(self, learned: _Learned | None) -> None:
+    def rewritten(self, learned: Learned | None) -> None:
         """The rewrite or its control, and the fine-tuning after it."""
         network, how = self.task.network, self.method.rewrite
         model = DataModel(self.task, wire(network), self.tensors, self.plan)
@@ -290,6 +279,8 @@ class _Flow:
                 self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
             if how == "shrinkage":
                 self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
+            if how == "metanet" and all(torch.equal(t, before[n]) for n, t in self.tensors.items()):
+                warnings.warn("the artifact rewrites nothing: see its meta-training", CollapseWarning, stacklevel=4)
             self.details |= {
                 "strength": strength, "moved": _moved(before, self.tensors), "norms": self._norms(before),
                 "meta_training": learned.info,

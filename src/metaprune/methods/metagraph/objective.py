@@ -37,7 +37,7 @@ class Shrinkage:
         """[members, width] per group: ||w||^2 of every coupled slice."""
         found: dict[tuple[str, int], Tensor] = {}
         groups = []
-        for members in self._members:
+        for group, members in zip(self._space, self._members, strict=True):
             rows = []
             for name, dim, index in members:
                 if (name, dim) not in found:
@@ -45,7 +45,8 @@ class Shrinkage:
                     squared = tensors[name].square()
                     found[name, dim] = squared.sum(others) if others else squared
                 rows.append(found[name, dim][index.to(tensors[name].device)].sum(1))
-            groups.append(torch.stack(rows) if rows else torch.zeros(1, 1))
+            none = torch.zeros(1, group.width, device=next(iter(tensors.values())).device)  # no trained weights
+            groups.append(torch.stack(rows) if rows else none)
         return groups
 
     @torch.no_grad()

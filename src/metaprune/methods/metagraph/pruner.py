@@ -54,9 +54,12 @@ class Pruner:
 
     def plan(self, tensors: Mapping[str, Tensor], budget: Budget, rng: Rng) -> Plan:
         """Raises InfeasibleBudgetError if no structure meets the budget."""
-        allocator = self.task.allocator(budget)
+        space, allocator = self.task.network.space, self.task.allocator(budget)
         classes = self.task.network.isomorphic_classes if self.criterion.scope == "isomorphic" else None
-        return allocator.by_scores(self.scores(tensors, rng), self.criterion.scope, classes)
+        found = allocator.by_scores(self.scores(tensors, rng), self.criterion.scope, classes)
+        # a loose budget has room for channels that are gone: they would come back as zeros
+        pairs = zip(found.masks(space), self.start.masks(space), strict=True)
+        return Plan.of(space, [mask & alive for mask, alive in pairs])
 
     def at_share(self, tensors: Mapping[str, Tensor], share: float, rng: Rng) -> Plan:
         """A plan at a share of the MACs, or at the least that can be reached."""
@@ -64,11 +67,7 @@ class Pruner:
 
     @cached_property
     def _least_macs(self) -> float:
-        try:
-            self.task.allocator(Budget(macs=1))
-        except InfeasibleBudgetError as error:
-            return float(error.smallest["macs"])
-        return 1.0
+        return least_macs(self.task)
 
     def share(self, plan: Plan) -> float:
         """MACs of a plan, as a share of the full network's."""
@@ -90,6 +89,15 @@ class Pruner:
             module.calibrate(calibration)
             rows.append({"macs": self.share(plan), "accuracy": accuracy(module, judged)})
         return rows
+
+
+def least_macs(task: Task) -> float:
+    """MACs of the smallest structure."""
+    try:
+        task.allocator(Budget(macs=1))
+    except InfeasibleBudgetError as error:
+        return float(error.smallest["macs"])
+    return 1.0
 
 
 @torch.no_grad()
@@ -114,6 +122,10 @@ def area(rows: Sequence[Mapping[str, float]]) -> float:
 
 
 def some_batches(split: Any, batch_size: int, count: int, device: torch.device, rng: Rng | None) -> Batches:
-    """The first `count` batches of one pass, shuffled iff `rng` is given."""
+    """The first `count` batches of one pass, shuffled iff `rng` is given.
+
+    A last batch of one sample is left out: it has no variance.
+    """
     with replayed(split, rng or Rng(0)):
-        return list(itertools.islice(split.batches(batch_size, device=device, rng=rng), count))
+        found = list(itertools.islice(split.batches(batch_size, device=device, rng=rng), count))
+    return found[:-1] if len(found) > 1 and len(found[-1][1]) == 1 else found

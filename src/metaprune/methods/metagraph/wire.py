@@ -136,7 +136,12 @@ class _Builder(Sites):
         if name in _CASTS:
             return known[0]
         if alias_kind(node.target) == "view" or name in ("reshape", "clone"):
-            if len(node.all_input_nodes) > 1 or shape is None:
+            if shape is None:
+                return None
+            if name in ("view_as", "reshape_as"):
+                first = self.values[node.args[0]].constant  # type: ignore[index]
+                return None if first is None else Constant(first.name, first.positions.reshape(shape))
+            if len(node.all_input_nodes) > 1:
                 return None
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: known[0].positions)
             found = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -248,7 +253,7 @@ class _Builder(Sites):
     def _claim(self, name: str, positions: Tensor) -> bool:
         """Whether these entries are in the graph for the first time: tied weights are encoded once."""
         seen, flat = self.seen[name], positions.reshape(-1)
-        if seen[flat].any():
+        if seen[flat].any() or len(flat.unique()) < len(flat):  # the latter: windows that overlap
             return False
         seen[flat] = True
         return True

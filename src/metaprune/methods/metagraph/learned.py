@@ -1,0 +1,65 @@
+"""A fitted metanetwork, ready for a network: what its inputs mean, and what it was fitted with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metaprune.errors import ConfigError
+from metaprune.methods.artifact import Artifact, plain
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph.meta import MetaConfig
+from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet, MetanetConfig
+from metaprune.methods.metagraph.wire import ACTIVATIONS, SLOTS
+from metaprune.methods.metagraph.wiring import MAX_FEATURES
+from metaprune.rng import Rng
+from metaprune.strict import from_dict
+
+
+def features() -> list[Any]:
+    """What the metanetwork's inputs mean; artefacts of other features cannot be used."""
+    return plain([ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, ACTIVATIONS, SLOTS, MAX_FEATURES])
+
+
+@dataclass(frozen=True)
+class Learned:
+    """An artefact, ready: the metanetwork, and how it was told of budgets."""
+
+    metanet: Metanet
+    meta: MetaConfig
+    info: Mapping[str, Any]
+
+
+def restored(artifact: Artifact, task: Task) -> Learned:
+    """Raises ConfigError for an artefact whose inputs mean something else."""
+    if artifact.info.get("features") != features():
+        raise ConfigError(
+            "the artefact was fitted with other node and edge features than this version's: fit it again with "
+            "`metaprune fit metagraph RECIPE`"
+        )
+    config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
+    with Rng(0).torch_global():  # its initialisation is overwritten, and draws
+        metanet = Metanet(config).to(task.network.program.device)
+    metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
+    meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
+    told = {k: artifact.info[k] for k in ("seconds", "stages", "macs", "history", "options", "graph")}
+    return Learned(metanet, meta, told)
+
+
+def warn_of_others(artifact: Artifact, mine: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+    """An artefact brings its own sizes and meta-training; what a recipe says of them has no effect.
+
+    mine, default: the options of a fit, as the recipe has them and as they are by default.
+    """
+    theirs = artifact.info["options"]
+    others = [n for n in ("metanet", "meta", "data_models") if mine[n] not in (default[n], theirs[n])]
+    if others:
+        warnings.warn(
+            f"the artifact was fitted with other options of {', '.join(others)}: its own are used",
+            UserWarning, stacklevel=3,
+        )  # fmt: skip
+    ours, learnt = ({k: options[k] for k in ("criterion", "criterion_options")} for options in (mine, theirs))
+    if ours != learnt:
+        warnings.warn(f"the metanetwork learned to prepare for {learnt}, and {ours} prunes", UserWarning, stacklevel=3)

@@ -1,0 +1,184 @@
+"""Graph metanetwork: small data, odd networks, folders that hold something else."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_metagraph import QUICK, TUNE, data_model, task_of
+from torch import nn
+
+from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph import wire
+from metaprune.methods.metagraph.metanet import Graph
+from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.pruner import some_batches
+from metaprune.network import trace
+from metaprune.rng import Rng
+from metaprune.testing.method_suite import small_network
+from metaprune.values import Budget
+
+pytestmark = pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+
+
+@pytest.mark.parametrize("initial", [0.3, 0.76])
+def test_what_the_initial_pruning_dropped_stays_dropped(initial):
+    method, task = dataclasses.replace(QUICK, rewrite="none", initial=initial), task_of()
+    plan = method.propose(task, Budget(macs="80%"), Rng(0)).plan
+    assert task.network.cost(plan).macs <= initial * task.network.cost().macs
+
+
+def test_data_models_of_something_else_are_made_anew(tmp_path):
+    def made(method, folder):
+        from metaprune.methods.metagraph.data_models import data_models
+
+        return data_models([task_of(folder=folder)], method.data_models, method.ranking, Rng(0), False)
+
+    first = made(QUICK, tmp_path)
+    again = made(QUICK, tmp_path)
+    assert [m.seconds for m in again] == [m.seconds for m in first]  # read, not made
+    assert all(torch.equal(a.tensors[n], t) for a, b in zip(again, first, strict=True) for n, t in b.tensors.items())
+    whole = dataclasses.replace(QUICK, data_models=dataclasses.replace(QUICK.data_models, shares=(1.0, 1.0)))
+    assert any(m.plan.keep for m in first)
+    assert not any(m.plan.keep for m in made(whole, tmp_path))
+    assert not (tmp_path / "checkpoints" / "data_models" / "0-0" / "light").exists()
+
+
+def test_a_fit_of_another_seed_is_not_taken(tmp_path):
+    task = task_of(folder=tmp_path)
+    QUICK.propose(task, Budget(macs="60%"), Rng(0))
+    with pytest.raises(ConfigError, match="another seed"):
+        QUICK.propose(task, Budget(macs="60%"), Rng(1))
+
+
+def test_more_tuning_steps_than_batches():
+    meta = dataclasses.replace(QUICK.meta, tune_steps=20, steps=1)
+    artifact = dataclasses.replace(QUICK, meta=meta).fit([task_of()], Rng(0))
+    assert len(artifact.info["history"]["rows"]) == 1
+
+
+def test_a_last_batch_of_one_sample_is_left_out():
+    split = task_of().data.train.take(33)
+    found = some_batches(split, 16, 4, torch.device("cpu"), None)
+    assert [len(labels) for _, labels in found] == [16, 16]
+    assert len(some_batches(split.take(1), 16, 4, torch.device("cpu"), None)) == 1
+
+
+def test_an_impossible_initial_pruning_ends_before_meta_training(monkeypatch):
+    monkeypatch.setattr(type(QUICK), "fit", lambda *_: pytest.fail("was fitted"))
+    with pytest.raises(InfeasibleBudgetError):
+        dataclasses.replace(QUICK, initial=1e-4).propose(task_of(), Budget(macs="50%"), Rng(0))
+    masked = dataclasses.replace(QUICK, initial=0.8, pattern="2:4")
+    with pytest.raises(InfeasibleBudgetError, match="lower `initial`"):
+        masked.propose(task_of(), Budget(macs="50%", nonzero="60%"), Rng(0))
+
+
+def test_a_network_that_can_shed_only_a_little():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.straight, self.small, self.head = nn.Linear(784, 10), nn.Linear(50, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.straight(x) + self.head(self.small(x[:, :50]).relu())
+
+    task = task_of(model=Net())
+    with pytest.raises(InfeasibleBudgetError):
+        task.allocator(Budget(macs="80%"))
+    QUICK.fit([task], Rng(0))
+
+
+def test_options_that_an_artifact_overrules_are_said():
+    artifact = QUICK.fit([task_of()], Rng(0))
+    other = dataclasses.replace(
+        QUICK, metanet=dataclasses.replace(QUICK.metanet, hidden=12), criterion_options={"p": 2}
+    ).restore(artifact)
+    with pytest.warns(UserWarning) as said:
+        other.propose(task_of(), Budget(macs="60%"), Rng(0))
+    texts = [str(w.message) for w in said]
+    assert any("other options of metanet: its own are used" in t for t in texts)
+    assert any("learned to prepare for" in t for t in texts)
+
+
+def test_an_artifact_that_rewrites_nothing_says_so():
+    method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, lr=1e-12))
+    artifact = method.fit([task_of()], Rng(0))
+    artifact = dataclasses.replace(
+        artifact, tensors={n: torch.zeros_like(t) if "_out" in n or "kernel_" in n or "vector_" in n else t
+                           for n, t in artifact.tensors.items()}
+    )  # fmt: skip
+    with pytest.warns(CollapseWarning, match="rewrites nothing"):
+        method.restore(artifact).propose(task_of(), Budget(macs="60%"), Rng(0))
+
+
+def test_frozen_weights_are_not_trained():
+    model = small_network("cnn")
+    name, frozen = next(iter(model.named_parameters()))
+    frozen.requires_grad_(False)
+    task = task_of(model=model)
+    found = dataclasses.replace(QUICK, rewrite="none", finetune=TUNE).propose(task, Budget(macs="60%"), Rng(0))
+    assert torch.equal(found.weights[name], task.network.tensors[name])
+    assert not all(torch.equal(found.weights[n], t) for n, t in task.network.tensors.items())
+
+
+def test_statistics_that_are_not_finite_are_refused():
+    model = small_network("cnn")
+    next(b for n, b in model.named_buffers() if n.endswith("running_var"))[0] = float("nan")
+    with pytest.raises(WeightsError, match="running_var"):
+        QUICK.propose(task_of(model=model), Budget(macs="50%"), Rng(0))
+
+
+class Standardised(nn.Module):
+    """A weight that is normalised on its way, and looks like itself again by `reshape_as`."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(6, 3, 3, 3)), nn.Linear(6, 2)
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, 6, -1)
+        weight = torch.batch_norm(flat, None, None, None, None, True, 0.0, 1e-5, False).reshape_as(self.weight)
+        return self.head(torch.conv2d(x, weight, padding=1).relu().mean((2, 3)))
+
+
+class Windows(nn.Module):
+    """A linear layer whose rows overlap in one vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.vector, self.head = nn.Parameter(torch.randn(20)), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(nn.functional.linear(x, self.vector.unfold(0, 16, 1)).relu())
+
+
+def test_a_standardised_weight_is_covered_and_overlapping_rows_are_not():
+    wiring = wire(trace(Standardised(), torch.zeros(2, 3, 8, 8)))
+    assert "weight" not in dict(wiring.uncovered)
+    wiring = wire(trace(Windows(), torch.zeros(2, 16)))
+    assert "vector" in dict(wiring.uncovered)
+
+
+def test_a_network_without_any_covered_weight_is_refused():
+    model = nn.Conv2d(3, 4, 20, bias=False)  # 400 taps, more than an edge may carry
+    task = Task(trace(model, torch.zeros(1, 3, 20, 20)))
+    with pytest.raises(ConfigError, match="no parameter of this network is in its graph: weight"):
+        Graph(wire(task.network), task.network.tensors)
+
+
+def test_a_group_without_trained_weights_weighs_nothing():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("first", torch.randn(12, 8))
+            self.register_buffer("second", torch.randn(5, 12))
+            self.head = nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.head(nn.functional.linear(nn.functional.linear(x, self.first).relu(), self.second).relu())
+
+    task = Task(trace(Net(), torch.zeros(2, 8)))
+    shrinkage = Shrinkage(task.network)
+    tensors = data_model(task).tensors
+    assert torch.isfinite(shrinkage.loss(tensors, shrinkage.weights(tensors)))
