@@ -67,7 +67,7 @@ class Network:
         """This network with other weights, for methods that read `tensors`; graph, space and costs are shared."""
         new = copy.copy(self)
         own = {
-            n: nn.Parameter(tensors[n].detach(), t.requires_grad) if isinstance(t, nn.Parameter) else tensors[n]
+            n: nn.Parameter(tensors[n].detach(), requires_grad=False) if isinstance(t, nn.Parameter) else tensors[n]
             for n, t in self.tensors.items()
         }
         new.captured = replace(self.captured, tensors=own)

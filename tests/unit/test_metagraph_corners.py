@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_metagraph import QUICK, TUNE, data_model, task_of
+from test_metagraph import QUICK, data_model, task_of
 from torch import nn
 
 from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
@@ -110,16 +110,6 @@ def test_an_artifact_that_rewrites_nothing_says_so():
     )  # fmt: skip
     with pytest.warns(CollapseWarning, match="rewrites nothing"):
         method.restore(artifact).propose(task_of(), Budget(macs="60%"), Rng(0))
-
-
-def test_frozen_weights_are_not_trained():
-    model = small_network("cnn")
-    name, frozen = next(iter(model.named_parameters()))
-    frozen.requires_grad_(False)
-    task = task_of(model=model)
-    found = dataclasses.replace(QUICK, rewrite="none", finetune=TUNE).propose(task, Budget(macs="60%"), Rng(0))
-    assert torch.equal(found.weights[name], task.network.tensors[name])
-    assert not all(torch.equal(found.weights[n], t) for n, t in task.network.tensors.items())
 
 
 def test_statistics_that_are_not_finite_are_refused():

@@ -28,7 +28,7 @@ class Structure(nn.Module):
             own = tensor.detach().clone()
             self._names[name] = f"tensor_{i}"
             if isinstance(network.tensors[name], nn.Parameter):
-                self.register_parameter(f"tensor_{i}", nn.Parameter(own, network.tensors[name].requires_grad))
+                self.register_parameter(f"tensor_{i}", nn.Parameter(own, requires_grad=own.is_floating_point()))
             else:
                 self.register_buffer(f"tensor_{i}", own)
 
