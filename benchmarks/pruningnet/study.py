@@ -60,6 +60,7 @@ SEARCHES = {  # searcher, back-end, score
     **{f"{backend}, likelihood": ("evolution", backend, "likelihood") for backend in (*SEARCHED, "shared")},
     "random search": ("random", SEARCHED[1], "accuracy"), "greedy slimming": ("greedy", SEARCHED[1], "accuracy"),
     "greedy slimming, generated, likelihood": ("greedy", SEARCHED[0], "likelihood"),
+    "random search, generated, likelihood": ("random", SEARCHED[0], "likelihood"),
 }  # fmt: skip
 
 
