@@ -37,7 +37,7 @@ from metaprune.values import Budget, Constraints, Plan
 class DataModelConfig:
     """The paper: 10 networks trained from scratch, pruned to a speed-up of 1.32 (ResNet-56) by the criterion."""
 
-    count: int = 4
+    count: int = 5
     """Data models per task, the last of which judges."""
     start: str = "trained"
     """trained: every one starts from the task's own weights; scratch: from a new initialisation (the paper's)."""

@@ -40,7 +40,7 @@ _LEARNT, _LOST = 0.2, 0.05  # share of the way from guessing to no error: a netw
 class MetaConfig:
     """Meta-training. `objective="sparsity"` is the paper's; the figures and all of "cut" are ours."""
 
-    steps: int = 200
+    steps: int = 900
     """Updates of the metanetwork, each on one data model."""
     objective: Objective = "cut"
     """sparsity: cross-entropy of the rewritten network plus weighted shrinkage; cut: the same, but the network is first
@@ -60,13 +60,13 @@ class MetaConfig:
     """Decoupled weight decay."""
     max_grad_norm: float = 1.0
     """Clip the metanetwork's gradient."""
-    shrinkage: float = 1.0
+    shrinkage: float = 0.1
     """Weight of the shrinkage term at full strength, relative to the network's own squared norm."""
     alpha: float = 16.0
     """How much harder the weakest channel of a group is shrunk than the strongest."""
     smallest: float = 0.25
     """Share of the MACs that strength 1 stands for; strength 0 stands for all."""
-    evaluate_every: int = 25
+    evaluate_every: int = 50
     """Steps between evaluations on the validation split; the best state is kept."""
     shares: tuple[float, ...] = (0.75, 0.5, 0.3)
     """Shares of the MACs at which a state is judged."""

@@ -52,8 +52,8 @@ class MetanetConfig:
     """Size of the rewrite, relative to the root mean square of each tensor (paper: absolute, 0.0005 to 0.05)."""
     keep_norms: bool = True
     """Scale every rewritten weight (biases apart) back to its norm. Without it, meta-training shrinks a network with
-    BatchNorm as a whole, six-fold in our runs: that lowers the shrinkage term, changes nothing that pruning sees, and
-    multiplies the effective learning rate of the training that follows. False: the paper's."""
+    BatchNorm as a whole: that lowers the shrinkage term, changes nothing that pruning sees, and multiplies the
+    effective learning rate of the training that follows. False: the paper's."""
     checkpointing: bool | None = None
     """Recompute each round in the backward pass: less memory, a third more time. None: where the states of all rounds
     would take more than 2 GB."""
