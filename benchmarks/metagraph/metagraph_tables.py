@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from metaprune.methods.metagraph.pruner import area
+
 HERE = Path(__file__).parent
 
 
@@ -15,13 +17,14 @@ def _rows() -> dict[str, Any]:
     return json.loads((HERE / "cifar10.json").read_text())["rows"]
 
 
-def _split(rows: dict[str, Any]) -> list[tuple[str, str, int, str, str, float, dict]]:
-    """(variant, network, seed, arm, share, epochs, row) of every pruned network."""
+def _split(rows: dict[str, Any]) -> list[tuple[str, str, int, str, str, tuple[float, float], dict]]:
+    """(variant, network, seed, arm, share, (epochs, learning rate), row) of every pruned network."""
     found = []
     for key, row in rows.items():
         if not key.startswith("meta-training/") and not key.endswith("/masks"):
             variant, network, seed, arm, share, epochs = key.split("/")
-            found.append((variant, network, int(seed), arm, share, float(epochs.split()[0]), row))
+            rate = epochs.partition(" at ")[2] or 0.01
+            found.append((variant, network, int(seed), arm, share, (float(epochs.split()[0]), float(rate)), row))
     return found
 
 
@@ -44,23 +47,34 @@ def meta_table() -> str:
     return "\n".join(lines)
 
 
-def cut_table() -> str:
-    """Test accuracy right after the cut, BatchNorm re-estimated, nothing trained: mean over seeds."""
-    cells: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def cut_rows() -> dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]]:
+    """(network, arm, variant) -> share -> (MACs, accuracy in percent) of every seed, nothing trained after the cut."""
+    cells: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for variant, network, _, arm, share, epochs, row in _split(_rows()):
-        if not epochs:
-            cells[network, arm, variant][share].append(100 * row["accuracy"])
+        if not epochs[0]:
+            cells[network, arm, variant][share].append((row["macs"], 100 * row["accuracy"]))
+    return cells
+
+
+def cut_table() -> str:
+    """Test accuracy right after the cut, BatchNorm re-estimated, nothing trained: mean over seeds, and the area."""
+    cells = cut_rows()
     if not cells:
         return "Not run yet."
     shares = sorted({s for c in cells.values() for s in c}, key=lambda s: -float(s.rstrip("%")))
     lines = [
-        f"| network | rewrite | objective | {' | '.join(shares)} of MACs | seeds |",
-        "|---" * (4 + len(shares)) + "|",
+        f"| network | rewrite | objective | {' | '.join(shares)} of MACs | area (lowest to highest seed) | seeds |",
+        "|---" * (5 + len(shares)) + "|",
     ]
-    for (network, arm, variant), found in sorted(cells.items()):
-        values = [f"{statistics.mean(found[s]):.1f}" if found[s] else "" for s in shares]
-        seeds = max(len(v) for v in found.values())
-        lines.append(f"| {network} | {arm} | {variant} | {' | '.join(values)} | {seeds} |")
+    areas = {
+        key: [area([{"macs": m, "accuracy": a} for m, a in curve]) for curve in zip(*found.values(), strict=False)]
+        for key, found in cells.items()
+    }
+    for key in sorted(cells, key=lambda k: (k[0], -statistics.mean(areas[k]))):
+        network, arm, variant = key
+        values = [f"{statistics.mean(a for _, a in cells[key][s]):.1f}" if cells[key][s] else "" for s in shares]
+        spread = f"{statistics.mean(areas[key]):.1f} ({min(areas[key]):.1f} to {max(areas[key]):.1f})"
+        lines.append(f"| {network} | {arm} | {variant} | {' | '.join(values)} | {spread} | {len(areas[key])} |")
     return "\n".join(lines)
 
 
@@ -82,25 +96,55 @@ def masks_table() -> str:
     return "\n".join(lines)
 
 
+def tuned_rows() -> dict[tuple[str, str, tuple[float, float], str, str], list[tuple[float, float]]]:
+    """(network, share, (epochs, learning rate), arm, variant) -> accuracy and that right after the cut, of every seed.
+
+    Seeds from 1000 on are those that learning rates were chosen on.
+    """
+    cells: dict[tuple, list[tuple[float, float]]] = defaultdict(list)
+    for variant, network, seed, arm, share, epochs, row in _split(_rows()):
+        if epochs[0] and seed < 1000:
+            cells[network, share, epochs, arm, variant].append((100 * row["accuracy"], 100 * row["cut"]))
+    return cells
+
+
+def rates_table() -> str:
+    """Test accuracy of one seed, which no other table uses, by the learning rate of the fine-tuning."""
+    cells: dict[tuple, dict[float, float]] = defaultdict(dict)
+    for variant, network, seed, arm, share, epochs, row in _split(_rows()):
+        if epochs[0] and seed >= 1000:
+            cells[network, share, epochs[0], arm, variant][epochs[1]] = 100 * row["accuracy"]
+    if not cells:
+        return "Not run yet."
+    rates = sorted({r for found in cells.values() for r in found})
+    lines = [
+        f"| network | MACs | epochs | rewrite | objective | {' | '.join(f'{r:g}' for r in rates)} |",
+        "|---" * (5 + len(rates)) + "|",
+    ]
+    for key, found in sorted(cells.items(), key=lambda i: (*i[0][:3], -max(i[1].values()))):
+        network, share, epochs, arm, variant = key
+        values = [f"{found[r]:.2f}" if r in found else "" for r in rates]
+        lines.append(f"| {network} | {share} | {epochs:g} | {arm} | {variant} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 def tuned_table() -> str:
     """Test accuracy after equal fine-tuning: mean, lowest and highest over seeds."""
-    cells: dict[tuple, list[tuple[float, float]]] = defaultdict(list)
-    for variant, network, _, arm, share, epochs, row in _split(_rows()):
-        if epochs:
-            cells[network, share, epochs, arm, variant].append((100 * row["accuracy"], 100 * row["cut"]))
+    cells = tuned_rows()
     if not cells:
         return "Not run yet."
     lines = [
-        "| network | MACs | epochs | rewrite | objective | accuracy | right after the cut | seeds |",
-        "|---" * 8 + "|",
+        "| network | MACs | epochs | learning rate | rewrite | objective | accuracy | right after the cut | seeds |",
+        "|---" * 9 + "|",
     ]
-    for (network, share, epochs, arm, variant), found in sorted(
-        cells.items(), key=lambda i: (i[0][:3], -statistics.mean(a for a, _ in i[1]))
+    for (network, share, (epochs, rate), arm, variant), found in sorted(
+        cells.items(), key=lambda i: (*i[0][:2], i[0][2][0], -statistics.mean(a for a, _ in i[1]))
     ):
         values = [a for a, _ in found]
         spread = f"{statistics.mean(values):.2f}% ({min(values):.2f} to {max(values):.2f})"
         cut = statistics.mean(c for _, c in found)
-        lines.append(f"| {network} | {share} | {epochs:g} | {arm} | {variant} | {spread} | {cut:.1f}% | {len(found)} |")
+        how = f"{network} | {share} | {epochs:g} | {rate:g} | {arm} | {variant}"
+        lines.append(f"| {how} | {spread} | {cut:.1f}% | {len(found)} |")
     return "\n".join(lines)
 
 
@@ -109,9 +153,14 @@ def speed_table() -> str:
         "| network, hidden x rounds | nodes | edges | wiring | forward | backward | peak memory (before the pass) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for case, r in json.loads((HERE / "speed.json").read_text())["rows"].items():
+    report = json.loads((HERE / "speed.json").read_text())
+    for case, r in report["rows"].items():
         lines.append(
             f"| {case} | {r['nodes']:,} | {r['edges']:,} | {r['wire_cpu_s']:.1f} s | {r['forward_cpu_s']:.1f} s "
             f"| {r['backward_cpu_s']:.1f} s | {r['peak_gb']:.1f} GB ({r['before_gb']:.1f}) |"
         )
-    return "\n".join(lines)
+    slower = report["data_models"]["together_cpu_s"] / report["data_models"]["one_by_one_cpu_s"]
+    return "\n".join(lines) + (
+        "\n\nTraining four ResNet-20 at once (`torch.func.vmap`) takes "
+        f"{slower:.1f} times as long as one after another: on a CPU data models are not batched together."
+    )

@@ -64,25 +64,66 @@ def one(case: str) -> dict[str, float]:
     }  # fmt: skip
 
 
+def data_models(together: int = 4, batch: int = 128, repeats: int = 4) -> dict[str, float]:
+    """CPU seconds of forward and backward of one of several ResNet-20: one after another, and all at once by vmap."""
+    import torch
+    from torch import nn
+
+    import metaprune as mp
+    from metaprune.models import create
+
+    torch.set_num_threads(1)
+    network = mp.trace(create("zoo:resnet20"), torch.zeros(2, 3, 32, 32))
+    structure = network.program.structure(None)
+    trained = {n: t.detach() for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
+    images, labels = torch.randn(together, batch, 3, 32, 32), torch.randint(0, 10, (together, batch))
+
+    def loss(tensors: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(network.program.run(structure, {**network.tensors, **tensors}, (x,), {}), y)
+
+    stacked = {n: torch.stack([t] * together) for n, t in trained.items()}
+    at_once = torch.func.vmap(torch.func.grad(loss))
+
+    def one_by_one() -> None:
+        for x, y in zip(images, labels, strict=True):
+            leaves = {n: t.clone().requires_grad_() for n, t in trained.items()}
+            loss(leaves, x.to(memory_format=torch.channels_last), y).backward()
+
+    found = {}
+    for name, call in (("one_by_one", one_by_one), ("together", lambda: at_once(stacked, images, labels))):
+        call()
+        began = time.process_time()
+        for _ in range(repeats):
+            call()
+        found[f"{name}_cpu_s"] = (time.process_time() - began) / repeats / together
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--data-models", action="store_true", help="measure training several networks at once too")
     parser.add_argument("--one", choices=list(CASES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(options.one)))
         return
-    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else {}
+    report = json.loads(options.out.read_text()) if options.out.exists() else {"rows": {}}
+    report["python"] = platform.python_version()
     for case in options.cases:
         command = [sys.executable, __file__, "--out", str(options.out), "--one", case]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(case, "failed:", done.stderr[-300:])
             continue
-        rows[case] = json.loads(done.stdout.splitlines()[-1])
-        options.out.write_text(json.dumps({"python": platform.python_version(), "rows": rows}, indent=1) + "\n")
-        print(case, rows[case], flush=True)
+        report["rows"][case] = json.loads(done.stdout.splitlines()[-1])
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        print(case, report["rows"][case], flush=True)
+    if options.data_models:
+        report["data_models"] = data_models()
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        print(report["data_models"])
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ and started again, it goes on.
 
 cut: accuracy after the cut at several budgets, BatchNorm re-estimated, nothing trained. masks: the same with single
 weights held at zero in place of a cut. tuned: after the same
-fine-tuning for all. "tuned between" has half of that training before the cut and half after. Figures are test
-accuracies; the strength comes from the budget, the metanetwork's state from the validation split.
+fine-tuning for all. "tuned between" has half of that training before the cut and half after; every arm has a learning
+rate of its own, the best on seed 1001, which is used for nothing else. Figures are test accuracies; the strength comes
+from the budget, the metanetwork's state from the validation split.
 """
 
 from __future__ import annotations
@@ -67,17 +68,19 @@ TARGETS = {
     "resnet8 fashion-mnist": Target("zoo:resnet8", GREY, epochs=3),
     "vit fashion-mnist": Target("zoo:vit_micro", GREY, epochs=8, lr=0.03),
 }
+DATA_MODELS = DataModelConfig(train=LIGHT)
+SHORT = MetaConfig(steps=300)
 VARIANTS: dict[str, MetaGraph] = {
-    "cut": MetaGraph(
-        data_models=DataModelConfig(count=5, train=LIGHT), meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1)
+    "cut": MetaGraph(data_models=DATA_MODELS),
+    "cut, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=SHORT),
+    "cut, 300 steps, norms free": MetaGraph(
+        data_models=DATA_MODELS, meta=SHORT, metanet=MetanetConfig(keep_norms=False)
     ),
-    "tuned": MetaGraph(
-        data_models=DataModelConfig(count=5, train=LIGHT),
-        meta=MetaConfig(steps=300, evaluate_every=50, shrinkage=0.1, tune_steps=8),
-    ),
+    "tuned, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, tune_steps=8)),
+    "cut, by L2": MetaGraph(data_models=DATA_MODELS, criterion_options={"p": 2}),
     "sparsity (paper's objective)": MetaGraph(
-        data_models=DataModelConfig(count=5, train=LIGHT), metanet=MetanetConfig(form="paper"),
-        meta=MetaConfig(steps=300, evaluate_every=50, objective="sparsity", shrinkage=1.0),
+        data_models=DATA_MODELS, metanet=MetanetConfig(form="paper", keep_norms=False),
+        meta=MetaConfig(objective="sparsity", shrinkage=1.0),
     ),
 }  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
@@ -86,18 +89,24 @@ ARMS: dict[str, dict[str, Any]] = {
     "noise": {"rewrite": "noise"},
     "shuffled graph": {"rewrite": "shuffled"},
     "shrinkage": {"rewrite": "shrinkage"},
-    "metanetwork, L1": {"criterion_options": {"p": 1}},
-    "no rewrite, L1": {"rewrite": "none", "criterion_options": {"p": 1}},
-    "no rewrite, L1, same share of every group": {"rewrite": "none", "criterion_options": {"p": 1, "scope": "local"}},
-    "metanetwork, same share of every group": {"criterion_options": {"scope": "local"}},
-    "no rewrite, same share of every group": {"rewrite": "none", "criterion_options": {"scope": "local"}},
+    "metanetwork, same share of every group": {"criterion_options": {"p": 1, "scope": "local"}},
+    "no rewrite, same share of every group": {"rewrite": "none", "criterion_options": {"p": 1, "scope": "local"}},
+    "metanetwork, L2": {"criterion_options": {"p": 2}},
+    "no rewrite, L2": {"rewrite": "none", "criterion_options": {"p": 2}},
+    "no rewrite, L2, same share of every group": {"rewrite": "none", "criterion_options": {"p": 2, "scope": "local"}},
 }
 TUNED_ARMS: dict[str, dict[str, Any]] = {
     **ARMS,
     "metanetwork, tuned between": {"between": True},
     "no rewrite, tuned between": {"rewrite": "none", "between": True},
-    "group sparsity, tuned between": {"rewrite": "sparse", "between": True},
-}
+    **{
+        f"group sparsity {reg:g}{said}, tuned between": {
+            "rewrite": "sparse", "sparse_reg": reg, "between": True, "criterion_options": {"p": 1, "scope": scope}
+        }
+        for reg in (0.003, 0.01, 0.03)
+        for said, scope in (("", "global"), (", same share of every group", "local"))
+    },
+}  # fmt: skip
 PLAIN = ("uniform", "random")  # methods of these names, without a metanetwork
 SHARES = ("70%", "50%", "30%")
 MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured", "10%"))  # pattern, nonzero at most
@@ -138,8 +147,7 @@ class Study:
         with Rng(seed).child("model").torch_global():
             model = create(target.spec, weights=weights and str(weights), **target.options)
         if not place.exists():
-            scratch = dataclasses.replace(LIGHT, epochs=target.epochs, lr=target.lr)
-            how = scratch if target.epochs else LIGHT
+            how = dataclasses.replace(LIGHT, epochs=target.epochs, lr=target.lr) if target.epochs else LIGHT
             train(model, data, how, rng=Rng(seed).child("dense"), progress=False)
             write_tensors(place, model.state_dict())
         return model
@@ -151,7 +159,7 @@ class Study:
         """Meta-trained once, on network `name` of seed 1000 (no target is of that seed)."""
         label = label_of(variant, name)
         if label not in self.artifacts:
-            place = self.work / (label if name != "resnet20" else variant.split()[0])
+            place = self.work / label
             if not (place / INFO).is_file():
                 task = Task(mp.trace(self.network(name, 1000), self.example(name)), self.data(name), folder=place)
                 VARIANTS[variant].fit([task], Rng(0)).save(place)
@@ -160,18 +168,19 @@ class Study:
             self.once(f"meta-training/{label}", lambda: {"evaluations": history, "phases": found.info["stages"]})
         return self.artifacts[label]
 
-    def arm(self, variant: str, source: str, options: dict[str, Any], epochs: float) -> tuple[MetaGraph, float]:
-        """The method, and the epochs of fine-tuning that are left for after the cut."""
+    def arm(
+        self, variant: str, source: str, options: dict[str, Any], how: mp.TrainConfig
+    ) -> tuple[MetaGraph, mp.TrainConfig]:
+        """The method, and the fine-tuning that is left for after the cut."""
         options = dict(options)
-        between = options.pop("between", False)
-        if between:
-            options["finetune"] = dataclasses.replace(LIGHT, epochs=epochs / 2)
+        if options.pop("between", False):
+            how = options["finetune"] = dataclasses.replace(how, epochs=how.epochs / 2)
         method = dataclasses.replace(VARIANTS[variant], **options)
-        return method.restore(self.artifact(variant, source)), epochs / 2 if between else epochs
+        return (method if alone(method) else method.restore(self.artifact(variant, source))), how
 
     def masked(self, variant: str, source: str, name: str, seed: int, arm: str, pattern: str, share: str) -> None:
         def pruned() -> dict[str, Any]:
-            method, _ = self.arm(variant, source, {**ARMS[arm], "pattern": pattern}, 0)
+            method, _ = self.arm(variant, source, {**ARMS[arm], "pattern": pattern}, LIGHT)
             record = mp.prune(
                 self.network(name, seed), self.example(name), budget={"nonzero": share}, method=method,
                 data=self.data(name), seed=seed, progress=False,
@@ -181,13 +190,16 @@ class Study:
         shared = "any" if arm.startswith("no rewrite") else label_of(variant, source)
         self.once(f"{shared}/{name}/{seed}/{arm}/{pattern} {share}/masks", pruned)
 
-    def run(self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float) -> None:
+    def run(
+        self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float, lr: float
+    ) -> None:
         def pruned() -> dict[str, Any]:
+            how = dataclasses.replace(LIGHT, epochs=epochs or 1, lr=lr)
             if arm in PLAIN:
-                method, left = create_method(arm), epochs
+                method = create_method(arm)
             else:
-                method, left = self.arm(variant, source, TUNED_ARMS[arm], epochs)
-            recover = RecoverConfig(kind="finetune", train=dataclasses.replace(LIGHT, epochs=left)) if epochs else None
+                method, how = self.arm(variant, source, TUNED_ARMS[arm], how)
+            recover = RecoverConfig(kind="finetune", train=how) if epochs else None
             result = mp.prune(
                 self.network(name, seed), self.example(name), budget={"macs": share}, method=method,
                 data=self.data(name), recover=recover, seed=seed, progress=False,
@@ -201,14 +213,19 @@ class Study:
             }  # fmt: skip
 
         shared = arm.startswith(("no rewrite", "group sparsity")) or arm in PLAIN
-        self.once(
-            f"{'any' if shared else label_of(variant, source)}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs", pruned
-        )
+        whose = "any" if shared else label_of(variant, source)
+        rate = "" if lr == LIGHT.lr or not epochs else f" at {lr:g}"
+        self.once(f"{whose}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs{rate}", pruned)
+
+
+def alone(method: MetaGraph) -> bool:
+    """Whether it uses no metanetwork."""
+    return method.rewrite in ("none", "sparse")
 
 
 def label_of(variant: str, source: str) -> str:
     """How rows name a metanetwork: by its objective, and by what it was meta-trained on where that is no ResNet-20."""
-    return variant if source == "resnet20" else f"{variant.split()[0]}, {source}"
+    return variant if source == "resnet20" else f"{variant}, {source}"
 
 
 def main() -> None:
@@ -218,7 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/metagraph-study"), help="where trained networks are kept"
     )
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["cut"], choices=list(VARIANTS))
     parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet32", "resnet56"], choices=TARGETS)
     parser.add_argument("--parts", nargs="+", default=["cut", "tuned", "masks"], choices=["cut", "tuned", "masks"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -231,6 +248,7 @@ def main() -> None:
     )
     parser.add_argument("--tuned-share", nargs="+", default=["50%"])
     parser.add_argument("--epochs", type=float, nargs="+", default=[2], help="of part tuned")
+    parser.add_argument("--lr", type=float, nargs="+", default=[LIGHT.lr], help="of part tuned")
     parser.add_argument("--tested", type=int, default=TESTED, help="test images")
     parser.add_argument("--own", action="store_true", help="meta-train on every network itself, not on ResNet-20")
     options = parser.parse_args()
@@ -240,13 +258,12 @@ def main() -> None:
         source = name if options.own else "resnet20"
         for arm in options.arms:
             for share in SHARES if "cut" in options.parts and arm in (*ARMS, *PLAIN) else ():
-                study.run(variant, source, name, seed, arm, share, 0)
+                study.run(variant, source, name, seed, arm, share, 0, LIGHT.lr)
             for pattern, share in MASKS if "masks" in options.parts and arm in ARMS else ():
                 study.masked(variant, source, name, seed, arm, pattern, share)
-            for share, epochs in (
-                itertools.product(options.tuned_share, options.epochs) if "tuned" in options.parts else ()
-            ):
-                study.run(variant, source, name, seed, arm, share, epochs)
+            how = itertools.product(options.tuned_share, options.epochs, options.lr)
+            for share, epochs, lr in how if "tuned" in options.parts else ():
+                study.run(variant, source, name, seed, arm, share, epochs, lr)
 
 
 if __name__ == "__main__":
