@@ -119,6 +119,12 @@ def test_statistics_that_are_not_finite_are_refused():
         QUICK.propose(task_of(model=model), Budget(macs="50%"), Rng(0))
 
 
+def test_infinity_in_a_buffer_is_a_mask():
+    model = small_network("cnn")
+    model.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+    dataclasses.replace(QUICK, rewrite="none").propose(task_of(model=model), Budget(macs="60%"), Rng(0))
+
+
 class Standardised(nn.Module):
     """A weight that is normalised on its way, and looks like itself again by `reshape_as`."""
 

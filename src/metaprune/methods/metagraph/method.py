@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metaprune.elastic.weights import zeroed
 from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
@@ -232,7 +232,8 @@ class MetaGraph:
 
 
 def _require_finite(tensors: Mapping[str, Tensor]) -> None:
-    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    # infinity in a buffer may be an attention mask
+    bad = [n for n, t in tensors.items() if t.isnan().any() or (isinstance(t, nn.Parameter) and t.isinf().any())]
     if bad:
         raise WeightsError(
             f"NaN or infinity in {', '.join(bad[:4])}: a graph of these weights would spread it; train anew"
