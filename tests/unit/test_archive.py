@@ -69,8 +69,11 @@ def test_every_toy_survives_in_graph_form(tmp_path, name):
     flat = torch.utils._pytree.tree_leaves
     expected, actual = pruned.model.eval()(*t.args, **t.kwargs), again(*t.args, **t.kwargs)
     assert type(expected) is type(actual)
-    for a, b in zip(flat(expected), flat(actual), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    for a, b in zip(flat(expected), flat(actual), strict=True):  # sums of floats depend on where in memory they lie
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6) if isinstance(a, torch.Tensor) else a == b
+    saved, loaded = pruned.model.state_dict(), again.state_dict()
+    assert loaded.keys() == saved.keys() - {n for n in saved if n.startswith("never.")}  # what no operator reads
+    assert all(torch.equal(t, saved[n]) for n, t in loaded.items())
 
 
 def test_a_loaded_network_trains_and_is_cut_again(tmp_path):
