@@ -280,10 +280,11 @@ class _Flow:
                 self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
             if how == "shrinkage":
                 self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
-            if how == "metanet" and all(torch.equal(t, before[n]) for n, t in self.tensors.items()):
+            moved = _moved(before, self.tensors)
+            if how == "metanet" and not moved:
                 warnings.warn("the artifact rewrites nothing: see its meta-training", CollapseWarning, stacklevel=4)
             self.details |= {
-                "strength": strength, "moved": _moved(before, self.tensors), "norms": self._norms(before),
+                "strength": strength, "moved": moved, "norms": self._norms(before),
                 "meta_training": learned.info,
             }  # fmt: skip
         self._tuned("rewrite", sparse=how == "sparse")
