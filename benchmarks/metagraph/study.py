@@ -4,14 +4,14 @@
 
 FOLDER holds cifar10_jpeg.npz and the trained ResNets (see benchmarks/README.md). The metanetwork is meta-trained on
 variants of ResNet-20 (each pruned a little and fine-tuned; see `data_models`) and then used on a ResNet-20 fine-tuned
-on other batches and on networks of other depth, family or data; with --own on variants of the network itself. Killed
-and started again, it goes on.
+on other batches and on networks of other depth, family or data; --source names others to meta-train on. Killed and
+started again, it goes on.
 
 cut: accuracy after the cut at several budgets, BatchNorm re-estimated, nothing trained. masks: the same with single
-weights held at zero in place of a cut. tuned: after the same
-fine-tuning for all. "tuned between" has half of that training before the cut and half after; every arm has a learning
-rate of its own, the best on seed 1001, which is used for nothing else. Figures are test accuracies; the strength comes
-from the budget, the metanetwork's state from the validation split.
+weights held at zero in place of a cut. tuned: after the same fine-tuning for all. "tuned between" has half of that
+training before the cut and half after; every arm has a learning rate of its own, the best on seed 1001, which is used
+for nothing else. Figures are test accuracies; the strength comes from the budget, the metanetwork's state from the
+validation split.
 """
 
 from __future__ import annotations
@@ -156,39 +156,42 @@ class Study:
         return torch.zeros(2, *self.data(name).input_shape)
 
     def artifact(self, variant: str, name: str) -> Artifact:
-        """Meta-trained once, on network `name` of seed 1000 (no target is of that seed)."""
+        """Meta-trained once, on network `name` ("a+b": on both) of seed 1000 (no target is of that seed)."""
         label = label_of(variant, name)
         if label not in self.artifacts:
             place = self.work / label
             if not (place / INFO).is_file():
-                task = Task(mp.trace(self.network(name, 1000), self.example(name)), self.data(name), folder=place)
-                VARIANTS[variant].fit([task], Rng(0)).save(place)
+                tasks = [
+                    Task(mp.trace(self.network(one, 1000), self.example(one)), self.data(one), folder=place)
+                    for one in name.split("+")
+                ]
+                VARIANTS[variant].fit(tasks, Rng(0)).save(place)
             found = self.artifacts[label] = Artifact.load(place, MetaGraph.name)
             history = found.info["history"]["evaluations"]
             self.once(f"meta-training/{label}", lambda: {"evaluations": history, "phases": found.info["stages"]})
         return self.artifacts[label]
 
     def arm(
-        self, variant: str, source: str, options: dict[str, Any], how: mp.TrainConfig
+        self, variant: str, source: str, arm: str, how: mp.TrainConfig, **more: Any
     ) -> tuple[MetaGraph, mp.TrainConfig]:
         """The method, and the fine-tuning that is left for after the cut."""
-        options = dict(options)
+        options = TUNED_ARMS[arm] | more
         if options.pop("between", False):
             how = options["finetune"] = dataclasses.replace(how, epochs=how.epochs / 2)
         method = dataclasses.replace(VARIANTS[variant], **options)
-        return (method if alone(method) else method.restore(self.artifact(variant, source))), how
+        return (method if alone(arm) else method.restore(self.artifact(variant, source))), how
 
     def masked(self, variant: str, source: str, name: str, seed: int, arm: str, pattern: str, share: str) -> None:
         def pruned() -> dict[str, Any]:
-            method, _ = self.arm(variant, source, {**ARMS[arm], "pattern": pattern}, LIGHT)
+            method, _ = self.arm(variant, source, arm, LIGHT, pattern=pattern)
             record = mp.prune(
                 self.network(name, seed), self.example(name), budget={"nonzero": share}, method=method,
                 data=self.data(name), seed=seed, progress=False,
             ).record  # fmt: skip
             return {"accuracy": record["quality"]["cut"]["accuracy"], "nonzero": record["masks"]["share"]}
 
-        shared = "any" if arm.startswith("no rewrite") else label_of(variant, source)
-        self.once(f"{shared}/{name}/{seed}/{arm}/{pattern} {share}/masks", pruned)
+        whose = "any" if alone(arm) else label_of(variant, source)
+        self.once(f"{whose}/{name}/{seed}/{arm}/{pattern} {share}/masks", pruned)
 
     def run(
         self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float, lr: float
@@ -198,7 +201,7 @@ class Study:
             if arm in PLAIN:
                 method = create_method(arm)
             else:
-                method, how = self.arm(variant, source, TUNED_ARMS[arm], how)
+                method, how = self.arm(variant, source, arm, how)
             recover = RecoverConfig(kind="finetune", train=how) if epochs else None
             result = mp.prune(
                 self.network(name, seed), self.example(name), budget={"macs": share}, method=method,
@@ -212,15 +215,14 @@ class Study:
                 "strength": found.get("strength"),
             }  # fmt: skip
 
-        shared = arm.startswith(("no rewrite", "group sparsity")) or arm in PLAIN
-        whose = "any" if shared else label_of(variant, source)
+        whose = "any" if alone(arm) else label_of(variant, source)
         rate = "" if lr == LIGHT.lr or not epochs else f" at {lr:g}"
         self.once(f"{whose}/{name}/{seed}/{arm}/{share}/{epochs:g} epochs{rate}", pruned)
 
 
-def alone(method: MetaGraph) -> bool:
+def alone(arm: str) -> bool:
     """Whether it uses no metanetwork."""
-    return method.rewrite in ("none", "sparse")
+    return arm in PLAIN or TUNED_ARMS[arm].get("rewrite") in ("none", "sparse")
 
 
 def label_of(variant: str, source: str) -> str:
@@ -250,12 +252,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, nargs="+", default=[2], help="of part tuned")
     parser.add_argument("--lr", type=float, nargs="+", default=[LIGHT.lr], help="of part tuned")
     parser.add_argument("--tested", type=int, default=TESTED, help="test images")
-    parser.add_argument("--own", action="store_true", help="meta-train on every network itself, not on ResNet-20")
+    parser.add_argument("--source", default="resnet20", help='what to meta-train on: networks joined by "+"; or "own"')
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     study = Study(options.folder, options.out, options.work, options.tested)
     for variant, name, seed in itertools.product(options.variants, options.networks, options.seeds):
-        source = name if options.own else "resnet20"
+        source = name if options.source == "own" else options.source
         for arm in options.arms:
             for share in SHARES if "cut" in options.parts and arm in (*ARMS, *PLAIN) else ():
                 study.run(variant, source, name, seed, arm, share, 0, LIGHT.lr)

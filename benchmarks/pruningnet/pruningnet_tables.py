@@ -6,7 +6,6 @@ import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -56,38 +55,63 @@ def rank_table(study: Path) -> str:
     if not study.exists():
         return NO_RESULTS
     rows = json.loads(study.read_text())["rows"]
-    trained = {int(k.rsplit("/", 1)[1]): row for k, row in rows.items() if k.startswith("rank/trained/")}
-    scores: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(dict)
+    seeds: dict[int, dict[int, float]] = defaultdict(dict)  # structure -> seed of its training -> accuracy
+    macs: dict[int, float] = {}
+    scores: dict[tuple[str, str], dict[int, dict[int, dict[str, float]]]] = defaultdict(lambda: defaultdict(dict))
     for key, row in rows.items():
+        if key.startswith("rank/trained/"):
+            i, seed = map(int, key.split("/")[2:])
+            seeds[i][seed], macs[i] = row["accuracy"], float(row["macs"])
         if key.startswith("rank/score/"):
-            *_, backend, recalibrated, index = key.split("/")
-            scores[backend, recalibrated][int(index)] = row
+            *_, backend, recalibrated, i, seed = key.split("/")
+            scores[backend, recalibrated][int(seed)][int(i)] = row
+    trained = {i: statistics.mean(by.values()) for i, by in seeds.items()}
     order = sorted(trained)
     half = [i for i in order if i >= 10]  # these all cost 30% of the MACs
+    times = min(len(seeds[i]) for i in half)
     lines = [
         f"| back-end | all {len(order)} structures: accuracy | likelihood "
         f"| the {len(half)} at 30% of the MACs: accuracy | likelihood | all, accuracy, without recalibration |",
         "|---|---|---|---|---|---|",
     ]
 
-    def rho(values: Any, among: list[int]) -> str:
-        known = [i for i in among if i in values]
-        if len(known) < 5:
-            return ""
-        scores = np.array([values[i] for i in known])
-        if np.ptp(scores) == 0:
-            return "all scores equal"
-        return f"{spearman(scores, np.array([trained[i]['accuracy'] for i in known])):.2f}"
+    def rho(fits: list[dict[int, float]], among: list[int], truth: dict[int, float] = trained) -> str:
+        """Mean over PruningNets, lowest to highest."""
+        pairs = [[(by[i], truth[i]) for i in among if i in by] for by in fits]
+        found = [spearman(*np.array(p).T) if np.ptp([s for s, _ in p]) else None for p in pairs if len(p) >= 5]
+        known = [f for f in found if f is not None]
+        if not known:
+            return "all scores equal" if found else ""
+        spread = f" ({min(known):.2f} to {max(known):.2f}; {len(known)})" if len(known) > 1 else ""
+        return f"{statistics.mean(known):.2f}{spread}"
 
     for backend in dict.fromkeys(b for b, _ in scores):
-        hits = {i: r["score"] for i, r in scores[backend, "bn"].items()}
-        likelihood = {i: -r["loss"] for i, r in scores[backend, "bn"].items()}
-        without = {i: r["score"] for i, r in scores[backend, "no bn"].items()}
+        fits, without = list(scores[backend, "bn"].values()), list(scores[backend, "no bn"].values())
+        hits = [{i: r["score"] for i, r in fit.items()} for fit in fits]
+        likelihood = [{i: -r["loss"] for i, r in fit.items()} for fit in fits]
         cells = (rho(by, among) for among in (order, half) for by in (hits, likelihood))
-        lines.append(f"| {backend} | {' | '.join(cells)} | {rho(without, order)} |")
-    macs = {i: float(r["macs"]) for i, r in trained.items()}
-    lines.append(f"| MACs alone (no search) | {rho(macs, order)} | | {rho(macs, half)} | | |")
-    return "\n".join(lines)
+        unset = rho([{i: r["score"] for i, r in fit.items()} for fit in without], order)
+        lines.append(f"| {backend} | {' | '.join(cells)} | {unset} |")
+    lines.append(f"| MACs alone (no search) | {rho([macs], order)} | | {rho([macs], half)} | | |")
+    if times > 1:
+        again = [
+            rho([{i: seeds[i][s] for i in half}], half, {i: _without(seeds[i], s) for i in half})
+            for s in sorted(seeds[half[0]])
+        ]
+        lines.append(f"| training itself, one seed against the mean of the others | | | {', '.join(again)} | | |")
+    said = f"those at 30% of the MACs with {times} seeds each, " if times > 1 else ""
+    return "\n".join(lines) + (
+        f"\n\nEvery structure trained from scratch, {said}test accuracies of these {100 * _range(trained, half):.1f} "
+        "points from lowest to highest. Several PruningNets: mean (lowest to highest; number)."
+    )
+
+
+def _range(trained: dict[int, float], among: list[int]) -> float:
+    return max(trained[i] for i in among) - min(trained[i] for i in among)
+
+
+def _without(by: dict[int, float], seed: int) -> float:
+    return statistics.mean(v for s, v in by.items() if s != seed)
 
 
 def cost_table(study: Path) -> str:

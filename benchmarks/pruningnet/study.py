@@ -7,12 +7,14 @@ convolutions on all of it. Every structure, whoever found it, is trained from sc
 same images and judged on the test split; nothing is chosen by it. Killed and started again, it goes on.
 
 rank: 20 random structures; Spearman correlation of score and trained accuracy, for each back-end, with and without
-recalibrated BatchNorm. budgets: 75%, 50% and 25% of the MACs, searched against uniform, random, magnitude, greedy.
+recalibrated BatchNorm; the half of them that are at one budget with every seed. budgets: 75%, 50% and 25% of the MACs,
+searched against uniform, random, magnitude, greedy.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import time
@@ -211,57 +213,66 @@ class Study:
             "widths": plan.widths(network.space).tolist(),
         }  # fmt: skip
 
-    def rank(self, backends: list[str], structures: int = 20) -> None:
-        """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs."""
-        seed = 0
-        network = self.network(seed)
-        sessions = {backend: self.session(backend, seed) for backend in backends}
-        codec = next(iter(sessions.values())).codec
-        full = network.cost().macs
+    def rank(self, backends: list[str], seeds: list[int], structures: int = 20) -> None:
+        """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs.
+
+        Seeds but the first: another PruningNet, and the structures at one budget are trained again.
+        """
+        half, network = structures // 2, self.network(0)
+        codec, full = self.session(backends[0], seeds[0]).codec, network.cost().macs
         draw = np.random.default_rng(7)
         # half of them all over the range (where cost alone ranks well), half at one budget (where it cannot)
         spread = [
-            BudgetSampler(codec, network.cost_model(), {"macs": share * full})
-            for share in np.linspace(0.08, 0.9, structures // 2)
+            BudgetSampler(codec, network.cost_model(), {"macs": share * full}) for share in np.linspace(0.08, 0.9, half)
         ]
         genomes = [s.sample(1, draw)[0] for s in spread]
-        genomes += list(
-            BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * full}).sample(structures - len(genomes), draw)
-        )
-        for i, genome in enumerate(genomes):
-            widths = codec.widths(genome)
-            plan = Plan({g.name: tuple(range(w)) for g, w in zip(network.space, widths, strict=True) if w < g.width})
-            self.once(f"rank/trained/{i}", lambda plan=plan: self.trained(plan, seed))
-            for backend, session in sessions.items():
-                for recalibrate in (True, False):
+        genomes += list(BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * full}).sample(half, draw))
+        for seed in seeds:
+            sessions = {backend: self.session(backend, seed) for backend in backends}
+            for i, genome in enumerate(genomes):
+                widths = codec.widths(genome)
+                keep = {g.name: tuple(range(w)) for g, w in zip(network.space, widths, strict=True) if w < g.width}
+                if seed == seeds[0] or i >= half:
+                    self.once(f"rank/trained/{i}/{seed}", lambda keep=keep, seed=seed: self.trained(Plan(keep), seed))
+                for backend, session in sessions.items():
                     scorer = session.scorer
-                    if not recalibrate:
+                    self.once(f"rank/score/{backend}/bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
+                    if seed == seeds[0]:
                         scorer = Scorer(scorer.supernet, [], scorer.validation, "accuracy", recalibrate=False)
-                    key = f"rank/score/{backend}/{'bn' if recalibrate else 'no bn'}/{i}"
-                    self.once(key, lambda scorer=scorer, w=widths: scorer(w))
+                        self.once(f"rank/score/{backend}/no bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
 
     def budgets(self, seed: int, budgets: list[str], labels: list[str]) -> None:
         network = self.network(seed)
         full = network.cost().macs
         self.once(f"budget/full/100%/{seed}", lambda: self.trained(Plan(), seed))
-        with Rng(seed).child("dense").torch_global():
-            dense = self.network(seed)
-        train(dense.model, self.quick, self.case.final, rng=Rng(seed).child("dense"), progress=False)
+        dense = functools.cache(lambda: self.dense(seed))
         for budget in budgets:
             bound = Budget(macs=budget)
-            plans: dict[str, Plan] = {}
+
+            def trained(plan: Plan, budget: str = budget) -> dict[str, Any]:
+                assert network.cost(plan).macs <= float(budget[:-1]) / 100 * full
+                return self.trained(plan, seed)
+
+            def control(name: str, bound: Budget = bound) -> Plan:
+                task = Task(dense() if name == "magnitude" else network, self.data)
+                return create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
+
             for name in ("uniform", "magnitude", "random"):
-                task = Task(dense if name == "magnitude" else network, self.data)
-                plans[name] = create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
+                self.once(f"budget/{name}/{budget}/{seed}", lambda name=name: trained(control(name)))
             for label in labels:
                 searcher, backend, score = SEARCHES[label]
                 session = self.session(backend, seed, searcher, score)
                 key = f"search/{label}/{budget}/{seed}"
                 row = self.once(key, lambda session=session, bound=bound: self.searched(session, bound, seed))
-                plans[label] = session.codec.plan(np.array(row["widths"]))
-            for label, plan in plans.items():
-                assert network.cost(plan).macs <= float(budget[:-1]) / 100 * full
-                self.once(f"budget/{label}/{budget}/{seed}", lambda plan=plan: self.trained(plan, seed))
+                plan = session.codec.plan(np.array(row["widths"]))
+                self.once(f"budget/{label}/{budget}/{seed}", lambda plan=plan: trained(plan))
+
+    def dense(self, seed: int) -> mp.Network:
+        """The full network, trained as long as every structure: what magnitude reads."""
+        with Rng(seed).child("dense").torch_global():
+            network = self.network(seed)
+        train(network.model, self.quick, self.case.final, rng=Rng(seed).child("dense"), progress=False)
+        return network
 
 
 def mp_artifact(folder: Path) -> Any:
@@ -289,7 +300,7 @@ def main() -> None:
     torch.set_num_threads(1)
     study = Study(CASES[options.case], options.out)
     if "rank" in options.parts:
-        study.rank(options.backends)
+        study.rank(options.backends, options.seeds)
     if "budgets" in options.parts:
         for seed in options.seeds:
             study.budgets(seed, options.budgets, options.searches)
