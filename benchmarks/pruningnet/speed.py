@@ -105,7 +105,7 @@ def plain(supernet: Any, codec: Codec, genome: np.ndarray, x: torch.Tensor, y: t
 
 def scoring(network: mp.Network, shape: tuple[int, ...]) -> dict[str, float]:
     """Candidates per CPU second at half of the MACs, 1000 calibration and 1000 validation images."""
-    method = PruningNet()
+    method = PruningNet(weights="generated")
     codec = method._codec(Task(network), Rng(0))
     supernet = method._supernet(Task(network), codec)
     batches = [(torch.randn(250, *shape), torch.randint(0, 10, (250,))) for _ in range(4)]
@@ -121,7 +121,7 @@ def batching(network: mp.Network, shape: tuple[int, ...], together: int = 4) -> 
     At once they all have the full network's widths, what a candidate lacks being zero. Half of the MACs; weights as
     PruningNet makes them; the statistics are not re-estimated here, which both would do by more of the same passes.
     """
-    method = PruningNet()
+    method = PruningNet(weights="generated")
     codec = method._codec(Task(network), Rng(0))
     supernet = method._supernet(Task(network), codec)
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.5 * network.cost().macs})

@@ -209,7 +209,9 @@ class Study:
         net = replace(self.tuned(data), epochs=2 * STEPS * BATCH / len(data.train), lr=0.1, schedule="linear")  # type: ignore[arg-type]
         methods = {
             **{f"gates, {g}, on the target": Gates(gate=g, steps=STEPS) for g in ("concrete", "vib", "beta_bernoulli")},
-            "PruningNet on the target": PruningNet(train=net, search=small, calibration=256, grid=GRID, batch_size=128),
+            "PruningNet on the target": PruningNet(
+                weights="generated", train=net, search=small, calibration=256, grid=GRID, batch_size=128
+            ),
             "SNIP by channel": create_method("snip"),
         }
         for label, method in methods.items():

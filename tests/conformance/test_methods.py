@@ -103,8 +103,12 @@ class TestPruningNet(Searched):
     options: ClassVar = QUICK_NET
 
 
+class TestPruningNetGenerated(Searched):
+    options: ClassVar = {**QUICK_NET, "weights": "generated"}
+
+
 class TestPruningNetSandwich(Searched):
-    options: ClassVar = {**QUICK_NET, "weights": "shared", "sampling": "sandwich", "distil": True}
+    options: ClassVar = {**QUICK_NET, "sampling": "sandwich", "distil": True}
     kinds = ("cnn",)
 
 

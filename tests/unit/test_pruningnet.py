@@ -34,9 +34,9 @@ FEW = SearchConfig(evolution=EvolutionConfig(population=4, generations=2, parent
 
 
 def quick(**options):
-    return PruningNet(
-        **{"train": QUICK, "search": FEW, "sub_validation": 32, "calibration": 32, "batch_size": 16} | options
-    )
+    """With generated weights, which have more that can go wrong than the default, unless told otherwise."""
+    small = {"train": QUICK, "search": FEW, "sub_validation": 32, "calibration": 32, "batch_size": 16}
+    return PruningNet(**small | {"weights": "generated"} | options)
 
 
 @pytest.fixture(scope="module", params=["cnn", "transformer", "densenet"])
@@ -409,6 +409,8 @@ def test_folders_without_an_artifact_and_bad_options(tmp_path):
         PruningNet(distil=True)
     with pytest.raises(ConfigError, match="Did you mean 'generated'"):
         PruningNet(weights="generate")
+    with pytest.raises(ConfigError, match=r"rank, blocks: of generators.*add weights='generated'"):
+        PruningNet(rank=8, blocks=("layer?.?",))
     with pytest.raises(ConfigError, match="one network"):
         quick().fit([], Rng(0))
 
