@@ -92,7 +92,7 @@ class RunConfig:
     constraints: Constraints = field(default_factory=Constraints)
     train: TrainConfig | None = None
     """Train the dense network first (it has no weights, or they shall be tuned)."""
-    recover: RecoverConfig = field(default_factory=lambda: RecoverConfig(kind="none"))
+    recover: RecoverConfig = field(default_factory=lambda: RecoverConfig(kind="auto"))
     form: Literal["auto", "module", "graph"] = "auto"
     """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
     latency: LatencyConfig = field(default_factory=LatencyConfig)
@@ -103,7 +103,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.form not in ("auto", "module", "graph"):
             raise ConfigError(f"form is auto, module or graph, not {self.form!r}")
-        if self.data is None and (self.train is not None or self.recover.kind != "none"):
+        if self.data is None and (self.train is not None or self.recover.kind not in ("auto", "none")):
             raise ConfigError(
                 "training and recovery need data: add a [data] table with a spec, or set recover.kind to none"
             )

@@ -15,7 +15,7 @@ from metaprune.config import DataConfig, MethodConfig, RunConfig
 from metaprune.errors import ConfigError, NotAvailableError
 from metaprune.files import write_json
 from metaprune.methods.artifact import INFO, Artifact
-from metaprune.methods.base import Learned, Task
+from metaprune.methods.base import Learned, Task, recovery_after
 from metaprune.methods.pruningnet import FITTED_OPTIONS, PruningNet, Session
 from metaprune.methods.registry import create_method
 from metaprune.methods.stamp import FITTED_OPTIONS as STAMP_OPTIONS
@@ -114,10 +114,17 @@ class Fitted:
     def rng(self) -> Rng:
         return Rng(self.config.seed).child("method", self.config.method.name)
 
+    def require(self, budget: Budget) -> None:
+        """Raises InfeasibleBudgetError, NotAvailableError or ConfigError for a budget that cannot be searched under."""
+        method, task = self.session.method, self.session.task
+        method.require_feasible(task, budget)
+        if task.allocator(budget).slack:
+            raise ConfigError(f"the full network meets {budget.to_dict()}: there is nothing to search")
+
     def best(self, budget: Budget) -> dict[str, Any]:
         """Search alone: the best structure's widths, score and costs. `network` goes on from there."""
+        self.require(budget)
         network = self.session.task.network
-        self.session.task.allocator(budget)  # an impossible budget, or one without its latency table, ends here
         bounds = budget.bounds(network.cost())
         candidates = self.session.search([bounds], self.rng)
         found = best_within(candidates, network.cost_model(), bounds)
@@ -126,10 +133,10 @@ class Fitted:
         return self._described(np.array(found.widths), found.score) | {"evaluated": len(candidates)}
 
     def pareto(self, targets: int = 8) -> list[dict[str, Any]]:
-        """One search over `targets` budgets of MACs between the smallest and the full network; its whole front."""
+        """One search over `targets` budgets of MACs, from the smallest structure's to the full network's; its front."""
         network, codec = self.session.task.network, self.session.codec
         ends = network.cost_model().metric("macs", codec.widths(np.stack([codec.smallest, codec.full])))
-        bounds = [{"macs": float(b)} for b in np.geomspace(1.5 * ends[0], ends[1], targets)]
+        bounds = [{"macs": float(b)} for b in np.geomspace(ends[0], ends[1], targets)]
         candidates = self.session.search(bounds, self.rng)
         macs = network.cost_model().metric("macs", np.array([c.widths for c in candidates]))
         rows = [self._described(np.array(candidates[i].widths), candidates[i].score) for i in front(candidates, macs)]
@@ -138,6 +145,16 @@ class Fitted:
 
     def network(self, budget: Budget, folder: Path | None = None, *, progress: bool = True) -> tuple[dict, Path]:
         """The whole way to a network: search (or what an earlier search found), cut, recover, save, report."""
+        config, place = self.run_of(budget, folder)
+        method = dataclasses.replace(self.session.method, artifact=str(self.folder), storage=self.session.storage)
+        return run(config, place, method=method, progress=progress), place
+
+    def run_of(self, budget: Budget, folder: Path | None = None) -> tuple[RunConfig, Path]:
+        """Config and folder of the run that makes the network.
+
+        Raises:
+            ConfigError: the folder holds another run, or recovery would throw away inherited weights.
+        """
         options = {k: v for k, v in self.config.method.options.items() if k != "storage"}  # it may hold a password
         options["artifact"] = str(self.folder)
         config = dataclasses.replace(
@@ -147,8 +164,9 @@ class Fitted:
         name = _in_path(budget)
         searcher = self.session.method.search.searcher
         place = folder or self.folder / "networks" / (name if searcher == "evolution" else f"{name}-{searcher}")
-        method = dataclasses.replace(self.session.method, artifact=str(self.folder), storage=self.session.storage)
-        return run(config, place, method=method, progress=progress), place
+        recovery_after(self.session.method, config.recover.kind)
+        RunFolder(place, config, writes=False)
+        return config, place
 
     def _described(self, widths: np.ndarray, score: float) -> dict[str, Any]:
         space = self.session.task.network.space

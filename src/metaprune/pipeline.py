@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,7 +21,7 @@ from metaprune.export.archive import named_tensors, save
 from metaprune.files import tensors_digest, write_json
 from metaprune.latency import LatencyTable
 from metaprune.measure import latency_ms
-from metaprune.methods.base import Method, Task, require_feasible
+from metaprune.methods.base import Method, Task, recovery_after, require_feasible
 from metaprune.methods.registry import create_method
 from metaprune.network import Network, trace
 from metaprune.record import describe_cut, describe_masks, environment
@@ -89,7 +89,8 @@ def prune(
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
-        recover: None, bn, finetune, distil, scratch, or a RecoverConfig.
+        recover: None (what the method asks for, mostly nothing), none, bn, finetune, distil, scratch, or a
+            RecoverConfig.
         round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
         free_outputs: outputs that may change their width, see `trace`.
@@ -107,6 +108,7 @@ def prune(
         ratios=dict(ratios or {}), ties=cast("Any", ties), keep_module=keep_module,
     )  # fmt: skip
     how = create_method(method, dict(method_options or {}))
+    recovery = replace(recovery, kind=recovery_after(how, recovery.kind))
     splits = None if data is None else as_data(data)
     if splits is None and (how.needs_data or recovery.kind != "none"):
         what = f"method {how.name!r}" if how.needs_data else f"recover={recovery.kind!r}"
@@ -286,6 +288,7 @@ def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Pha
             use_table(network, config.latency.table)
             how = create_method(config.method.name, dict(config.method.options))
             require_feasible(how, Task(network, inputs.data, config.constraints), config.budget)
+            recovery_after(how, config.recover.kind)
         with phases("train"):
             history = train(
                 inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,

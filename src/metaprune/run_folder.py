@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds a run of another config (says which keys differ).
         """
+        if re.search(r"://[^/@]*:[^/@]*@", str(config.method.options.get("storage", ""))):
+            raise ConfigError(
+                "the storage's password would be written into the run folder: leave it out of the URL (~/.pgpass or "
+                "PGPASSWORD hold it), or give the whole URL to `metaprune search --storage`, which writes it nowhere"
+            )
         self.path, self._writes = Path(path), writes
         known = self.path / "config.json"
         resolved = config.to_dict()

@@ -82,7 +82,16 @@ def test_the_front_is_of_rising_cost_and_score(fitted):
     macs, scores = [r["cost"]["macs"] for r in rows], [r["score"] for r in rows]
     assert macs == sorted(set(macs))
     assert scores == sorted(set(scores))
-    assert json.loads((fitted / "front.json").read_text())["front"] == rows
+    told = json.loads((fitted / "front.json").read_text())
+    assert told["front"] == rows
+    codec = Fitted.open(fitted, progress=False).session.codec
+    assert min(macs) <= 1.5 * told["targets"][0]["macs"]  # the small end is searched, too
+    assert told["targets"][0]["macs"] == macs_of(fitted, codec.smallest)
+
+
+def macs_of(folder, genome):
+    run = Fitted.open(folder, progress=False)
+    return float(run.session.task.network.cost_model().metric("macs", run.session.codec.widths(genome[None]))[0])
 
 
 def test_prune_does_it_all_and_equals_the_stages(fitted, tmp_path):
@@ -141,9 +150,17 @@ def test_wrong_arguments(fitted, tmp_path, capsys):
         Fitted.open(tmp_path)
     with pytest.raises(InfeasibleBudgetError, match="smallest reachable"):
         Fitted.open(fitted, progress=False).best(Budget(macs="0.1%"))
+    with pytest.raises(ConfigError, match="nothing to search"):
+        Fitted.open(fitted, progress=False).best(Budget(macs="100%"))
+    secret = {**RECIPE["method"]["options"], "storage": "postgresql+psycopg://me:secret@host/db"}
+    with pytest.raises(ConfigError, match="password would be written"):
+        fit(recipe(method={"name": "pruningnet", "options": secret}), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
     for arguments, text in (
         (["search", str(fitted), "--budget", "latency_ms=3", "--quiet", "--only-search"], "latency"),
         (["search", str(fitted), "--pareto", "--budget", "macs=50%"], "leave --budget out"),
+        (["search", str(fitted), "--budget", "macs=50%", "--set", "method.options.inherit=true"], "finetune or distil"),
+        (["search", str(fitted), "--budget", "macs=50%", "--run", str(fitted), "--workers", "2"], "another config"),
         (["search", str(fitted), "--workers", "0"], "give 1 or more"),
         (["search", str(fitted), "--budget", "macs=50%", "--set", "budget.macs=20%"], "budget.macs does nothing here"),
         (["search", str(fitted), "--budget", "macs=50%", "--only-search", "--run", "x"], "--run is the folder"),

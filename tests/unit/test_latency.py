@@ -150,6 +150,22 @@ def test_table_of_another_network_is_refused(table):
         table.check(trace(made.model, made.args))
 
 
+def _strided(kernel, stride, size=16):
+    layers = (torch.nn.Conv2d(3, 8, kernel, stride, kernel // 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+    model = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(8, 4))
+    return trace(model, torch.zeros(2, 3, size, size)), (torch.zeros(2, 3, size, size),)
+
+
+def test_table_of_the_same_groups_but_other_operators_or_resolution_is_refused(tmp_path):
+    network, args = _strided(3, 1)
+    build_table(network, args, {}, samples=20, structures=3, timer=_TimerOf(network)).save(tmp_path / "t.json")
+    table = LatencyTable.load(tmp_path / "t.json")
+    table.check(network)
+    for other in (_strided(5, 1), _strided(3, 2), _strided(3, 1, size=32)):
+        with pytest.raises(ConfigError, match=r"other operators or sizes of input.*--input-shape"):
+            table.check(other[0])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -14,10 +14,11 @@ from metaprune.elastic.batchnorm import calibrated
 from metaprune.errors import ConfigError, DataError, InfeasibleBudgetError
 from metaprune.imports import allow_torchvision_import
 from metaprune.methods.artifact import Artifact
-from metaprune.methods.base import Learned, Task
+from metaprune.methods.base import Learned, Task, recovery_after, require_feasible
 from metaprune.methods.pruningnet import PruningNet
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, Generator, take
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, supernet_loss
+from metaprune.methods.registry import create_method
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.rng import Rng
@@ -380,6 +381,37 @@ def test_learning_on_real_digits_separates_wide_from_narrow():
 def test_a_budget_below_the_smallest_structure_fails_before_training(cnn):
     with pytest.raises(InfeasibleBudgetError, match="smallest reachable"):
         quick(train=TrainConfig(epochs=1e6)).propose(Task(cnn, small_data()), Budget(macs="0.5%"), Rng(0))
+
+
+def test_a_budget_that_the_grid_cannot_meet_is_known_before_training(cnn):
+    coarse, task = quick(grid=(0.5, 1.0)), Task(cnn, small_data())
+    with pytest.raises(InfeasibleBudgetError, match="of the grid"):
+        require_feasible(coarse, task, Budget(macs="10%"))
+    require_feasible(coarse, task, Budget(macs="60%"))
+
+
+def test_what_follows_the_cut():
+    """The paper's training from scratch, unless weights are handed over, which it would throw away."""
+    assert recovery_after(quick(), "auto") == "scratch" and recovery_after(quick(), "finetune") == "finetune"
+    assert recovery_after(quick(inherit=True), "auto") == "none"
+    with pytest.raises(ConfigError, match="finetune or distil"):
+        recovery_after(quick(inherit=True), "scratch")
+    assert recovery_after(create_method("magnitude"), "auto") == "none"
+
+
+def test_more_held_out_than_half_and_fewer_than_classes(cnn):
+    task = Task(cnn, small_data())
+    for count in (len(task.data.train), task.data.num_classes - 1):
+        with pytest.raises(DataError, match=f"too few to hold out {count}"):
+            quick(sub_validation=count).fit([task], Rng(0))
+    held = quick(sub_validation=None)._split(task.data)[2]  # whole images of every class: about half
+    assert abs(len(held) - len(task.data.train) // 2) <= task.data.num_classes
+
+
+def test_globs_that_match_nothing_are_refused(cnn):
+    for options in ({"blocks": ("nosuch*",)}, {"hidden_of": {"nosuch*": 4}}):
+        with pytest.raises(ConfigError, match=r"'nosuch\*' matches nothing"):
+            quick(**options).fit([Task(cnn, small_data())], Rng(0))
 
 
 def test_too_few_images_for_the_split(cnn):

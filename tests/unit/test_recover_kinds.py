@@ -29,7 +29,7 @@ def logits(seed: int) -> torch.Tensor:
 
 
 def test_parse():
-    assert parse_recover(None).kind == "none"
+    assert parse_recover(None).kind == "auto"
     assert parse_recover("distil") == RecoverConfig(kind="distil")
     assert parse_recover(RecoverConfig(kind="bn", bn_batches=3)).bn_batches == 3
     with pytest.raises(ConfigError, match="Did you mean 'finetune'"):
@@ -86,7 +86,7 @@ def test_every_kind_runs_and_leaves_the_original_alone(kind, tmp_path):
     )
     assert same(weights(original), before)
     assert original.training
-    assert same(weights(model), start) == (kind == "none")
+    assert same(weights(model), start) == (kind in ("auto", "none"))
     assert len(history.rows) == (4 if kind in ("finetune", "distil", "scratch") else 0)
     if kind in ("finetune", "scratch"):
         assert evaluate(model, data().val).accuracy > 0.9

@@ -131,6 +131,10 @@ def test_budgets():
     assert [r.met for r in rows.budget_rows(record)] == [False, True, True]
     record["latency_ms"] = None
     assert rows.budget_rows(record)[1].met is None
+    record = full() | {"bounds": {"latency_ms": 8.0}}
+    record["cost"]["after"]["latency_ms"] = 7.5  # what the table says is what was bounded; a stopwatch may differ
+    (row,) = rows.budget_rows(record)
+    assert row.met and row.reached == "7.50 ms predicted by the table (7.10 ms measured)"
 
 
 def test_headline():

@@ -86,11 +86,13 @@ def test_latency_is_the_cost_where_it_is_bounded():
 
 
 def test_kept_shares():
-    conv, second = rows.keep_rows(searched())  # both have 16 channels; medians of 8 4 12 9 16 and 4 16 8 16 2
-    assert (conv.name, conv.width, conv.before, conv.winner, conv.median) == ("conv1", 9, 16, 9 / 16, 9 / 16)
-    assert (second.winner, second.median) == (1.0, 0.5)
-    mean = drawn(searched())["search-kept"].data[-1]
-    assert list(mean.y) == pytest.approx([100 * (9 / 16 + 1) / 2] * 2)
+    conv, second = rows.keep_rows(searched())  # both have 16 channels
+    assert (conv.name, conv.width, conv.before, conv.winner, conv.uniform) == ("conv1", 9, 16, 9 / 16, 0.5)
+    assert (second.winner, second.uniform) == (1.0, 0.75)
+    assert list(drawn(searched())["search-kept"].data[-1].y) == [50, 75]
+    record = searched()
+    del found(record)["uniform_widths"]  # of an older run
+    assert rows.keep_rows(record)[0].uniform is None and len(drawn(record)["search-kept"].data) == 1
 
 
 def test_latency_table():
@@ -159,7 +161,6 @@ def test_candidates_without_a_number_are_left_out():
     found(record)["widths"][2] = [12]
     assert [row.index for row in rows.scored(record)] == [1, 2, 3, 4]
     assert [row.index for row in rows.front_rows(record)] == [1, 3]
-    assert rows.keep_rows(record)[0].median == 8.5 / 16  # of 8 4 9 16
     found(record)["best"] = 0
     assert rows.winner(record) is None and rows.keep_rows(record) == []
 

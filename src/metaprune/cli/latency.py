@@ -69,7 +69,8 @@ class Latency:
         table.save(self.out)
         error, between = table.info["error"], table.info["interpolation"]
         for line in (
-            f"full network {table.info['full_ms']:.3f} ms  (batch {self.batch}, {self.runtime}, {self.device})",
+            f"full network, by the table: {table.info['full_ms']:.3f} ms  "
+            f"(batch {self.batch}, {self.runtime}, {self.device})",
             f"error on {error['structures']} random structures, end to end: median "
             f"{100 * error['median_relative_error']:.1f}%, 90th percentile {100 * error['p90_relative_error']:.1f}%, "
             f"rank correlation {error['spearman']:.3f}",

@@ -39,7 +39,7 @@ class Prune:
     keep_module: bool = False
     """Only widths at which the model's own class still runs."""
     recover: str | None = None
-    """none, bn, finetune, distil, scratch."""
+    """none, bn, finetune, distil, scratch; by default what the method asks for, mostly nothing."""
     latency_table: str | None = None
     """File of `metaprune latency`, for a budget in latency_ms."""
     seed: int | None = None

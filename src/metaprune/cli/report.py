@@ -25,7 +25,12 @@ class Report:
         path = self.run_folder / "record.json"
         if not path.is_file():
             raise DataMissingError(
-                f"{self.run_folder} holds no finished run (no record.json); start its command again to go on"
+                f"{self.run_folder} holds no finished run (no record.json); "
+                + (
+                    "it holds a fit: `metaprune search` or `prune` makes networks with it"
+                    if (self.run_folder / "artifact.json").is_file()
+                    else "start its command again to go on"
+                )
             )
         record = json.loads(path.read_text())
         page = write_report(record, self.run_folder / "report.html")

@@ -53,6 +53,10 @@ class Search:
         from metaprune.learn import Fitted, start_workers
 
         fitted = Fitted.open(self.run_folder, self._overrides(), progress=not self.quiet)
+        if not self.pareto:  # what is wrong with the budget or the folder is said before anything is searched
+            fitted.require(self._budget(fitted))
+            if not self.only_search:
+                fitted.run_of(self._budget(fitted), self.out)
         helpers = start_workers(self._worker_command(), self.workers - 1)
         try:
             return self._pareto(fitted) if self.pareto else self._search(fitted)
@@ -61,10 +65,13 @@ class Search:
             if failed:
                 console().print(f"{len(failed)} of {len(helpers)} workers stopped early; see above", highlight=False)
 
-    def _search(self, fitted: Any) -> int:
+    def _budget(self, fitted: Any) -> Any:
         from metaprune.values import Budget
 
-        budget = fitted.config.budget if self.budget is None else Budget.parse(self.budget)
+        return fitted.config.budget if self.budget is None else Budget.parse(self.budget)
+
+    def _search(self, fitted: Any) -> int:
+        budget = self._budget(fitted)
         found = fitted.best(budget)
         out = console()
         for name, width in found["widths"].items():

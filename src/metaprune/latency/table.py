@@ -13,7 +13,7 @@ import numpy as np
 from metaprune.errors import ConfigError
 from metaprune.files import write_json
 from metaprune.latency.grid import Grid
-from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values
+from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values, segments_of
 from metaprune.network import Network
 
 FORMAT, VERSION = "metaprune latency table", 1
@@ -80,11 +80,20 @@ class LatencyTable:
         return found
 
     def check(self, network: Network) -> None:
-        """Raises ConfigError if the table was made for another network."""
+        """Raises ConfigError if the table was made for another network, or for other sizes of input."""
+        advice = "Make one for this network with `metaprune latency MODEL`"
         if network.space.digest() != self.digest:
             raise ConfigError(
                 f"the latency table was made for another network (its channel groups have digest {self.digest}, this "
-                f"network's {network.space.digest()}). Make one for this network with `metaprune latency MODEL`"
+                f"network's {network.space.digest()}). {advice}"
+            )
+        segments, _ = segments_of(network, self.info["batch"])
+        mine, theirs = ([(s.key, s.axes) for s in each] for each in (segments, self.segments))
+        if mine != theirs:
+            other = next((s for s, a, b in zip(segments, mine, theirs, strict=False) if a != b), segments[-1])
+            raise ConfigError(
+                f"the latency table was made for other operators or sizes of input ({self.info['inputs']}): "
+                f"{', '.join(other.nodes)} is not what was measured. {advice}, with this network's --input-shape"
             )
 
     # ------------------------------------------------------------------------------------------ file

@@ -16,6 +16,7 @@ from metaprune.values import Budget, Constraints, Proposal
 
 if TYPE_CHECKING:
     from metaprune.data import Data
+    from metaprune.recover.config import RecoverKind
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ def require_feasible(method: Method, task: Task, budget: Budget) -> None:
         task.allocator(budget)
     else:
         own(task, budget)
+
+
+def recovery_after(method: Method, kind: RecoverKind) -> RecoverKind:
+    """The recovery that follows `method`: `auto` is none, unless the method has a `recovery(kind)` of its own.
+
+    Raises:
+        ConfigError: a recovery that would throw away what the method hands over.
+    """
+    own = getattr(method, "recovery", None)
+    if own is not None:
+        return own(kind)
+    return "none" if kind == "auto" else kind
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from metaprune.errors import ConfigError
 from metaprune.train.config import TrainConfig, require_choice, require_number
 
-RecoverKind = Literal["none", "bn", "finetune", "distil", "scratch"]
+RecoverKind = Literal["auto", "none", "bn", "finetune", "distil", "scratch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +16,8 @@ class RecoverConfig:
     """How a pruned network gets its accuracy back."""
 
     kind: RecoverKind = "finetune"
-    """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; scratch: new weights."""
+    """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; scratch: new weights;
+    auto: nothing, or what the method asks for (pruningnet: scratch, unless it hands over weights)."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training of finetune, distil and scratch."""
     temperature: float = 4.0
@@ -37,12 +38,12 @@ class RecoverConfig:
 
 
 def parse_recover(value: RecoverConfig | str | None) -> RecoverConfig:
-    """A config as it is, a kind's name with default options, or None for no recovery.
+    """A config as it is, a kind's name with default options, or None for `auto`.
 
     Raises `ConfigError` for an unknown kind (naming the closest) or another type.
     """
     if value is None:
-        return RecoverConfig(kind="none")
+        return RecoverConfig(kind="auto")
     if isinstance(value, RecoverConfig):
         return value
     if isinstance(value, str):

@@ -25,6 +25,7 @@ def _leave_as_is(task: RecoverTask) -> History:
 
 
 RECOVERIES: dict[RecoverKind, Recovery] = {
+    "auto": _leave_as_is,
     "none": _leave_as_is,
     "bn": recover_batchnorm,
     "finetune": finetune,

@@ -207,9 +207,10 @@ def budget_rows(record: Record) -> list[BudgetRow]:
             reached = predicted
         # bounds are floats of a share: one part in 10^9 is rounding, not a violation
         met = None if reached is None else reached <= limit * (1 + 1e-9)
-        rows.append(
-            BudgetRow(METRIC_NAMES.get(metric, metric), str(asked.get(metric, "")), text(limit), text(reached), met)
-        )
+        said, measured = text(reached), _both(record, metric)[1]
+        if metric == "latency_ms" and predicted is not None:
+            said += " predicted by the table" + ("" if measured is None else f" ({text(measured)} measured)")
+        rows.append(BudgetRow(METRIC_NAMES.get(metric, metric), str(asked.get(metric, "")), text(limit), said, met))
     return rows
 
 

@@ -32,16 +32,15 @@ _AXES = {
     "latency_ms": "latency (ms, predicted by the table)",
 }
 _NOTES = {
-    "generations": "Accuracy on sub-validation of the structures that were scored, generation by generation.",
-    "batches": "Accuracy on sub-validation of the structures that were scored, batch by batch in the order of scoring.",
+    "generations": "Scores on sub-validation of the structures that were looked at, generation by generation.",
+    "batches": "Scores on sub-validation of the structures that were looked at, batch by batch in their order.",
     "front": (
         "Every structure that was scored. The line is the Pareto front: nothing that costs as little scores as high. "
         "The star is the structure that the network was cut to."
     ),
     "kept": (
-        "Share of its channels that the winner keeps in each group, next to the median over all structures that were "
-        "scored. The dashed line is the plain mean of the winner's shares: a uniform structure would lie on one such "
-        "line, though not exactly on this one, because groups differ in cost."
+        "Share of its channels that the winner keeps in each group, next to uniform width within the same budget "
+        "(one share for all groups, as far as whole channels allow)."
     ),
     "latency": (
         "Random structures that the latency table was not made from, run whole. On the diagonal, prediction and "
@@ -59,7 +58,7 @@ def search_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
     made = [
         ("search-scores", f"Best and median score by {by}", note, scores_figure(record)),
         ("search-front", f"Score against {METRIC_NAMES.get(metric, metric)}", _NOTES["front"], front_figure(record)),
-        ("search-kept", "Share kept by group: winner and median structure", _NOTES["kept"], kept_figure(record)),
+        ("search-kept", "Share kept by group: winner and uniform width", _NOTES["kept"], kept_figure(record)),
         ("search-latency", "Latency table: predicted against measured", _NOTES["latency"], latency_figure(record)),
     ]
     return [(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
@@ -137,7 +136,7 @@ def _bound_line(figure: go.Figure, bound: float, text: str) -> None:
 
 
 def kept_figure(record: Record) -> go.Figure | None:
-    """The winner's kept share of every group, the median candidate's, and the winner's mean; None without a winner."""
+    """The winner's kept share of every group beside uniform width; None without a winner."""
     rows = keep_rows(record)
     if not rows:
         return None
@@ -146,16 +145,12 @@ def kept_figure(record: Record) -> go.Figure | None:
     shown = {"customdata": hover, "hovertemplate": "%{customdata}<extra></extra>"}
     figure = go.Figure()
     figure.add_bar(x=places, y=[100 * r.winner for r in rows], name="winner", marker_color=BLUE, width=0.7, **shown)
-    figure.add_scatter(
-        x=places, y=[100 * r.median for r in rows], name="median structure", mode="markers", **shown,
-        marker={"color": ORANGE, "size": 9, "symbol": "diamond", "line": {"color": "#FFFFFF", "width": 1}},
-    )  # fmt: skip
-    mean = sum(r.winner for r in rows) / len(rows)
-    dashed = {"color": INK, "width": 1, "dash": "dash"}
-    figure.add_scatter(
-        x=[0.5, len(rows) + 0.5], y=[100 * mean] * 2, mode="lines", line=dashed, hoverinfo="skip",
-        name=f"winner's mean, {percentage(mean, 1)}",
-    )  # fmt: skip
+    uniform = [r.uniform for r in rows]
+    if None not in uniform:
+        figure.add_scatter(
+            x=places, y=[100 * u for u in uniform if u is not None], name="uniform width", mode="markers", **shown,
+            marker={"color": ORANGE, "size": 9, "symbol": "diamond", "line": {"color": "#FFFFFF", "width": 1}},
+        )  # fmt: skip
     few = len(rows) <= MANY_GROUPS
     style(figure, height=400 if few else 360)
     figure.update_yaxes(title_text="share of channels kept", ticksuffix="%", range=[0, 105])
@@ -171,7 +166,8 @@ def kept_figure(record: Record) -> go.Figure | None:
 def _kept_hover(row: KeepRow) -> str:
     name = html.escape(shortened(row.name, 80))
     kept = f"winner {row.width} of {row.before} channels ({percentage(row.winner, 0)})"
-    return f"<b>{name}</b><br>{kept}<br>median structure {percentage(row.median, 0)}"
+    uniform = "" if row.uniform is None else f"<br>uniform width {percentage(row.uniform, 0)}"
+    return f"<b>{name}</b><br>{kept}{uniform}"
 
 
 def latency_figure(record: Record) -> go.Figure | None:

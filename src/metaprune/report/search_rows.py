@@ -38,13 +38,16 @@ class GenerationRow:
 
 @dataclass(frozen=True, slots=True)
 class KeepRow:
-    """One channel group: the share of its channels that the winner keeps, and the median over all candidates."""
+    """One channel group: the share of its channels that the winner keeps, and uniform width in the same budget.
+
+    uniform: None in records that do not tell it.
+    """
 
     name: str
     width: int
     before: int
     winner: float
-    median: float
+    uniform: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +130,16 @@ def keep_rows(record: Record) -> list[KeepRow]:
     groups = [str(name) for name in list_or_empty(found.get("groups"))]
     widths = [list_or_empty(row) for row in list_or_empty(found.get("widths"))]
     full = {row.name: row.before for row in group_rows(record)}
+    uniform = [finite(w) for w in list_or_empty(found.get("uniform_widths"))]
     if best is None or best.index >= len(widths) or len(widths[best.index]) != len(groups):
         return []
     rows = []
     for place, name in enumerate(groups):
         before = full.get(name)
         width = finite(widths[best.index][place])
-        column = [x for row in widths if len(row) == len(groups) and (x := finite(row[place])) is not None]
         if before and width is not None:
-            median = statistics.median(column) / before
-            rows.append(KeepRow(name, int(width), before, width / before, median))
+            same = uniform[place] if len(uniform) == len(groups) else None
+            rows.append(KeepRow(name, int(width), before, width / before, None if same is None else same / before))
     return rows
 
 

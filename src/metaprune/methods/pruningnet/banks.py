@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.elastic.weights import kept_rows
+from metaprune.errors import ConfigError, closest
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.search.codec import Codec
@@ -153,6 +154,11 @@ class GeneratedBank(Bank):
         self, network: Network, codec: Codec, *, hidden: int, hidden_of: Mapping[str, int], rank: int | None,
         blocks: Sequence[str], from_network: bool, norm_affine: bool, device: torch.device | str | None = None,
     ):  # fmt: skip
+        modules, parameters = [n for n, _ in network.model.named_modules() if n], list(network.tensors)
+        for option, patterns, names in (("blocks", blocks, modules), ("hidden_of", hidden_of, parameters)):
+            for pattern in patterns:
+                if not fnmatch.filter(names, pattern):
+                    raise ConfigError(f"{option}: {pattern!r} matches nothing.{closest(pattern, names)}")
         self._encodings = encodings(network, codec, blocks)
         super().__init__(network, norm_affine)
         self.generators = nn.ModuleDict()

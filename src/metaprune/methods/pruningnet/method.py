@@ -7,8 +7,6 @@ in-place distillation are of Universally Slimmable Networks, Yu & Huang, ICCV 20
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +26,14 @@ from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
 from metaprune.methods.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
+from metaprune.methods.pruningnet.session import Session
 from metaprune.methods.pruningnet.supernet import Measure, Sampling, Scorer, Supernet, supernet_loss
+from metaprune.recover.config import RecoverKind
 from metaprune.rng import Rng
+from metaprune.search.allocate import require_table
 from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
 from metaprune.search.config import SearchConfig
-from metaprune.search.study import Candidate, Search, best_within
+from metaprune.search.study import best_within
 from metaprune.strict import from_dict
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.train.loop import train
@@ -91,10 +92,11 @@ class PruningNet:
         )
     )
     """Training of the PruningNet; the paper takes a quarter of the epochs of training from scratch."""
-    sub_validation: int = 5000
-    """Training images held out to score structures (the paper: 50 per class); at most half of the training split."""
+    sub_validation: int | None = None
+    """Training images held out to score structures (the paper: 50 per class); None: 5,000, or half of the training
+    split where that is less."""
     calibration: int = 2048
-    """Images of sub-training that BatchNorm statistics of every candidate are taken from."""
+    """Images of sub-training that BatchNorm statistics of every candidate are taken from; all, if there are fewer."""
     score: Measure = "likelihood"
     """accuracy (the paper's), or likelihood: the geometric mean of the probabilities of the right classes, exp of minus
     cross-entropy. It tells structures apart that a thousand images give the same accuracy."""
@@ -118,9 +120,11 @@ class PruningNet:
         require_choice("channels", self.channels, ("magnitude", "first"))
         require_choice("score", self.score, ("accuracy", "likelihood"))
         for name, low in (
-            ("structures", 3), ("hidden", 1), ("sub_validation", 1), ("calibration", 2), ("batch_size", 2),
+            ("structures", 3), ("hidden", 1), ("calibration", 2), ("batch_size", 2),
         ):  # fmt: skip
             require_number(f"pruningnet.{name}", getattr(self, name), low)
+        if self.sub_validation is not None:
+            require_number("pruningnet.sub_validation", self.sub_validation, 1)
         if self.weights == "shared":
             fields = {f.name: f for f in dataclasses.fields(self)}
             moot = [n for n in _GENERATORS if getattr(self, n) != _default(fields[n])]
@@ -132,6 +136,27 @@ class PruningNet:
             raise ConfigError("distil=True needs sampling='sandwich': the teacher is the widest structure of each step")
         if self.rank is not None:
             require_number("pruningnet.rank", self.rank, 1)
+
+    def require_feasible(self, task: Task, budget: Budget) -> None:
+        """See `metaprune.methods.base.require_feasible`: the grid decides what can be reached."""
+        require_table(budget, task.network.cost_model())
+        codec = self._codec(task, Rng(0))
+        BudgetSampler(codec, task.network.cost_model(), budget.bounds(task.network.cost()), self.search.tolerance)
+
+    def recovery(self, kind: RecoverKind) -> RecoverKind:
+        """See `metaprune.methods.base.recovery_after`: `auto` is the paper's training from scratch.
+
+        Raises:
+            ConfigError: training from scratch after `inherit`.
+        """
+        if self.inherit and kind == "scratch":
+            raise ConfigError(
+                "inherit=True hands over weights, which recover='scratch' throws away: take finetune or distil, or "
+                "leave inherit out"
+            )
+        if kind == "auto":
+            return "none" if self.inherit else "scratch"
+        return kind
 
     # ------------------------------------------------------------------------------------------ meta-training
 
@@ -198,10 +223,10 @@ class PruningNet:
             InfeasibleBudgetError: before anything is trained. SearchError: the storage cannot be used.
         """
         task.require_data(self.name)
+        self.require_feasible(task, budget)
         if task.allocator(budget).slack:
             return Proposal(Plan())
         bounds = budget.bounds(task.network.cost())
-        BudgetSampler(self._codec(task, rng), task.network.cost_model(), bounds, self.search.tolerance)
         artifact = self._artifact(task, rng)
         session = self.session(task, artifact)
         candidates = session.search([bounds], rng)
@@ -273,91 +298,25 @@ class PruningNet:
         """
         split: Any = data.train
         if not (hasattr(split, "subset") and hasattr(split, "labels")):
-            log.warning("warning: loaders and datasets are not split: their validation part scores the structures")
+            log.warning(
+                "warning: loaders and datasets are not split: their validation part scores the structures, so accuracy "
+                "on it is of images that chose the structure; give a test part, (train, val, test), to judge by"
+            )
             return data.train, data.val, None
         if held is None:
-            count = min(self.sub_validation, len(split) // 2)
-            if count < 1 or len(split) - count < 2:
+            half = len(split) // 2
+            count = min(5000, half) if self.sub_validation is None else self.sub_validation
+            if not max(1, data.num_classes) <= count <= half or len(split) - count < 2:
                 raise DataError(
-                    f"{data.name} has {len(split)} training images: too few to train on some and score structures on "
-                    "others; give at least 4, and usually thousands"
+                    f"{data.name} has {len(split)} training images: too few to hold out {count} that score structures. "
+                    f"Half ({half}) may be held out, and each of {data.num_classes} classes needs one: give more "
+                    "images, or another sub_validation"
                 )
             labels = np.asarray(split.labels)
             chosen = hold_out(labels, count / len(split), SPLIT_RNG.child("sub-validation"))
         else:
             chosen = held.numpy()
         return split.subset(without(len(split), chosen)), split.subset(chosen), chosen
-
-
-@dataclass(frozen=True)
-class Session:
-    """A fitted PruningNet on its network: searches, one budget after the other."""
-
-    method: PruningNet
-    task: Task
-    artifact: Artifact
-    codec: Codec
-    scorer: Scorer
-
-    def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:
-        """All candidates of a search under each of `bounds`; goes on where an earlier start stopped."""
-        search = Search(
-            self.codec, self.task.network.cost_model(), bounds, self.method.search, rng.child("search"), self.storage,
-            self._name(bounds, rng),
-        )  # fmt: skip
-        return search.run(self.scorer, self._say if self.task.progress else None)
-
-    @property
-    def storage(self) -> str | None:
-        """The given storage, or a file in the task's folder; None is memory."""
-        folder = self.task.folder
-        if self.method.storage is not None or folder is None:
-            return self.method.storage
-        folder.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{folder.resolve() / 'search.db'}"
-
-    def _name(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> str:
-        """Of the study: the same search finds it again, any other makes its own."""
-        costs, ends = self.task.network.cost_model(), np.stack([self.codec.full // 2, self.codec.full])
-        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.predict_ms is not None else None
-        what = {
-            "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds], "latency_ms": pace,
-            "search": dataclasses.asdict(self.method.search), "seed": [rng.seed, *rng.path],
-            "scoring": [self.method.calibration, self.method.batch_size, self.method.score],
-            "genes": self.codec.sizes.tolist(),
-        }  # fmt: skip
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-        bound = "_".join(f"{m}{v:.4g}" for m, v in bounds[0].items()) if len(bounds) == 1 else "front"
-        return f"{self.method.search.searcher}-{bound}-{digest}"
-
-    def _say(self, done: int, planned: int, seconds: float) -> None:
-        if done % 10 == 0 or done == planned:
-            of = f" of {planned}" if planned else ""
-            log.info("search: %d%s structures, %.2f s the last", done, of, seconds)
-
-    def report(self, candidates: Sequence[Candidate], best: Candidate, budget: Budget) -> dict[str, Any]:
-        """JSON-able: every candidate with its costs, the winner, and what fitting and searching took."""
-        costs = self.task.network.cost_model()
-        rows = np.array([c.widths for c in candidates], dtype=np.int64)
-        metrics = {m: costs.metric(m, rows).tolist() for m in dict.fromkeys(("macs", "params", *budget.to_dict()))}
-        images = sum(len(labels) for _, labels in [*self.scorer.calibration, *self.scorer.validation])
-        info = self.artifact.info
-        return {
-            "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},
-            "search": {
-                "searcher": self.method.search.searcher,
-                "generation_size": self.method.search.evolution.population,
-                "groups": [g.name for g in self.task.network.space],
-                "widths": rows.tolist(),
-                "scores": [c.score for c in candidates],
-                "score": self.method.score,
-                "losses": [c.found["loss"] for c in candidates],
-                "costs": metrics,
-                "best": candidates.index(best),
-                "macs": float(np.sum(metrics["macs"]) * images),
-                "seconds": sum(c.seconds for c in candidates),
-            },
-        }
 
 
 def _default(option: dataclasses.Field) -> Any:

@@ -1,0 +1,101 @@
+"""A fitted PruningNet at work: one search after the other, and what a record says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metaprune.files import tensors_digest
+from metaprune.methods.artifact import Artifact
+from metaprune.methods.base import Task
+from metaprune.methods.pruningnet.supernet import Scorer
+from metaprune.methods.uniform import Uniform
+from metaprune.rng import Rng
+from metaprune.search.codec import Codec
+from metaprune.search.study import Candidate, Search
+from metaprune.values import Budget
+
+if TYPE_CHECKING:
+    from metaprune.methods.pruningnet.method import PruningNet
+
+log = logging.getLogger("metaprune")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A fitted PruningNet on its network: searches, one budget after the other."""
+
+    method: PruningNet
+    task: Task
+    artifact: Artifact
+    codec: Codec
+    scorer: Scorer
+
+    def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:
+        """All candidates of a search under each of `bounds`; goes on where an earlier start stopped."""
+        search = Search(
+            self.codec, self.task.network.cost_model(), bounds, self.method.search, rng.child("search"), self.storage,
+            self._name(bounds, rng),
+        )  # fmt: skip
+        return search.run(self.scorer, self._say if self.task.progress else None)
+
+    @property
+    def storage(self) -> str | None:
+        """The given storage, or a file in the task's folder; None is memory."""
+        folder = self.task.folder
+        if self.method.storage is not None or folder is None:
+            return self.method.storage
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder.resolve() / 'search.db'}"
+
+    def _name(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> str:
+        """Of the study: the same search finds it again, any other makes its own."""
+        costs, ends = self.task.network.cost_model(), np.stack([self.codec.full // 2, self.codec.full])
+        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.predict_ms is not None else None
+        what = {
+            "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds], "latency_ms": pace,
+            "search": dataclasses.asdict(self.method.search), "seed": [rng.seed, *rng.path],
+            "scoring": [self.method.calibration, self.method.batch_size, self.method.score],
+            "genes": self.codec.sizes.tolist(),
+        }  # fmt: skip
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+        bound = "_".join(f"{m}{v:.4g}" for m, v in bounds[0].items()) if len(bounds) == 1 else "front"
+        return f"{self.method.search.searcher}-{bound}-{digest}"
+
+    def _say(self, done: int, planned: int, seconds: float) -> None:
+        if done % 10 == 0 or done == planned:
+            of = f" of {planned}" if planned else ""
+            log.info("search: %d%s structures, %.2f s the last", done, of, seconds)
+
+    def report(self, candidates: Sequence[Candidate], best: Candidate, budget: Budget) -> dict[str, Any]:
+        """JSON-able: every candidate with its costs, the winner, and what fitting and searching took."""
+        costs = self.task.network.cost_model()
+        rows = np.array([c.widths for c in candidates], dtype=np.int64)
+        metrics = {m: costs.metric(m, rows).tolist() for m in dict.fromkeys(("macs", "params", *budget.to_dict()))}
+        uniform = Uniform().propose(self.task, budget, Rng(0))
+        images = sum(len(labels) for _, labels in [*self.scorer.calibration, *self.scorer.validation])
+        info = self.artifact.info
+        return {
+            "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},
+            "search": {
+                "searcher": self.method.search.searcher,
+                "generation_size": self.method.search.evolution.population,
+                "groups": [g.name for g in self.task.network.space],
+                "widths": rows.tolist(),
+                "uniform_widths": uniform.plan.widths(self.task.network.space).tolist(),
+                "scores": [c.score for c in candidates],
+                "score": self.method.score,
+                "losses": [c.found["loss"] for c in candidates],
+                "costs": metrics,
+                "best": candidates.index(best),
+                "macs": float(np.sum(metrics["macs"]) * images),
+                "seconds": sum(c.seconds for c in candidates),
+            },
+        }
