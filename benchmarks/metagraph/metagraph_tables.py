@@ -80,19 +80,20 @@ def cut_table() -> str:
 
 def masks_table() -> str:
     """Test accuracy with single weights held at zero, BatchNorm re-estimated, nothing trained: mean over seeds."""
-    cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, row in _rows().items():
         if key.endswith("/masks"):
-            _, network, _, arm, pattern, _ = key.split("/")
+            variant, network, _, arm, pattern, _ = key.split("/")
             at = f"{pattern.split()[0]}, {100 * row['nonzero']:.0f}% left"
-            cells[network, arm][at].append(100 * row["accuracy"])
+            cells[network, arm, variant][at].append(100 * row["accuracy"])
     if not cells:
         return "Not run yet."
     columns = list(dict.fromkeys(c for found in cells.values() for c in found))
-    lines = [f"| network | rewrite | {' | '.join(columns)} | seeds |", "|---" * (3 + len(columns)) + "|"]
-    for (network, arm), found in sorted(cells.items()):
+    lines = [f"| network | rewrite | objective | {' | '.join(columns)} | seeds |", "|---" * (4 + len(columns)) + "|"]
+    for (network, arm, variant), found in sorted(cells.items()):
         values = [f"{statistics.mean(found[c]):.1f}" if found[c] else "" for c in columns]
-        lines.append(f"| {network} | {arm} | {' | '.join(values)} | {max(len(v) for v in found.values())} |")
+        most = max(len(v) for v in found.values())
+        lines.append(f"| {network} | {arm} | {variant} | {' | '.join(values)} | {most} |")
     return "\n".join(lines)
 
 

@@ -78,9 +78,9 @@ VARIANTS: dict[str, MetaGraph] = {
     ),
     "tuned, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, tune_steps=8)),
     "cut, by L2": MetaGraph(data_models=DATA_MODELS, criterion_options={"p": 2}),
-    "sparsity (paper's objective)": MetaGraph(
+    "sparsity (paper's objective and form), 300 steps": MetaGraph(
         data_models=DATA_MODELS, metanet=MetanetConfig(form="paper", keep_norms=False),
-        meta=MetaConfig(objective="sparsity", shrinkage=1.0),
+        meta=dataclasses.replace(SHORT, objective="sparsity", shrinkage=1.0),
     ),
 }  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {

@@ -102,13 +102,13 @@ def prune(
         InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
     """
     rng, phases = Rng(seed), Phases()
-    budget, recovery = Budget.parse(budget), parse_recover(recover)
+    budget, asked = Budget.parse(budget), parse_recover(recover)
     constraints = Constraints(
         round_to=round_to, min_keep=min_keep, ignore=as_patterns(ignore), only=as_patterns(only),
         ratios=dict(ratios or {}), ties=cast("Any", ties), keep_module=keep_module,
     )  # fmt: skip
     how = create_method(method, dict(method_options or {}))
-    recovery = replace(recovery, kind=recovery_after(how, recovery.kind))
+    recovery = replace(asked, kind=recovery_after(how, asked.kind))
     splits = None if data is None else as_data(data)
     if splits is None and (how.needs_data or recovery.kind != "none"):
         what = f"method {how.name!r}" if how.needs_data else f"recover={recovery.kind!r}"
@@ -129,6 +129,7 @@ def prune(
         _require_within(network.cost(proposal.plan, masks=proposal.masks), budget.bounds(network.cost()), how.name)
         if not proposal.plan.keep and proposal.weights is None and not proposal.masks:
             warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=2)
+            recovery = replace(recovery, kind="none") if asked.kind == "auto" else recovery
     with phases("cut"):
         pruned = cut(network, proposal.plan, form=form, verify=verify, weights=proposal.weights, masks=proposal.masks)
     quality = {"dense": _quality(network.model, splits), "cut": _quality(pruned.model, splits)}

@@ -85,6 +85,45 @@ def test_samples_fill_the_band(network, codec, share):
     assert load.min() >= 0.95
 
 
+@pytest.fixture(scope="module")
+def vit():
+    return trace(create("zoo:vit_micro", num_classes=10), torch.zeros(2, 1, 28, 28))
+
+
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0.1, 0.9), low=st.sampled_from([0.1, 0.25]), seed=st.integers(0, 1000))
+def test_a_coarse_grid_fills_the_band_where_it_has_anything_in_it(vit, share, low, seed):
+    codec = Codec(vit.space, grid=tuple(np.linspace(low, 1, 4)))
+    sampler = BudgetSampler(codec, vit.cost_model(), {"macs": share * vit.cost().macs})
+    load = sampler.load(sampler.sample(500, np.random.default_rng(seed)))
+    assert load.max() <= 1
+    if sampler.within(sampler.load(codec.random(2000, np.random.default_rng(seed)))).sum() >= 20:
+        assert sampler.within(load).mean() > 0.99
+
+
+def test_only_rows_below_the_band_are_drawn_again(vit, monkeypatch):
+    codec = Codec(vit.space, grid=(0.1, 0.4, 0.7, 1.0))
+    sampler = BudgetSampler(codec, vit.cost_model(), {"macs": 0.5 * vit.cost().macs})
+    found = sampler.sample(1000, np.random.default_rng(0))
+    monkeypatch.setattr("metaprune.search.codec._REDRAWS", 0)
+    once = sampler.sample(1000, np.random.default_rng(0))
+    inside = sampler.within(sampler.load(once))
+    assert 0.5 < inside.mean() < 0.9
+    assert (found[inside] == once[inside]).all()
+    assert (sampler.load(found) >= sampler.load(once)).all()
+    assert sampler.within(sampler.load(found)).mean() > 0.995
+
+
+def test_the_best_filled_stays_where_nothing_is_in_the_band():
+    network = trace(create("zoo:mlp", in_channels=1, image_size=4, widths=[8, 8]), torch.zeros(2, 1, 4, 4))
+    codec = Codec(network.space, grid=(0.5, 1.0))
+    every = np.array([[a, b] for a in (0, 1) for b in (0, 1)])
+    macs = np.sort(network.cost(codec.widths(every)).macs)
+    sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.9 * macs[2]}, tolerance=0.01)
+    load = sampler.load(sampler.sample(50, np.random.default_rng(0)))
+    assert (load == sampler.load(every)[sampler.load(every) <= 1].max()).all() and load.max() < 0.99
+
+
 def test_repair_leaves_what_fits_and_scales_the_rest(network, codec):
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * network.cost().macs})
     draw = np.random.default_rng(0)

@@ -4,15 +4,18 @@ import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from metaprune.errors import ConfigError, SearchError
 from metaprune.models import create
@@ -61,9 +64,16 @@ def test_every_candidate_within_budget_no_duplicates(network, searcher):
     else:
         assert len(found) == SMALL.population * SMALL.generations
         assert all(c.load <= 1 for c in found)
-    if searcher in ("evolution", "random"):
         assert len(set(structures)) == len(structures)
         assert all(c.load >= 0.95 for c in found)
+
+
+def test_nsga2_ends_when_every_structure_is_scored():
+    network = trace(create("zoo:mlp", in_channels=1, image_size=4, widths=[6, 6]), torch.zeros(2, 1, 4, 4))
+    codec = Codec(network.space, grid=(0.5, 0.7, 1.0))
+    bounds, how = {"macs": network.cost().macs}, SearchConfig(searcher="nsga2", evolution=SMALL, tolerance=1.0)
+    found = Search(codec, network.cost_model(), [bounds], how, Rng(0)).run(gain(network))
+    assert len({c.widths for c in found}) == len(found) == codec.sizes.prod() == 9
 
 
 def test_evolution_beats_random_search_at_equal_evaluations(network):
@@ -89,7 +99,7 @@ def test_mutation_changes_a_gene_to_another_and_a_tenth_of_them(network):
     codec = Codec(network.space)
     strategy = Evolution(codec, [], Rng(0), EvolutionConfig())
     parent = codec.random(1, np.random.default_rng(0))
-    children = strategy._mutated(parent, 20_000, np.random.default_rng(1))
+    children = strategy.mutated(parent, 20_000, np.random.default_rng(1))
     changed = children != parent
     assert changed.mean() == pytest.approx(0.1, abs=0.005)  # the paper's 1.3 of 13 genes
     gene = int(codec.sizes.argmax())
@@ -243,14 +253,15 @@ def test_killed_workers_leave_no_hole(network, tmp_path, kind):
     assert sequence(found) == sequence(search_of(network).run(gain(network)))
 
 
-def scored(storage):
-    url = storage
-    if storage.startswith("journal:"):
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
+def storage_of(url):
+    if url.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+    return url
 
-        url = JournalStorage(JournalFileBackend(storage.removeprefix("journal:")))
+
+def scored(storage):
     try:
-        study = optuna.load_study(storage=url, study_name="search")
+        study = optuna.load_study(storage=storage_of(storage), study_name="search")
     except KeyError:
         return 0
     return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
@@ -285,7 +296,7 @@ def test_a_slow_worker_on_this_host_is_not_taken_for_dead(network, monkeypatch):
         study.sampler = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
         study.sampler._worker = f"{host}:{os.getppid()}:abc"
         trial = study.ask(study.sampler.infer_relative_search_space(study, None))
-        module.fail_dead_workers(study, "me")
+        module.fail_dead_workers(study, study.trials, "me")
         assert study.trials[trial.number].state.name == state
 
 
@@ -295,24 +306,106 @@ def test_nsga2_serves_one_budget(network):
         Search(search.codec, search.costs, [search.bounds[0]] * 2, search.config, Rng(0)).run(gain(network))
 
 
-def test_a_storage_that_goes_away_is_one_clear_error(network, tmp_path):
-    folder = tmp_path / "gone"
+def url_of(kind, folder):
+    return f"sqlite:///{folder / 's.db'}" if kind == "sqlite" else f"journal:{folder / 's.db'}"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("loss", ["folder renamed", "file deleted", "file replaced"])
+def test_a_storage_that_goes_away_is_one_clear_error(network, tmp_path, kind, loss):
+    folder, calls = tmp_path / "gone", 0
     folder.mkdir()
-    storage, calls = f"sqlite:///{folder / 's.db'}", 0
+
+    def score(widths):
+        nonlocal calls
+        calls += 1
+        if calls == 5 and loss == "folder renamed":
+            folder.rename(tmp_path / "elsewhere")
+        elif calls == 5:
+            (folder / "s.db").unlink()
+            if loss == "file replaced":
+                (folder / "s.db").touch()
+        return gain(network)(widths)
+
+    with pytest.raises(SearchError, match=r"cannot be used.*run the same command"):
+        search_of(network, storage=url_of(kind, folder)).run(score)
+    assert calls == 5
+    if loss == "file deleted":
+        assert not (folder / "s.db").exists()  # a new one would lack what was scored
+    if loss == "folder renamed":
+        back = url_of(kind, tmp_path / "elsewhere")
+        goes_on = search_of(network, storage=back).run(gain(network))
+        assert sequence(goes_on) == sequence(search_of(network).run(gain(network)))
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "journal"])
+def test_what_the_score_function_raises_comes_out_as_it_is(network, tmp_path, kind):
+    storage = None if kind == "memory" else url_of(kind, tmp_path)
+    for error in (
+        OSError("mine"),
+        KeyError("mine"),
+        ValueError("mine"),
+        optuna.exceptions.StorageInternalError("mine"),
+    ):
+
+        def failing(widths, error=error):
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            search_of(network, storage=storage).run(failing)
+        assert caught.value is error
+
+
+def test_a_score_that_is_no_number_ends_the_search(network):
+    with pytest.raises(SearchError, match="is nan: what scores it diverged"):
+        search_of(network).run(lambda widths: {"score": float("nan")})
+
+
+def test_what_the_score_function_raises_matters_more_than_a_lost_storage(network, tmp_path):
+    def failing(widths):
+        (tmp_path / "s.db").unlink()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_of(network, storage=url_of("journal", tmp_path)).run(failing)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_worker_that_was_taken_for_dead_goes_on(network, tmp_path, kind, raises):
+    """Another host fails its trial while it scores; its slot is scored again, and it follows the sequence."""
+    storage, calls = url_of(kind, tmp_path), 0
 
     def score(widths):
         nonlocal calls
         calls += 1
         if calls == 5:
-            folder.rename(tmp_path / "elsewhere")
+            study = optuna.load_study(study_name="search", storage=storage_of(storage))
+            study.tell(study.trials[-1].number, state=optuna.trial.TrialState.FAIL)
+            if raises:
+                raise KeyboardInterrupt
         return gain(network)(widths)
 
-    with pytest.raises(SearchError, match=r"cannot be used.*run the same command"):
-        search_of(network, storage=storage).run(score)
-    back = f"sqlite:///{tmp_path / 'elsewhere' / 's.db'}"
-    assert sequence(search_of(network, storage=back).run(gain(network))) == sequence(
-        search_of(network).run(gain(network))
-    )
+    if raises:
+        with pytest.raises(KeyboardInterrupt):
+            search_of(network, storage=storage).run(score)
+    found = search_of(network, storage=storage).run(score)
+    assert sequence(found) == sequence(search_of(network).run(gain(network)))
+    assert calls == len(found) + 1
+
+
+def test_sqlite_waits_for_no_disk_and_leaves_one_file(network, tmp_path):
+    search_of(network, storage=url_of("sqlite", tmp_path)).run(gain(network))
+    assert [f.name for f in tmp_path.iterdir()] == ["s.db"]
+    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_storage_that_cannot_be_opened(network, tmp_path):
+    (tmp_path / "other.json").write_text("{}\n")
+    for storage in ("nonsense", f"journal:{tmp_path}/missing/s.log", f"journal:{tmp_path}/other.json"):
+        with pytest.raises(SearchError, match=r"cannot be opened: .*Give sqlite:///FILE"):
+            search_of(network, storage=storage).run(gain(network))
 
 
 def test_a_storage_that_is_not_there_hides_the_password(network):

@@ -20,6 +20,7 @@ from metaprune.values import Constraints, Plan, Space
 PAPER_GRID = tuple((10 + 3 * i) / 100 for i in range(31))
 TRIED = "(latency: tried from the smallest structure, with every unit in turn at each of its widths) "
 _BISECTIONS = 14  # of the common exponent: 10 / 2^14 is finer than any grid
+_REDRAWS = 12  # of what bisection and single steps leave below the band, which coarse grids have
 
 
 class Codec:
@@ -152,7 +153,7 @@ class BudgetSampler:
     A genome is the image of quantiles q in (0, 1)^genes: gene = floor(q^t * candidates). t = 1 is the uniform prior;
     a larger t makes all genes narrower, in proportion to what each has drawn. t is found by bisection, for thousands of
     genomes at once, so that the tightest feasible budget starts as quickly as a loose one. Whatever breaks a bound (a
-    child of crossover) is repaired in the same way.
+    child of crossover) is repaired in the same way. Only what a coarse grid leaves below the band is drawn again.
 
     Raises:
         InfeasibleBudgetError: even the narrowest structure (see `floor_of`) exceeds a bound.
@@ -186,7 +187,7 @@ class BudgetSampler:
         return (load <= 1) & (load >= min(1 - self.tolerance, self._full_load))
 
     def sample(self, n: int, draw: np.random.Generator) -> np.ndarray:
-        """[n, genes] within the bounds; below the band only where no single step fits any more."""
+        """[n, genes] within the bounds; below the band only where a coarse grid has nothing in it within reach."""
         return self.fit(draw.random((n, len(self.codec.sizes))), draw)
 
     def repair(self, genomes: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -199,7 +200,26 @@ class BudgetSampler:
         return genomes
 
     def fit(self, quantiles: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """The widest images of `quantiles` [n, genes] that meet all bounds."""
+        """The widest images of `quantiles` [n, genes] that meet all bounds.
+
+        On a coarse grid such an image may lie below the band, with no single step up that fits. Those rows have more
+        and more of their genes drawn anew until they are inside it; what fills the bounds best stays.
+        """
+        genomes = self._fill(self._widest(quantiles), draw)
+        load = self.load(genomes)
+        for attempt in range(1, _REDRAWS + 1):
+            todo = np.flatnonzero(~self.within(load))
+            if not len(todo):
+                break
+            fresh, anew = draw.random((2, len(todo), quantiles.shape[1]))
+            trial = self._fill(self._widest(np.where(anew < attempt / _REDRAWS, fresh, quantiles[todo])), draw)
+            found = self.load(trial)
+            fuller = found > load[todo]
+            genomes[todo[fuller]], load[todo[fuller]] = trial[fuller], found[fuller]
+        return genomes
+
+    def _widest(self, quantiles: np.ndarray) -> np.ndarray:
+        """Images at the smallest exponent that meets all bounds."""
         logs = np.log(quantiles)
         low, high = np.full(len(logs), -6.0), np.full(len(logs), 6.0)  # log t: nearly full width, nearly the smallest
         best = np.tile(self._floor, (len(logs), 1))  # it fits
@@ -209,7 +229,7 @@ class BudgetSampler:
             fits = self.load(genomes) <= 1
             best[fits] = genomes[fits]
             high, low = np.where(fits, middle, high), np.where(fits, low, middle)
-        return self._fill(best, draw)
+        return best
 
     def _image(self, logs: np.ndarray, exponent: np.ndarray) -> np.ndarray:
         share = np.exp(logs * np.exp(exponent)[:, None])

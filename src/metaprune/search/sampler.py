@@ -13,7 +13,6 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,12 @@ class StrategySampler(optuna.samplers.BaseSampler):
     def __init__(self, strategy: Strategy):
         self.strategy = strategy
         self.slots: dict[int, int] = {}  # of this process's trials, by trial number; negative: beyond the strategy
-        self._batches: list[np.ndarray | None] = []
-        self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._scored: dict[int, Evaluated] = {}  # by slot
+        self._scorer: dict[int, int] = {}  # slot -> its trial; of two the older one, in every worker
+        self._settled = 0  # trials up to here are finished, and were looked at
+        self._index, self._first = -1, 0  # of the newest batch: its number, its first slot
+        self._batch: np.ndarray | None = np.empty((0, len(strategy.codec.sizes)), dtype=np.int64)
+        self._worker = worker_name()
 
     # ------------------------------------------------------------------------------------------ Optuna's interface
 
@@ -56,8 +59,8 @@ class StrategySampler(optuna.samplers.BaseSampler):
             slot, genome = self._wait_for_slot(study, trial)
             storage.set_trial_user_attr(number, SLOT, slot)
             self.slots[trial.number] = slot
-            rivals = [t for t in _trials(study) if t.user_attrs.get(SLOT) == slot and _alive(t)]
-            if min((t.number for t in rivals), default=trial.number) >= trial.number:  # the older trial keeps the slot
+            rivals = self._read(study, trial.number)
+            if slot not in self._scored and rivals.get(slot, trial.number) >= trial.number:  # the older one keeps it
                 return {name: int(i) for name, i in zip(search_space, genome, strict=True)}
 
     def sample_independent(
@@ -67,62 +70,53 @@ class StrategySampler(optuna.samplers.BaseSampler):
 
     # ------------------------------------------------------------------------------------------ slots
 
-    def open_slots(self, study: Study) -> bool:
-        """Whether there is a structure left to evaluate; frees the slots of dead workers."""
-        return next(self._free(study), None) is not None
+    def open_slots(self, study: Study, own: int = -1) -> list[tuple[int, np.ndarray]] | None:
+        """Slots and structures of the newest batch that no other trial than `own` holds; None: all are scored.
 
-    def finished(self, study: Study) -> bool:
-        """Whether every structure of the strategy is scored."""
-        index, seen = 0, self._scored(study)
-        while (batch := self._batch(index, seen)) is not None:
-            if any(slot not in seen for slot in self._slots(index, batch)):
-                return False
-            index += 1
-        return True
+        Frees the slots of dead workers.
+        """
+        held = self._read(study, own)
+        while self._batch is not None:
+            slots = range(self._first, self._first + len(self._batch))
+            missing = [(s, g) for s, g in zip(slots, self._batch, strict=True) if s not in self._scored]
+            if missing:
+                return [(s, g) for s, g in missing if s not in held]
+            self._index, self._first = self._index + 1, slots.stop
+            self._batch = self.strategy.batch(self._index, [self._scored[s] for s in range(self._first)])
+        return None
 
     def _wait_for_slot(self, study: Study, trial: FrozenTrial) -> tuple[int, np.ndarray]:
-        while True:
-            found = next(self._free(study, trial), None)
-            if found is not None:
-                return found
-            if self.finished(study):
-                draw = self.strategy.rng.child("beyond", trial.number).numpy()
-                return -1 - trial.number, self.strategy.samplers[0].sample(1, draw)[0]
+        while (free := self.open_slots(study, trial.number)) is not None:
+            if free:
+                return free[0]
             time.sleep(_POLL_S)
+        draw = self.strategy.rng.child("beyond", trial.number).numpy()
+        return -1 - trial.number, self.strategy.samplers[0].sample(1, draw)[0]
 
-    def _free(self, study: Study, trial: FrozenTrial | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Slots of the newest batch that no living trial holds."""
-        fail_dead_workers(study, self._worker)
-        seen = self._scored(study)
-        own = None if trial is None else trial.number
-        taken = {t.user_attrs.get(SLOT) for t in _trials(study) if _alive(t) and t.number != own}
-        index = 0
-        while (batch := self._batch(index, seen)) is not None:
-            slots = self._slots(index, batch)
-            yield from ((s, g) for s, g in zip(slots, batch, strict=True) if s not in taken)
-            if any(slot not in seen for slot in slots):
-                return
-            index += 1
+    def _read(self, study: Study, own: int) -> dict[int, int]:
+        """Slots that running trials other than `own` hold, and the oldest of those; takes note of what was scored.
 
-    def _scored(self, study: Study) -> dict[int, Evaluated]:
-        found = {}
-        for trial in _trials(study, TrialState.COMPLETE):
+        Only trials are looked at that were not finished the last time, so that a long search stays as quick.
+        """
+        trials = trials_of(study)
+        if fail_dead_workers(study, trials[self._settled :], self._worker):
+            trials = trials_of(study)
+        held: dict[int, int] = {}
+        for trial in trials[self._settled :]:
             slot = trial.user_attrs.get(SLOT, -1)
-            if slot >= 0 and slot not in found:
+            if trial.state == TrialState.RUNNING and trial.number != own:
+                held.setdefault(slot, trial.number)
+            if (
+                trial.state == TrialState.COMPLETE
+                and slot >= 0
+                and self._scorer.get(slot, trial.number) >= trial.number
+            ):
                 genome = np.array([trial.params[g] for g in self.strategy.codec.genes], dtype=np.int64)
-                found[slot] = Evaluated(genome, float(trial.values[0]))  # pyrefly: ignore[unsupported-operation] (complete)
-        return found
-
-    def _slots(self, index: int, batch: np.ndarray) -> range:
-        first = sum(len(b) for b in self._batches[:index] if b is not None)
-        return range(first, first + len(batch))
-
-    def _batch(self, index: int, seen: dict[int, Evaluated]) -> np.ndarray | None:
-        """Batch `index`, once all before it are scored."""
-        if index == len(self._batches):
-            before = [seen[s] for s in range(sum(len(b) for b in self._batches if b is not None))]
-            self._batches.append(self.strategy.batch(index, before))
-        return self._batches[index]
+                self._scorer[slot] = trial.number
+                self._scored[slot] = Evaluated(genome, float(trial.values[0]))  # pyrefly: ignore[unsupported-operation] (complete)
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            self._settled += 1
+        return held
 
 
 def distributions(codec: Codec) -> dict[str, BaseDistribution]:
@@ -130,15 +124,30 @@ def distributions(codec: Codec) -> dict[str, BaseDistribution]:
     return {name: IntDistribution(0, int(n) - 1) for name, n in zip(codec.genes, codec.sizes, strict=True)}
 
 
-def fail_dead_workers(study: Study, me: str = "") -> None:
-    """Mark trials as failed whose process is gone (this host), or that run for far too long (other hosts)."""
-    durations = [t.duration.total_seconds() for t in _trials(study, TrialState.COMPLETE) if t.duration is not None]
-    limit = max(_STALE_FLOOR_S, _STALE_FACTOR * max(durations, default=0.0))
-    for trial in _trials(study, TrialState.RUNNING):
+def worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def fail_dead_workers(study: Study, trials: list[FrozenTrial], me: str = "") -> bool:
+    """Mark those of `trials` as failed whose process is gone (this host), or that run for far too long (other hosts).
+
+    Whether there were any.
+    """
+    dead = []
+    for trial in trials:
         worker, started = trial.user_attrs.get(WORKER, ("", time.time()))  # our own clock: Optuna's has no time zone
-        here = worker.startswith(f"{socket.gethostname()}:")
-        if worker != me and (_is_dead(worker) if here else time.time() - started > limit):
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        if trial.state == TrialState.RUNNING and worker != me:
+            here = worker.startswith(f"{socket.gethostname()}:")
+            if _is_dead(worker) if here else time.time() - started > _patience_s(study):
+                dead.append(trial.number)
+    for number in dead:
+        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+    return bool(dead)
+
+
+def _patience_s(study: Study) -> float:
+    durations = [t.duration.total_seconds() for t in trials_of(study, TrialState.COMPLETE) if t.duration is not None]
+    return max(_STALE_FLOOR_S, _STALE_FACTOR * max(durations, default=0.0))
 
 
 def _is_dead(worker: str) -> bool:
@@ -156,9 +165,5 @@ def _is_dead(worker: str) -> bool:
     return False
 
 
-def _trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
+def trials_of(study: Study, *states: TrialState) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states or None)
-
-
-def _alive(trial: FrozenTrial) -> bool:
-    return trial.state in (TrialState.COMPLETE, TrialState.RUNNING)

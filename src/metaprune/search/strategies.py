@@ -100,13 +100,13 @@ class Evolution(RandomSearch):
     ) -> list[np.ndarray]:
         mutants = round(count * self.config.mutation_share)
         found: list[np.ndarray] = []
-        for wanted, make in ((mutants, self._mutated), (count, self._crossed)):
+        for wanted, make in ((mutants, self.mutated), (count, self._crossed)):
             for _ in range(_TRIALS):
                 if len(found) < wanted:
                     found += self._new(sampler.repair(make(parents, wanted - len(found), draw), draw), known)
         return found
 
-    def _mutated(self, parents: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
+    def mutated(self, parents: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
         """Each gene changes with the mutation probability, to any *other* candidate with equal chance."""
         rows = parents[draw.integers(0, len(parents), count)].copy()
         change = draw.random(rows.shape) < self.config.mutation_probability

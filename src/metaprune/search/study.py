@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from metaprune.cost.analytic import CostModel
 from metaprune.errors import ConfigError, SearchError
 from metaprune.rng import Rng
 from metaprune.search.codec import BudgetSampler, Codec, load_of
 from metaprune.search.config import SearchConfig
-from metaprune.search.sampler import SLOT, StrategySampler, distributions, fail_dead_workers
+from metaprune.search.sampler import (
+    SLOT,
+    WORKER,
+    StrategySampler,
+    distributions,
+    fail_dead_workers,
+    trials_of,
+    worker_name,
+)
+from metaprune.search.storage import opened, storage_errors
 from metaprune.search.strategies import Evolution, GreedySlimming, RandomSearch, Strategy
 
 Score = Callable[[np.ndarray], Mapping[str, float]]
 """Widths int64 [groups] -> {"score": higher is better, ...}; what else it says is kept with the candidate."""
 _POLL_S = 0.5
-_PAUSES_S = (0.3, 0.7, 1.5)
+_MUTATIONS = 100  # in search of a structure that was not scored yet
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,29 @@ class Search:
 
         Raises:
             InfeasibleBudgetError: a bound below the smallest structure.
-            SearchError: the storage cannot be reached; nothing that was evaluated is lost.
+            SearchError: the storage cannot be reached, nothing that was evaluated is lost; or a score is not finite.
+            Whatever `score` raises.
         """
         samplers = [BudgetSampler(self.codec, self.costs, b, self.config.tolerance) for b in self.bounds]
-        with _storage_errors(self.storage):
-            study = self._open(self._sampler(samplers))
-            if isinstance(study.sampler, StrategySampler):
-                self._follow(study, study.sampler, score, on_candidate)
-            else:
-                self._optimise(study, samplers[0], score, on_candidate)
-            return self._candidates(study, samplers)
+        with opened(self.storage, self.name, self._sampler(samplers)) as study:
+            for trial, widths in self._asked(study, samplers):
+                start = time.perf_counter()
+                try:
+                    found = {k: float(v) for k, v in score(widths).items()}
+                    if not np.isfinite(found["score"]):  # Optuna would ask for this slot for ever
+                        raise SearchError(
+                            f"the score of the structure of widths {widths.tolist()} is {found['score']}: what scores "
+                            "it diverged; train it anew, with a lower learning rate"
+                        )
+                except BaseException:  # Ctrl-C, too: the slot is free again at once
+                    with suppress(SearchError), storage_errors(self.storage):
+                        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                    raise
+                done = self._keep(study, trial, found)
+                if on_candidate is not None:
+                    on_candidate(done, self._planned, time.perf_counter() - start)
+            with storage_errors(self.storage):
+                return self._candidates(study, samplers)
 
     # ------------------------------------------------------------------------------------------ running
 
@@ -96,46 +116,55 @@ class Search:
             strategy = (Evolution if kind == "evolution" else RandomSearch)(self.codec, samplers, rng, evolution)
         return StrategySampler(strategy)
 
-    def _open(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        for pause in (*_PAUSES_S, None):
-            try:
-                return optuna.create_study(
-                    storage=_storage(self.storage), study_name=self.name, sampler=sampler, direction="maximize",
-                    load_if_exists=True,
-                )  # fmt: skip
-            except (ValueError, ImportError, ArgumentError) as error:  # another URL is needed, or a driver
-                raise SearchError(
-                    f"the storage {_shown(self.storage)} cannot be opened: {_reason(error)}. Give sqlite:///FILE, "
-                    "journal:FILE, or postgresql+psycopg://USER@HOST/DB (pip install 'psycopg[binary]')"
-                ) from error
-            except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
-                if pause is None:
-                    raise
-                time.sleep(pause)  # several processes that create the tables at once get in each other's way
-        raise AssertionError("unreachable")
+    def _asked(self, study: optuna.Study, samplers: list[BudgetSampler]) -> Iterator[tuple[optuna.Trial, np.ndarray]]:
+        """Widths to score, until the search is complete. Being a generator, it does not see what scoring raises."""
+        with storage_errors(self.storage):
+            sampler = study.sampler
+            asked = (
+                self._follow(study, sampler)
+                if isinstance(sampler, StrategySampler)
+                else self._optimise(study, samplers[0])
+            )
+            for trial, genome in asked:
+                widths = self.codec.widths(genome)
+                trial.set_user_attr("widths", widths.tolist())
+                yield trial, widths
 
-    def _follow(self, study: optuna.Study, sampler: StrategySampler, score: Score, on_candidate: Any) -> None:
-        while not sampler.finished(study):
-            if not sampler.open_slots(study):  # the last of this batch are with other workers
+    def _follow(self, study: optuna.Study, sampler: StrategySampler) -> Iterator[tuple[optuna.Trial, np.ndarray]]:
+        while (free := sampler.open_slots(study)) is not None:
+            if not free:  # the last of this batch are with other workers
                 time.sleep(_POLL_S)
                 continue
             trial = study.ask(distributions(self.codec))
             if sampler.slots[trial.number] < 0:  # another worker took the last one meanwhile
                 study.tell(trial, state=TrialState.FAIL)
                 return
-            genome = np.array([trial.params[g] for g in self.codec.genes], dtype=np.int64)
-            self._evaluate(study, trial, genome, score, on_candidate)
+            yield trial, self._genome(trial)
 
-    def _optimise(self, study: optuna.Study, sampler: BudgetSampler, score: Score, on_candidate: Any) -> None:
-        """Optuna's own sampler: it knows no budget, so what it suggests is repaired before it is scored."""
-        fail_dead_workers(study)
-        space = distributions(self.codec)
-        while len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < self._planned:
-            trial = study.ask(space)
-            genome = np.array([trial.params[g] for g in self.codec.genes], dtype=np.int64)
+    def _optimise(self, study: optuna.Study, sampler: BudgetSampler) -> Iterator[tuple[optuna.Trial, np.ndarray]]:
+        """Optuna's own sampler: it knows no budget and repeats itself. What it suggests is repaired, and mutated where
+        that structure was seen; where no mutant is new, the search is over."""
+        me = worker_name()
+        fail_dead_workers(study, trials_of(study), me)
+        strategy = Evolution(self.codec, [sampler], self.rng, self.config.evolution)
+        while len(trials_of(study, TrialState.COMPLETE)) < self._planned:
+            trial = study.ask(distributions(self.codec))
+            trial.set_user_attr(WORKER, [me, time.time()])
+            others = trials_of(study, TrialState.COMPLETE, TrialState.RUNNING)
+            seen = {tuple(t.user_attrs.get("widths", ())) for t in others}
             draw = self.rng.child("repair", trial.number).numpy()
-            self._evaluate(study, trial, sampler.repair(genome[None], draw)[0], score, on_candidate)
+            rows = sampler.repair(self._genome(trial)[None], draw)
+            for _ in range(_MUTATIONS):
+                if tuple(self.codec.widths(rows[0]).tolist()) not in seen:
+                    break
+                rows = sampler.repair(strategy.mutated(rows, 1, draw), draw)
+            else:
+                study.tell(trial, state=TrialState.FAIL)
+                return
+            yield trial, rows[0]
+
+    def _genome(self, trial: optuna.Trial) -> np.ndarray:
+        return np.array([trial.params[g] for g in self.codec.genes], dtype=np.int64)
 
     @property
     def _planned(self) -> int:
@@ -143,28 +172,16 @@ class Search:
         evolution = self.config.evolution
         return 0 if self.config.searcher == "greedy" else evolution.population * evolution.generations
 
-    def _evaluate(
-        self, study: optuna.Study, trial: optuna.Trial, genome: np.ndarray, score: Score, on_candidate: Any
-    ) -> None:
-        start = time.perf_counter()
-        widths = self.codec.widths(genome)
-        try:
-            found = {k: float(v) for k, v in score(widths).items()}
-        except BaseException:  # Ctrl-C, too: the slot is free again at once
-            study.tell(trial, state=TrialState.FAIL)
-            raise
-        trial.set_user_attr("widths", widths.tolist())
-        trial.set_user_attr("found", found)
-        try:
-            study.tell(trial, found["score"])
-        except optuna.exceptions.UpdateFinishedTrialError:  # another host took this worker for dead; its slot is free
-            return
-        if on_candidate is not None:
-            done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-            on_candidate(done, self._planned, time.perf_counter() - start)
+    def _keep(self, study: optuna.Study, trial: optuna.Trial, found: Mapping[str, float]) -> int:
+        """Number of structures that are scored now."""
+        with storage_errors(self.storage):
+            with suppress(UpdateFinishedTrialError):  # another host took this worker for dead; its slot is free
+                trial.set_user_attr("found", found)
+                study.tell(trial, found["score"], skip_if_finished=True)
+            return len(trials_of(study, TrialState.COMPLETE))
 
     def _candidates(self, study: optuna.Study, samplers: list[BudgetSampler]) -> list[Candidate]:
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trials = trials_of(study, TrialState.COMPLETE)
         rows = np.array([t.user_attrs["widths"] for t in trials], dtype=np.int64)
         loads = np.min([load_of(rows, self.costs, s.bounds) for s in samplers], axis=0)
         found = [
@@ -196,31 +213,3 @@ def front(candidates: Sequence[Candidate], cost: Sequence[float] | np.ndarray) -
             best = candidates[i].score
             found.append(i)
     return found
-
-
-def _storage(url: str | None) -> Any:
-    if url is not None and url.startswith("journal:"):
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
-
-        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
-    return url
-
-
-@contextmanager
-def _storage_errors(url: str | None) -> Iterator[None]:
-    """A storage that goes away is one clear error; passwords are not shown."""
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise SearchError(
-            f"the storage {_shown(url)} of the search cannot be used: {_reason(error)}. What was evaluated is kept "
-            "there; put it right and run the same command again to go on"
-        ) from error
-
-
-def _shown(url: str | None) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or "memory")
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)

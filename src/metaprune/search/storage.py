@@ -1,0 +1,137 @@
+"""Where a search is kept: an Optuna study in memory, a database or a journal file, and one clear error if it fails."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from metaprune.errors import SearchError
+
+_PAUSES_S = (0.3, 0.7, 1.5)
+
+
+@contextmanager
+def opened(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> Iterator[optuna.Study]:
+    """The study of that name at `url` (None: in memory), a new one if there is none.
+
+    Raises:
+        SearchError: the storage cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with storage_errors(url):
+        storage, study = _open(url, name, sampler)
+    try:
+        yield study
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.engine.dispose()  # SQLite writes what is in FILE-wal to FILE when it is closed
+
+
+@contextmanager
+def storage_errors(url: str | None) -> Iterator[None]:
+    """A storage that goes away is one clear error; passwords are not shown."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise SearchError(
+            f"the storage {_shown(url)} of the search cannot be used: {_reason(error)}. What was evaluated is kept "
+            "there; put it right and run the same command again to go on"
+        ) from error
+
+
+def _open(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> tuple[Any, optuna.Study]:
+    for pause in (*_PAUSES_S, None):
+        try:
+            storage = _storage(url)
+            return storage, optuna.create_study(
+                storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+            )
+        except (ValueError, KeyError, OSError, ImportError, ArgumentError) as error:  # another URL, or a driver
+            raise SearchError(
+                f"the storage {_shown(url)} cannot be opened: {_reason(error)}. Give sqlite:///FILE, "
+                "journal:FILE, or postgresql+psycopg://USER@HOST/DB (pip install 'psycopg[binary]')"
+            ) from error
+        except (SQLAlchemyError, StorageInternalError):
+            if pause is None:
+                raise
+            time.sleep(pause)  # several processes that create the tables at once get in each other's way
+    raise AssertionError("unreachable")
+
+
+def _storage(url: str | None) -> InMemoryStorage | JournalStorage | RDBStorage:
+    if url is None:
+        return InMemoryStorage()
+    if url.startswith("journal:"):
+        return JournalStorage(_Journal(Path(url.removeprefix("journal:")).resolve()))
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return RDBStorage(url)
+    return RDBStorage(url, engine_kwargs={"pool_events": _sqlite_events(Path(parsed.database or "").resolve())})
+
+
+def _sqlite_events(path: Path) -> list[tuple[Any, str]]:
+    """What to do with each connection when it is made, and before each transaction."""
+
+    def connect(connection: Any, record: Any) -> None:
+        # Optuna commits once per gene: without waiting for the disk, a killed process still loses nothing
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        record.info["file"] = _identity(path)
+
+    def checkout(_connection: Any, record: Any, _proxy: Any) -> None:
+        # in this mode SQLite writes on to a file that was deleted while it was open, and all of that would be lost
+        if _identity(path) != record.info["file"]:
+            raise StorageInternalError("its file was moved, deleted or replaced")
+
+    return [(connect, "connect"), (checkout, "checkout")]
+
+
+def _identity(path: Path) -> int | None:
+    return path.stat().st_ino if path.is_file() else None
+
+
+class _Journal(JournalFileBackend):
+    """A journal file that went away is an error; Optuna would go on in a new one, which nothing can read."""
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self._path, self._size = path, 0
+
+    def read_logs(self, log_number_from: int) -> Any:
+        try:
+            self._check()
+            yield from super().read_logs(log_number_from)
+        except (OSError, ValueError) as error:  # ValueError: a line that is no JSON
+            raise StorageInternalError("the journal cannot be read") from error
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            self._check()
+            super().append_logs(logs)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the lock file has gone
+            raise StorageInternalError("the journal cannot be written") from error
+
+    def _check(self) -> None:
+        size = self._path.stat().st_size
+        if size < self._size:
+            raise OSError("its file was replaced by a shorter one")
+        self._size = size
+
+
+def _shown(url: str | None) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or "memory")
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
