@@ -99,10 +99,10 @@ def rank_table(study: Path) -> str:
             for s in sorted(seeds[half[0]])
         ]
         lines.append(f"| training itself, one seed against the mean of the others | | | {', '.join(again)} | | |")
-    said = f"those at 30% of the MACs with {times} seeds each, " if times > 1 else ""
+    said = f", those at 30% of the MACs with {times} seeds each" if times > 1 else ""
     return "\n".join(lines) + (
-        f"\n\nEvery structure trained from scratch, {said}test accuracies of these {100 * _range(trained, half):.1f} "
-        "points from lowest to highest. Several PruningNets: mean (lowest to highest; number)."
+        f"\n\nEvery structure trained from scratch{said}; the test accuracies of the {len(half)} lie within "
+        f"{100 * _range(trained, half):.1f} points. Several PruningNets: mean (lowest to highest; number)."
     )
 
 

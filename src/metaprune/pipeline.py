@@ -261,9 +261,6 @@ def run(
     return record
 
 
-_POOR_TABLE = 0.15
-
-
 def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | None:
     """Let budgets know the milliseconds of a latency table; returns what it says of itself, for the record.
 
@@ -275,8 +272,8 @@ def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | No
     found = LatencyTable.load(table)
     found.check(network)
     network.use_latency(found.predict_ms)
-    if (error := found.info.get("error", {}).get("median_relative_error", 0.0)) > _POOR_TABLE:
-        warnings.warn(f"the latency table is off by {error:.0%} in the median: measure it anew, idle", stacklevel=2)
+    if found.warning is not None:
+        warnings.warn(found.warning, stacklevel=2)
     return dict(found.info)
 
 

@@ -295,3 +295,22 @@ def _check_measured(table, network):
     assert table.predict_ms(network.space.widths[None])[0] > 0
     assert table.info["full_ms"] > 0
     assert all(p >= 0 and m > 0 for p, m in table.info["error"]["pairs"])
+
+
+def test_the_command_never_overwrites_another_table(table, tmp_path, capsys):
+    from metaprune.cli.main import main
+
+    out = tmp_path / "latency.json"
+    table.save(out)  # of ResNet-20, batch BATCH
+    before = out.read_bytes()
+    for arguments in (["zoo:resnet8", "--option", "num_classes=10"], ["zoo:resnet20", "--batch", "1"]):
+        assert main(["latency", *arguments, "--out", str(out)]) == 2
+        assert "holds something else" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_a_poor_table_says_so(table):
+    assert table.warning is None
+    other = LatencyTable(table.digest, table.sizes, table.segments, table.grids)
+    other.info = {"error": {"median_relative_error": 0.1, "spearman": 0.7}}
+    assert other.warning is not None and "rank correlation 0.70" in other.warning

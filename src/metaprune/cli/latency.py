@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from metaprune.cli.common import console, traced
 from metaprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metaprune.network import Network
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Latency:
         if self.out.is_dir() or self.out.suffix != ".json":
             raise ConfigError(f"--out {self.out} is no JSON file: give a name such as latency.json")
         inputs, network = traced(self.model, self.option, self.weights, self.input_shape, self.device, self.seed)
+        self._require_free(network)
         out = console()
         table = build_table(
             network,
@@ -76,7 +80,23 @@ class Latency:
             f"rank correlation {error['spearman']:.3f}",
             f"interpolation: segments at unmeasured widths are off by "
             f"{100 * between['time_weighted_relative_error_of_segments']:.1f}% of their time",
+            *(() if table.warning is None else (f"warning: {table.warning}",)),
             f"{self.out}",
         ):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
         return 0
+
+    def _require_free(self, network: Network) -> None:
+        """A table is only replaced by one of the same network, batch size and runtime."""
+        from metaprune.latency import LatencyTable
+
+        if not self.out.exists():
+            return
+        try:
+            there = LatencyTable.load(self.out)
+            there.check(network)
+            same = (there.info["batch"], there.info["runtime"]) == (self.batch, self.runtime)
+        except ConfigError:
+            same = False
+        if not same:
+            raise ConfigError(f"{self.out} is there and holds something else: give --out another name, or delete it")

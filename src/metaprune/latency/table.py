@@ -17,6 +17,7 @@ from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values, s
 from metaprune.network import Network
 
 FORMAT, VERSION = "metaprune latency table", 1
+_POOR_ERROR, _POOR_RANK = 0.15, 0.9
 
 
 class LatencyTable:
@@ -95,6 +96,16 @@ class LatencyTable:
                 f"the latency table was made for other operators or sizes of input ({self.info['inputs']}): "
                 f"{', '.join(other.nodes)} is not what was measured. {advice}, with this network's --input-shape"
             )
+
+    @property
+    def warning(self) -> str | None:
+        """What is to be said of a table whose predictions are far off; None of a good one."""
+        error = self.info.get("error", {})
+        median, rank = error.get("median_relative_error", 0.0), error.get("spearman", 1.0)
+        if median <= _POOR_ERROR and rank >= _POOR_RANK:
+            return None
+        found = f"off by {median:.0%} in the median, rank correlation {rank:.2f}"
+        return f"the latency table is {found}: measure it anew, on an idle machine"
 
     # ------------------------------------------------------------------------------------------ file
 
