@@ -180,13 +180,14 @@ def _recovered(
         ).to_dict()  # fmt: skip
 
 
-def _effort(pruned: Pruned, how: RecoverConfig, history: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """Samples of recovery's epochs, and MACs: forward and backward (3 x), in distillation the teacher's forward."""
+def _effort(pruned: Pruned, how: RecoverConfig, history: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Kind of recovery, samples of its epochs, and MACs: forward and backward (3 x), in distillation the teacher's."""
     if history is None:
         return None
     samples = sum(round(row["samples_per_s"] * row["seconds"]) for row in history["rows"])
     teacher = float(pruned.network.cost().macs) if how.kind == "distil" else 0.0
-    return {"samples": samples, "macs": samples * (3 * float(pruned.network.cost(pruned.plan).macs) + teacher)}
+    each = 3 * float(pruned.network.cost(pruned.plan).macs) + teacher
+    return {"kind": how.kind, "samples": samples, "macs": samples * each}
 
 
 def _initialiser(pruned: Pruned, masks: Mapping[str, torch.Tensor], rng: Rng) -> Initialise | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -153,6 +154,12 @@ class PruningNet:
             raise ConfigError(
                 "inherit=True hands over weights, which recover='scratch' throws away: take finetune or distil, or "
                 "leave inherit out"
+            )
+        if kind in ("finetune", "distil") and not self.inherit:
+            warnings.warn(
+                f"recover={kind!r} goes on from the given network's cut weights, which the search never scored; "
+                "'scratch' is the paper's, inherit=True hands over the PruningNet's",
+                stacklevel=4,
             )
         if kind == "auto":
             return "none" if self.inherit else "scratch"
