@@ -201,13 +201,13 @@ def budget_rows(record: Record) -> list[BudgetRow]:
         if limit is None:
             continue
         text = METRIC_TEXT.get(metric, quantity)
-        reached = _both(record, metric)[1]
+        reached = measured = _both(record, metric)[1]
         predicted = finite(((record.get("cost") or {}).get("after") or {}).get("latency_ms"))
         if metric == "latency_ms" and predicted is not None:  # what is bounded is what the latency table says
             reached = predicted
         # bounds are floats of a share: one part in 10^9 is rounding, not a violation
         met = None if reached is None else reached <= limit * (1 + 1e-9)
-        said, measured = text(reached), _both(record, metric)[1]
+        said = text(reached)
         if metric == "latency_ms" and predicted is not None:
             said += " predicted by the table" + ("" if measured is None else f" ({text(measured)} measured)")
         rows.append(BudgetRow(METRIC_NAMES.get(metric, metric), str(asked.get(metric, "")), text(limit), said, met))

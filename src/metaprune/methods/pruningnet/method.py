@@ -141,7 +141,7 @@ class PruningNet:
     def require_feasible(self, task: Task, budget: Budget) -> None:
         """See `metaprune.methods.base.require_feasible`: the grid decides what can be reached."""
         require_table(budget, task.network.cost_model())
-        codec = self._codec(task, Rng(0))
+        codec = Codec(task.network.space, task.constraints, self.grid)  # widths alone: which channels stay is no matter
         BudgetSampler(codec, task.network.cost_model(), budget.bounds(task.network.cost()), self.search.tolerance)
 
     def recovery(self, kind: RecoverKind) -> RecoverKind:
