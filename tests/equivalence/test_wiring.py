@@ -12,6 +12,7 @@ from metaprune.methods.metagraph.metanet import Graph, Metanet, MetanetConfig, _
 from metaprune.methods.metagraph.wire import _taps
 from metaprune.models import create
 from metaprune.network import trace
+from metaprune.surgery import cut
 from metaprune.testing.networks import TOYS, toy
 from metaprune.testing.oracles import perturb, random_plan
 
@@ -103,6 +104,44 @@ def test_a_vision_transformers_counts_add_up():
     assert list(wiring.uncovered) in ([], ["pos_embed"])
 
 
+@pytest.mark.parametrize("pixels", [16, 32, 64])
+def test_a_map_as_wide_as_a_layer_is_no_layer(pixels):
+    """Option A's shortcuts slice maps of 16 to 64 pixels, as many as there are channels."""
+    wiring = wire(trace(create("zoo:resnet20"), torch.zeros(1, 3, pixels, pixels)))
+    assert wiring.counts()["edges"]["identity"] == 16 * 4 + 32 * 3 + 64 * 2
+    assert wiring.counts()["nodes"]["input"] == 3
+
+
+@pytest.mark.parametrize("tokens", [16, 17])
+def test_as_many_tokens_as_channels(tokens):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mlp, self.head = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 10)
+
+        def forward(self, x):
+            return self.head(self.mlp(self.embed(x)[:, 1:]).relu().mean(1))
+
+    wiring = wire(trace(Model(), torch.zeros(1, tokens, 8)))
+    assert wiring.nodes == 8 + 16 + 12 + 10
+    assert wiring.counts()["edges"] == {"linear": 8 * 16 + 16 * 12 + 12 * 10}
+
+
+@pytest.mark.parametrize(("name", "shape"), [("resnet20", (3, 32, 32)), ("vit_micro", (1, 28, 28))])
+def test_a_cut_networks_graph_is_the_graph_at_its_plan(name, shape):
+    args = (torch.randn(2, *shape, dtype=torch.float64),)
+    network, wiring, tensors = doubled(create(f"zoo:{name}", num_classes=10), args)
+    plan = random_plan(network.space, 0.5, seed=0)
+    alive = network.survivors(plan)
+    small = trace(cut(network, plan).model.eval(), args)
+    own, at = wire(small), wiring.at(alive)
+    assert (own.nodes, own.counts()["edges"]) == (at.nodes, at.counts()["edges"])
+    metanet = rewriter()
+    ours = network.sliced(alive, tensors=rewrite(metanet, at, tensors))
+    theirs = rewrite(metanet, own, {n: t.detach() for n, t in small.tensors.items()})
+    assert distance(theirs, dict(ours)) < 1e-9
+
+
 # ---------------------------------------------------------------------------------------------------- equivariance
 
 
@@ -140,15 +179,20 @@ def doubled(model, args):
 
 @pytest.mark.parametrize("form", ["gated", "paper"])
 @pytest.mark.parametrize(
-    "name", ["residual", "concat", "grouped", "flatten", "shuffle", "packed_qkv", "squeeze_excite"]
+    "name",
+    ["residual", "concat", "grouped", "flatten", "shuffle", "packed_qkv", "squeeze_excite", "resnet20", "vit_micro"],
 )
 def test_permuting_any_group_permutes_the_rewrite(name, form):
-    example = toy(name)
-    network, wiring, tensors = doubled(example.model, example.args)
+    if name in TOYS:
+        example = toy(name)
+        model, args = example.model, example.args
+    else:
+        model, args, _ = build(name)
+    network, wiring, tensors = doubled(model, args)
     metanet = rewriter(form)
     new = rewrite(metanet, wiring, tensors)
     assert distance(new, tensors) > 1e-3
-    for group in network.space:
+    for group in list(network.space)[:: max(1, len(network.space) // 6)]:
         order = np.random.default_rng(0).permutation(group.width)
         other = permuted(network, tensors, group, order)
         before, after = (
@@ -241,7 +285,10 @@ def test_occurrences_and_places():
     assert places(np.array([7, 9]), [np.array([9]), np.array([7])]).tolist() == [1, 0]
     assert places(np.array([4, 4, 5, 5]), [np.array([4, 5])]).tolist() == [0, 0, 1, 1]  # a flattened map
     assert places(np.array([8]), [np.array([4, 5])]).tolist() == [-1]
-    assert places(np.array([-1, -2, -3, -4]), [np.array([-1, -2])]).tolist() == [0, 0, 1, 1]  # all locked
+    locked = np.array([-1, -2, -3, -4])
+    assert places(locked, [np.array([-1, -2])], flattened=True).tolist() == [0, 0, 1, 1]
+    assert places(locked, [np.array([-1, -2])]).tolist() == [-1] * 4  # a sum of 2 and 4 channels: who knows which
+    assert places(locked, [np.array([1, 2, 3, 4])]).tolist() == [-1] * 4  # pixels or tokens, as many as channels
     assert places(np.array([-1, -2, -3]), [np.array([-1]), np.array([-1, -2])]).tolist() == [0, 1, 2]  # end to end
     assert places(np.array([], dtype=np.int64), [np.array([1])]).tolist() == []
 

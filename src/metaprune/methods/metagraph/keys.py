@@ -40,15 +40,16 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def places(wanted: np.ndarray, offered: Sequence[np.ndarray]) -> np.ndarray:
+def places(wanted: np.ndarray, offered: Sequence[np.ndarray], flattened: bool = False) -> np.ndarray:
     """Positions of `wanted` keys in the concatenation of `offered` ones; -1 where there is none.
 
     The last offer that has a key wins. A key that is wanted more often than it is offered (a flattened feature map) has
-    its occurrences shared out in order. Locked rows have no name but their number, see `_locked_places`.
+    its occurrences shared out in order. Locked rows have no name but their number, see `_locked_places`; `flattened`:
+    they may be those of a flattened feature map.
     """
     starts = np.cumsum([0, *(len(keys) for keys in offered)])
     if len(wanted) and (wanted < 0).all():
-        return _locked_places(len(wanted), offered, starts)
+        return _locked_places(len(wanted), offered, starts, flattened)
     found = np.full(len(wanted), -1, dtype=np.int64)
     for keys, start in zip(offered, starts, strict=False):
         here = _places_in(wanted, keys)
@@ -56,18 +57,22 @@ def places(wanted: np.ndarray, offered: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
-def _locked_places(n: int, offered: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:
-    """All locked: the last offer of as many locked rows, or all offers end to end, or one that divides them."""
-    total = int(starts[-1])
-    same = [i for i, keys in enumerate(offered) if len(keys) == n and (keys < 0).all()]
+def _locked_places(n: int, offered: Sequence[np.ndarray], starts: np.ndarray, flattened: bool) -> np.ndarray:
+    """All locked: the last offer of as many locked rows, or all offers end to end, or, flattened, what divides them."""
+    locked = [bool((keys < 0).all()) for keys in offered]
+    same = [i for i, keys in enumerate(offered) if locked[i] and len(keys) == n]
     if same:
         return starts[same[-1]] + np.arange(n)
+    total = int(starts[-1]) if all(locked) else 0
     if total == n:
         return np.arange(n)
-    parts = [i for i, keys in enumerate(offered) if len(keys) and n % len(keys) == 0 and (keys < 0).all()]
-    if parts:
-        return starts[parts[-1]] + np.arange(n) // (n // len(offered[parts[-1]]))
-    return np.arange(n) // (n // total) if total and n % total == 0 else np.full(n, -1, dtype=np.int64)
+    if flattened:
+        divides = [i for i, keys in enumerate(offered) if locked[i] and len(keys) and n % len(keys) == 0]
+        if divides:
+            return starts[divides[-1]] + np.arange(n) // (n // len(offered[divides[-1]]))
+        if total and n % total == 0:
+            return np.arange(n) // (n // total)
+    return np.full(n, -1, dtype=np.int64)
 
 
 def _places_in(wanted: np.ndarray, keys: np.ndarray) -> np.ndarray:

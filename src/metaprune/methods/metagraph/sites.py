@@ -65,9 +65,9 @@ class Sites:
     def nodes_of(self, part: int) -> Tensor:
         return torch.from_numpy(self.parts[part].nodes)
 
-    def found(self, parts: Sequence[int], keys: np.ndarray) -> np.ndarray:
-        """Node of every key among the parts, or -1."""
-        at = places(keys, [self.parts[i].keys for i in parts])
+    def found(self, parts: Sequence[int], keys: np.ndarray, flattened: bool = False) -> np.ndarray:
+        """Node of every key among the parts, or -1; see `places`."""
+        at = places(keys, [self.parts[i].keys for i in parts], flattened)
         nodes = np.concatenate([self.parts[i].nodes for i in parts] or [np.empty(0, dtype=np.int64)])
         return np.where(at >= 0, nodes[at], -1) if len(nodes) else at
 

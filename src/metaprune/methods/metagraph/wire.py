@@ -162,7 +162,7 @@ class _Builder(Sites):
         """Parts of the channels: packed queries, keys, values, halves of a gated layer; None for other dimensions."""
         x = next(iter(bound.values()))
         value, shape, dim = self.values[x], self._shape(x), bound["dim"]
-        if not value.parts or shape is None:
+        if not value.parts or shape is None or not self._holds_channels(x, dim % len(shape)):
             return None
         found = self.found(value.parts, self.keys.of(self._label(x, dim), shape[dim]))
         if (found < 0).any() or len(np.unique(found)) < len(found):
@@ -209,7 +209,7 @@ class _Builder(Sites):
         shape = self._shape(x)
         assert shape is not None
         dim = len(shape) - spatial - 1
-        return self._nodes(x, dim, shape[dim])
+        return self._nodes(x, dim, shape[dim], flattened=not spatial)
 
     def _operands(self, name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(data, weight, bias)."""
@@ -343,16 +343,20 @@ class _Builder(Sites):
         labelled = [d for d in range(1, len(shape)) if self._label(node, d) is not None]
         return labelled[0] if labelled else min(1, len(shape) - 1) if len(shape) != 3 else 2
 
+    def _holds_channels(self, node: fx.Node, dim: int) -> bool:
+        """Pixels and tokens have no labels, as locked channels have none, and may be as many."""
+        return self._label(node, dim) is not None or dim == self._channel_dim(node)
+
     def _vector(self, node: fx.Node, kind: str, constant: Constant, parts: Sequence[int]) -> None:
         """A parameter that meets the data: the dimension that is a site's channels makes it an attribute."""
         out, p = self._shape(node), constant.positions
         if out is None or p.dim() > len(out):
             return
         for dim in range(p.dim()):
-            label = self._label(node, len(out) - p.dim() + dim)
-            if p.shape[dim] == 1 or p.shape[dim] != out[len(out) - p.dim() + dim]:
+            there = len(out) - p.dim() + dim
+            if p.shape[dim] == 1 or p.shape[dim] != out[there] or not self._holds_channels(node, there):
                 continue
-            found = self.found(parts, self.keys.of(label, p.shape[dim]))
+            found = self.found(parts, self.keys.of(self._label(node, there), p.shape[dim]))
             if (found >= 0).all() and len(np.unique(found)) == len(found):
                 rows = p.movedim(dim, 0).reshape(p.shape[dim], -1)
                 self._attribute(kind, constant, parts[-1], rows, torch.from_numpy(found))
@@ -360,10 +364,10 @@ class _Builder(Sites):
 
     # ------------------------------------------------------------------------------------------ sites
 
-    def _nodes(self, x: fx.Node, dim: int, n: int) -> Tensor:
+    def _nodes(self, x: fx.Node, dim: int, n: int, flattened: bool) -> Tensor:
         """Nodes of the channels of `x`; what comes from nowhere (the network's input) gets nodes of its own."""
         value, final = self.values[x], self._label(x, dim)
-        found = self.found(value.parts, self.keys.of(final, n))
+        found = self.found(value.parts, self.keys.of(final, n), flattened)
         if (found < 0).any():
             missing = np.flatnonzero(found < 0)
             rest = None if final is None else final[missing]
