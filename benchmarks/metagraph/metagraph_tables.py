@@ -11,6 +11,7 @@ from typing import Any
 from metaprune.methods.metagraph.pruner import area
 
 HERE = Path(__file__).parent
+ITSELF, CHOSEN_ON = 1000, 1001  # seeds: of the network that data models came from; that learning rates were chosen on
 
 
 def _rows() -> dict[str, Any]:
@@ -18,12 +19,16 @@ def _rows() -> dict[str, Any]:
 
 
 def _split(rows: dict[str, Any]) -> list[tuple[str, str, int, str, str, tuple[float, float], dict]]:
-    """(variant, network, seed, arm, share, (epochs, learning rate), row) of every pruned network."""
+    """(variant, network, seed, arm, share, (epochs, learning rate), row) of every pruned network.
+
+    The network that data models came from is one of its own, "... itself".
+    """
     found = []
     for key, row in rows.items():
         if not key.startswith("meta-training/") and not key.endswith("/masks"):
             variant, network, seed, arm, share, epochs = key.split("/")
             rate = epochs.partition(" at ")[2] or 0.01
+            network += " itself" if int(seed) == ITSELF else ""
             found.append((variant, network, int(seed), arm, share, (float(epochs.split()[0]), float(rate)), row))
     return found
 
@@ -97,15 +102,16 @@ def masks_table() -> str:
     return "\n".join(lines)
 
 
-def tuned_rows() -> dict[tuple[str, str, tuple[float, float], str, str], list[tuple[float, float]]]:
+def tuned_rows() -> dict[tuple[str, str, tuple[float, float], str, str], list[tuple[float, float | None]]]:
     """(network, share, (epochs, learning rate), arm, variant) -> accuracy and that right after the cut, of every seed.
 
-    Seeds from 1000 on are those that learning rates were chosen on.
+    The latter is None where BatchNorm was not re-estimated.
     """
-    cells: dict[tuple, list[tuple[float, float]]] = defaultdict(list)
+    cells: dict[tuple, list[tuple[float, float | None]]] = defaultdict(list)
     for variant, network, seed, arm, share, epochs, row in _split(_rows()):
-        if epochs[0] and seed < 1000:
-            cells[network, share, epochs, arm, variant].append((100 * row["accuracy"], 100 * row["cut"]))
+        if epochs[0] and seed != CHOSEN_ON:
+            cut = None if row["cut"] is None else 100 * row["cut"]
+            cells[network, share, epochs, arm, variant].append((100 * row["accuracy"], cut))
     return cells
 
 
@@ -113,7 +119,7 @@ def rates_table() -> str:
     """Test accuracy of one seed, which no other table uses, by the learning rate of the fine-tuning."""
     cells: dict[tuple, dict[float, float]] = defaultdict(dict)
     for variant, network, seed, arm, share, epochs, row in _split(_rows()):
-        if epochs[0] and seed >= 1000:
+        if epochs[0] and seed == CHOSEN_ON:
             cells[network, share, epochs[0], arm, variant][epochs[1]] = 100 * row["accuracy"]
     if not cells:
         return "Not run yet."
@@ -143,9 +149,10 @@ def tuned_table() -> str:
     ):
         values = [a for a, _ in found]
         spread = f"{statistics.mean(values):.2f}% ({min(values):.2f} to {max(values):.2f})"
-        cut = statistics.mean(c for _, c in found)
+        cuts = [c for _, c in found if c is not None]
+        cut = f"{statistics.mean(cuts):.1f}%" if cuts else ""
         how = f"{network} | {share} | {epochs:g} | {rate:g} | {arm} | {variant}"
-        lines.append(f"| {how} | {spread} | {cut:.1f}% | {len(found)} |")
+        lines.append(f"| {how} | {spread} | {cut} | {len(found)} |")
     return "\n".join(lines)
 
 

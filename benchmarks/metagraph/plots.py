@@ -19,36 +19,38 @@ from metaprune.report.plots import style
 Curves = dict[str, list[tuple[float, list[float]]]]  # label -> (MACs in percent, accuracies of the seeds)
 
 
-def curves(network: str) -> tuple[Curves, Curves]:
-    """Right after the cut, and after fine-tuning at the learning rate that did best at each share of the MACs."""
+def curves(network: str, epochs: float) -> tuple[Curves, Curves]:
+    """Right after the cut, and after fine-tuning at the rate that most seeds have: it was chosen on another."""
     cut: Curves = {
         f"{arm} ({variant})": [(float(share[:-1]), [a for _, a in seeds]) for share, seeds in found.items()]
         for (name, arm, variant), found in cut_rows().items()
         if name == network
     }
-    best: dict[str, dict[float, list[float]]] = defaultdict(dict)
-    for (name, share, _, arm, variant), found in tuned_rows().items():
-        values, at = [a for a, _ in found], best[f"{arm} ({variant})"]
-        if name == network and statistics.mean(values) > statistics.mean(at.get(float(share[:-1]), [0.0])):
-            at[float(share[:-1])] = values
-    return cut, {label: list(found.items()) for label, found in best.items() if found}
+    tuned: dict[str, dict[float, list[float]]] = defaultdict(dict)
+    for (name, share, (trained, _), arm, variant), found in tuned_rows().items():
+        at = tuned[f"{arm} ({variant})"]
+        if name == network and trained == epochs and len(found) > len(at.get(float(share[:-1]), ())):
+            at[float(share[:-1])] = [a for a, _ in found]
+    return cut, {label: list(found.items()) for label, found in tuned.items() if found}
 
 
-def figure(network: str) -> go.Figure:
-    made = make_subplots(1, 2, subplot_titles=("right after the cut", "after fine-tuning"))
-    for column, found in enumerate(curves(network), start=1):
+def figure(network: str, epochs: float = 2) -> go.Figure:
+    made = make_subplots(1, 2, subplot_titles=("right after the cut", f"after {epochs:g} epochs of fine-tuning"))
+    seen: set[str] = set()
+    for column, found in enumerate(curves(network, epochs), start=1):
         for label, points in sorted(found.items()):
             ordered = sorted(points)
             means = [statistics.mean(v) for _, v in ordered]
             line = {"width": 4 if label.startswith("metanetwork (") else 1.5}
             made.add_scatter(
-                x=[x for x, _ in ordered], y=means, name=label, legendgroup=label, showlegend=column == 1,
+                x=[x for x, _ in ordered], y=means, name=label, legendgroup=label, showlegend=label not in seen,
                 mode="lines+markers", line=line, row=1, col=column,
                 error_y={
                     "symmetric": False, "array": [max(v) - m for (_, v), m in zip(ordered, means, strict=True)],
                     "arrayminus": [m - min(v) for (_, v), m in zip(ordered, means, strict=True)],
                 },
             )  # fmt: skip
+            seen.add(label)
     style(made, height=560, showlegend=True)
     made.update_layout(title=f"{network}: test accuracy, mean and range over seeds")
     made.update_xaxes(title_text="MACs left", ticksuffix="%")
@@ -58,10 +60,12 @@ def figure(network: str) -> go.Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="resnet20")
+    networks = sorted({key[0] for key in (*cut_rows(), *tuned_rows())})
+    parser.add_argument("--network", default="resnet20", choices=networks)
+    parser.add_argument("--epochs", type=float, default=2, help="of fine-tuning")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    figure(options.network).write_html(options.out, include_plotlyjs=True)
+    figure(options.network, options.epochs).write_html(options.out, include_plotlyjs=True)
     print(options.out)
 
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -34,7 +34,7 @@ from metaprune.data import Data, load_data
 from metaprune.files import write_json, write_tensors
 from metaprune.methods import create_method
 from metaprune.methods.artifact import INFO, Artifact
-from metaprune.methods.base import Task
+from metaprune.methods.base import Method, Task
 from metaprune.methods.metagraph import MetaGraph
 from metaprune.methods.metagraph.data_models import DataModelConfig
 from metaprune.methods.metagraph.meta import MetaConfig
@@ -43,33 +43,45 @@ from metaprune.models import create
 from metaprune.recover.config import RecoverConfig
 from metaprune.rng import Rng
 from metaprune.train.loop import train
+from metaprune.values import Proposal
 
 IMAGES, TESTED = 10_000, 2_000
 JPEG, GREY = "npz:{folder}/cifar10_jpeg.npz", "builtin:fashion-mnist"
 LIGHT = mp.TrainConfig(epochs=1, lr=0.01, batch_size=128, channels_last=True)
+ADAM = mp.TrainConfig(epochs=1, lr=5e-4, batch_size=64, optimizer="adamw", weight_decay=0.05)
 
 
 @dataclass(frozen=True)
 class Target:
-    """epochs: of training from scratch; 0: trained weights are in the folder, and get one epoch on the JPEG images."""
+    """epochs: of training from scratch; 0: trained weights are in the folder, and get one epoch on the JPEG images.
+
+    light: how data models are trained, and the fine-tuning but for its epochs and learning rate.
+    """
 
     spec: str
     data: str = JPEG
     epochs: int = 0
     lr: float = 0.1
+    light: mp.TrainConfig = LIGHT
     options: dict[str, Any] = field(default_factory=dict)
 
 
 TARGETS = {
     "resnet20": Target("zoo:resnet20"),
+    "resnet20 trained here": Target("zoo:resnet20", epochs=8),
     "resnet32": Target("zoo:resnet32"),
     "resnet56": Target("zoo:resnet56"),
     "vgg19 x0.25": Target("zoo:vgg19_bn", epochs=8, options={"width": 0.25}),
     "resnet8 fashion-mnist": Target("zoo:resnet8", GREY, epochs=3),
-    "vit fashion-mnist": Target("zoo:vit_micro", GREY, epochs=8, lr=0.03),
+    "vit fashion-mnist": Target("zoo:vit_micro", GREY, epochs=10, lr=2e-3, light=ADAM),
 }
 DATA_MODELS = DataModelConfig(train=LIGHT)
+FROM_SCRATCH = DataModelConfig(count=10, scratch=LIGHT)  # the paper's; trained as the target is, see `Study.artifact`
 SHORT = MetaConfig(steps=300)
+PAPERS = MetaGraph(
+    data_models=DATA_MODELS, metanet=MetanetConfig(form="paper", keep_norms=False),
+    meta=MetaConfig(objective="sparsity", shrinkage=1.0),
+)  # fmt: skip
 VARIANTS: dict[str, MetaGraph] = {
     "cut": MetaGraph(data_models=DATA_MODELS),
     "cut, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=SHORT),
@@ -78,9 +90,14 @@ VARIANTS: dict[str, MetaGraph] = {
     ),
     "tuned, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, tune_steps=8)),
     "cut, by L2": MetaGraph(data_models=DATA_MODELS, criterion_options={"p": 2}),
-    "sparsity (paper's objective and form), 300 steps": MetaGraph(
-        data_models=DATA_MODELS, metanet=MetanetConfig(form="paper", keep_norms=False),
-        meta=dataclasses.replace(SHORT, objective="sparsity", shrinkage=1.0),
+    "cut, 300 steps, same share of every group": MetaGraph(
+        data_models=DATA_MODELS, meta=SHORT, criterion_options={"p": 1, "scope": "local"}
+    ),
+    "cut, 300 steps, data models from scratch": MetaGraph(data_models=FROM_SCRATCH, meta=SHORT),
+    "cut, data models from scratch": MetaGraph(data_models=FROM_SCRATCH),
+    "sparsity (paper's objective and form)": PAPERS,
+    "sparsity (paper's objective and form), 300 steps": dataclasses.replace(
+        PAPERS, meta=dataclasses.replace(PAPERS.meta, steps=SHORT.steps)
     ),
 }  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
@@ -97,6 +114,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 TUNED_ARMS: dict[str, dict[str, Any]] = {
     **ARMS,
+    "metanetwork's structure, weights of before": {"structure_only": True},
     "metanetwork, tuned between": {"between": True},
     "no rewrite, tuned between": {"rewrite": "none", "between": True},
     **{
@@ -110,6 +128,18 @@ TUNED_ARMS: dict[str, dict[str, Any]] = {
 PLAIN = ("uniform", "random")  # methods of these names, without a metanetwork
 SHARES = ("70%", "50%", "30%")
 MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured", "10%"))  # pattern, nonzero at most
+
+
+@dataclass(frozen=True)
+class StructureOnly:
+    """What a method keeps, with the weights as they were: how much of its gain is the structure's."""
+
+    inner: MetaGraph
+    name: ClassVar[str] = MetaGraph.name
+    needs_data: ClassVar[bool] = True
+
+    def propose(self, task: Task, budget: mp.Budget, rng: Rng) -> Proposal:
+        return dataclasses.replace(self.inner.propose(task, budget, rng), weights=None)
 
 
 class Study:
@@ -147,7 +177,7 @@ class Study:
         with Rng(seed).child("model").torch_global():
             model = create(target.spec, weights=weights and str(weights), **target.options)
         if not place.exists():
-            how = dataclasses.replace(LIGHT, epochs=target.epochs, lr=target.lr) if target.epochs else LIGHT
+            how = dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr) if target.epochs else LIGHT
             train(model, data, how, rng=Rng(seed).child("dense"), progress=False)
             write_tensors(place, model.state_dict())
         return model
@@ -165,7 +195,10 @@ class Study:
                     Task(mp.trace(self.network(one, 1000), self.example(one)), self.data(one), folder=place)
                     for one in name.split("+")
                 ]
-                VARIANTS[variant].fit(tasks, Rng(0)).save(place)
+                target, given = TARGETS[name.split("+")[0]], VARIANTS[variant].data_models
+                scratch = given.scratch and dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr)
+                how = dataclasses.replace(given, train=scratch or target.light, scratch=scratch)
+                dataclasses.replace(VARIANTS[variant], data_models=how).fit(tasks, Rng(0)).save(place)
             found = self.artifacts[label] = Artifact.load(place, MetaGraph.name)
             history = found.info["history"]["evaluations"]
             self.once(f"meta-training/{label}", lambda: {"evaluations": history, "phases": found.info["stages"]})
@@ -173,13 +206,16 @@ class Study:
 
     def arm(
         self, variant: str, source: str, arm: str, how: mp.TrainConfig, **more: Any
-    ) -> tuple[MetaGraph, mp.TrainConfig]:
+    ) -> tuple[Method, mp.TrainConfig]:
         """The method, and the fine-tuning that is left for after the cut."""
         options = TUNED_ARMS[arm] | more
         if options.pop("between", False):
             how = options["finetune"] = dataclasses.replace(how, epochs=how.epochs / 2)
+        structure_only = options.pop("structure_only", False)
         method = dataclasses.replace(VARIANTS[variant], **options)
-        return (method if alone(arm) else method.restore(self.artifact(variant, source))), how
+        if not alone(arm):
+            method = method.restore(self.artifact(variant, source))
+        return (StructureOnly(method) if structure_only else method), how
 
     def masked(self, variant: str, source: str, name: str, seed: int, arm: str, pattern: str, share: str) -> None:
         def pruned() -> dict[str, Any]:
@@ -197,20 +233,21 @@ class Study:
         self, variant: str, source: str, name: str, seed: int, arm: str, share: str, epochs: float, lr: float
     ) -> None:
         def pruned() -> dict[str, Any]:
-            how = dataclasses.replace(LIGHT, epochs=epochs or 1, lr=lr)
+            how = dataclasses.replace(TARGETS[name].light, epochs=epochs or 1, lr=lr)
             if arm in PLAIN:
-                method = create_method(arm)
-            else:
-                method, how = self.arm(variant, source, arm, how)
-            recover = RecoverConfig(kind="finetune", train=how) if epochs else None
+                method, untrained = create_method(arm), RecoverConfig(kind="bn")
+            else:  # re-estimates BatchNorm itself
+                (method, how), untrained = self.arm(variant, source, arm, how), None
+            recover = RecoverConfig(kind="finetune", train=how) if epochs else untrained
             result = mp.prune(
                 self.network(name, seed), self.example(name), budget={"macs": share}, method=method,
                 data=self.data(name), recover=recover, seed=seed, progress=False,
             )  # fmt: skip
             quality, found = result.record["quality"], result.record["method_details"].get("metagraph", {})
+            accuracy = quality["recovered" if recover else "cut"]["accuracy"]
+            cut = quality["cut"]["accuracy"] if untrained is None else None if epochs else accuracy
             return {
-                "dense": quality["dense"]["accuracy"], "cut": quality["cut"]["accuracy"],
-                "accuracy": quality["recovered" if epochs else "cut"]["accuracy"],
+                "dense": quality["dense"]["accuracy"], "cut": cut, "accuracy": accuracy,
                 "macs": result.record["cost"]["after"]["macs"] / result.record["cost"]["before"]["macs"],
                 "strength": found.get("strength"),
             }  # fmt: skip

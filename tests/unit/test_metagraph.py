@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metaprune.data import Data, TensorSplit
-from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
+from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, NoEffectWarning, WeightsError
 from metaprune.methods.artifact import Artifact
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph import MetaGraph, wire
@@ -282,7 +282,7 @@ def test_one_artifact_serves_other_networks():
 
 
 def test_every_step_is_in_the_record():
-    method = dataclasses.replace(QUICK, initial=0.9, finetune=TUNE)
+    method = dataclasses.replace(QUICK, initial=0.9, initial_finetune=TUNE, finetune=TUNE)
     task = task_of()
     found = method.propose(task, Budget(macs="50%"), Rng(0))
     steps = found.details["metagraph"]["steps"]
@@ -293,9 +293,33 @@ def test_every_step_is_in_the_record():
     assert steps[0]["macs"] == 1
     assert steps[2]["macs"] <= 0.9
     assert steps[-1]["macs"] <= 0.5
+    assert all(s["nonzero"] <= s["params"] <= 1 for s in steps)
     assert 0.5 < found.details["metagraph"]["strength"] < 1
     judged = accuracy(Structure(task.network, found.weights, found.plan), [*task.data.val.batches(32)])
     assert judged == pytest.approx(steps[-1]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"rewrite": "none"}, ["start", "no rewrite", "pruning"]),
+        ({"rewrite": "none", "initial": 0.9, "initial_finetune": TUNE},
+         ["start", "initial pruning", "fine-tuning after initial pruning", "no rewrite", "pruning"]),
+        ({"rewrite": "none", "initial": 0.9, "finetune": TUNE},
+         ["start", "initial pruning", "no rewrite", "fine-tuning after no rewrite", "pruning"]),
+        ({"rewrite": "none", "pattern": "2:4"}, ["start", "no rewrite", "masking"]),
+    ],
+)  # fmt: skip
+def test_any_step_can_be_left_out(options, expected):
+    budget = Budget(nonzero="60%") if "pattern" in options else Budget(macs="50%")
+    details = dataclasses.replace(QUICK, **options).propose(task_of(), budget, Rng(0)).details["metagraph"]
+    assert [s["step"] for s in details["steps"]] == expected
+    assert details["steps"][-1]["nonzero"] <= 0.6 or "pattern" not in options
+
+
+def test_an_initial_pruning_below_the_budget_is_said():
+    with pytest.warns(NoEffectWarning, match="nothing is cut after the rewrite"):
+        dataclasses.replace(QUICK, rewrite="none", initial=0.3).propose(task_of(), Budget(macs="60%"), Rng(0))
 
 
 def test_controls_move_as_far_as_the_metanetwork():
@@ -350,6 +374,7 @@ def test_bad_options_are_refused():
         ({"rewrite": "sparse"}, "finetune"),
         ({"rewrite": "sparse", "finetune": TUNE, "initial": 0.9}, "leave initial at 1"),
         ({"initial": 0.0}, "initial"),
+        ({"initial_finetune": TUNE}, "set initial below 1"),
         ({"strength": 2.0}, "strength"),
         ({"data_models": DataModelConfig(count=1)}, "count"),
         ({"data_models": DataModelConfig(shares=(0.9, 0.5))}, "shares"),

@@ -10,6 +10,7 @@ from torch import nn
 from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph import wire
+from metaprune.methods.metagraph.data_models import data_models
 from metaprune.methods.metagraph.metanet import Graph
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import some_batches
@@ -30,8 +31,6 @@ def test_what_the_initial_pruning_dropped_stays_dropped(initial):
 
 def test_data_models_of_something_else_are_made_anew(tmp_path):
     def made(method, folder):
-        from metaprune.methods.metagraph.data_models import data_models
-
         return data_models([task_of(folder=folder)], method.data_models, method.ranking, Rng(0), False)
 
     first = made(QUICK, tmp_path)
@@ -42,6 +41,16 @@ def test_data_models_of_something_else_are_made_anew(tmp_path):
     assert any(m.plan.keep for m in first)
     assert not any(m.plan.keep for m in made(whole, tmp_path))
     assert not (tmp_path / "checkpoints" / "data_models" / "0-0" / "light").exists()
+
+
+def test_data_models_from_scratch_share_nothing_with_the_task():
+    config = dataclasses.replace(QUICK.data_models, shares=(1.0, 1.0), scratch=QUICK.data_models.train)
+    task = task_of()
+    first, second = data_models([task], config, QUICK.ranking, Rng(0), False)
+    for a, b in ((first.tensors, second.tensors), (first.tensors, task.network.tensors)):
+        weights = [n for n in a if n.endswith("weight") and a[n].dim() > 1]
+        assert weights
+        assert all(torch.cosine_similarity(a[n].flatten(), b[n].flatten(), 0) < 0.5 for n in weights)
 
 
 def test_a_fit_of_another_seed_is_not_taken(tmp_path):
@@ -110,6 +119,61 @@ def test_an_artifact_that_rewrites_nothing_says_so():
     )  # fmt: skip
     with pytest.warns(CollapseWarning, match="rewrites nothing"):
         method.restore(artifact).propose(task_of(), Budget(macs="60%"), Rng(0))
+
+
+def damaged(artifact, how):
+    tensors, info = dict(artifact.tensors), dict(artifact.info)
+    name = next(iter(tensors))
+    if how == "NaN":
+        tensors[name] = torch.full_like(tensors[name], float("nan"))
+    elif how == "sizes":
+        tensors[name] = tensors[name][:1].clone()
+    elif how == "features":
+        info["features"] = []
+    else:
+        del info["options"]
+    return dataclasses.replace(artifact, tensors=tensors, info=info)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [("NaN", "NaN"), ("sizes", "belong together"), ("features", "other node"), ("options", "belong together")],
+)
+def test_a_damaged_artifact_is_refused_before_any_training(how, text):
+    """By `require_feasible`, which runs before a network is trained."""
+    task = task_of()
+    method = QUICK.restore(damaged(QUICK.fit([task], Rng(0)), how))
+    with pytest.raises(ConfigError, match=text):
+        method.require_feasible(task, Budget(macs="60%"))
+    dataclasses.replace(method, rewrite="none").require_feasible(task, Budget(macs="60%"))  # has no use for it
+
+
+def test_a_folder_without_an_artifact_is_refused_before_any_training(tmp_path):
+    with pytest.raises(ConfigError, match="no artifact of metagraph"):
+        dataclasses.replace(QUICK, artifact=str(tmp_path)).require_feasible(task_of(), Budget(macs="60%"))
+
+
+class Rows(nn.Module):
+    """Reads an image row by row; most of its weights are in `mid`."""
+
+    def __init__(self, mid):
+        super().__init__()
+        self.first, self.mid, self.head = nn.Linear(28, 16), mid, nn.Linear(24, 10)
+
+    def forward(self, x):
+        x = self.mid(self.first(x.flatten(1, 2)).relu())
+        return self.head((x[0] if isinstance(x, tuple) else x).mean(1))
+
+
+def test_what_the_graph_cannot_express_is_said():
+    method = QUICK.restore(QUICK.fit([task_of()], Rng(0)))
+    task = task_of(model=Rows(nn.LSTM(16, 24, batch_first=True)).eval())
+    assert wire(task.network).breaks == ("head",)
+    with pytest.warns(UserWarning) as said:
+        method.propose(task, Budget(macs="90%"), Rng(0))
+    texts = [str(w.message) for w in said]
+    assert any("does not hold 85% of the parameters (mid." in t for t in texts)
+    assert any("the channels that are read by head" in t for t in texts)
 
 
 def test_statistics_that_are_not_finite_are_refused():

@@ -42,6 +42,8 @@ class Graph:
             if left
             else "every parameter is in the graph, each element once"
         )
+        if wiring.breaks:
+            say(f"in pieces: no rule follows the channels that are read by {', '.join(wiring.breaks)}")
         if self.out is not None:
             from metaprune.report.metagraph_plots import wiring_figure
 

@@ -25,12 +25,14 @@ class EvaluationRow:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One step of the flow, with accuracy on the validation split and the share of the MACs."""
+    """One step of the flow, with accuracy on the validation split and shares of the whole network's cost."""
 
     name: str
     accuracy: float | None
-    macs: float | None
     seconds: float | None
+    macs: float | None
+    params: float | None
+    nonzero: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,8 @@ def evaluation_rows(record: Record) -> list[EvaluationRow]:
 
 def step_rows(record: Record) -> list[StepRow]:
     rows = [mapping_or_empty(s) for s in list_or_empty(_found(record).get("steps"))]
-    return [
-        StepRow(str(s.get("step") or ""), *(finite(s.get(k)) for k in ("accuracy", "macs", "seconds"))) for s in rows
-    ]
+    numbers = ("accuracy", "seconds", "macs", "params", "nonzero")
+    return [StepRow(str(s.get("step") or ""), *(finite(s.get(k)) for k in numbers)) for s in rows]
 
 
 def norm_rows(record: Record) -> list[NormRow]:
@@ -102,6 +103,9 @@ def fact_rows(record: Record) -> list[FactRow]:
     for step in step_rows(record):
         accuracy = percentage(step.accuracy, 2) if step.accuracy is not None else "not judged"
         parts = [f"{percentage(step.macs, 1)} of MACs"] if step.macs is not None else []
+        parts += [f"{percentage(step.params, 1)} of parameters"] if step.params is not None else []
+        if step.nonzero is not None and step.nonzero != step.params:
+            parts += [f"{percentage(step.nonzero, 1)} not zero"]
         parts += [f"{step.seconds:.1f} s"] if step.seconds is not None else []
         rows.append(FactRow(step.name[:1].upper() + step.name[1:], accuracy, ", ".join(["validation split", *parts])))
     seconds = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("stages"))

@@ -39,12 +39,18 @@ class DataModelConfig:
 
     count: int = 5
     """Data models per task, the last of which judges."""
-    start: str = "trained"
-    """trained: every one starts from the task's own weights; scratch: from a new initialisation (the paper's)."""
+    scratch: TrainConfig | None = None
+    """Training of each from a new initialisation, before the light pruning (the paper's): for networks that were
+    trained independently. None: all start from the task's own weights, for that network and what is fine-tuned from it.
+    """
     shares: tuple[float, float] = (0.7, 1.0)
     """Least and most of the MACs that a data model keeps; odd ones are pruned by the criterion, even ones at random."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.01))
-    """Training after the light pruning (and before it, with start = "scratch")."""
+    """Training after the light pruning."""
+
+    @property
+    def epochs(self) -> float:
+        return self.train.epochs + (0.0 if self.scratch is None else self.scratch.epochs)
 
 
 def data_models(
@@ -80,16 +86,17 @@ def _made(
             return DataModel(task, wiring, tensors, Plan.from_dict(kept["plan"]), kept["seconds"])
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
 
-    def trained(given: Mapping[str, Tensor], plan: Plan, name: str) -> dict[str, Tensor]:
+    def trained(given: Mapping[str, Tensor], plan: Plan, name: str, how: TrainConfig) -> dict[str, Tensor]:
         module = Structure(task.network, given, plan)
         train(
-            module, data, config.train, rng=rng.child(name), progress=progress, label="data model",
+            module, data, how, rng=rng.child(name), progress=progress,
+            label=f"data model {number + 1}/{config.count}, {name}",
             checkpoint_dir=None if place is None else place / name, identity={**identity, "plan": plan.to_dict()},
         )  # fmt: skip
         return module.full_size(given)
 
-    if config.start == "scratch":
-        tensors = trained(_fresh(task.network, rng.child("start")), Plan(), "scratch")
+    if config.scratch is not None:
+        tensors = trained(_fresh(task.network, rng.child("start")), Plan(), "scratch", config.scratch)
     low, high = config.shares
     full = float(task.network.cost().macs)
     macs = full * (low + (high - low) * float(rng.child("share").numpy().uniform()))
@@ -98,7 +105,7 @@ def _made(
         how = criterion if number % 2 else Random()
         here = dataclasses.replace(task, network=task.network.with_tensors(tensors), constraints=Constraints())
         plan = how.propose(here, Budget(macs=max(macs, least_macs(here))), rng.child("plan")).plan
-    tensors = dropped_are_zero(task.network, trained(tensors, plan, "light"), plan)
+    tensors = dropped_are_zero(task.network, trained(tensors, plan, "light", config.train), plan)
     seconds = time.perf_counter() - began
     if place is not None:
         write_tensors(place / "tensors.safetensors", tensors)  # the other file is last: it marks the model as whole

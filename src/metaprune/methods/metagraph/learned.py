@@ -33,18 +33,27 @@ class Learned:
 
 
 def restored(artifact: Artifact, task: Task) -> Learned:
-    """Raises ConfigError for an artefact whose inputs mean something else."""
+    """Raises ConfigError for an artefact whose inputs mean something else, or that is damaged."""
     if artifact.info.get("features") != features():
         raise ConfigError(
             "the artefact was fitted with other node and edge features than this version's: fit it again with "
             "`metaprune fit metagraph RECIPE`"
         )
-    config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
-    with Rng(0).torch_global():  # its initialisation is overwritten, and draws
-        metanet = Metanet(config).to(task.network.program.device)
-    metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
-    meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
-    told = {k: artifact.info[k] for k in ("seconds", "stages", "macs", "history", "options", "graph")}
+    bad = [n for n, t in artifact.tensors.items() if not t.isfinite().all()]
+    if bad:
+        raise ConfigError(f"NaN or infinity in the artefact's {', '.join(bad[:4])}: fit it again")
+    told = {k: artifact.info.get(k) for k in ("seconds", "stages", "macs", "history", "options", "graph")}
+    try:
+        config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
+        meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
+        with Rng(0).torch_global():  # its initialisation is overwritten, and draws
+            metanet = Metanet(config).to(task.network.program.device)
+        metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the artefact's tensors and options do not belong together ({reason}): fit it again"
+        ) from error
     return Learned(metanet, meta, told)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 import time
 import warnings
@@ -32,6 +33,7 @@ from metaprune.train.config import require_choice, require_number
 from metaprune.train.progress import TrainProgress
 from metaprune.values import Constraints, Plan
 
+log = logging.getLogger("metaprune")
 Objective = Literal["cut", "sparsity"]
 _LEARNT, _LOST = 0.2, 0.05  # share of the way from guessing to no error: a network that learnt; one that lost it
 
@@ -261,10 +263,14 @@ class Trainer:
             (float(np.mean(a)) - guess) / (1 - guess) for a in (whole, [at.before for at in judging.values()])
         )
         mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
-        return {
+        found = {
             "step": number, "curve": mean, "area": area(mean), "uncut_accuracy": float(np.mean(whole)),
             "collapsed": skill < _LOST and had > _LEARNT,
         }  # fmt: skip
+        log.info(
+            "meta-training step %d: %.4f after the cut, %.4f uncut", number, found["area"], found["uncut_accuracy"]
+        )
+        return found
 
     def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
         """Accuracy of a data model with other tensors, without a further cut."""

@@ -10,43 +10,32 @@ figures are ours.
 from __future__ import annotations
 
 import dataclasses
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from metaprune.elastic.weights import zeroed
-from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
+from metaprune.errors import ConfigError, InfeasibleBudgetError, WeightsError
 from metaprune.files import tensors_digest
 from metaprune.methods.artifact import Artifact, found_or_fitted, plain
 from metaprune.methods.base import Task
-from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled, sparse_objective
-from metaprune.methods.metagraph.data_models import DataModelConfig, data_models, dropped_are_zero
-from metaprune.methods.metagraph.learned import Learned, features, restored, warn_of_others
-from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer
+from metaprune.methods.metagraph.data_models import DataModelConfig, data_models
+from metaprune.methods.metagraph.flow import Flow
+from metaprune.methods.metagraph.learned import features, restored, warn_of_others
+from metaprune.methods.metagraph.meta import MetaConfig, Trainer
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
-from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.metagraph.objective import Shrinkage
-from metaprune.methods.metagraph.pruner import Pruner, accuracy, ranking, some_batches
-from metaprune.methods.metagraph.wire import wire
-from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.methods.metagraph.pruner import ranking
 from metaprune.methods.scores import Ranking
 from metaprune.methods.weights import Weights, parse_pattern
 from metaprune.rng import Rng
 from metaprune.train.config import TrainConfig, require_choice, require_number
-from metaprune.train.loop import train
 from metaprune.values import Budget, Plan, Proposal
 
 Rewrite = Literal["metanet", "none", "noise", "shuffled", "shrinkage", "sparse"]
 _FITTED = ("metanet", "data_models", "meta", "criterion", "criterion_options")
 FITTED_OPTIONS = (*_FITTED, "artifact")
-_CALIBRATION, _JUDGED = 4, 8  # batches
-_BINS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +57,10 @@ class MetaGraph:
     """Its options; None: magnitude's p = 1 (L1, which did better than L2 here), another criterion's own defaults."""
     initial: float = 1.0
     """Share of the MACs that an initial pruning leaves (the paper: 1 / 1.32 for ResNet-56); 1 leaves it out."""
+    initial_finetune: TrainConfig | None = None
+    """Training after the initial pruning; None leaves it out."""
     finetune: TrainConfig | None = None
-    """Training after the initial pruning, and again after the rewrite; None leaves it out."""
+    """Training after the rewrite; None leaves it out. What follows the last cut is the recipe's `[recover]`."""
     rewrite: Rewrite = "metanet"
     """metanet, or a control: none; noise or shrinkage as large as the metanetwork's rewrite; the metanetwork on a
     shuffled graph; sparse: none, but `finetune` trains with group sparsity on this network."""
@@ -89,7 +80,6 @@ class MetaGraph:
         require_choice(
             "metagraph.rewrite", self.rewrite, ("metanet", "none", "noise", "shuffled", "shrinkage", "sparse")
         )
-        require_choice("metagraph.data_models.start", self.data_models.start, ("trained", "scratch"))
         require_number("metagraph.initial", self.initial, 0.0, 1.0, open_low=True)
         require_number("metagraph.sparse_reg", self.sparse_reg, 0.0)
         if self.strength is not None:
@@ -104,6 +94,8 @@ class MetaGraph:
             raise ConfigError("rewrite='sparse' trains with group sparsity: give it finetune = { epochs = ... }")
         if self.rewrite == "sparse" and self.initial < 1:
             raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
+        if self.initial_finetune is not None and self.initial == 1:
+            raise ConfigError("initial_finetune trains after an initial pruning: set initial below 1, or leave it out")
         _ = self.ranking  # raises for a criterion that ranks no channels, and for options that it does not have
         if self.pattern != "channels":
             parse_pattern(self.pattern, also="channels, ")
@@ -112,6 +104,10 @@ class MetaGraph:
     def ranking(self) -> Ranking:
         """The criterion of channels."""
         return ranking(self.criterion, self._criterion_options)
+
+    @property
+    def _learns(self) -> bool:
+        return self.rewrite not in ("none", "sparse")
 
     @property
     def _criterion_options(self) -> Mapping[str, Any]:
@@ -125,7 +121,12 @@ class MetaGraph:
         return None if self.pattern == "channels" else Weights(pattern=self.pattern)
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
-        """See `metaprune.methods.base.require_feasible`; with an initial pruning, masks are judged after it."""
+        """See `metaprune.methods.base.require_feasible`; with an initial pruning, masks are judged after it.
+
+        A given artifact is read, too.
+        """
+        if self._learns and (given := self.fitted or self.artifact) is not None:
+            restored(given if isinstance(given, Artifact) else Artifact.load(given, self.name), task)
         full = float(task.network.cost().macs)
         if self.initial < 1:
             task.allocator(Budget(macs=self.initial * full))
@@ -182,8 +183,7 @@ class MetaGraph:
         full = float(np.mean([t.network.cost().macs for t in tasks]))
         lean = (1 + self.meta.smallest) / 2 if self.meta.objective == "cut" else 1.0
         images = float(np.mean([len(t.require_data(self.name).train) for t in tasks]))
-        trainings = 2 if self.data_models.start == "scratch" else 1
-        made = trainings * len(tasks) * self.data_models.count * self.data_models.train.epochs * images
+        made = len(tasks) * self.data_models.count * self.data_models.epochs * images
         seen = steps * (self.meta.tune_steps + self.meta.batches) * self.meta.batch_size
         return 3 * full * (made * float(np.mean(self.data_models.shares)) + lean * seen)
 
@@ -210,13 +210,12 @@ class MetaGraph:
         if slack:
             return Proposal(Plan())
         _require_finite(task.network.tensors)
-        flow = _Flow(self, task, budget, rng.child("prune"))
-        if self.rewrite in ("metanet", "noise", "shuffled", "shrinkage"):
+        learned = None
+        if self._learns:
             artifact = self._artifact(task, rng)
             learned = restored(artifact, task)
             warn_of_others(artifact, self._fit_options(), MetaGraph()._fit_options())
-        else:
-            learned = None
+        flow = Flow(self, task, budget, rng.child("prune"))
         flow.initial()
         flow.rewritten(learned)
         return flow.pruned() if self.weights is None else flow.masked(self.weights)
@@ -238,133 +237,3 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(
             f"NaN or infinity in {', '.join(bad[:4])}: a graph of these weights would spread it; train anew"
         )
-
-
-class _Flow:
-    """The steps from a network to a proposal; each leaves accuracy on the validation split, MACs and seconds."""
-
-    def __init__(self, method: MetaGraph, task: Task, budget: Budget, rng: Rng):
-        self.method, self.task, self.budget, self.rng = method, task, budget, rng
-        self.pruner = Pruner(task, method.ranking)
-        self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
-        self.plan = Plan()
-        self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
-        data, device = task.require_data(method.name), task.network.program.device
-        self.data = data
-        self.calibration = some_batches(data.train, task.batch_size, _CALIBRATION, device, rng.child("calibration"))
-        self.judged = some_batches(data.val, task.batch_size, _JUDGED, device, None)
-        self._began = time.perf_counter()
-        self._judge("start", Structure(task.network, self.tensors))
-
-    def initial(self) -> None:
-        """The light pruning before the rewrite, and its fine-tuning."""
-        if self.method.initial < 1:
-            bound = Budget(macs=self.method.initial * float(self.task.network.cost().macs))
-            self.plan = self.pruner.plan(self.tensors, bound, self.rng.child("initial"))
-            self.tensors = dropped_are_zero(self.task.network, self.tensors, self.plan)
-            self.pruner = dataclasses.replace(self.pruner, start=self.plan)
-            self._tuned("initial pruning", sparse=False)
-
-    def rewritten(self, learned: Learned | None) -> None:
-        """The rewrite or its control, and the fine-tuning after it."""
-        network, how = self.task.network, self.method.rewrite
-        model = DataModel(self.task, wire(network), self.tensors, self.plan)
-        wiring = model.wiring
-        uncovered = dict(wiring.uncovered)
-        self.details["graph"] = {"nodes": wiring.nodes, "edges": wiring.edge_count, "uncovered": uncovered}
-        if learned is not None:
-            before, strength = self.tensors, self._strength(learned.meta)
-            wrong = self._wrong(model) if how == "shuffled" else None
-            self.tensors = by_metanet(learned.metanet, model, strength, wrong)
-            if how == "noise":
-                self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
-            if how == "shrinkage":
-                self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
-            moved = _moved(before, self.tensors)
-            if how == "metanet" and not moved:
-                warnings.warn("the artifact rewrites nothing: see its meta-training", CollapseWarning, stacklevel=4)
-            self.details |= {
-                "strength": strength, "moved": moved, "norms": self._norms(before),
-                "meta_training": learned.info,
-            }  # fmt: skip
-        self._tuned("rewrite", sparse=how == "sparse")
-
-    def pruned(self) -> Proposal:
-        """The plan within the budget, with the weights it belongs to and BatchNorm statistics of its own."""
-        plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("final"))
-        module = Structure(self.task.network, self.tensors, plan)
-        self._judge("pruning", module, plan)
-        return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
-
-    def masked(self, criterion: Weights) -> Proposal:
-        """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
-        network = self.task.network
-        masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
-        module = Structure(network, zeroed(self.tensors, masks), self.plan)
-        self._judge("masking", module, self.plan)
-        details = {"metagraph": self.details} | ({"masks": told} if masks else {})
-        return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
-
-    def _wrong(self, model: DataModel) -> Wiring:
-        alive = self.task.network.survivors(self.plan) if self.plan.keep else None
-        return shuffled(model.wiring.at(alive), self.rng.child("shuffled"))
-
-    def _norms(self, before: Mapping[str, Tensor]) -> dict[str, dict[str, list[int]]]:
-        """Channels of every group counted by their norm, in bins up to the largest before."""
-        shrinkage, found = Shrinkage(self.task.network), {}
-        sides = [shrinkage.squares(t) for t in (before, self.tensors)]
-        space = self.task.network.space
-        for group, mask, *squares in zip(space, self.plan.masks(space), *sides, strict=True):
-            sizes = [s.mean(0).sqrt().detach().float().cpu()[torch.from_numpy(mask)] for s in squares]
-            top = float(sizes[0].max()) or 1.0
-            counts = [torch.histc(s.clamp(max=top), _BINS, 0, top).int().tolist() for s in sizes]
-            found[group.name] = dict(zip(("before", "after"), counts, strict=True))
-        return found
-
-    def _strength(self, meta: MetaConfig) -> float:
-        if self.method.strength is not None:
-            return self.method.strength
-        if self.method.weights is not None:
-            network = self.task.network
-            masks, _ = self.method.weights.masks(self.task, self.tensors, self.budget, self.plan)
-            return meta.strength(network.cost(self.plan, masks=masks).nonzero / network.cost().params)
-        plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
-        return meta.strength(self.pruner.share(plan))
-
-    def _tuned(self, step: str, sparse: bool) -> None:
-        """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
-        network, config = self.task.network, self.method.finetune
-        module = Structure(network, self.tensors, self.plan)
-        self._judge(step, module, self.plan)
-        if config is not None:
-            objective = None
-            if sparse:  # of whole networks only: a module at a plan holds slices, which the groups' rows do not fit
-                shrinkage = Shrinkage(network, self.method.meta.alpha)
-                objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg)
-            folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
-            train(
-                module, self.data, config, rng=self.rng.child(step), objective=objective, label=step,
-                progress=self.task.progress, checkpoint_dir=folder,
-                identity={"weights": tensors_digest(self.tensors), "plan": self.plan.to_dict()},
-            )  # fmt: skip
-            self._judge(f"fine-tuning after {step}", module, self.plan, calibrate=False)
-        self.tensors = module.full_size(self.tensors)
-
-    def _judge(self, step: str, module: Structure, plan: Plan | None = None, calibrate: bool = True) -> None:
-        if calibrate and step != "start":
-            module.calibrate(self.calibration)
-        now = time.perf_counter()
-        self.details["steps"].append({
-            "step": step, "accuracy": accuracy(module, self.judged), "macs": self.pruner.share(plan or Plan()),
-            "seconds": now - self._began,
-        })  # fmt: skip
-        self._began = time.perf_counter()
-
-
-def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far every tensor went, relative to its norm."""
-    found = {}
-    for name, old in before.items():
-        if old.is_floating_point() and (change := float((after[name] - old).norm())):
-            found[name] = round(change / max(float(old.norm()), 1e-12), 6)
-    return found

@@ -74,7 +74,8 @@ class Value:
 def wire(network: Network) -> Wiring:
     """The graph of a traced network.
 
-    Never fails: what no rule places is listed in `Wiring.uncovered` (parameters) or becomes nodes without a producer.
+    Never fails: parameters that no rule places are listed in `Wiring.uncovered`, channels that no rule follows become
+    nodes without a producer, in `Wiring.breaks`.
     """
     return _Builder(network).build()
 
@@ -84,6 +85,7 @@ class _Builder(Sites):
         super().__init__()
         self.network, self.captured, self.labelled = network, network.captured, network.labelled
         self.values: dict[fx.Node, Value] = {}
+        self.breaks: list[str] = []
         self.seen = {n: torch.zeros(t.numel(), dtype=torch.bool) for n, t in network.tensors.items()}
 
     def build(self) -> Wiring:
@@ -99,7 +101,8 @@ class _Builder(Sites):
         edges = tuple(replace(e, out=number[e.out], into=number[e.into]) for e in self.edges)
         attributes = tuple(replace(a, nodes=number[a.nodes]) for a in self.attributes)
         left = {n: int((~self.seen[n]).sum()) for n, t in self.network.tensors.items() if isinstance(t, nn.Parameter)}
-        return Wiring(tuple(sites), edges, attributes, first, {n: k for n, k in left.items() if k})
+        left = {n: k for n, k in left.items() if k}
+        return Wiring(tuple(sites), edges, attributes, first, left, tuple(dict.fromkeys(self.breaks)))
 
     # ------------------------------------------------------------------------------------------ values
 
@@ -192,7 +195,7 @@ class _Builder(Sites):
             return None
         spatial = len(shape) - 2 if name in _CONVS else 0
         dim = len(out_shape) - spatial - 1
-        into = None if name == "embedding" else self._inputs(x, spatial)
+        into = None if name == "embedding" else self._inputs(node, x, spatial)
         site = self.site(module_of(node) or name, name, out_shape[dim], self._label(node, dim), self.values[x].parts)
         constant = self.values[weight].constant
         if name == "embedding":
@@ -204,12 +207,21 @@ class _Builder(Sites):
             self._attribute("bias", own, site, own.positions[:, None])
         return Value((site,), open=True)
 
-    def _inputs(self, x: fx.Node, spatial: int) -> Tensor:
-        """Nodes of the channels that a layer reads."""
-        shape = self._shape(x)
+    def _inputs(self, node: fx.Node, x: fx.Node, spatial: int) -> Tensor:
+        """Nodes of the channels that a layer reads; what comes from nowhere (the network's input) gets its own."""
+        value, shape = self.values[x], self._shape(x)
         assert shape is not None
         dim = len(shape) - spatial - 1
-        return self._nodes(x, dim, shape[dim], flattened=not spatial)
+        final = self._label(x, dim)
+        found = self.found(value.parts, self.keys.of(final, shape[dim]), flattened=not spatial)
+        missing = np.flatnonzero(found < 0)
+        if len(missing):
+            if value.parts and len(missing) == len(found):
+                self.breaks.append(module_of(node) or node.name)
+            site = self.site(x.name, "input", len(missing), None if final is None else final[missing], ())
+            self.values[x] = Value((*value.parts, site), value.open, value.own, value.constant)
+            found[missing] = self.parts[site].nodes
+        return torch.from_numpy(found)
 
     def _operands(self, name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(data, weight, bias)."""
@@ -363,18 +375,6 @@ class _Builder(Sites):
                 return
 
     # ------------------------------------------------------------------------------------------ sites
-
-    def _nodes(self, x: fx.Node, dim: int, n: int, flattened: bool) -> Tensor:
-        """Nodes of the channels of `x`; what comes from nowhere (the network's input) gets nodes of its own."""
-        value, final = self.values[x], self._label(x, dim)
-        found = self.found(value.parts, self.keys.of(final, n), flattened)
-        if (found < 0).any():
-            missing = np.flatnonzero(found < 0)
-            rest = None if final is None else final[missing]
-            site = self.site(x.name, "input", len(missing), rest, ())
-            self.values[x] = Value((*value.parts, site), value.open, value.own, value.constant)
-            found[missing] = self.parts[site].nodes
-        return torch.from_numpy(found)
 
     def _heads(self) -> None:
         """A node per attention head, joined to the channels of its queries, keys and values."""

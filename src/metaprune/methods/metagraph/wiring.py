@@ -86,6 +86,8 @@ class Wiring:
     nodes: int
     uncovered: Mapping[str, int] = field(default_factory=dict)
     """Parameter -> elements that are in no node or edge, and pass as they are."""
+    breaks: tuple[str, ...] = ()
+    """Layers that read channels which come from others, nobody knows how: an operator without a rule lies between."""
 
     @property
     def edge_count(self) -> int:
@@ -149,9 +151,8 @@ class Wiring:
             sites.append(replace(site, first=first, size=int(kept.sum()), final=final))
             first += int(kept.sum())
         edges = tuple(_cut_edges(e, stays, number) for e in self.edges)
-        return Wiring(
-            tuple(sites), edges, tuple(_cut_attribute(a, stays, number) for a in self.attributes), first, self.uncovered
-        )
+        attributes = tuple(_cut_attribute(a, stays, number) for a in self.attributes)
+        return replace(self, sites=tuple(sites), edges=edges, attributes=attributes, nodes=first)
 
 
 def _on(part: Edges | Attribute, tensors: Mapping[str, Tensor]) -> Tensor:

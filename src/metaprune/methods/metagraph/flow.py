@@ -1,0 +1,198 @@
+"""`Flow`: the steps from a network to a proposal."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metaprune.elastic.weights import zeroed
+from metaprune.errors import CollapseWarning, NoEffectWarning
+from metaprune.files import tensors_digest
+from metaprune.methods.base import Task
+from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled, sparse_objective
+from metaprune.methods.metagraph.data_models import dropped_are_zero
+from metaprune.methods.metagraph.learned import Learned
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig
+from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.pruner import Pruner, accuracy, some_batches
+from metaprune.methods.metagraph.wire import wire
+from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.methods.weights import Weights
+from metaprune.rng import Rng
+from metaprune.train.config import TrainConfig
+from metaprune.train.loop import train
+from metaprune.values import Budget, Plan, Proposal
+
+if TYPE_CHECKING:
+    from metaprune.methods.metagraph.method import MetaGraph
+
+_CALIBRATION, _JUDGED = 4, 8  # batches
+_BINS = 20
+_MUCH = 0.1  # of the parameters, that no edge or node holds
+_STEPS = {"metanet": "rewrite", "none": "no rewrite", "sparse": "no rewrite"}  # others: "rewrite (NAME)"
+
+
+class Flow:
+    """Each step leaves accuracy on the validation split, cost as shares of the whole network's, and seconds."""
+
+    def __init__(self, method: MetaGraph, task: Task, budget: Budget, rng: Rng):
+        self.method, self.task, self.budget, self.rng = method, task, budget, rng
+        self.pruner = Pruner(task, method.ranking)
+        self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
+        self.plan = Plan()
+        self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
+        data, device = task.require_data(method.name), task.network.program.device
+        self.data = data
+        self.calibration = some_batches(data.train, task.batch_size, _CALIBRATION, device, rng.child("calibration"))
+        self.judged = some_batches(data.val, task.batch_size, _JUDGED, device, None)
+        self._began = time.perf_counter()
+        self._judge("start", Structure(task.network, self.tensors))
+
+    def initial(self) -> None:
+        """The light pruning before the rewrite, and its fine-tuning."""
+        if self.method.initial < 1:
+            bound = Budget(macs=self.method.initial * float(self.task.network.cost().macs))
+            self.plan = self.pruner.plan(self.tensors, bound, self.rng.child("initial"))
+            self.tensors = dropped_are_zero(self.task.network, self.tensors, self.plan)
+            self.pruner = dataclasses.replace(self.pruner, start=self.plan)
+            self._tuned("initial pruning", self.method.initial_finetune)
+
+    def rewritten(self, learned: Learned | None) -> None:
+        """The rewrite or its control, and the fine-tuning after it."""
+        network, how = self.task.network, self.method.rewrite
+        model = DataModel(self.task, wire(network), self.tensors, self.plan)
+        wiring = model.wiring
+        uncovered = dict(wiring.uncovered)
+        self.details["graph"] = {"nodes": wiring.nodes, "edges": wiring.edge_count, "uncovered": uncovered}
+        if learned is not None:
+            _warn_of_gaps(wiring, network.cost().params)
+            before, strength = self.tensors, self._strength(learned.meta)
+            wrong = self._wrong(model) if how == "shuffled" else None
+            self.tensors = by_metanet(learned.metanet, model, strength, wrong)
+            if how == "noise":
+                self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
+            if how == "shrinkage":
+                self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
+            moved = _moved(before, self.tensors)
+            if not moved:
+                warnings.warn("the artifact rewrites nothing: see its meta-training", CollapseWarning, stacklevel=4)
+            self.details |= {
+                "strength": strength, "moved": moved, "norms": self._norms(before),
+                "meta_training": learned.info,
+            }  # fmt: skip
+        self._tuned(_STEPS.get(how, f"rewrite ({how})"), self.method.finetune, sparse=how == "sparse")
+
+    def pruned(self) -> Proposal:
+        """The plan within the budget, with the weights it belongs to and BatchNorm statistics of its own."""
+        plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("final"))
+        if plan == self.plan and plan.keep:
+            warnings.warn(
+                f"initial={self.method.initial:g} leaves no more than the budget allows: nothing is cut after the "
+                "rewrite. Raise initial",
+                NoEffectWarning, stacklevel=4,
+            )  # fmt: skip
+        module = Structure(self.task.network, self.tensors, plan)
+        self._judge("pruning", module, plan)
+        return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
+
+    def masked(self, criterion: Weights) -> Proposal:
+        """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
+        network = self.task.network
+        masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
+        module = Structure(network, zeroed(self.tensors, masks), self.plan)
+        self._judge("masking", module, self.plan, masks=masks)
+        details = {"metagraph": self.details} | ({"masks": told} if masks else {})
+        return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
+
+    def _wrong(self, model: DataModel) -> Wiring:
+        alive = self.task.network.survivors(self.plan) if self.plan.keep else None
+        return shuffled(model.wiring.at(alive), self.rng.child("shuffled"))
+
+    def _norms(self, before: Mapping[str, Tensor]) -> dict[str, dict[str, list[int]]]:
+        """Channels of every group counted by their norm, in bins up to the largest before."""
+        shrinkage, found = Shrinkage(self.task.network), {}
+        sides = [shrinkage.squares(t) for t in (before, self.tensors)]
+        space = self.task.network.space
+        for group, mask, *squares in zip(space, self.plan.masks(space), *sides, strict=True):
+            sizes = [s.mean(0).sqrt().detach().float().cpu()[torch.from_numpy(mask)] for s in squares]
+            top = float(sizes[0].max()) or 1.0
+            counts = [torch.histc(s.clamp(max=top), _BINS, 0, top).int().tolist() for s in sizes]
+            found[group.name] = dict(zip(("before", "after"), counts, strict=True))
+        return found
+
+    def _strength(self, meta: MetaConfig) -> float:
+        if self.method.strength is not None:
+            return self.method.strength
+        if self.method.weights is not None:
+            network = self.task.network
+            masks, _ = self.method.weights.masks(self.task, self.tensors, self.budget, self.plan)
+            return meta.strength(network.cost(self.plan, masks=masks).nonzero / network.cost().params)
+        plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
+        return meta.strength(self.pruner.share(plan))
+
+    def _tuned(self, step: str, config: TrainConfig | None, sparse: bool = False) -> None:
+        """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
+        network = self.task.network
+        module = Structure(network, self.tensors, self.plan)
+        self._judge(step, module, self.plan)
+        if config is not None:
+            objective = None
+            if sparse:  # of whole networks only: a module at a plan holds slices, which the groups' rows do not fit
+                shrinkage = Shrinkage(network, self.method.meta.alpha)
+                objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg)
+            folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
+            train(
+                module, self.data, config, rng=self.rng.child(step), objective=objective, label=step,
+                progress=self.task.progress, checkpoint_dir=folder,
+                identity={"weights": tensors_digest(self.tensors), "plan": self.plan.to_dict()},
+            )  # fmt: skip
+            self._judge(f"fine-tuning after {step}", module, self.plan, calibrate=False)
+        self.tensors = module.full_size(self.tensors)
+
+    def _judge(
+        self, step: str, module: Structure, plan: Plan | None = None, calibrate: bool = True,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        if calibrate and step != "start":
+            module.calibrate(self.calibration)
+        now, network = time.perf_counter(), self.task.network
+        full, cost = network.cost(), network.cost(plan or Plan(), masks=masks)
+        shares = {m: cost.metric(m) / full.metric(m) for m in ("macs", "params", "nonzero")}
+        self.details["steps"].append(
+            {"step": step, "accuracy": accuracy(module, self.judged), **shares, "seconds": now - self._began}
+        )
+        self._began = time.perf_counter()
+
+
+def _warn_of_gaps(wiring: Wiring, params: float) -> None:
+    """A rewrite of a part of the network is worth knowing of."""
+    left = sum(wiring.uncovered.values()) / params
+    if left > _MUCH:
+        names = sorted(wiring.uncovered, key=lambda n: -wiring.uncovered[n])
+        warnings.warn(
+            f"the graph does not hold {left:.0%} of the parameters ({', '.join(names[:3])}): the rewrite leaves these "
+            "as they are. `metaprune graph` lists all",
+            UserWarning, stacklevel=5,
+        )  # fmt: skip
+    if wiring.breaks:
+        warnings.warn(
+            f"no rule of the graph follows the channels that are read by {', '.join(wiring.breaks[:3])}: the rewrite "
+            "does not know what comes before",
+            UserWarning, stacklevel=5,
+        )  # fmt: skip
+
+
+def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far every tensor went, relative to its norm."""
+    found = {}
+    for name, old in before.items():
+        if old.is_floating_point() and (change := float((after[name] - old).norm())):
+            found[name] = round(change / max(float(old.norm()), 1e-12), 6)
+    return found
