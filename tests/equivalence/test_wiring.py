@@ -7,9 +7,9 @@ from networks import build
 from torch import nn
 
 from metaprune.methods.metagraph import wire
+from metaprune.methods.metagraph.kernels import taps_of
 from metaprune.methods.metagraph.keys import occurrence, places
 from metaprune.methods.metagraph.metanet import Graph, Metanet, MetanetConfig, _Reduced
-from metaprune.methods.metagraph.wire import _taps
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.surgery import cut
@@ -294,9 +294,9 @@ def test_occurrences_and_places():
 
 
 def test_kernels_lie_by_their_centres():
-    assert _taps((1, 1), 1).tolist() == [24]
-    assert _taps((3, 3), 9).tolist() == [16, 17, 18, 23, 24, 25, 30, 31, 32]
-    assert _taps((), 1).tolist() == [24]
-    assert _taps((3,), 3).tolist() == [23, 24, 25]
-    assert _taps((16, 16), 256).tolist() == list(range(49, 305))
-    assert _taps((), 4).tolist() == [49, 50, 51, 52]
+    assert taps_of((1, 1), 1).tolist() == [24]
+    assert taps_of((3, 3), 9).tolist() == [16, 17, 18, 23, 24, 25, 30, 31, 32]
+    assert taps_of((), 1).tolist() == [24]
+    assert taps_of((3,), 3).tolist() == [23, 24, 25]
+    assert taps_of((16, 16), 256).tolist() == list(range(49, 305))
+    assert taps_of((), 4).tolist() == [49, 50, 51, 52]

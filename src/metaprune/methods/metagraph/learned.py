@@ -10,9 +10,10 @@ from typing import Any
 from metaprune.errors import ConfigError
 from metaprune.methods.artifact import Artifact, plain
 from metaprune.methods.base import Task
+from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.meta import MetaConfig
 from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet, MetanetConfig
-from metaprune.methods.metagraph.wire import ACTIVATIONS, SLOTS
+from metaprune.methods.metagraph.wire import ACTIVATIONS
 from metaprune.methods.metagraph.wiring import MAX_FEATURES
 from metaprune.rng import Rng
 from metaprune.strict import from_dict

@@ -21,7 +21,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from metaprune.errors import ConfigError
-from metaprune.methods.metagraph.wire import ACTIVATIONS, SLOTS
+from metaprune.methods.metagraph.kernels import SLOTS
+from metaprune.methods.metagraph.wire import ACTIVATIONS
 from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
 from metaprune.train.config import require_choice, require_number
 

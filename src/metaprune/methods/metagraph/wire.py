@@ -15,14 +15,10 @@ from metaprune.graph.capture import module_of, op_name
 from metaprune.graph.labels import Label
 from metaprune.graph.roles import HEADS, KV_HEADS
 from metaprune.graph.rules.elementwise import is_pointwise
+from metaprune.methods.metagraph.kernels import folded, taps_of
 from metaprune.methods.metagraph.sites import Sites
 from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
 from metaprune.network import Network
-
-KERNEL = (
-    7  # kernels up to 7 x 7 lie in one grid by their centres; what else has several values per pair is listed after
-)
-SLOTS = KERNEL * KERNEL + MAX_FEATURES
 
 _CONVS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _MATRICES = ("linear", "matmul", "mm", "addmm")
@@ -254,11 +250,11 @@ class _Builder(Sites):
             p = p.t().reshape(1, outputs, -1, 1)
         else:
             p = p.reshape(groups, outputs, -1, kernel)
-        into, p = _folded(into, p)
+        into, p = folded(into, p)
         taps = p.shape[3]
         if taps > MAX_FEATURES or not self._claim(constant.name, p):
             return
-        slots = _taps(size if taps == kernel else (), taps)
+        slots = taps_of(size if taps == kernel else (), taps)
         title = module_of(node) or constant.name
         self.edges.append(Edges(title, kind, out, into, constant.name, p.contiguous(), slots, stride))
 
@@ -399,24 +395,3 @@ class _Builder(Sites):
 def _alone(node: fx.Node) -> bool:
     """Whether one operator only reads the value (its sizes do not count)."""
     return sum(u.op == "call_function" and "sym_size" not in str(u.target) for u in node.users) <= 1
-
-
-def _folded(into: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs that come from one node several times (a flattened feature map) are further features of one edge."""
-    if len(into) != 1:
-        return into, p
-    nodes, inverse, counts = torch.unique(into[0], return_inverse=True, return_counts=True)
-    if len(nodes) == len(into[0]) or (counts != counts[0]).any():
-        return into, p
-    order = torch.argsort(inverse, stable=True)
-    p = p[:, :, order].reshape(1, p.shape[1], len(nodes), -1)
-    return nodes[None], p
-
-
-def _taps(kernel: Sequence[int], features: int) -> Tensor:
-    """Where features lie: kernels by their centre in a KERNEL x KERNEL grid, anything else in a row after it."""
-    sizes = [1] * (2 - len(kernel)) + list(kernel)
-    if features > 1 and (not kernel or len(sizes) > 2 or max(sizes) > KERNEL):
-        return KERNEL * KERNEL + torch.arange(features)
-    rows, columns = ((KERNEL - k) // 2 + torch.arange(k) for k in sizes)
-    return (rows[:, None] * KERNEL + columns[None, :]).reshape(-1)
