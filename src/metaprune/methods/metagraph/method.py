@@ -121,12 +121,13 @@ class MetaGraph:
         return None if self.pattern == "channels" else Weights(pattern=self.pattern)
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
-        """See `metaprune.methods.base.require_feasible`; with an initial pruning, masks are judged after it.
-
-        A given artifact is read, too.
-        """
+        """See `metaprune.methods.base.require_feasible`. A given artifact is read, too."""
         if self._learns and (given := self.fitted or self.artifact) is not None:
             restored(given if isinstance(given, Artifact) else Artifact.load(given, self.name), task)
+        self._require_reachable(task, budget)
+
+    def _require_reachable(self, task: Task, budget: Budget) -> None:
+        """With an initial pruning, masks are judged after it."""
         full = float(task.network.cost().macs)
         if self.initial < 1:
             task.allocator(Budget(macs=self.initial * full))
@@ -205,7 +206,7 @@ class MetaGraph:
             WeightsError: NaN or infinity in the weights.
         """
         task.require_data(self.name)
-        self.require_feasible(task, budget)
+        self._require_reachable(task, budget)
         slack = task.allocator(budget).slack if self.weights is None else self.weights.slack(task, budget)
         if slack:
             return Proposal(Plan())
