@@ -23,9 +23,11 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import torch
 
@@ -36,9 +38,10 @@ from metaprune.methods import create_method
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Method, Task
 from metaprune.methods.metagraph import MetaGraph
+from metaprune.methods.metagraph.controls import shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig
-from metaprune.methods.metagraph.meta import MetaConfig
-from metaprune.methods.metagraph.metanet import MetanetConfig
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig
+from metaprune.methods.metagraph.metanet import Graph, MetanetConfig
 from metaprune.models import create
 from metaprune.recover.config import RecoverConfig
 from metaprune.rng import Rng
@@ -93,6 +96,10 @@ VARIANTS: dict[str, MetaGraph] = {
     "cut, 300 steps, same share of every group": MetaGraph(
         data_models=DATA_MODELS, meta=SHORT, criterion_options={"p": 1, "scope": "local"}
     ),
+    "straight-through, 300 steps": MetaGraph(
+        data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, objective="straight-through")
+    ),
+    "cut, 300 steps, wrong graphs": MetaGraph(data_models=DATA_MODELS, meta=SHORT),  # see `wrong_graphs`
     "cut, 300 steps, data models from scratch": MetaGraph(data_models=FROM_SCRATCH, meta=SHORT),
     "cut, data models from scratch": MetaGraph(data_models=FROM_SCRATCH),
     "sparsity (paper's objective and form)": PAPERS,
@@ -128,6 +135,16 @@ TUNED_ARMS: dict[str, dict[str, Any]] = {
 PLAIN = ("uniform", "random")  # methods of these names, without a metanetwork
 SHARES = ("70%", "50%", "30%")
 MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured", "10%"))  # pattern, nonzero at most
+
+
+def wrong_graphs() -> AbstractContextManager[Any]:
+    """Meta-training on graphs with mixed-up connections: what is gained all the same needs no graph."""
+    right = DataModel.graph
+
+    def graph(model: DataModel) -> Graph:
+        return Graph(shuffled(right(model).wiring, Rng(0)), model.tensors)
+
+    return mock.patch.object(DataModel, "graph", graph)
 
 
 @dataclass(frozen=True)
@@ -198,7 +215,8 @@ class Study:
                 target, given = TARGETS[name.split("+")[0]], VARIANTS[variant].data_models
                 scratch = given.scratch and dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr)
                 how = dataclasses.replace(given, train=scratch or target.light, scratch=scratch)
-                dataclasses.replace(VARIANTS[variant], data_models=how).fit(tasks, Rng(0)).save(place)
+                with wrong_graphs() if "wrong graphs" in variant else nullcontext():
+                    dataclasses.replace(VARIANTS[variant], data_models=how).fit(tasks, Rng(0)).save(place)
             found = self.artifacts[label] = Artifact.load(place, MetaGraph.name)
             history = found.info["history"]["evaluations"]
             self.once(f"meta-training/{label}", lambda: {"evaluations": history, "phases": found.info["stages"]})

@@ -6,16 +6,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch_pruning as tp
 from torch import nn
 
 from metaprune.data import Data, TensorSplit
+from metaprune.elastic.gated import Gated
 from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, NoEffectWarning, WeightsError
 from metaprune.methods.artifact import Artifact
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph import MetaGraph, wire
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
-from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rewritten, tuned_loss
+from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
+from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rewritten
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
@@ -120,6 +123,35 @@ def test_a_steps_gradient_is_that_of_the_whole_loss():
     )
     assert float(expected.norm()) > 1e-2
     assert float((found - expected).norm() / expected.norm()) < 0.02  # of float32 through BatchNorm of 16 samples
+
+
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+def test_straight_through_gates_give_the_loss_of_the_cut(kind):
+    """The value is the cut network's, BatchNorm and all; a dropped channel's gate has a gradient, the hard cut none."""
+    task = task_of(kind)
+    network, shrinkage = task.network, Shrinkage(task.network)
+    tensors = {
+        n: t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t
+        for n, t in network.tensors.items()
+    }
+    plan = random_plan(network.space, 0.5, seed=0)
+    (inputs, labels), *_ = some_batches(task.data.train, 16, 1, torch.device("cpu"), Rng(0))
+    batches = [(inputs.double(), labels)]
+    gates = shrinkage.gates(tensors, plan)
+    for gate, mask in zip(gates, plan.masks(network.space), strict=True):
+        gate.retain_grad()
+        assert torch.equal(gate.detach().round(decimals=12), torch.from_numpy(mask).double())
+    loss, _ = gated_loss(
+        network, Gated(network.program, network.captured, network.labelled, network.space), tensors, gates, batches
+    )
+    alive = network.survivors(plan)
+    trained = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
+    small = {n: t.detach().requires_grad_(n in trained) for n, t in network.sliced(alive, tensors=tensors).items()}
+    structure = network.program.structure(alive, training=True)
+    assert loss == pytest.approx(tuned_loss(network, structure, small, batches, 0, 0.1)[0], rel=1e-9)
+    dropped = [~torch.from_numpy(mask) for mask in plan.masks(network.space)]
+    assert any(gate.grad[d].abs().max() > 0 for gate, d in zip(gates, dropped, strict=True) if d.any())
+    assert all(tensors[n].grad is not None for n in trained)
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -415,8 +447,7 @@ def test_an_impossible_budget_ends_before_meta_training(monkeypatch):
 
 
 def test_the_gradient_is_that_of_torch_pruning():
-    """DepGraph's own code as the oracle, where it is installed (`pip install -e .[bench]`)."""
-    tp = pytest.importorskip("torch_pruning")
+    """DepGraph's own code as the oracle."""
     example = toy("residual")
     model = perturb(example.model.eval()).double()
     inputs = tuple(a.double() for a in example.args)

@@ -17,36 +17,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaprune.elastic.gated import Gated
 from metaprune.errors import CollapseWarning, ConfigError, TrainingDivergedError
 from metaprune.methods.base import Task
+from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Batches, Pruner, accuracy, area, some_batches
 from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.methods.scores import Ranking
-from metaprune.network import Network
 from metaprune.rng import Rng
-from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.progress import TrainProgress
 from metaprune.values import Constraints, Plan
 
 log = logging.getLogger("metaprune")
-Objective = Literal["cut", "sparsity"]
+Objective = Literal["cut", "straight-through", "sparsity"]
 _LEARNT, _LOST = 0.2, 0.05  # share of the way from guessing to no error: a network that learnt; one that lost it
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaConfig:
-    """Meta-training. `objective="sparsity"` is the paper's; the figures and all of "cut" are ours."""
+    """Meta-training. `objective="sparsity"` is the paper's; the figures and the other objectives are ours."""
 
     steps: int = 900
     """Updates of the metanetwork, each on one data model."""
     objective: Objective = "cut"
     """sparsity: cross-entropy of the rewritten network plus weighted shrinkage; cut: the same, but the network is first
-    pruned to a random budget by the criterion, so that the loss sees what pruning does."""
+    pruned to a random budget by the criterion, so that the loss sees what pruning does; straight-through: as cut, with
+    a gradient for which channels are kept, too (masks at full size: slower)."""
     batches: int = 2
     """Mini-batches whose gradients are averaged in one update; the metanetwork runs once."""
     batch_size: int = 128
@@ -79,7 +80,11 @@ class MetaConfig:
 
     def check(self) -> None:
         """Raises ConfigError for values that cannot be used."""
-        require_choice("metagraph.meta.objective", self.objective, ("cut", "sparsity"))
+        require_choice("metagraph.meta.objective", self.objective, ("cut", "straight-through", "sparsity"))
+        if self.objective == "straight-through" and self.tune_steps:
+            raise ConfigError(
+                "objective='straight-through' masks the network, tune_steps trains a cut one: leave one out"
+            )
         for name in ("steps", "batches", "batch_size", "evaluate_every", "save_every", "judged"):
             require_number(f"metagraph.meta.{name}", getattr(self, name), 1)
         for name in ("tune_steps", "weight_decay", "shrinkage"):
@@ -166,6 +171,8 @@ class Trainer:
         self.shrinkages = [Shrinkage(m.task.network, config.alpha) for m in models]
         # the task's constraints are for its result; data models are pruned as far as it takes
         self.pruners = [Pruner(replace(m.task, constraints=Constraints()), criterion, m.plan) for m in models]
+        networks = [m.task.network for m in models] if config.objective == "straight-through" else []
+        self.gated = [Gated(n.program, n.captured, n.labelled, n.space) for n in networks]
         self.norms = [self._norm(i) for i in range(len(models))]
 
     def _norm(self, i: int) -> float:
@@ -216,16 +223,20 @@ class Trainer:
         leaves = {n: t.detach().requires_grad_() for n, t in new.items() if t.requires_grad}
         tensors = {**new, **leaves}
         plan = model.plan
-        if self.config.objective == "cut":
+        if self.config.objective != "sparsity":
             plan = self.pruners[i].at_share(tensors, self.config.share(strength), rng.child("rank"))
         alive = network.survivors(plan) if plan.keep else None
         data = model.task.require_data("metagraph")
         count = self.config.tune_steps + self.config.batches
         batches = some_batches(data.train, self.config.batch_size, count, network.program.device, rng)
         batches = list(itertools.islice(itertools.cycle(batches), count))  # of a small data set, again
-        small = dict(network.sliced(alive, tensors=tensors))
-        structure = network.program.structure(alive, training=True)
-        entropy, hit = tuned_loss(network, structure, small, batches, self.config.tune_steps, self.config.tune_lr)
+        if self.config.objective == "straight-through":
+            gates = self.shrinkages[i].gates(tensors, plan)
+            entropy, hit = gated_loss(network, self.gated[i], tensors, gates, batches)
+        else:
+            small = dict(network.sliced(alive, tensors=tensors))
+            structure = network.program.structure(alive, training=True)
+            entropy, hit = tuned_loss(network, structure, small, batches, self.config.tune_steps, self.config.tune_lr)
         shrunk = self.shrinkages[i].loss(tensors, self.shrinkages[i].weights(tensors, model.plan)) / self.norms[i]
         (self.config.shrinkage * strength * shrunk).backward()
         names = [n for n, leaf in leaves.items() if leaf.grad is not None]
@@ -299,40 +310,3 @@ class Trainer:
                 "lower meta.lr or meta.shrinkage may help",
                 CollapseWarning, stacklevel=4,
             )  # fmt: skip
-
-
-def tuned_loss(
-    network: Network, structure: Any, small: Mapping[str, Tensor], batches: Batches, steps: int, lr: float
-) -> tuple[float, float]:
-    """Cross-entropy and accuracy on the batches after the first `steps`, once trained on those.
-
-    `small`: the tensors of `structure`; the gradient at the trained weights is passed back through them (first-order
-    MAML, Finn et al. 2017), which with `steps=0` is the plain gradient.
-    """
-    names = [n for n, t in small.items() if t.requires_grad]
-    tuned = {n: small[n].detach().clone().requires_grad_() for n in names}
-    sgd = torch.optim.SGD(tuned.values(), lr=lr, momentum=0.9)
-    used = _with_own_statistics(network, small) | tuned
-    total, right, seen = 0.0, 0, 0
-    for number, (inputs, labels) in enumerate(batches):
-        if number <= steps:
-            sgd.zero_grad()
-        args, kwargs = call_arguments(channels_last(inputs))
-        logits = logits_of(network.program.run(structure, used, args, kwargs))
-        loss = cross_entropy(logits, labels)
-        if number < steps:
-            loss.backward()
-            sgd.step()
-            continue
-        (loss / (len(batches) - steps)).backward()
-        total += loss.item()
-        right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
-    reached = [n for n in names if tuned[n].grad is not None]
-    torch.autograd.backward([small[n] for n in reached], [tuned[n].grad for n in reached])
-    return total / (len(batches) - steps), right / seen
-
-
-def _with_own_statistics(network: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Training mode writes running statistics: into copies."""
-    found = dict(tensors)
-    return found | {n: t.clone() for n, t in found.items() if not isinstance(network.tensors[n], nn.Parameter)}

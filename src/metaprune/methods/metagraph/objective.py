@@ -8,7 +8,7 @@ Torch-Pruning's GroupNormPruner.regularize (DepGraph, Fang et al., CVPR 2023).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ class Shrinkage:
 
     def squares(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """[members, width] per group: ||w||^2 of every coupled slice."""
+        return self._sums(tensors, torch.square)
+
+    def _sums(self, tensors: Mapping[str, Tensor], of: Callable[[Tensor], Tensor]) -> list[Tensor]:
         found: dict[tuple[str, int], Tensor] = {}
         groups = []
         for group, members in zip(self._space, self._members, strict=True):
@@ -42,8 +45,8 @@ class Shrinkage:
             for name, dim, index in members:
                 if (name, dim) not in found:
                     others = [d for d in range(tensors[name].dim()) if d != dim]
-                    squared = tensors[name].square()
-                    found[name, dim] = squared.sum(others) if others else squared
+                    values = of(tensors[name])
+                    found[name, dim] = values.sum(others) if others else values
                 rows.append(found[name, dim][index.to(tensors[name].device)].sum(1))
             none = torch.zeros(1, group.width, device=next(iter(tensors.values())).device)  # no trained weights
             groups.append(torch.stack(rows) if rows else none)
@@ -65,3 +68,22 @@ class Shrinkage:
         """1/2 sum of gamma ||w||^2."""
         parts = [(g * s.sum(0)).sum() for g, s in zip(weights, self.squares(tensors), strict=True)]
         return torch.stack(parts).sum() / 2
+
+    def gates(self, tensors: Mapping[str, Tensor], plan: Plan, temperature: float = 0.1) -> list[Tensor]:
+        """[width] per group: 1 where `plan` keeps a channel and 0 where not, with the gradient of a soft mask.
+
+        The soft mask is sigmoid((s - t) / temperature), s the mean L1 norm of a channel's slices relative to its
+        group's mean, t halfway between the weakest kept and the strongest dropped channel (straight-through: Bengio et
+        al., arXiv 1308.3432, 2013). So a loss tells a dropped channel, too, whether it had better been kept.
+        """
+        gates = []
+        for sums, mask in zip(self._sums(tensors, torch.abs), plan.masks(self._space), strict=True):
+            kept = torch.from_numpy(mask).to(sums.device)
+            score = sums.mean(0)
+            score = score / score.mean().clamp_min(1e-12)
+            with torch.no_grad():
+                dropped = score[~kept].max() if not kept.all() else score.min()
+                threshold = (score[kept].min() + dropped) / 2
+            soft = torch.sigmoid((score - threshold) / temperature)
+            gates.append(kept.to(soft) + soft - soft.detach())
+        return gates
