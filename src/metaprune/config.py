@@ -96,6 +96,8 @@ class RunConfig:
     form: Literal["auto", "module", "graph"] = "auto"
     """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    also: tuple[ModelConfig, ...] = ()
+    """More networks that `metaprune fit metagraph` learns from, on the same data; trained as the first is."""
     seed: int = 0
     device: str = "auto"
     """cpu, cuda, mps, or auto: cuda where it is, else cpu."""

@@ -16,6 +16,7 @@ from metaprune.errors import ConfigError, NotAvailableError
 from metaprune.files import write_json
 from metaprune.methods.artifact import INFO, Artifact
 from metaprune.methods.base import Learned, Task, recovery_after
+from metaprune.methods.metagraph import MetaGraph
 from metaprune.methods.pruningnet import FITTED_OPTIONS, PruningNet, Session
 from metaprune.methods.registry import create_method
 from metaprune.methods.stamp import FITTED_OPTIONS as STAMP_OPTIONS
@@ -47,6 +48,8 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
     method = create_method(config.method.name, dict(config.method.options))
     if not isinstance(method, Learned):
         raise ConfigError(f"method {method.name!r} learns nothing beforehand: `metaprune prune RECIPE` runs it")
+    if config.also and not isinstance(method, MetaGraph):
+        raise ConfigError(f"method {method.name!r} is meta-trained on one network: leave out the [[also]] tables")
     with engine("no", resolve_device(config.device)) as accelerator:  # joins the launch, if there is one
         if accelerator.num_processes > 1 and not isinstance(method, Stamp):
             raise NotAvailableError(f"method {method.name!r} meta-trains in one process: start it without a launcher")
@@ -62,15 +65,18 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
 
 
 def _fitted(config: RunConfig, method: Learned, place: RunFolder, progress: bool) -> Artifact:
-    """What `method` learned on the recipe's network and data, with the figures of the run."""
-    phases = Phases()
-    with phases("load"):
-        inputs = load_inputs(config)
-    train_dense(config, inputs, place, phases, progress)
+    """What `method` learned on the recipe's networks and data, with the figures of the run."""
+    phases, tasks = Phases(), []
+    each = [dataclasses.replace(config, model=model, also=()) for model in (config.model, *config.also)]
+    with phases("load"):  # all of them, before the first is trained for hours
+        inputs = [load_inputs(one) for one in each]
+    for n, (one, given) in enumerate(zip(each, inputs, strict=True)):
+        at = RunFolder(place.path / f"also-{n}", one) if n else place
+        train_dense(one, given, at, phases, progress)
+        tasks.append(_task(one, given, at.path, progress))
     with phases("fit"):
-        task = _task(config, inputs, place.path, progress)
-        artifact = method.fit([task], Rng(config.seed).child("method", method.name))
-    info = {**artifact.info, **environment(config.seed, inputs.device), "phases": phases.seconds}
+        artifact = method.fit(tasks, Rng(config.seed).child("method", method.name))
+    info = {**artifact.info, **environment(config.seed, inputs[0].device), "phases": phases.seconds}
     return dataclasses.replace(artifact, info=info)
 
 

@@ -230,6 +230,11 @@ def run(
     `method` stands in for the config's, with what a file that is passed on should not hold (a storage's password).
     """
     method = method or create_method(config.method.name, dict(config.method.options))
+    if config.also and not config.method.options.get("artifact"):
+        raise ConfigError(
+            "[[also]] names more networks for `metaprune fit metagraph`: run that, then prune with --set "
+            "method.options.artifact=FOLDER; or leave the tables out"
+        )
     place, phases = RunFolder(folder, config), Phases()
     if place.finished is not None:
         log.info("%s is finished already", place.path)

@@ -310,3 +310,20 @@ def test_one_metanetwork_prunes_other_networks(tmp_path, capsys):
     assert 'id="metagraph"' in (tmp_path / "pruned" / "report.html").read_text()
     assert main(["adapt", str(tmp_path / "fit"), "--data", "builtin:digits", "--budget", "params=40%"]) == 2
     assert "holds a metagraph" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+def test_one_fit_from_networks_of_several_depths(tmp_path):
+    from metaprune.pipeline import run
+
+    both = from_dict(RunConfig, {**METAGRAPH, "also": [{"spec": "zoo:resnet20"}]})
+    artifact = fit(both, tmp_path / "fit", progress=False)
+    shares = [m["macs"] for m in artifact.info["data_models"]]
+    assert len(shares) == 4  # two of each network
+    assert (tmp_path / "fit" / "dense.safetensors").stat().st_size != (
+        tmp_path / "fit" / "also-1" / "dense.safetensors"
+    ).stat().st_size
+    with pytest.raises(ConfigError, match="more networks for `metaprune fit metagraph`"):
+        run(both, tmp_path / "pruned", progress=False)
+    with pytest.raises(ConfigError, match="meta-trained on one network"):
+        fit(recipe(also=[{"spec": "zoo:resnet20"}]), tmp_path / "other", progress=False)
