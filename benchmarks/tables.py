@@ -15,7 +15,7 @@ sys.path += [str(HERE / "metagraph")]
 
 from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
-from metagraph_tables import cut_table, meta_table, rates_table, tuned_table  # noqa: E402
+from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, speed_table  # noqa: E402
@@ -100,6 +100,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metagraph-cut": cut_table,
     "metagraph-masks": metagraph_masks_table,
     "metagraph-rates": rates_table,
+    "metagraph-area": area_table,
     "metagraph-tuned": tuned_table,
     "metagraph-speed": metagraph_speed_table,
 }

@@ -156,6 +156,39 @@ def tuned_table() -> str:
     return "\n".join(lines)
 
 
+def tuned_curves(epochs: float = 2) -> dict[tuple[str, str, str], dict[str, list[float]]]:
+    """(network, arm, variant) -> share -> accuracy of every seed, at the rate that was chosen: most seeds have it."""
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(dict)
+    for (network, share, (trained, _), arm, variant), seeds in tuned_rows().items():
+        at = found[network, arm, variant]
+        if trained == epochs and len(seeds) > len(at.get(share, ())):
+            at[share] = [a for a, _ in seeds]
+    return {key: at for key, at in found.items() if at}
+
+
+def area_table() -> str:
+    """Test accuracy after two epochs and the area under it: what has three seeds at all of a network's budgets."""
+    whole = {k: at for k, at in tuned_curves().items() if len(at) > 1 and min(len(a) for a in at.values()) > 2}
+    most = {k[0]: max(len(at) for other, at in whole.items() if other[0] == k[0]) for k in whole}
+    rows = []
+    for (network, arm, variant), at in whole.items():
+        if len(at) == most[network]:
+            points = [[{"macs": _percent(s), "accuracy": a} for s, a in zip(at, seed, strict=True)]
+                      for seed in zip(*at.values(), strict=False)]  # fmt: skip
+            means = {s: statistics.mean(at[s]) for s in sorted(at, key=_percent, reverse=True)}
+            rows.append((network, arm, variant, means, [area(p) for p in points]))
+    lines = ["| network | rewrite | objective | accuracy at shares of the MACs | area |", "|---" * 5 + "|"]
+    for network, arm, variant, means, areas in sorted(rows, key=lambda r: (r[0], -statistics.mean(r[4]))):
+        shown = ", ".join(f"{share}: {mean:.1f}" for share, mean in means.items())
+        spread = f"{statistics.mean(areas):.1f} ({min(areas):.1f} to {max(areas):.1f})"
+        lines.append(f"| {network} | {arm} | {variant} | {shown} | {spread} |")
+    return "\n".join(lines)
+
+
+def _percent(share: str) -> float:
+    return float(share.rstrip("%"))
+
+
 def speed_table() -> str:
     lines = [
         "| network, hidden x rounds | nodes | edges | wiring | forward | backward | peak memory (before the pass) |",

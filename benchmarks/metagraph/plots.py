@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections import defaultdict
 from pathlib import Path
 
 import plotly.graph_objects as go
-from metagraph_tables import cut_rows, tuned_rows
+from metagraph_tables import cut_rows, tuned_curves, tuned_rows
 from plotly.subplots import make_subplots
 
 from metaprune.report.plots import style
@@ -26,12 +25,12 @@ def curves(network: str, epochs: float) -> tuple[Curves, Curves]:
         for (name, arm, variant), found in cut_rows().items()
         if name == network
     }
-    tuned: dict[str, dict[float, list[float]]] = defaultdict(dict)
-    for (name, share, (trained, _), arm, variant), found in tuned_rows().items():
-        at = tuned[f"{arm} ({variant})"]
-        if name == network and trained == epochs and len(found) > len(at.get(float(share[:-1]), ())):
-            at[float(share[:-1])] = [a for a, _ in found]
-    return cut, {label: list(found.items()) for label, found in tuned.items() if found}
+    tuned: Curves = {
+        f"{arm} ({variant})": [(float(share[:-1]), seeds) for share, seeds in found.items()]
+        for (name, arm, variant), found in tuned_curves(epochs).items()
+        if name == network
+    }
+    return cut, tuned
 
 
 def figure(network: str, epochs: float = 2) -> go.Figure:

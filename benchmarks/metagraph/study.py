@@ -59,6 +59,7 @@ class Target:
     """epochs: of training from scratch; 0: trained weights are in the folder, and get one epoch on the JPEG images.
 
     light: how data models are trained, and the fine-tuning but for its epochs and learning rate.
+    of: trained weights are those of this target's seed 1000, fine-tuned once on other batches.
     """
 
     spec: str
@@ -67,6 +68,12 @@ class Target:
     lr: float = 0.1
     light: mp.TrainConfig = LIGHT
     options: dict[str, Any] = field(default_factory=dict)
+    of: str = ""
+
+
+def relatives(name: str) -> Target:
+    """Of the network that data models come from, as the seeds of ResNet-20 are (all from one trained network)."""
+    return dataclasses.replace(TARGETS[name], epochs=0, of=name)
 
 
 TARGETS = {
@@ -77,6 +84,9 @@ TARGETS = {
     "vgg19 x0.25": Target("zoo:vgg19_bn", epochs=8, options={"width": 0.25}),
     "resnet8 fashion-mnist": Target("zoo:resnet8", GREY, epochs=3),
     "vit fashion-mnist": Target("zoo:vit_micro", GREY, epochs=10, lr=2e-3, light=ADAM),
+}
+TARGETS |= {
+    f"{name}, relatives": relatives(name) for name in ("vgg19 x0.25", "resnet8 fashion-mnist", "vit fashion-mnist")
 }
 DATA_MODELS = DataModelConfig(train=LIGHT)
 FROM_SCRATCH = DataModelConfig(count=10, scratch=LIGHT)  # the paper's; trained as the target is, see `Study.artifact`
@@ -189,12 +199,17 @@ class Study:
     def network(self, name: str, seed: int) -> torch.nn.Module:
         """A trained network, fine-tuned once on the JPEG images or trained here: the dense baseline of its seed."""
         target, data, place = TARGETS[name], self.data(name), self.work / f"{name}-{seed}.safetensors"
-        given = None if target.epochs else self.folder / f"{name}_cifar10.safetensors"
+        shared = (
+            self.work / f"{target.of}-1000.safetensors" if target.of else self.folder / f"{name}_cifar10.safetensors"
+        )
+        given = None if target.epochs else shared
         weights = place if place.exists() else given
         with Rng(seed).child("model").torch_global():
             model = create(target.spec, weights=weights and str(weights), **target.options)
         if not place.exists():
-            how = dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr) if target.epochs else LIGHT
+            how = (
+                dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr) if target.epochs else target.light
+            )
             train(model, data, how, rng=Rng(seed).child("dense"), progress=False)
             write_tensors(place, model.state_dict())
         return model
@@ -312,7 +327,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     study = Study(options.folder, options.out, options.work, options.tested)
     for variant, name, seed in itertools.product(options.variants, options.networks, options.seeds):
-        source = name if options.source == "own" else options.source
+        source = (TARGETS[name].of or name) if options.source == "own" else options.source
         for arm in options.arms:
             for share in SHARES if "cut" in options.parts and arm in (*ARMS, *PLAIN) else ():
                 study.run(variant, source, name, seed, arm, share, 0, LIGHT.lr)

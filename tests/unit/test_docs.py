@@ -24,6 +24,12 @@ def test_tables_are_generated_from_the_results():
     assert done.returncode == 0, "run: python benchmarks/tables.py"
 
 
+def test_curves_are_drawn_from_the_results(tmp_path):
+    script = ROOT / "benchmarks/metagraph/plots.py"
+    subprocess.run([sys.executable, str(script), "--out", str(tmp_path / "curves.html")], check=True)
+    assert "no rewrite (any)" in (tmp_path / "curves.html").read_text()
+
+
 @pytest.mark.parametrize(
     "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name
 )

@@ -141,9 +141,9 @@ def test_straight_through_gates_give_the_loss_of_the_cut(kind):
     for gate, mask in zip(gates, plan.masks(network.space), strict=True):
         gate.retain_grad()
         assert torch.equal(gate.detach().round(decimals=12), torch.from_numpy(mask).double())
-    loss, _ = gated_loss(
-        network, Gated(network.program, network.captured, network.labelled, network.space), tensors, gates, batches
-    )
+    gated = Gated(network.program, network.captured, network.labelled, network.space)
+    loss, _ = gated_loss(network, gated, tensors, gates, batches)
+    assert gated_loss(network, gated, tensors, [g.detach() for g in gates], batches)[0] == loss  # of fixed weights
     alive = network.survivors(plan)
     trained = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
     small = {n: t.detach().requires_grad_(n in trained) for n, t in network.sliced(alive, tensors=tensors).items()}
@@ -247,7 +247,7 @@ def test_meta_training_is_finite_and_shrinks(tmp_path):
     assert rows[-1]["shrinkage"] / rows[0]["shrinkage"] < 1
 
 
-@pytest.mark.parametrize("objective", ["cut", "sparsity"])
+@pytest.mark.parametrize("objective", ["cut", "straight-through", "sparsity"])
 def test_a_killed_meta_training_goes_on_to_the_same_artifact(tmp_path, objective, monkeypatch):
     method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, objective=objective))
     whole = method.fit([task_of(folder=tmp_path / "a")], Rng(0))

@@ -59,7 +59,7 @@ def gated_loss(
         loss.backward()
         total += loss.item()
         right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
-    reached = [k for k, leaf in enumerate(leaves) if leaf.grad is not None]
+    reached = [k for k, gate in enumerate(gates) if gate.requires_grad and leaves[k].grad is not None]
     torch.autograd.backward([gates[k] for k in reached], [leaves[k].grad for k in reached])
     return total, right / seen
 
