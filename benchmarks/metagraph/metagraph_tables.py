@@ -66,7 +66,7 @@ def cut_table() -> str:
     cells = cut_rows()
     if not cells:
         return "Not run yet."
-    shares = sorted({s for c in cells.values() for s in c}, key=lambda s: -float(s.rstrip("%")))
+    shares = sorted({s for c in cells.values() for s in c}, key=percent, reverse=True)
     lines = [
         f"| network | rewrite | objective | {' | '.join(shares)} of MACs | area (lowest to highest seed) | seeds |",
         "|---" * (5 + len(shares)) + "|",
@@ -78,8 +78,9 @@ def cut_table() -> str:
     for key in sorted(cells, key=lambda k: (k[0], -statistics.mean(areas[k]))):
         network, arm, variant = key
         values = [f"{statistics.mean(a for _, a in cells[key][s]):.1f}" if cells[key][s] else "" for s in shares]
-        spread = f"{statistics.mean(areas[key]):.1f} ({min(areas[key]):.1f} to {max(areas[key]):.1f})"
-        lines.append(f"| {network} | {arm} | {variant} | {' | '.join(values)} | {spread} | {len(areas[key])} |")
+        lines.append(
+            f"| {network} | {arm} | {variant} | {' | '.join(values)} | {_spread(areas[key])} | {len(areas[key])} |"
+        )
     return "\n".join(lines)
 
 
@@ -173,20 +174,23 @@ def area_table() -> str:
     rows = []
     for (network, arm, variant), at in whole.items():
         if len(at) == most[network]:
-            points = [[{"macs": _percent(s), "accuracy": a} for s, a in zip(at, seed, strict=True)]
+            points = [[{"macs": percent(s), "accuracy": a} for s, a in zip(at, seed, strict=True)]
                       for seed in zip(*at.values(), strict=False)]  # fmt: skip
-            means = {s: statistics.mean(at[s]) for s in sorted(at, key=_percent, reverse=True)}
+            means = {s: statistics.mean(at[s]) for s in sorted(at, key=percent, reverse=True)}
             rows.append((network, arm, variant, means, [area(p) for p in points]))
     lines = ["| network | rewrite | objective | accuracy at shares of the MACs | area |", "|---" * 5 + "|"]
     for network, arm, variant, means, areas in sorted(rows, key=lambda r: (r[0], -statistics.mean(r[4]))):
         shown = ", ".join(f"{share}: {mean:.1f}" for share, mean in means.items())
-        spread = f"{statistics.mean(areas):.1f} ({min(areas):.1f} to {max(areas):.1f})"
-        lines.append(f"| {network} | {arm} | {variant} | {shown} | {spread} |")
+        lines.append(f"| {network} | {arm} | {variant} | {shown} | {_spread(areas)} |")
     return "\n".join(lines)
 
 
-def _percent(share: str) -> float:
+def percent(share: str) -> float:
     return float(share.rstrip("%"))
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def speed_table() -> str:

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 
 import plotly.graph_objects as go
-from metagraph_tables import cut_rows, tuned_curves, tuned_rows
+from metagraph_tables import cut_rows, percent, tuned_curves, tuned_rows
 from plotly.subplots import make_subplots
 
 from metaprune.report.plots import style
@@ -21,12 +21,12 @@ Curves = dict[str, list[tuple[float, list[float]]]]  # label -> (MACs in percent
 def curves(network: str, epochs: float) -> tuple[Curves, Curves]:
     """Right after the cut, and after fine-tuning at the rate that most seeds have: it was chosen on another."""
     cut: Curves = {
-        f"{arm} ({variant})": [(float(share[:-1]), [a for _, a in seeds]) for share, seeds in found.items()]
+        f"{arm} ({variant})": [(percent(share), [a for _, a in seeds]) for share, seeds in found.items()]
         for (name, arm, variant), found in cut_rows().items()
         if name == network
     }
     tuned: Curves = {
-        f"{arm} ({variant})": [(float(share[:-1]), seeds) for share, seeds in found.items()]
+        f"{arm} ({variant})": [(percent(share), seeds) for share, seeds in found.items()]
         for (name, arm, variant), found in tuned_curves(epochs).items()
         if name == network
     }

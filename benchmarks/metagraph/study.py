@@ -70,6 +70,11 @@ class Target:
     options: dict[str, Any] = field(default_factory=dict)
     of: str = ""
 
+    @property
+    def dense(self) -> mp.TrainConfig:
+        """How the dense network is trained, from scratch or from weights that are there."""
+        return dataclasses.replace(self.light, epochs=self.epochs, lr=self.lr) if self.epochs else self.light
+
 
 def relatives(name: str) -> Target:
     """Of the network that data models come from, as the seeds of ResNet-20 are (all from one trained network)."""
@@ -207,10 +212,7 @@ class Study:
         with Rng(seed).child("model").torch_global():
             model = create(target.spec, weights=weights and str(weights), **target.options)
         if not place.exists():
-            how = (
-                dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr) if target.epochs else target.light
-            )
-            train(model, data, how, rng=Rng(seed).child("dense"), progress=False)
+            train(model, data, target.dense, rng=Rng(seed).child("dense"), progress=False)
             write_tensors(place, model.state_dict())
         return model
 
@@ -228,7 +230,7 @@ class Study:
                     for one in name.split("+")
                 ]
                 target, given = TARGETS[name.split("+")[0]], VARIANTS[variant].data_models
-                scratch = given.scratch and dataclasses.replace(target.light, epochs=target.epochs, lr=target.lr)
+                scratch = given.scratch and target.dense
                 how = dataclasses.replace(given, train=scratch or target.light, scratch=scratch)
                 with wrong_graphs() if "wrong graphs" in variant else nullcontext():
                     dataclasses.replace(VARIANTS[variant], data_models=how).fit(tasks, Rng(0)).save(place)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from metaprune.cost.analytic import CostModel
+from metaprune.elastic.gated import Gated
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import Program
 from metaprune.elastic.weights import SlicedTensors
@@ -86,6 +87,11 @@ class Network:
                 if isinstance(owner, nn.modules.batchnorm._BatchNorm):
                     names.append(node.name)
         return frozenset(names)
+
+    @cached_property
+    def gated(self) -> Gated:
+        """Runs the full network under soft gates; it reads the graph, so other weights share it."""
+        return Gated(self.program, self.captured, self.labelled, self.space)
 
     @cached_property
     def isomorphic_classes(self) -> list[int]:

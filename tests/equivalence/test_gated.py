@@ -5,7 +5,6 @@ import pytest
 import torch
 from networks import build
 
-from metaprune.elastic.gated import Gated
 from metaprune.network import trace
 from metaprune.testing.networks import TOYS, toy
 from metaprune.testing.oracles import perturb, random_plan
@@ -20,10 +19,6 @@ NETWORKS = (
     "timm_mobilevit",
     "bert_classifier",
 )
-
-
-def gated(network):
-    return Gated(network.program, network.captured, network.labelled, network.space)
 
 
 def doubles(value):
@@ -41,7 +36,7 @@ def assert_hard_gates_are_the_cut(model, args, kwargs):
     model = perturb(model.eval()).double()
     args, kwargs = doubles(args), doubles(kwargs or {})
     network = trace(model, args, kwargs)
-    run = gated(network)
+    run = network.gated
     plan = random_plan(network.space, 0.5, seed=1)
     with torch.no_grad():
         for chosen in (Plan(), plan):
@@ -70,7 +65,7 @@ def test_gradient_of_every_gate(name):
     model = perturb(model.eval()).double()
     args = doubles(args)
     network = trace(model, args, kwargs)
-    run = gated(network)
+    run = network.gated
     draw = np.random.default_rng(0)
     gates = [torch.from_numpy(draw.uniform(0.3, 0.9, g.width)).requires_grad_() for g in network.space]
 

@@ -10,7 +10,6 @@ import torch_pruning as tp
 from torch import nn
 
 from metaprune.data import Data, TensorSplit
-from metaprune.elastic.gated import Gated
 from metaprune.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, NoEffectWarning, WeightsError
 from metaprune.methods.artifact import Artifact
 from metaprune.methods.base import Task
@@ -141,9 +140,8 @@ def test_straight_through_gates_give_the_loss_of_the_cut(kind):
     for gate, mask in zip(gates, plan.masks(network.space), strict=True):
         gate.retain_grad()
         assert torch.equal(gate.detach().round(decimals=12), torch.from_numpy(mask).double())
-    gated = Gated(network.program, network.captured, network.labelled, network.space)
-    loss, _ = gated_loss(network, gated, tensors, gates, batches)
-    assert gated_loss(network, gated, tensors, [g.detach() for g in gates], batches)[0] == loss  # of fixed weights
+    loss, _ = gated_loss(network, tensors, gates, batches)
+    assert gated_loss(network, tensors, [g.detach() for g in gates], batches)[0] == loss  # of fixed weights
     alive = network.survivors(plan)
     trained = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
     small = {n: t.detach().requires_grad_(n in trained) for n, t in network.sliced(alive, tensors=tensors).items()}

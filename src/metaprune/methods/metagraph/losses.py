@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metaprune.elastic.gated import Gated
 from metaprune.methods.metagraph.pruner import Batches
 from metaprune.network import Network
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
@@ -26,42 +25,47 @@ def tuned_loss(
     tuned = {n: small[n].detach().clone().requires_grad_() for n in names}
     sgd = torch.optim.SGD(tuned.values(), lr=lr, momentum=0.9)
     used = _with_own_statistics(network, small) | tuned
-    total, right, seen = 0.0, 0, 0
-    for number, (inputs, labels) in enumerate(batches):
-        if number <= steps:
-            sgd.zero_grad()
-        args, kwargs = call_arguments(channels_last(inputs))
-        logits = logits_of(network.program.run(structure, used, args, kwargs))
-        loss = cross_entropy(logits, labels)
-        if number < steps:
-            loss.backward()
-            sgd.step()
-            continue
-        (loss / (len(batches) - steps)).backward()
-        total += loss.item()
-        right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
-    reached = [n for n in names if tuned[n].grad is not None]
-    torch.autograd.backward([small[n] for n in reached], [tuned[n].grad for n in reached])
-    return total / (len(batches) - steps), right / seen
+
+    def run(args: tuple, kwargs: dict[str, Any]) -> Any:
+        return network.program.run(structure, used, args, kwargs)
+
+    for batch in batches[:steps]:
+        sgd.zero_grad()
+        _averaged(run, [batch])
+        sgd.step()
+    sgd.zero_grad()
+    found = _averaged(run, batches[steps:])
+    _pass_back(small, tuned)
+    return found
 
 
 def gated_loss(
-    network: Network, gated: Gated, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], batches: Batches
+    network: Network, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], batches: Batches
 ) -> tuple[float, float]:
     """Cross-entropy and accuracy of the full-size network under `gates`; gradients go to them and to `tensors`."""
     used = _with_own_statistics(network, tensors)
-    leaves = [g.detach().requires_grad_() for g in gates]
+    leaves = {k: gate.detach().requires_grad_() for k, gate in enumerate(gates)}
+    found = _averaged(lambda a, k: network.gated.run(used, list(leaves.values()), a, k, training=True), batches)
+    _pass_back(dict(enumerate(gates)), leaves)
+    return found
+
+
+def _averaged(run: Callable[[tuple, dict[str, Any]], Any], batches: Batches) -> tuple[float, float]:
+    """Cross-entropy and accuracy over all batches; the gradient is added up where `run` got its tensors."""
     total, right, seen = 0.0, 0, 0
     for inputs, labels in batches:
-        args, kwargs = call_arguments(channels_last(inputs))
-        logits = logits_of(gated.run(used, leaves, args, kwargs, training=True))
-        loss = cross_entropy(logits, labels) / len(batches)
-        loss.backward()
+        logits = logits_of(run(*call_arguments(channels_last(inputs))))
+        loss = cross_entropy(logits, labels)
+        (loss / len(batches)).backward()
         total += loss.item()
         right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
-    reached = [k for k, gate in enumerate(gates) if gate.requires_grad and leaves[k].grad is not None]
-    torch.autograd.backward([gates[k] for k in reached], [leaves[k].grad for k in reached])
-    return total, right / seen
+    return total / len(batches), right / seen
+
+
+def _pass_back(sources: Mapping[Any, Tensor], leaves: Mapping[Any, Tensor]) -> None:
+    """The gradient that reached the leaves, on through what they were detached from."""
+    reached = [n for n, leaf in leaves.items() if leaf.grad is not None and sources[n].requires_grad]
+    torch.autograd.backward([sources[n] for n in reached], [leaves[n].grad for n in reached])
 
 
 def _with_own_statistics(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

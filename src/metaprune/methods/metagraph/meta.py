@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.elastic.gated import Gated
 from metaprune.errors import CollapseWarning, ConfigError, TrainingDivergedError
 from metaprune.methods.base import Task
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
@@ -171,8 +170,6 @@ class Trainer:
         self.shrinkages = [Shrinkage(m.task.network, config.alpha) for m in models]
         # the task's constraints are for its result; data models are pruned as far as it takes
         self.pruners = [Pruner(replace(m.task, constraints=Constraints()), criterion, m.plan) for m in models]
-        networks = [m.task.network for m in models] if config.objective == "straight-through" else []
-        self.gated = [Gated(n.program, n.captured, n.labelled, n.space) for n in networks]
         self.norms = [self._norm(i) for i in range(len(models))]
 
     def _norm(self, i: int) -> float:
@@ -232,7 +229,7 @@ class Trainer:
         batches = list(itertools.islice(itertools.cycle(batches), count))  # of a small data set, again
         if self.config.objective == "straight-through":
             gates = self.shrinkages[i].gates(tensors, plan)
-            entropy, hit = gated_loss(network, self.gated[i], tensors, gates, batches)
+            entropy, hit = gated_loss(network, tensors, gates, batches)
         else:
             small = dict(network.sliced(alive, tensors=tensors))
             structure = network.program.structure(alive, training=True)

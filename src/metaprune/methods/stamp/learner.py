@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.cost.soft import SoftCost
-from metaprune.elastic.gated import Gated
 from metaprune.errors import TrainingDivergedError
 from metaprune.methods.stamp.episodes import Sample
 from metaprune.methods.stamp.generator import MaskGenerator
@@ -78,7 +77,7 @@ class GatedLoss(ABC):
 
     def __init__(self, network: Network, metric: str, temperature: float):
         self.network, self.temperature = network, temperature
-        self.gated = Gated(network.program, network.captured, network.labelled, network.space)
+        self.gated = network.gated
         self.cost = SoftCost(network.cost_model(), metric)
 
     @abstractmethod
