@@ -59,17 +59,19 @@ def overhead_table() -> str:
     report = json.loads((HERE / "overhead" / "resnet18.json").read_text())
     ms = report["median_ms"]
     ratio = {name: f"{value / ms['eager_full']:.2f}" for name, value in ms.items()}
-    return "\n".join([
-        "| ResNet-18, batch 64, 32x32, one CPU thread | ms | ratio |",
-        "|---|---|---|",
-        f"| eager, full | {ms['eager_full']} | 1 |",
-        f"| executor, full | {ms['executor_full']} | {report['executor_over_eager']:.2f} |",
-        f"| module form, half of every group | {ms['eager_module_form_50']} | {ratio['eager_module_form_50']} |",
-        f"| graph form, the same | {ms['graph_form_50']} | {ratio['graph_form_50']} |",
-        f"| executor, the same, sliced on each forward | {ms['executor_50_sliced_each_forward']} "
-        f"| {ratio['executor_50_sliced_each_forward']} |",
-        f"\nThe cost model takes {report['cost_model_us_per_candidate']:.2f} us per candidate (10,000 at once).",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "| ResNet-18, batch 64, 32x32, one CPU thread | ms | ratio |",
+            "|---|---|---|",
+            f"| eager, full | {ms['eager_full']} | 1 |",
+            f"| executor, full | {ms['executor_full']} | {report['executor_over_eager']:.2f} |",
+            f"| module form, half of every group | {ms['eager_module_form_50']} | {ratio['eager_module_form_50']} |",
+            f"| graph form, the same | {ms['graph_form_50']} | {ratio['graph_form_50']} |",
+            f"| executor, the same, sliced on each forward | {ms['executor_50_sliced_each_forward']} "
+            f"| {ratio['executor_50_sliced_each_forward']} |",
+            f"\nThe cost model takes {report['cost_model_us_per_candidate']:.2f} us per candidate (10,000 at once).",
+        ]
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {

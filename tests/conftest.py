@@ -3,7 +3,7 @@
 import torch
 from hypothesis import HealthCheck, settings
 
-from metaprune.imports import allow_torchvision_import
+from metaprune.core.imports import allow_torchvision_import
 
 torch.set_num_threads(1)
 allow_torchvision_import()  # before anything imports torchvision, timm or transformers

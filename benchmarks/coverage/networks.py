@@ -16,7 +16,7 @@ import torch
 from hf_networks import HF
 from torch import nn
 
-from metaprune.imports import allow_torchvision_import
+from metaprune.core.imports import allow_torchvision_import
 from metaprune.testing import perturb
 
 FAMILIES: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "timm_families.json").read_text())["families"]
@@ -94,12 +94,27 @@ def _vision_transformer() -> Built:
 
 NO_HELPER_HEADS = {"aux_logits": False, "init_weights": False}
 CLASSIFIERS: dict[str, dict[str, Any]] = {
-    "alexnet": {"size": 96}, "vgg11_bn": {}, "resnet18": {}, "resnext50_32x4d": {}, "densenet121": {},
-    "googlenet": NO_HELPER_HEADS, "inception_v3": {"size": 128, **NO_HELPER_HEADS}, "mobilenet_v2": {},
-    "mobilenet_v3_small": {}, "mnasnet0_5": {}, "squeezenet1_1": {}, "shufflenet_v2_x0_5": {}, "efficientnet_b0": {},
-    "efficientnet_v2_s": {}, "regnet_y_400mf": {}, "regnet_x_400mf": {}, "convnext_tiny": {}, "swin_t": {},
-    "swin_v2_t": {}, "maxvit_t": {"size": 224},
-}  # fmt: skip
+    "alexnet": {"size": 96},
+    "vgg11_bn": {},
+    "resnet18": {},
+    "resnext50_32x4d": {},
+    "densenet121": {},
+    "googlenet": NO_HELPER_HEADS,
+    "inception_v3": {"size": 128, **NO_HELPER_HEADS},
+    "mobilenet_v2": {},
+    "mobilenet_v3_small": {},
+    "mnasnet0_5": {},
+    "squeezenet1_1": {},
+    "shufflenet_v2_x0_5": {},
+    "efficientnet_b0": {},
+    "efficientnet_v2_s": {},
+    "regnet_y_400mf": {},
+    "regnet_x_400mf": {},
+    "convnext_tiny": {},
+    "swin_t": {},
+    "swin_v2_t": {},
+    "maxvit_t": {"size": 224},
+}
 SEGMENTERS = ("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "fcn_resnet50")
 BACKBONES = ("fasterrcnn_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn")
 

@@ -16,7 +16,7 @@ from process import first_line, memory, silenced, tail
 from torch import nn
 
 import metaprune.network as network_module
-from metaprune.errors import UncoveredOpWarning
+from metaprune.core.errors import UncoveredOpWarning
 from metaprune.network import Network, trace
 from metaprune.surgery import cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from networks import NETWORKS, build
 from process import first_line, silenced, tail
 from torch import nn
 from torch.utils import _pytree as pytree
+
+from networks import NETWORKS, build
 
 RATIO = 0.5
 LEAST_REMOVED = 0.1
@@ -36,9 +37,25 @@ HELP = {
 # names under which attention classes keep the number of heads, and their projections
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads", "n_head")
 PROJECTIONS = (
-    "qkv", "qkv_proj", "to_qkv", "q", "k", "v", "q_proj", "k_proj", "v_proj", "query", "key", "value", "to_q", "to_k",
-    "to_v", "q_lin", "k_lin", "v_lin",
-)  # fmt: skip
+    "qkv",
+    "qkv_proj",
+    "to_qkv",
+    "q",
+    "k",
+    "v",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "query",
+    "key",
+    "value",
+    "to_q",
+    "to_k",
+    "to_v",
+    "q_lin",
+    "k_lin",
+    "v_lin",
+)
 Pruned = tuple[nn.Module, str]
 Free = bool | tuple[str, ...]  # all outputs may change their width, none, or those of these names
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from metaprune.imports import allow_torchvision_import
+from metaprune.core.imports import allow_torchvision_import
 
 HERE = Path(__file__).parent
 MOST_PARAMETERS = 60_000_000

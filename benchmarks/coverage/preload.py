@@ -10,7 +10,7 @@ warnings.simplefilter("ignore")
 import ours  # noqa: E402
 import peers  # noqa: E402, F401
 
-from metaprune.imports import allow_torchvision_import  # noqa: E402
+from metaprune.core.imports import allow_torchvision_import  # noqa: E402
 
 allow_torchvision_import()
 

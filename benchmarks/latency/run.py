@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaprune.files import write_json
+from metaprune.core.files import write_json
+from metaprune.core.rng import Rng
 from metaprune.latency import LatencyTable, build_table
 from metaprune.models import create
 from metaprune.network import Network, trace
-from metaprune.rng import Rng
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet20": {"num_classes": 10, "in_channels": 3},

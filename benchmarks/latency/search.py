@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from metaprune.core.rng import Rng
 from metaprune.latency import LatencyTable, build_table
 from metaprune.latency.runtimes import Repeats, make_timer
 from metaprune.latency.segments import segments_of
 from metaprune.methods import create_method
-from metaprune.methods.base import Task
 from metaprune.network import Network
-from metaprune.rng import Rng
+from metaprune.protocol.method import Task
 from metaprune.values import Budget, Plan
 
 PRUNINGNET = Path(__file__).parents[1] / "pruningnet"

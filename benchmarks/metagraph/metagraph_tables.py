@@ -174,8 +174,10 @@ def area_table() -> str:
     rows = []
     for (network, arm, variant), at in whole.items():
         if len(at) == most[network]:
-            points = [[{"macs": percent(s), "accuracy": a} for s, a in zip(at, seed, strict=True)]
-                      for seed in zip(*at.values(), strict=False)]  # fmt: skip
+            points = [
+                [{"macs": percent(s), "accuracy": a} for s, a in zip(at, seed, strict=True)]
+                for seed in zip(*at.values(), strict=False)
+            ]
             means = {s: statistics.mean(at[s]) for s in sorted(at, key=percent, reverse=True)}
             rows.append((network, arm, variant, means, [area(p) for p in points]))
     lines = ["| network | rewrite | objective | accuracy at shares of the MACs | area |", "|---" * 5 + "|"]

@@ -42,13 +42,21 @@ def figure(network: str, epochs: float = 2) -> go.Figure:
             means = [statistics.mean(v) for _, v in ordered]
             line = {"width": 4 if label.startswith("metanetwork (") else 1.5}
             made.add_scatter(
-                x=[x for x, _ in ordered], y=means, name=label, legendgroup=label, showlegend=label not in seen,
-                mode="lines+markers", line=line, row=1, col=column,
+                x=[x for x, _ in ordered],
+                y=means,
+                name=label,
+                legendgroup=label,
+                showlegend=label not in seen,
+                mode="lines+markers",
+                line=line,
+                row=1,
+                col=column,
                 error_y={
-                    "symmetric": False, "array": [max(v) - m for (_, v), m in zip(ordered, means, strict=True)],
+                    "symmetric": False,
+                    "array": [max(v) - m for (_, v), m in zip(ordered, means, strict=True)],
                     "arrayminus": [m - min(v) for (_, v), m in zip(ordered, means, strict=True)],
                 },
-            )  # fmt: skip
+            )
             seen.add(label)
     style(made, height=560, showlegend=True)
     made.update_layout(title=f"{network}: test accuracy, mean and range over seeds")

@@ -36,8 +36,8 @@ def one(case: str) -> dict[str, float]:
     import torch
 
     import metaprune as mp
-    from metaprune.methods.metagraph import wire
     from metaprune.methods.metagraph.metanet import Graph, Metanet, MetanetConfig
+    from metaprune.methods.metagraph.wire import wire
     from metaprune.models import create
 
     torch.set_num_threads(1)
@@ -58,10 +58,15 @@ def one(case: str) -> dict[str, float]:
         found.append((forward - began, time.process_time() - forward))
     forward, backward = (min(f) for f in zip(*found, strict=True))
     return {
-        "nodes": wiring.nodes, "edges": wiring.edge_count, "wire_cpu_s": wired, "forward_cpu_s": forward,
-        "backward_cpu_s": backward, "peak_gb": peak_gb(), "before_gb": before,
+        "nodes": wiring.nodes,
+        "edges": wiring.edge_count,
+        "wire_cpu_s": wired,
+        "forward_cpu_s": forward,
+        "backward_cpu_s": backward,
+        "peak_gb": peak_gb(),
+        "before_gb": before,
         "parameters": sum(p.numel() for p in metanet.parameters()),
-    }  # fmt: skip
+    }
 
 
 def data_models(together: int = 4, batch: int = 128, repeats: int = 4) -> dict[str, float]:

@@ -32,19 +32,19 @@ from unittest import mock
 import torch
 
 import metaprune as mp
+from metaprune.core.files import write_json, write_tensors
+from metaprune.core.rng import Rng
 from metaprune.data import Data, load_data
-from metaprune.files import write_json, write_tensors
 from metaprune.methods import create_method
-from metaprune.methods.artifact import INFO, Artifact
-from metaprune.methods.base import Method, Task
-from metaprune.methods.metagraph import MetaGraph
 from metaprune.methods.metagraph.controls import shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig
 from metaprune.methods.metagraph.metanet import Graph, MetanetConfig
+from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.models import create
+from metaprune.protocol.artifact import INFO, Artifact
+from metaprune.protocol.method import Method, Task
 from metaprune.recover.config import RecoverConfig
-from metaprune.rng import Rng
 from metaprune.train.loop import train
 from metaprune.values import Proposal
 
@@ -97,9 +97,10 @@ DATA_MODELS = DataModelConfig(train=LIGHT)
 FROM_SCRATCH = DataModelConfig(count=10, scratch=LIGHT)  # the paper's; trained as the target is, see `Study.artifact`
 SHORT = MetaConfig(steps=300)
 PAPERS = MetaGraph(
-    data_models=DATA_MODELS, metanet=MetanetConfig(form="paper", keep_norms=False),
+    data_models=DATA_MODELS,
+    metanet=MetanetConfig(form="paper", keep_norms=False),
     meta=MetaConfig(objective="sparsity", shrinkage=1.0),
-)  # fmt: skip
+)
 VARIANTS: dict[str, MetaGraph] = {
     "cut": MetaGraph(data_models=DATA_MODELS),
     "cut, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=SHORT),
@@ -121,7 +122,7 @@ VARIANTS: dict[str, MetaGraph] = {
     "sparsity (paper's objective and form), 300 steps": dataclasses.replace(
         PAPERS, meta=dataclasses.replace(PAPERS.meta, steps=SHORT.steps)
     ),
-}  # fmt: skip
+}
 ARMS: dict[str, dict[str, Any]] = {
     "metanetwork": {},
     "no rewrite": {"rewrite": "none"},
@@ -141,12 +142,15 @@ TUNED_ARMS: dict[str, dict[str, Any]] = {
     "no rewrite, tuned between": {"rewrite": "none", "between": True},
     **{
         f"group sparsity {reg:g}{said}, tuned between": {
-            "rewrite": "sparse", "sparse_reg": reg, "between": True, "criterion_options": {"p": 1, "scope": scope}
+            "rewrite": "sparse",
+            "sparse_reg": reg,
+            "between": True,
+            "criterion_options": {"p": 1, "scope": scope},
         }
         for reg in (0.003, 0.01, 0.03)
         for said, scope in (("", "global"), (", same share of every group", "local"))
     },
-}  # fmt: skip
+}
 PLAIN = ("uniform", "random")  # methods of these names, without a metanetwork
 SHARES = ("70%", "50%", "30%")
 MASKS = (("2:4", "60%"), ("1:4", "30%"), ("unstructured", "20%"), ("unstructured", "10%"))  # pattern, nonzero at most
@@ -186,9 +190,13 @@ class Study:
             wall, cpu = time.perf_counter(), time.process_time()
             self.rows[key] = make() | {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
             config = {
-                "images": IMAGES, "tested": self.tested, "light": dataclasses.asdict(LIGHT),
-                "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
-            }  # fmt: skip
+                "images": IMAGES,
+                "tested": self.tested,
+                "light": dataclasses.asdict(LIGHT),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "threads": torch.get_num_threads(),
+            }
             write_json(self.out, {"config": config, "rows": self.rows})
             shown = {k: round(v, 4) for k, v in self.rows[key].items() if isinstance(v, float)}
             print(key, shown, flush=True)
@@ -256,9 +264,14 @@ class Study:
         def pruned() -> dict[str, Any]:
             method, _ = self.arm(variant, source, arm, LIGHT, pattern=pattern)
             record = mp.prune(
-                self.network(name, seed), self.example(name), budget={"nonzero": share}, method=method,
-                data=self.data(name), seed=seed, progress=False,
-            ).record  # fmt: skip
+                self.network(name, seed),
+                self.example(name),
+                budget={"nonzero": share},
+                method=method,
+                data=self.data(name),
+                seed=seed,
+                progress=False,
+            ).record
             return {"accuracy": record["quality"]["cut"]["accuracy"], "nonzero": record["masks"]["share"]}
 
         whose = "any" if alone(arm) else label_of(variant, source)
@@ -275,17 +288,25 @@ class Study:
                 (method, how), untrained = self.arm(variant, source, arm, how), None
             recover = RecoverConfig(kind="finetune", train=how) if epochs else untrained
             result = mp.prune(
-                self.network(name, seed), self.example(name), budget={"macs": share}, method=method,
-                data=self.data(name), recover=recover, seed=seed, progress=False,
-            )  # fmt: skip
+                self.network(name, seed),
+                self.example(name),
+                budget={"macs": share},
+                method=method,
+                data=self.data(name),
+                recover=recover,
+                seed=seed,
+                progress=False,
+            )
             quality, found = result.record["quality"], result.record["method_details"].get("metagraph", {})
             accuracy = quality["recovered" if recover else "cut"]["accuracy"]
             cut = quality["cut"]["accuracy"] if untrained is None else None if epochs else accuracy
             return {
-                "dense": quality["dense"]["accuracy"], "cut": cut, "accuracy": accuracy,
+                "dense": quality["dense"]["accuracy"],
+                "cut": cut,
+                "accuracy": accuracy,
                 "macs": result.record["cost"]["after"]["macs"] / result.record["cost"]["before"]["macs"],
                 "strength": found.get("strength"),
-            }  # fmt: skip
+            }
 
         whose = "any" if alone(arm) else label_of(variant, source)
         rate = "" if lr == LIGHT.lr or not epochs else f" at {lr:g}"

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 import metaprune as mp
+from metaprune.core.rng import Rng
 from metaprune.data import load_data
 from metaprune.methods import create_method
-from metaprune.methods.base import Task
 from metaprune.models import create
-from metaprune.rng import Rng
+from metaprune.protocol.method import Task
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 
@@ -71,21 +71,35 @@ def main() -> None:
             pruned, cost = mp.cut(network, plan), network.cost(plan)
             before = evaluate(pruned.model, few).accuracy
             train(pruned.model, data, tune, rng=rng.child("recover"), progress=False)
-            rows.append({
-                "label": label, "method": method, "options": settings, "seed": seed,
-                "cut_accuracy": before, "accuracy": evaluate(pruned.model, data.test).accuracy,
-                "macs": cost.macs, "params": cost.params, "proof_error": pruned.error,
-                "propose_s": round(propose_s, 3), "total_s": round(time.perf_counter() - start, 1),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "label": label,
+                    "method": method,
+                    "options": settings,
+                    "seed": seed,
+                    "cut_accuracy": before,
+                    "accuracy": evaluate(pruned.model, data.test).accuracy,
+                    "macs": cost.macs,
+                    "params": cost.params,
+                    "proof_error": pruned.error,
+                    "propose_s": round(propose_s, 3),
+                    "total_s": round(time.perf_counter() - start, 1),
+                }
+            )
             print(label, seed, rows[-1]["cut_accuracy"], rows[-1]["accuracy"], rows[-1]["total_s"], flush=True)
     report = {
-        "question": "accuracy at equal MACs and equal training", "model": "zoo:resnet20", "data": data.name,
-        "budget": options.budget, "train_images": len(data.train), "test_images": len(data.test),
-        "cut_accuracy_images": len(few), "epochs": options.epochs,
+        "question": "accuracy at equal MACs and equal training",
+        "model": "zoo:resnet20",
+        "data": data.name,
+        "budget": options.budget,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "cut_accuracy_images": len(few),
+        "epochs": options.epochs,
         "dense": {"as_loaded": as_loaded, "accuracy": dense, "macs": full.macs, "params": full.params},
         "environment": {"torch": torch.__version__, "python": platform.python_version()},
         "rows": rows,
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 

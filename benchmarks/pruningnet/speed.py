@@ -26,21 +26,24 @@ import torch
 from torch import nn
 
 import metaprune as mp
-from metaprune.methods.base import Task
-from metaprune.methods.pruningnet import PruningNet
+from metaprune.core.rng import Rng
 from metaprune.methods.pruningnet.banks import GeneratedBank
+from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, supernet_loss
 from metaprune.models import create
-from metaprune.rng import Rng
+from metaprune.protocol.method import Task
 from metaprune.search.codec import BudgetSampler, Codec
 
 NETWORKS = {
     "ResNet-8, 28 px, batch 128": ("zoo:resnet8", {}, (1, 28, 28), 128),
     "MobileNetV1 x0.25, 28 px, batch 128": (
-        "zoo:mobilenet_v1", {"width": 0.25, "stem_stride": 1, "in_channels": 1}, (1, 28, 28), 128,
+        "zoo:mobilenet_v1",
+        {"width": 0.25, "stem_stride": 1, "in_channels": 1},
+        (1, 28, 28),
+        128,
     ),
     "ResNet-20, 32 px, batch 128": ("zoo:resnet20", {}, (3, 32, 32), 128),
-}  # fmt: skip
+}
 
 
 def cpu_ms(calls: Sequence[Callable[[], Any]]) -> float:
@@ -159,9 +162,16 @@ def memory() -> dict[str, int]:
     codec, found = Codec(network.space, mp.Constraints(ignore=("=blocks.12.pointwise",))), {}
     for rank in (None, 16, 8, 4):
         bank = GeneratedBank(
-            network, codec, hidden=32, hidden_of={}, rank=rank, blocks=("blocks.*",), from_network=False,
-            norm_affine=False, device="meta",
-        )  # fmt: skip
+            network,
+            codec,
+            hidden=32,
+            hidden_of={},
+            rank=rank,
+            blocks=("blocks.*",),
+            from_network=False,
+            norm_affine=False,
+            device="meta",
+        )
         found[str(rank)] = sum(p.numel() for p in bank.generators.parameters())
     return found
 

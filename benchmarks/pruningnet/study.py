@@ -28,14 +28,14 @@ import torch
 from torch import nn
 
 import metaprune as mp
+from metaprune.core.rng import Rng
 from metaprune.data import load_data
 from metaprune.methods import create_method
-from metaprune.methods.base import Task
-from metaprune.methods.pruningnet import PruningNet
+from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.models import create
+from metaprune.protocol.method import Task
 from metaprune.recover.config import RecoverConfig
-from metaprune.rng import Rng
 from metaprune.search.codec import BudgetSampler
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.train.loop import train
@@ -60,10 +60,11 @@ SEARCHED = ("generated (paper)", "shared, sandwich, distil")
 SEARCHES = {  # searcher, back-end, score
     **{backend: ("evolution", backend, "accuracy") for backend in SEARCHED},
     **{f"{backend}, likelihood": ("evolution", backend, "likelihood") for backend in (*SEARCHED, "shared")},
-    "random search": ("random", SEARCHED[1], "accuracy"), "greedy slimming": ("greedy", SEARCHED[1], "accuracy"),
+    "random search": ("random", SEARCHED[1], "accuracy"),
+    "greedy slimming": ("greedy", SEARCHED[1], "accuracy"),
     "greedy slimming, generated, likelihood": ("greedy", SEARCHED[0], "likelihood"),
     "random search, generated, likelihood": ("random", SEARCHED[0], "likelihood"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ CASES = {
         fit=replace(FIT, epochs=10),
         final=replace(FINAL, epochs=5),
     ),
-}  # fmt: skip
+}
 
 
 class Study:
@@ -149,11 +150,18 @@ class Study:
             found = make()
             self.rows[key] = {**found, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
             config = {
-                "network": self.case.network, "data": self.case.data, "images": self.case.images,
-                "sub_validation": SUB_VALIDATION, "final": vars_of(self.case.final), "fit": vars_of(self.case.fit),
-                "evolution": vars_of(EVOLUTION), "grid": self.case.grid,
-                "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
-            }  # fmt: skip
+                "network": self.case.network,
+                "data": self.case.data,
+                "images": self.case.images,
+                "sub_validation": SUB_VALIDATION,
+                "final": vars_of(self.case.final),
+                "fit": vars_of(self.case.fit),
+                "evolution": vars_of(EVOLUTION),
+                "grid": self.case.grid,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "threads": torch.get_num_threads(),
+            }
             self.out.write_text(json.dumps({"config": config, "rows": self.rows}, indent=1) + "\n")
             print(key, {k: v for k, v in self.rows[key].items() if not isinstance(v, (list, dict))}, flush=True)
         return self.rows[key]
@@ -167,10 +175,15 @@ class Study:
 
     def method(self, backend: str, searcher: str = "evolution", score: Any = "accuracy") -> PruningNet:
         return PruningNet(
-            train=self.case.fit, grid=self.case.grid, sub_validation=SUB_VALIDATION, calibration=CALIBRATION,
-            batch_size=250, score=score, search=SearchConfig(searcher=searcher, evolution=EVOLUTION),
+            train=self.case.fit,
+            grid=self.case.grid,
+            sub_validation=SUB_VALIDATION,
+            calibration=CALIBRATION,
+            batch_size=250,
+            score=score,
+            search=SearchConfig(searcher=searcher, evolution=EVOLUTION),
             **BACKENDS[backend],
-        )  # fmt: skip
+        )
 
     def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "accuracy") -> Any:
         """A fitted back-end, ready to search."""
@@ -195,23 +208,34 @@ class Study:
         best = max((t for t in found.trials if t.cost["load"] <= 1), key=lambda t: t.score)
         details = found.details["search"]
         return {
-            "score": best.score, "evaluated": len(found.trials), "macs": details["macs"],
-            "widths": list(best.widths), "scores": details["scores"],
-        }  # fmt: skip
+            "score": best.score,
+            "evaluated": len(found.trials),
+            "macs": details["macs"],
+            "widths": list(best.widths),
+            "scores": details["scores"],
+        }
 
     def trained(self, plan: Plan, seed: int) -> dict[str, Any]:
         """Test accuracy of a structure after the one final training that all get."""
         network = self.network(seed)
         result = mp.prune(
-            network.model, torch.zeros(2, *self.case.shape), budget={"macs": "100%"}, method=Fixed(plan),
-            data=self.quick, recover=RecoverConfig(kind="scratch", train=self.case.final), seed=seed, progress=False,
-        )  # fmt: skip
+            network.model,
+            torch.zeros(2, *self.case.shape),
+            budget={"macs": "100%"},
+            method=Fixed(plan),
+            data=self.quick,
+            recover=RecoverConfig(kind="scratch", train=self.case.final),
+            seed=seed,
+            progress=False,
+        )
         found = network.cost(plan)
         return {
-            "accuracy": result.record["quality"]["recovered"]["accuracy"], "macs": found.macs, "params": found.params,
+            "accuracy": result.record["quality"]["recovered"]["accuracy"],
+            "macs": found.macs,
+            "params": found.params,
             "train_macs": 3.0 * found.macs * self.case.images * self.case.final.epochs,
             "widths": plan.widths(network.space).tolist(),
-        }  # fmt: skip
+        }
 
     def rank(self, backends: list[str], seeds: list[int], structures: int = 20) -> None:
         """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs.
@@ -276,7 +300,7 @@ class Study:
 
 
 def mp_artifact(folder: Path) -> Any:
-    from metaprune.methods.artifact import Artifact
+    from metaprune.protocol.artifact import Artifact
 
     return Artifact.load(folder, "pruningnet")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaprune.rng import Rng
+from metaprune.core.rng import Rng
 from metaprune.train.loop import train
 
 

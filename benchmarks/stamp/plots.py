@@ -43,10 +43,13 @@ def accuracy_figure(target: str) -> go.Figure:
             (statistics.mean(r["params"] for r in v), 100 * statistics.mean(r["accuracy"] for r in v)) for v in own
         )
         figure.add_scatter(
-            x=[x for x, _ in points], y=[y for _, y in points], name=label, mode="lines+markers",
+            x=[x for x, _ in points],
+            y=[y for _, y in points],
+            name=label,
+            mode="lines+markers",
             line={"width": 4 if label == "STAMP" else 1.5},
             visible=True if label.removesuffix(ONE_COST) in CORE else "legendonly",
-        )  # fmt: skip
+        )
     style(figure, height=520, showlegend=True)
     figure.update_layout(title=f"{target}: accuracy against parameters")
     figure.update_xaxes(title_text="parameters", type="log")
@@ -65,9 +68,16 @@ def phases_figure(budget: str = "25%") -> go.Figure | None:
     for phase, colour in ((ADAPT, ORANGE), (DENSE, MARK_GREY), (SMALL, BLUE)):
         for column, values in enumerate(([b.cpu_s for *_, b in bars], [b.macs for *_, b in bars]), start=1):
             figure.add_bar(
-                y=places, x=[v.get(phase, 0.0) for v in values], orientation="h", name=phase, legendgroup=phase,
-                showlegend=column == 1, marker_color=colour, row=1, col=column,
-            )  # fmt: skip
+                y=places,
+                x=[v.get(phase, 0.0) for v in values],
+                orientation="h",
+                name=phase,
+                legendgroup=phase,
+                showlegend=column == 1,
+                marker_color=colour,
+                row=1,
+                col=column,
+            )
     style(figure, height=220 + 56 * len(found), barmode="stack")
     own, other = found["all targets"]
     title = f"From the pretrained to the small network at {budget} of the parameters, mean over seeds<br>"

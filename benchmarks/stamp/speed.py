@@ -23,13 +23,13 @@ import torch
 from torch.nn import functional
 
 import metaprune as mp
+from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
-from metaprune.methods.base import Task
-from metaprune.methods.stamp import Stamp
+from metaprune.methods.gating.training import Price, gradient_step, sgd
 from metaprune.methods.stamp.episodes import Pool
-from metaprune.methods.stamp.learner import Price, gradient_step, sgd
+from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
-from metaprune.rng import Rng
+from metaprune.protocol.method import Task
 
 NETWORKS = {"ResNet-18, 32 px": "zoo:resnet18_cifar", "VGG-19, 32 px": "zoo:vgg19_bn", "ResNet-8, 32 px": "zoo:resnet8"}
 BATCH, BUDGETS = 16, ("50%", "25%", "10%")

@@ -18,9 +18,14 @@ NO_RESULTS = "No results yet."
 PRETRAINED = ("random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
 CURVE = ("STAMP", "STAMP, blend 0.5", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
 CORE = (
-    *CURVE, "full fine-tuning", "STAMP's mask, pretrained weights", "random, STAMP's widths, STAMP's weights",
-    "magnitude, STAMP's widths, STAMP's weights", "STAMP's structure, new weights", "STAMP, no adaptation",
-)  # fmt: skip
+    *CURVE,
+    "full fine-tuning",
+    "STAMP's mask, pretrained weights",
+    "random, STAMP's widths, STAMP's weights",
+    "magnitude, STAMP's widths, STAMP's weights",
+    "STAMP's structure, new weights",
+    "STAMP, no adaptation",
+)
 
 
 def study_rows(
@@ -224,8 +229,9 @@ def break_even_text(own: Phases, other: Phases) -> str:
     """`Meta-training, once: 3.84e+12 MACs, 475 s of wall time; paid back after 10 targets in MACs, ...`."""
     once, told = json.loads(STUDY.read_text())["config"]["meta_training"], []
     for unit, spent, a, b in (
-        ("MACs", once["macs"], own.macs, other.macs), ("seconds", once["seconds"], own.cpu_s, other.cpu_s)
-    ):  # fmt: skip
+        ("MACs", once["macs"], own.macs, other.macs),
+        ("seconds", once["seconds"], own.cpu_s, other.cpu_s),
+    ):
         targets = break_even(spent, a, b)
         told.append(f"never in {unit}" if targets is None else f"after {targets:,.0f} targets in {unit}")
     return (
@@ -241,14 +247,16 @@ def cost_table(budget: str = "25%") -> str:
         return NO_RESULTS
     own, other = found["all targets"]
     macs, seconds = ([sum(getattr(p, kind).values()) for p in (own, other)] for kind in ("macs", "cpu_s"))
-    return "\n".join([
-        "| one target | MACs | ratio | CPU s | ratio |",
-        "|---|---|---|---|---|",
-        f"| STAMP: encode, adapt, train the small network | {macs[0]:.2e} | {macs[0] / macs[1]:.2f} | {seconds[0]:.0f} "
-        f"| {seconds[0] / seconds[1]:.2f} |",
-        f"| train, Taylor, train | {macs[1]:.2e} | 1 | {seconds[1]:.0f} | 1 |",
-        f"\n{break_even_text(own, other)}. CPU seconds include evaluation on the test split, cutting and proving.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "| one target | MACs | ratio | CPU s | ratio |",
+            "|---|---|---|---|---|",
+            f"| STAMP: encode, adapt, train the small network | {macs[0]:.2e} | {macs[0] / macs[1]:.2f} "
+            f"| {seconds[0]:.0f} | {seconds[0] / seconds[1]:.2f} |",
+            f"| train, Taylor, train | {macs[1]:.2e} | 1 | {seconds[1]:.0f} | 1 |",
+            f"\n{break_even_text(own, other)}. CPU seconds include evaluation on the test split, cutting and proving.",
+        ]
+    )
 
 
 def speed_table() -> str:

@@ -27,17 +27,17 @@ from edge_popup import edge_popup
 from script import armenian
 
 import metaprune as mp
+from metaprune.core.rng import Rng
 from metaprune.data import load_data
 from metaprune.methods import create_method
-from metaprune.methods.artifact import Artifact
-from metaprune.methods.base import Task
-from metaprune.methods.gates import Gates
-from metaprune.methods.magnitude import Magnitude
-from metaprune.methods.pruningnet import PruningNet
-from metaprune.methods.stamp import Stamp
+from metaprune.methods.criteria.magnitude import Magnitude
+from metaprune.methods.gates.method import Gates
+from metaprune.methods.pruningnet.method import PruningNet
+from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
+from metaprune.protocol.artifact import Artifact
+from metaprune.protocol.method import Task
 from metaprune.recover.config import RecoverConfig
-from metaprune.rng import Rng
 from metaprune.search.allocate import top
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.train.evaluate import evaluate
@@ -81,11 +81,19 @@ class Study:
         self.rows[key] = make() | {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         info = self.artifact.info
         config = {
-            "network": self.spec, "shape": self.shape, "targets": TARGETS, "steps": STEPS, "batch": BATCH,
-            "tune": dataclasses.asdict(TUNE), "stamp": info["options"], "conditioning": info["conditioning"],
+            "network": self.spec,
+            "shape": self.shape,
+            "targets": TARGETS,
+            "steps": STEPS,
+            "batch": BATCH,
+            "tune": dataclasses.asdict(TUNE),
+            "stamp": info["options"],
+            "conditioning": info["conditioning"],
             "meta_training": {k: info[k] for k in ("macs", "seconds", "data", "parameters")},
-            "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
-        }  # fmt: skip
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        }
         self.out.write_text(json.dumps({"config": config, "rows": self.rows}, indent=1) + "\n")
         row = self.rows[key]
         print(key, f"{row['accuracy']:.4f} params {row['params']} cpu {row['cpu_s']:.0f} s", flush=True)
@@ -96,9 +104,12 @@ class Study:
         data = armenian(**wanted) if name == "armenian" else load_data(f"builtin:{name}", **wanted)
         with Rng(seed).child("model").torch_global():
             model = create(
-                self.spec, weights=self.fitted / "dense.safetensors", new_head=True, num_classes=data.num_classes,
+                self.spec,
+                weights=self.fitted / "dense.safetensors",
+                new_head=True,
+                num_classes=data.num_classes,
                 in_channels=self.shape[0],
-            )  # fmt: skip
+            )
         judged = data.val if self.validation else data.test
         return replace(data, val=data.val.take(64), test=judged.take(TESTED)), model
 
@@ -107,17 +118,25 @@ class Study:
 
     def trained(
         self, model: torch.nn.Module, data: Any, method: Any, seed: int, kind: str = "finetune"
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """Test accuracy of a plan after the one training that all get; the MACs of that training."""
         result = mp.prune(
-            model, torch.zeros(2, *self.shape), budget={"params": "100%"}, method=method, data=data,
-            recover=RecoverConfig(kind=kind, train=self.tuned(data)), seed=seed, progress=False,  # type: ignore[arg-type]
-        )  # fmt: skip
+            model,
+            torch.zeros(2, *self.shape),
+            budget={"params": "100%"},
+            method=method,
+            data=data,
+            recover=RecoverConfig(kind=kind, train=self.tuned(data)),
+            seed=seed,
+            progress=False,  # type: ignore[arg-type]
+        )
         after = result.record["cost"]["after"]
         return {
-            "accuracy": result.record["quality"]["recovered"]["accuracy"], "params": after["params"],
-            "macs": after["macs"], "training_macs": 3.0 * after["macs"] * STEPS * BATCH,
-        }  # fmt: skip
+            "accuracy": result.record["quality"]["recovered"]["accuracy"],
+            "params": after["params"],
+            "macs": after["macs"],
+            "training_macs": 3.0 * after["macs"] * STEPS * BATCH,
+        }
 
     # ------------------------------------------------------------------------------------------ contenders
 
@@ -242,9 +261,10 @@ class Study:
         plan = create_method("taylor").propose(Task(network, data), Budget(params=budget), Rng(seed)).plan
         full, spent = 3.0 * network.cost().macs * BATCH * (STEPS + 10), time.process_time() - began
         return self.trained(model, data, Given(plan), seed) | {
-            "dense_macs": full, "dense_cpu_s": spent,
+            "dense_macs": full,
+            "dense_cpu_s": spent,
             "dense": evaluate(model, data.test).accuracy,
-        }  # fmt: skip
+        }
 
 
 def _spent(details: Any) -> float:

@@ -13,32 +13,41 @@ __version__ = "0.1.0"
 _HOME = {
     "Budget": "metaprune.values",
     "Constraints": "metaprune.values",
-    "MetapruneError": "metaprune.errors",
+    "MetapruneError": "metaprune.core.errors",
     "Plan": "metaprune.values",
-    "Rng": "metaprune.rng",
+    "Rng": "metaprune.core.rng",
     "RecoverConfig": "metaprune.recover.config",
     "TrainConfig": "metaprune.train.config",
     "cut": "metaprune.surgery.cut",
     "load": "metaprune.export.archive",
-    "prune": "metaprune.pipeline",
+    "prune": "metaprune.runs.prune",
     "trace": "metaprune.network",
 }
 
 if TYPE_CHECKING:
-    from metaprune.errors import MetapruneError
+    from metaprune.core.errors import MetapruneError
+    from metaprune.core.rng import Rng
     from metaprune.export.archive import load
     from metaprune.network import trace
-    from metaprune.pipeline import prune
     from metaprune.recover.config import RecoverConfig
-    from metaprune.rng import Rng
+    from metaprune.runs.prune import prune
     from metaprune.surgery.cut import cut
     from metaprune.train.config import TrainConfig
     from metaprune.values import Budget, Constraints, Plan
 
 __all__ = [
-    "Budget", "Constraints", "MetapruneError", "Plan", "RecoverConfig", "Rng", "TrainConfig", "cut", "load", "prune",
+    "Budget",
+    "Constraints",
+    "MetapruneError",
+    "Plan",
+    "RecoverConfig",
+    "Rng",
+    "TrainConfig",
+    "cut",
+    "load",
+    "prune",
     "trace",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from metaprune.core.errors import MetapruneError, PlanError, UncoveredOpWarning
 from metaprune.cost.analytic import CostModel
 from metaprune.elastic.gated import Gated
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import Program
 from metaprune.elastic.weights import SlicedTensors
-from metaprune.errors import MetapruneError, PlanError, UncoveredOpWarning
-from metaprune.explain import explain_lines
 from metaprune.graph.call import Survivors
 from metaprune.graph.capture import Captured, capture, module_of, op_name
+from metaprune.graph.explain import explain_lines
 from metaprune.graph.labelling import Labelled, Uncovered, label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
 from metaprune.graph.roles import roles_of_atoms

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from metaprune.errors import ConfigError, PlanError, closest
+from metaprune.core.errors import ConfigError, PlanError, closest
 
 
 @dataclass(frozen=True)

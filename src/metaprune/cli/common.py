@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 
 
 def toml_value(text: str) -> Any:
@@ -29,13 +29,17 @@ def assignments(items: Sequence[str], flag: str) -> dict[str, Any]:
 
 
 def traced(
-    model: str, option: Sequence[str], weights: str | None, input_shape: tuple[int, ...] | None, device: str = "cpu",
+    model: str,
+    option: Sequence[str],
+    weights: str | None,
+    input_shape: tuple[int, ...] | None,
+    device: str = "cpu",
     seed: int = 0,
-) -> tuple[Any, Any]:  # fmt: skip
+) -> tuple[Any, Any]:
     """(inputs, network) of a model that a verb was given by itself, without a recipe."""
-    from metaprune.config import ModelConfig, RunConfig
     from metaprune.network import trace
-    from metaprune.setup import load_inputs
+    from metaprune.runs.config import ModelConfig, RunConfig
+    from metaprune.runs.inputs import load_inputs
     from metaprune.values import Budget
 
     options = assignments(option, "--option")

@@ -17,8 +17,8 @@ class ListData:
 
     def run(self) -> int:
         from metaprune.data import builtin_names
-        from metaprune.data.builtin import builtin
-        from metaprune.data.cache import is_cached
+        from metaprune_datasets.builtin import builtin
+        from metaprune_datasets.cache import is_cached
 
         out = console()
         for name in builtin_names():

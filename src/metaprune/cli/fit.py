@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from metaprune.cli.common import assignments, console
-from metaprune.config import read_recipe
+from metaprune.runs.config import read_recipe
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Fit:
     def run(self) -> int:
         config = read_recipe(self.recipe, {"method.name": self.method, **assignments(self.set, "--set")})
         folder = self.run_folder or Path("runs") / f"fit-{self.recipe.stem}-{config.digest()[:8]}"
-        from metaprune.learn import fit
+        from metaprune.runs.fit import fit
         from metaprune.train.processes import is_main_process
 
         info = fit(config, folder, progress=not self.quiet).info
@@ -51,6 +51,7 @@ class Fit:
         out.print(
             f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "
             f"({info['macs']:.3g} MACs)\nfitted: {folder}\nnext: {following.get(self.method, '')}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            highlight=False,
+            soft_wrap=True,
+        )
         return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from metaprune.cli.common import console, traced
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

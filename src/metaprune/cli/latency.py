@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from metaprune.cli.common import console, traced
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from metaprune.network import Network
@@ -48,8 +48,8 @@ class Latency:
     """Where the table goes."""
 
     def run(self) -> int:
+        from metaprune.core.rng import Rng
         from metaprune.latency import build_table
-        from metaprune.rng import Rng
 
         if self.batch < 1:
             raise ConfigError(f"--batch {self.batch} is no number of samples: give 1 or more")

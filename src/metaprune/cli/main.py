@@ -12,18 +12,18 @@ from typing import Annotated, Any
 import tyro
 from safetensors import SafetensorError
 
-from metaprune.cli.adapt import Adapt
 from metaprune.cli.data import DataVerb
 from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
-from metaprune.cli.graph import Graph
 from metaprune.cli.inspect import Inspect
 from metaprune.cli.latency import Latency
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
-from metaprune.cli.search import Search
-from metaprune.errors import ConfigError, MetapruneError
+from metaprune.core.errors import ConfigError, MetapruneError
+from metaprune.methods.metagraph.cli import Graph
+from metaprune.methods.pruningnet.cli import Search
+from metaprune.methods.stamp.cli import Adapt
 
 Verb = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from metaprune.cli.common import assignments, console
-from metaprune.config import RunConfig, from_dict, override, read_recipe
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
+from metaprune.runs.config import RunConfig, from_dict, override, read_recipe
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Prune:
     def run(self) -> int:
         config = self.config()
         folder = self.run_folder or Path("runs") / f"{self._name()}-{config.digest()[:8]}"
-        from metaprune.pipeline import run
         from metaprune.report import print_summary
+        from metaprune.runs.prune import run
 
         record = run(config, folder, progress=not self.quiet, command=shlex.join(["metaprune", *sys.argv[1:]]))
         out = console()
@@ -75,10 +75,15 @@ class Prune:
 
     def _overrides(self) -> dict[str, Any]:
         flags = {
-            "model.spec": self.model, "model.weights": self.weights, "data.spec": self.data, "method.name": self.method,
-            "recover.kind": self.recover, "seed": self.seed, "device": self.device,
+            "model.spec": self.model,
+            "model.weights": self.weights,
+            "data.spec": self.data,
+            "method.name": self.method,
+            "recover.kind": self.recover,
+            "seed": self.seed,
+            "device": self.device,
             "latency.table": self.latency_table,
-        }  # fmt: skip
+        }
         found: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
         if self.only:
             found["constraints.only"] = list(self.only)

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from metaprune.cli.common import console
-from metaprune.errors import DataMissingError
+from metaprune.core.errors import DataMissingError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import NotAvailableError
 from metaprune.cost.analytic import CostModel, Term
-from metaprune.errors import NotAvailableError
 
 
 class SoftCost:

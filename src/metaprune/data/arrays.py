@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 from metaprune.data.splits import SPLIT_RNG, TEST_FRACTION, VAL_FRACTION, hold_out, stratified_limit, without
 from metaprune.data.tensor_split import TensorSplit
 from metaprune.data.types import Data
-from metaprune.errors import DataError
-from metaprune.rng import Rng
 
 # Colour images use the constants that published weights were trained with, so that those weights can be loaded.
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

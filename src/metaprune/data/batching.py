@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from metaprune.errors import DataError
-from metaprune.rng import Rng
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 
 
 def index_batches(count: int, batch_size: int, rng: Rng | None, drop_last: bool) -> Iterator[Tensor]:

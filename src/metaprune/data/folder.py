@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metaprune.core.errors import DataError
 from metaprune.data.opened import Opened
-from metaprune.errors import DataError
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 _PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metaprune.core.errors import DataError, MissingDependencyError
 from metaprune.data.opened import Opened
-from metaprune.errors import DataError, MissingDependencyError
 
 _PARTS = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "target", "class")

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 from metaprune.data.batching import index_batches, normalise, require_rng
-from metaprune.errors import DataError
-from metaprune.rng import Rng
 
 OpenImage = Callable[[int], Image.Image]
 

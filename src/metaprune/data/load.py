@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, described
 from metaprune.data.arrays import Options, to_data
-from metaprune.data.builtin import builtin, builtin_arrays
 from metaprune.data.folder import open_folder
 from metaprune.data.hub import open_hub
 from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
 from metaprune.data.opened import opened_to_data
 from metaprune.data.types import Data
-from metaprune.errors import ConfigError, DataError, MetapruneError, closest, described
+from metaprune_datasets.builtin import builtin, builtin_arrays
 
 _SCHEMES = ("builtin", "imagefolder", "npz", "hf", "python")
 _FORMS = "builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function"
@@ -76,7 +76,7 @@ def load_data(
 
 
 def _from_python(target: str, spec: str) -> Data:
-    from metaprune.imports import import_python_target
+    from metaprune.core.imports import import_python_target
 
     try:
         source = import_python_target(target)()

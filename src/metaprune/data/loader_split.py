@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 from metaprune.data.batching import index_batches
 from metaprune.data.types import Data, Split
-from metaprune.errors import DataError
-from metaprune.rng import Rng
 
 _SCANNED_LABELS = 10_000  # validation labels read to infer the number of classes
 _ACCEPTED = (

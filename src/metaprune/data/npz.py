@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metaprune.core.errors import DataError
 from metaprune.data.arrays import Arrays, as_images, as_labels
-from metaprune.errors import DataError
 
 _KEYS = (
     "images + labels; train_images + train_labels (and test_..., val_...); or train_jpeg + train_offsets + train_labels"

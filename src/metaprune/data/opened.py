@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 from metaprune.data.arrays import RGB_MEAN, RGB_STD, Arrays, Options, split_parts, to_data
 from metaprune.data.image_split import IMAGE_ERRORS, ImageSplit, OpenImage
 from metaprune.data.splits import SPLIT_RNG, stratified_limit
 from metaprune.data.types import Data
-from metaprune.errors import DataError
-from metaprune.rng import Rng
 
 _IN_MEMORY_BYTES = 2 << 30
 _NAMED = 8  # corrupt images that the warning names

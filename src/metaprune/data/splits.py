@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from metaprune.errors import DataError
-from metaprune.rng import Rng
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 
 # Splits never depend on the user's seed: figures of two runs must be about the same test images.
 SPLIT_RNG = Rng(0, ("data", "split"))

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 from metaprune.data.batching import index_batches, normalise, require_rng, shift_and_flip
-from metaprune.errors import DataError
-from metaprune.rng import Rng
 
 
 class TensorSplit:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metaprune.rng import Rng
+from metaprune.core.rng import Rng
 
 
 @runtime_checkable

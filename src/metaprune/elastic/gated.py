@@ -74,9 +74,14 @@ class Gated:
         self.places = {node.name: places for node in captured.graph.nodes if (places := self._places(node))}
 
     def run(
-        self, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], args: tuple, kwargs: Mapping[str, Any],
-        *, training: bool = False,
-    ) -> Any:  # fmt: skip
+        self,
+        tensors: Mapping[str, Tensor],
+        gates: Sequence[Tensor],
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        *,
+        training: bool = False,
+    ) -> Any:
         """What the network returns at full size; differentiable in `tensors` and in `gates` ([width] per group)."""
         values = torch.cat([*gates, torch.ones(1, dtype=gates[0].dtype, device=gates[0].device)])
         alive = SoftSurvivors(self._labelled, self._slot_of, values)

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from metaprune.errors import PlanError
+from metaprune.core.errors import PlanError
 from metaprune.graph.call import Fact, Survivors, bound_arguments, with_argument
 from metaprune.graph.capture import Captured
 from metaprune.graph.patching import patched_call

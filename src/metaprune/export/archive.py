@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from metaprune.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
+from metaprune.core.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
+from metaprune.core.files import write_json, write_tensors
+from metaprune.core.rng import Rng
 from metaprune.export.graph_json import graph_from_json, graph_to_json
-from metaprune.files import write_json, write_tensors
-from metaprune.rng import Rng
 from metaprune.surgery.cut import Pruned
 from metaprune.surgery.graph_form import place_tensor
 from metaprune.surgery.hf_config import set_config
@@ -33,9 +33,16 @@ FORMAT = 1
 SAFE_FACTORIES = ("zoo:", "timm:", "torchvision:", "hf:")  # `python:` would run code that a folder names
 # options that fetch or run what a folder names
 UNSAFE_OPTIONS = {
-    "trust_remote_code", "code_revision", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
-    "pickle_module", "quantization_config", "weights",
-}  # fmt: skip
+    "trust_remote_code",
+    "code_revision",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pickle_module",
+    "quantization_config",
+    "weights",
+}
 
 _KEYS = {"form", "why", "spec", "options", "aliases", "parameters", "attributes", "graph", "inputs"}
 
@@ -70,12 +77,19 @@ def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options
     write_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "plan.json", pruned.plan.to_dict())
     described = {
-        "format": FORMAT, "form": pruned.form, "why": pruned.why, "error": pruned.error,
-        "spec": spec, "options": options or {},
-        "aliases": aliases, "parameters": parameters, "attributes": pruned.attributes, "graph": graph,
+        "format": FORMAT,
+        "form": pruned.form,
+        "why": pruned.why,
+        "error": pruned.error,
+        "spec": spec,
+        "options": options or {},
+        "aliases": aliases,
+        "parameters": parameters,
+        "attributes": pruned.attributes,
+        "graph": graph,
         "config": {"why": pruned.config.why, "changes": pruned.config.changes},
         "inputs": _describe_inputs(*pruned.network.captured.example),
-    }  # fmt: skip
+    }
     write_json(folder / "network.json", described)
     return folder
 

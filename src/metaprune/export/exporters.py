@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.errors import ConfigError, NotAvailableError, UntraceableError, VerificationError, closest
+from metaprune.core.errors import ConfigError, NotAvailableError, UntraceableError, VerificationError, closest
+from metaprune.core.imports import import_optional
 from metaprune.graph.capture import untouched
-from metaprune.imports import import_optional
 from metaprune.surgery.verify import relative_error
 
 Format = Literal["pt2", "onnx"]

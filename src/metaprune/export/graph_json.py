@@ -18,8 +18,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from metaprune.errors import DataError, NotAvailableError
-from metaprune.imports import import_optional
+from metaprune.core.errors import DataError, NotAvailableError
+from metaprune.core.imports import import_optional
 from metaprune.surgery.graph_form import TreeInputs, TreeOutput
 
 _FUNCTIONS = {
@@ -144,9 +144,12 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
     if type(module).__name__ in _NORMS and isinstance(module, nn.modules.batchnorm._BatchNorm):
         affine, momentum = module.weight is not None, module.momentum
         return {
-            "kind": type(module).__name__, "width": module.num_features, "eps": module.eps,
-            "momentum": momentum, "affine": affine,
-        }  # fmt: skip
+            "kind": type(module).__name__,
+            "width": module.num_features,
+            "eps": module.eps,
+            "momentum": momentum,
+            "affine": affine,
+        }
     if isinstance(module, nn.Dropout):
         return {"kind": "Dropout", "p": module.p}
     if isinstance(module, (TreeInputs, TreeOutput)):

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from metaprune.errors import PlanError, closest
+from metaprune.core.errors import PlanError, closest
 from metaprune.graph.call import Call, Fact, Labels, alias_kind
 from metaprune.graph.capture import Captured, module_of, op_name
 from metaprune.graph.labels import Atoms, Label

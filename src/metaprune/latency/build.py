@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
+from metaprune.core.rng import Rng
 from metaprune.latency.grid import BLOCKS, Grid, fit_grid
 from metaprune.latency.runtimes import Repeats, Timer, make_timer, medians
 from metaprune.latency.segments import Segment, Sizes, axis_values, segments_of
 from metaprune.latency.table import LatencyTable
 from metaprune.network import Network
-from metaprune.rng import Rng
 from metaprune.search.units import Unit, units_of
 from metaprune.train.modes import modes_restored
 from metaprune.values import Constraints
@@ -254,7 +254,7 @@ def _circumstances(network: Network, args: tuple, kwargs: dict, runtime: str, ba
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     if runtime == "onnxruntime":
-        from metaprune.imports import import_optional
+        from metaprune.core.imports import import_optional
 
         versions["onnxruntime"] = import_optional("onnxruntime", "onnx").__version__
     inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]

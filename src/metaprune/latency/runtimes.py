@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from metaprune.core.errors import ConfigError, closest
+from metaprune.core.imports import import_optional
 from metaprune.elastic.program import Step, Structure
-from metaprune.errors import ConfigError, closest
-from metaprune.imports import import_optional
 from metaprune.latency.segments import Segment, Sizes, axis_values
 from metaprune.latency.standalone import compiled, onnx_session, segment_modules
 from metaprune.network import Network

@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from metaprune.core.errors import NotAvailableError, described
+from metaprune.core.imports import import_optional
 from metaprune.elastic.program import Program, Ref, Scaled, Step, Structure, Weight
-from metaprune.errors import NotAvailableError, described
-from metaprune.imports import import_optional
 
 Made = tuple[nn.Module, tuple]  # a module and its inputs
 

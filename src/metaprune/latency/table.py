@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.errors import ConfigError
-from metaprune.files import write_json
+from metaprune.core.errors import ConfigError
+from metaprune.core.files import write_json
 from metaprune.latency.grid import Grid
 from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values, segments_of
 from metaprune.network import Network

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from metaprune.errors import ConfigError, MetapruneError, MissingDependencyError, closest, described
-from metaprune.imports import import_optional, import_python_target
+from metaprune.core.errors import ConfigError, MetapruneError, MissingDependencyError, closest, described
+from metaprune.core.imports import import_optional, import_python_target
 from metaprune.models.weights import load_weights
-from metaprune.models.zoo import build_zoo, zoo_entry, zoo_names
+from metaprune_networks.zoo import build_zoo, zoo_entry, zoo_names
 
 PRETRAINED = "pretrained"
 

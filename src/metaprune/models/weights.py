@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metaprune.errors import WeightsError
+from metaprune.core.errors import WeightsError
 
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
 _LISTED = 8  # keys of each kind that an error lists

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metaprune.errors import DataError, NoEffectWarning
+from metaprune.core.errors import DataError, NoEffectWarning
+from metaprune.core.rng import Rng
 from metaprune.recover.task import RecoverTask
-from metaprune.rng import Rng
 from metaprune.train.batch import Split, call_model
 from metaprune.train.history import History
 from metaprune.train.modes import device_of, modes_restored

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 from metaprune.train.config import TrainConfig, require_choice, require_number
 
 RecoverKind = Literal["auto", "none", "bn", "finetune", "distil", "scratch"]

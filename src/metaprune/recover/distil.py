@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 from metaprune.recover.task import RecoverTask
 from metaprune.train.batch import call_model, cross_entropy, logits_of
 from metaprune.train.history import History

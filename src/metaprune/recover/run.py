@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from metaprune.core.rng import Rng
 from metaprune.recover.bn_recalibrate import recover_batchnorm
 from metaprune.recover.config import RecoverConfig, RecoverKind, parse_recover
 from metaprune.recover.distil import distil
 from metaprune.recover.finetune import finetune
 from metaprune.recover.scratch import train_from_scratch
 from metaprune.recover.task import RecoverTask, Recovery
-from metaprune.rng import Rng
 from metaprune.train.batch import Data
 from metaprune.train.history import EpochRow, History
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import NotAvailableError
+from metaprune.core.errors import NotAvailableError
+from metaprune.core.rng import Rng
 from metaprune.recover.task import RecoverTask
-from metaprune.rng import Rng
 from metaprune.train.history import History
 
 Initialise = Callable[[nn.Module], None]

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from metaprune.core.rng import Rng
 from metaprune.recover.config import RecoverConfig
-from metaprune.rng import Rng
 from metaprune.train.batch import Data
 from metaprune.train.history import EpochRow, History
 from metaprune.train.loop import Objective, train

@@ -12,12 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from metaprune.report import metagraph_rows, search_rows, stamp_rows
+from metaprune.methods.metagraph import report_rows as metagraph_rows
+from metaprune.methods.metagraph.report_plots import metagraph_figures
+from metaprune.methods.pruningnet import report_rows as search_rows
+from metaprune.methods.pruningnet.report_plots import search_figures
+from metaprune.methods.stamp import report_rows as stamp_rows
+from metaprune.methods.stamp.report_plots import stamp_figures
 from metaprune.report import rows as data
-from metaprune.report.metagraph_plots import metagraph_figures
 from metaprune.report.plots import figures
-from metaprune.report.search_plots import search_figures
-from metaprune.report.stamp_plots import stamp_figures
 from metaprune.report.units import duration
 
 _HERE = Path(__file__).parent

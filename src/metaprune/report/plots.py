@@ -41,13 +41,24 @@ def cost_figure(record: Record) -> go.Figure | None:
     shares = [100 * r.values[1] / r.values[0] for r in rows]
     figure = go.Figure()
     figure.add_bar(
-        y=[r.label for r in rows], x=[100.0] * len(rows), orientation="h", marker_color=GREY, name="before",
-        customdata=[r.before for r in rows], hovertemplate="%{y} before: %{customdata}<extra></extra>",
-    )  # fmt: skip
+        y=[r.label for r in rows],
+        x=[100.0] * len(rows),
+        orientation="h",
+        marker_color=GREY,
+        name="before",
+        customdata=[r.before for r in rows],
+        hovertemplate="%{y} before: %{customdata}<extra></extra>",
+    )
     figure.add_bar(
-        y=[r.label for r in rows], x=shares, orientation="h", marker_color=BLUE, name="after", width=0.5,
-        customdata=[r.after for r in rows], hovertemplate="%{y} after: %{customdata} (%{x:.1f}%)<extra></extra>",
-    )  # fmt: skip
+        y=[r.label for r in rows],
+        x=shares,
+        orientation="h",
+        marker_color=BLUE,
+        name="after",
+        width=0.5,
+        customdata=[r.after for r in rows],
+        hovertemplate="%{y} after: %{customdata} (%{x:.1f}%)<extra></extra>",
+    )
     top = max(100.0, *shares)
     for row, value in zip(rows, shares, strict=True):
         figure.add_annotation(
@@ -69,9 +80,14 @@ def accuracy_figure(record: Record) -> go.Figure | None:
     colours = {"dense": GREY, "cut": ORANGE, "recovered": BLUE}
     figure = go.Figure()
     figure.add_bar(
-        y=[names[k] for k in found], x=[100 * v for v in found.values()], orientation="h", width=0.6,
-        marker_color=[colours[k] for k in found], hovertemplate="%{y}: %{x:.2f}%<extra></extra>", showlegend=False,
-    )  # fmt: skip
+        y=[names[k] for k in found],
+        x=[100 * v for v in found.values()],
+        orientation="h",
+        width=0.6,
+        marker_color=[colours[k] for k in found],
+        hovertemplate="%{y}: %{x:.2f}%<extra></extra>",
+        showlegend=False,
+    )
     for key, value in found.items():
         text = f"<b>{percentage(value)}</b>"
         figure.add_annotation(x=100 * value, y=names[key], text=text, xanchor="left", showarrow=False, xshift=6)
@@ -96,9 +112,15 @@ def _few_widths(rows: Sequence[GroupRow]) -> go.Figure:
         y=names, x=[r.before for r in rows], orientation="h", marker_color=GREY, name="before", hoverinfo="skip"
     )
     figure.add_bar(
-        y=names, x=[r.after for r in rows], orientation="h", marker_color=BLUE, name="after", width=0.5,
-        customdata=[_hover(r) for r in rows], hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
+        y=names,
+        x=[r.after for r in rows],
+        orientation="h",
+        marker_color=BLUE,
+        name="after",
+        width=0.5,
+        customdata=[_hover(r) for r in rows],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
     for name, row in zip(names, rows, strict=True):
         text = f"{row.after} / {row.before}  ({row.kept_text})"
         figure.add_annotation(x=row.before, y=name, text=text, xanchor="left", showarrow=False, xshift=6, font_size=11)
@@ -179,9 +201,16 @@ def _phase_marks(figure: go.Figure, rows: Sequence[HistoryRow], phases: Sequence
         if i:
             figure.add_vline(x=start - 0.5, line={"color": INK, "width": 1, "dash": "dash"})
         figure.add_annotation(
-            x=start - 0.5 if i else start, y=1, yref="paper", text=_phase_name(phase), xanchor="left",
-            yanchor="top", showarrow=False, xshift=3, font_size=11,
-        )  # fmt: skip
+            x=start - 0.5 if i else start,
+            y=1,
+            yref="paper",
+            text=_phase_name(phase),
+            xanchor="left",
+            yanchor="top",
+            showarrow=False,
+            xshift=3,
+            font_size=11,
+        )
 
 
 def _phase_name(phase: str) -> str:
@@ -214,11 +243,18 @@ def _percent_ticks(top: float) -> dict[str, Any]:
 def style(figure: go.Figure, height: int, **layout: Any) -> None:
     """The look that all figures share; titles, ranges and ticks come after it."""
     figure.update_layout(
-        template="none", height=height, paper_bgcolor="#FFFFFF", plot_bgcolor="#FFFFFF",
-        font={"family": _FONT, "size": 13, "color": INK}, margin={"l": 8, "r": 8, "t": 36, "b": 8},
+        template="none",
+        height=height,
+        paper_bgcolor="#FFFFFF",
+        plot_bgcolor="#FFFFFF",
+        font={"family": _FONT, "size": 13, "color": INK},
+        margin={"l": 8, "r": 8, "t": 36, "b": 8},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"},
-        hoverlabel={"bgcolor": "#FFFFFF", "font": {"color": INK}}, bargap=0.25, dragmode=False, **layout,
-    )  # fmt: skip
+        hoverlabel={"bgcolor": "#FFFFFF", "font": {"color": INK}},
+        bargap=0.25,
+        dragmode=False,
+        **layout,
+    )
     axis = {
         "gridcolor": _GRID,
         "zeroline": False,

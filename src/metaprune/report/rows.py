@@ -264,9 +264,12 @@ def masks_text(record: Record) -> str:
 
 
 METRIC_NAMES = {
-    "macs": "MACs", "params": "parameters", "nonzero": "nonzero parameters", "memory_mb": "memory",
+    "macs": "MACs",
+    "params": "parameters",
+    "nonzero": "nonzero parameters",
+    "memory_mb": "memory",
     "latency_ms": "latency",
-}  # fmt: skip
+}
 METRIC_TEXT = {
     "macs": quantity,
     "params": quantity,

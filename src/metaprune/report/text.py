@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metaprune.methods.pruningnet.report_rows import search_text
+from metaprune.methods.stamp.report_rows import closing_text
 from metaprune.report.rows import Record, budget_rows, group_rows, headline, masks_text, summary_rows
-from metaprune.report.search_rows import search_text
-from metaprune.report.stamp_rows import closing_text
 
 _BAR_WIDTH = 20
 

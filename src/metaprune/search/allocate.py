@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metaprune.core.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.cost.analytic import CostModel
-from metaprune.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.search.codec import TRIED, floor_of
 from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space

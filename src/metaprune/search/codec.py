@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.cost.analytic import CostModel
-from metaprune.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.search.units import Unit, units_of

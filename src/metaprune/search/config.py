@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from metaprune.errors import ConfigError, closest
+from metaprune.core.errors import ConfigError, closest
 
 SearcherName = Literal["evolution", "random", "greedy", "nsga2"]
 

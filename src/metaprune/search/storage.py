@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from metaprune.errors import SearchError
+from metaprune.core.errors import SearchError
 
 _PAUSES_S = (0.3, 0.7, 1.5)
 

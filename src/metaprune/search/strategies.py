@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaprune.errors import ConfigError
-from metaprune.rng import Rng
+from metaprune.core.errors import ConfigError
+from metaprune.core.rng import Rng
 from metaprune.search.codec import BudgetSampler, Codec
 from metaprune.search.config import EvolutionConfig
 

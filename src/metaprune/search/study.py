@@ -12,9 +12,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from metaprune.core.errors import ConfigError, SearchError
+from metaprune.core.rng import Rng
 from metaprune.cost.analytic import CostModel
-from metaprune.errors import ConfigError, SearchError
-from metaprune.rng import Rng
 from metaprune.search.codec import BudgetSampler, Codec, load_of
 from metaprune.search.config import SearchConfig
 from metaprune.search.sampler import (

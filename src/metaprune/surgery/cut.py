@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from metaprune.core.errors import ConfigError, VerificationError
 from metaprune.elastic.weights import zeroed
-from metaprune.errors import ConfigError, VerificationError
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
 from metaprune.surgery.hf_config import ConfigFit, fit_config

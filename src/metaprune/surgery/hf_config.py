@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 from metaprune.surgery.module_form import set_attributes
 from metaprune.surgery.verify import TOLERANCE, Proof, relative_error
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from metaprune.core.errors import VacuousProofWarning, VerificationError
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
-from metaprune.errors import VacuousProofWarning, VerificationError
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 

@@ -18,15 +18,15 @@ import pytest
 import torch
 from torch import nn
 
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, NotAvailableError
+from metaprune.core.files import tensors_digest
+from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
-from metaprune.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, NotAvailableError
-from metaprune.files import tensors_digest
 from metaprune.methods import create_method, method_class
-from metaprune.methods.base import Method, Task
 from metaprune.models import create
 from metaprune.network import Network, trace
-from metaprune.pipeline import prune
-from metaprune.rng import Rng
+from metaprune.protocol.method import Method, Task
+from metaprune.runs.prune import prune
 from metaprune.surgery import cut
 from metaprune.testing.oracles import assert_untouched, perturb
 from metaprune.values import Budget, Constraints, Plan, Proposal

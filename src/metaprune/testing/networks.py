@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaprune.rng import Rng
+from metaprune.core.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,14 @@ def _packed_qkv() -> tuple:
         return m.head(m.norm(x + m.fc2(F.gelu(m.fc1(x))))[:, 0])
 
     return Lambda(
-        forward, embed=nn.Linear(6, 12), block=_PackedAttention(12, 3), fc1=nn.Linear(12, 20), fc2=nn.Linear(20, 12),
-        norm=nn.LayerNorm(12), head=nn.Linear(12, 5),
-    ), (torch.randn(2, 7, 6),)  # fmt: skip
+        forward,
+        embed=nn.Linear(6, 12),
+        block=_PackedAttention(12, 3),
+        fc1=nn.Linear(12, 20),
+        fc2=nn.Linear(20, 12),
+        norm=nn.LayerNorm(12),
+        head=nn.Linear(12, 5),
+    ), (torch.randn(2, 7, 6),)
 
 
 @_toy
@@ -161,9 +166,9 @@ def _written_out_attention() -> tuple:
         attention = (q @ k.transpose(-2, -1) / 6**0.5).softmax(-1)
         return m.out((attention @ v).transpose(1, 2).flatten(2))
 
-    return Lambda(
-        forward, q=nn.Linear(6, 12), k=nn.Linear(6, 12), v=nn.Linear(6, 12), out=nn.Linear(12, 4)
-    ), (torch.randn(2, 5, 6),)  # fmt: skip
+    return Lambda(forward, q=nn.Linear(6, 12), k=nn.Linear(6, 12), v=nn.Linear(6, 12), out=nn.Linear(12, 4)), (
+        torch.randn(2, 5, 6),
+    )
 
 
 class _Tied(nn.Module):

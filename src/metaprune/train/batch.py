@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from metaprune.errors import DataError
-from metaprune.rng import Rng
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 
 
 @runtime_checkable
@@ -21,9 +21,14 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self, batch_size: int, *, device: Any = "cpu", rng: Rng | None = None, augment: bool = False,
+        self,
+        batch_size: int,
+        *,
+        device: Any = "cpu",
+        rng: Rng | None = None,
+        augment: bool = False,
         drop_last: bool = False,
-    ) -> Iterator[tuple[Any, Tensor]]: ...  # fmt: skip
+    ) -> Iterator[tuple[Any, Tensor]]: ...
 
 
 class Data(Protocol):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from metaprune.errors import ConfigError, WeightsError
+from metaprune.core.errors import ConfigError, WeightsError
 from metaprune.train.history import History
 
 _FORMAT = 1

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from metaprune.errors import ConfigError, closest
+from metaprune.core.errors import ConfigError, closest
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "linear", "constant"]

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import nn
 
-from metaprune.errors import ConfigError, NotAvailableError
+from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.train.config import MixedPrecision
 
 _REPLICATED = ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU", "MULTI_NPU")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import DataError
+from metaprune.core.errors import DataError
 from metaprune.train.batch import Split, call_model, cross_entropy, logits_of
 from metaprune.train.modes import device_of, modes_restored
 

@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from metaprune.errors import ConfigError, DataError, TrainingDivergedError
-from metaprune.rng import Rng
+from metaprune.core.errors import ConfigError, DataError, TrainingDivergedError
+from metaprune.core.rng import Rng
 from metaprune.train.batch import Data, Split, call_model, channels_last, cross_entropy, logits_of, pass_shape, share_of
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
 from metaprune.train.config import TrainConfig

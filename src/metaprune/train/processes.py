@@ -15,7 +15,7 @@ from accelerate.state import PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 
 
 class Processes:

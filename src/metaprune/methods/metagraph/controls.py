@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.wiring import Wiring
-from metaprune.rng import Rng
 from metaprune.train.batch import cross_entropy, logits_of
 
 Tensors = Mapping[str, Tensor]

@@ -15,19 +15,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metaprune.files import tensors_digest, write_json, write_tensors
-from metaprune.methods.artifact import plain
-from metaprune.methods.base import Task
+from metaprune.core.files import tensors_digest, write_json, write_tensors
+from metaprune.core.rng import Rng
+from metaprune.methods.criteria.random import Random
+from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.pruner import least_macs
 from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
-from metaprune.methods.random import Random
-from metaprune.methods.scores import Ranking
 from metaprune.network import Network
+from metaprune.protocol.artifact import plain
+from metaprune.protocol.method import Task
 from metaprune.recover.scratch import reinitialise
-from metaprune.rng import Rng
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
 from metaprune.values import Budget, Constraints, Plan
@@ -71,14 +71,27 @@ def data_models(
 
 
 def _made(
-    task: Task, wiring: Wiring, config: DataModelConfig, criterion: Ranking, rng: Rng, number: int, place: Path | None,
+    task: Task,
+    wiring: Wiring,
+    config: DataModelConfig,
+    criterion: Ranking,
+    rng: Rng,
+    number: int,
+    place: Path | None,
     progress: bool,
-) -> DataModel:  # fmt: skip
+) -> DataModel:
     data, device, began = task.require_data("metagraph"), task.network.program.device, time.perf_counter()
-    identity = plain({
-        "options": plain(config), "criterion": repr(criterion), "seed": [rng.seed, *rng.path], "number": number,
-        "weights": tensors_digest(task.network.tensors), "data": data.digest, "space": task.network.space.digest(),
-    })  # fmt: skip
+    identity = plain(
+        {
+            "options": plain(config),
+            "criterion": repr(criterion),
+            "seed": [rng.seed, *rng.path],
+            "number": number,
+            "weights": tensors_digest(task.network.tensors),
+            "data": data.digest,
+            "space": task.network.space.digest(),
+        }
+    )
     if place is not None and (place / "plan.json").is_file():
         kept = json.loads((place / "plan.json").read_text())
         if kept["identity"] == identity:
@@ -89,10 +102,15 @@ def _made(
     def trained(given: Mapping[str, Tensor], plan: Plan, name: str, how: TrainConfig) -> dict[str, Tensor]:
         module = Structure(task.network, given, plan)
         train(
-            module, data, how, rng=rng.child(name), progress=progress,
+            module,
+            data,
+            how,
+            rng=rng.child(name),
+            progress=progress,
             label=f"data model {number + 1}/{config.count}, {name}",
-            checkpoint_dir=None if place is None else place / name, identity={**identity, "plan": plan.to_dict()},
-        )  # fmt: skip
+            checkpoint_dir=None if place is None else place / name,
+            identity={**identity, "plan": plan.to_dict()},
+        )
         return module.full_size(given)
 
     if config.scratch is not None:

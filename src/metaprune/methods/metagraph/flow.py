@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import CollapseWarning, NoEffectWarning
+from metaprune.core.files import tensors_digest
+from metaprune.core.rng import Rng
 from metaprune.elastic.weights import zeroed
-from metaprune.errors import CollapseWarning, NoEffectWarning
-from metaprune.files import tensors_digest
-from metaprune.methods.base import Task
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled, sparse_objective
 from metaprune.methods.metagraph.data_models import dropped_are_zero
 from metaprune.methods.metagraph.learned import Learned
@@ -24,8 +24,8 @@ from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, some_batches
 from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
-from metaprune.methods.weights import Weights
-from metaprune.rng import Rng
+from metaprune.methods.weight_masks.method import Weights
+from metaprune.protocol.method import Task
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
 from metaprune.values import Budget, Plan, Proposal
@@ -84,9 +84,11 @@ class Flow:
             if not moved:
                 warnings.warn("the artifact rewrites nothing: see its meta-training", CollapseWarning, stacklevel=4)
             self.details |= {
-                "strength": strength, "moved": moved, "norms": self._norms(before),
+                "strength": strength,
+                "moved": moved,
+                "norms": self._norms(before),
                 "meta_training": learned.info,
-            }  # fmt: skip
+            }
         self._tuned(_STEPS.get(how, f"rewrite ({how})"), self.method.finetune, sparse=how == "sparse")
 
     def pruned(self) -> Proposal:
@@ -96,8 +98,9 @@ class Flow:
             warnings.warn(
                 f"initial={self.method.initial:g} leaves no more than the budget allows: nothing is cut after the "
                 "rewrite. Raise initial",
-                NoEffectWarning, stacklevel=4,
-            )  # fmt: skip
+                NoEffectWarning,
+                stacklevel=4,
+            )
         module = Structure(self.task.network, self.tensors, plan)
         self._judge("pruning", module, plan)
         return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
@@ -149,17 +152,27 @@ class Flow:
                 objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg)
             folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
             train(
-                module, self.data, config, rng=self.rng.child(step), objective=objective, label=step,
-                progress=self.task.progress, checkpoint_dir=folder,
+                module,
+                self.data,
+                config,
+                rng=self.rng.child(step),
+                objective=objective,
+                label=step,
+                progress=self.task.progress,
+                checkpoint_dir=folder,
                 identity={"weights": tensors_digest(self.tensors), "plan": self.plan.to_dict()},
-            )  # fmt: skip
+            )
             self._judge(f"fine-tuning after {step}", module, self.plan, calibrate=False)
         self.tensors = module.full_size(self.tensors)
 
     def _judge(
-        self, step: str, module: Structure, plan: Plan | None = None, calibrate: bool = True,
+        self,
+        step: str,
+        module: Structure,
+        plan: Plan | None = None,
+        calibrate: bool = True,
         masks: Mapping[str, Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if calibrate and step != "start":
             module.calibrate(self.calibration)
         now, network = time.perf_counter(), self.task.network
@@ -179,14 +192,16 @@ def _warn_of_gaps(wiring: Wiring, params: float) -> None:
         warnings.warn(
             f"the graph does not hold {left:.0%} of the parameters ({', '.join(names[:3])}): the rewrite leaves these "
             "as they are. `metaprune graph` lists all",
-            UserWarning, stacklevel=5,
-        )  # fmt: skip
+            UserWarning,
+            stacklevel=5,
+        )
     if wiring.breaks:
         warnings.warn(
             f"no rule of the graph follows the channels that are read by {', '.join(wiring.breaks[:3])}: the rewrite "
             "does not know what comes before",
-            UserWarning, stacklevel=5,
-        )  # fmt: skip
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:

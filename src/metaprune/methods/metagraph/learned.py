@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metaprune.errors import ConfigError
-from metaprune.methods.artifact import Artifact, plain
-from metaprune.methods.base import Task
+from metaprune.core.errors import ConfigError
+from metaprune.core.rng import Rng
+from metaprune.core.strict import from_dict
 from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.meta import MetaConfig
 from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet, MetanetConfig
 from metaprune.methods.metagraph.wire import ACTIVATIONS
 from metaprune.methods.metagraph.wiring import MAX_FEATURES
-from metaprune.rng import Rng
-from metaprune.strict import from_dict
+from metaprune.protocol.artifact import Artifact, plain
+from metaprune.protocol.method import Task
 
 
 def features() -> list[Any]:
@@ -68,8 +68,9 @@ def warn_of_others(artifact: Artifact, mine: Mapping[str, Any], default: Mapping
     if others:
         warnings.warn(
             f"the artifact was fitted with other options of {', '.join(others)}: its own are used",
-            UserWarning, stacklevel=3,
-        )  # fmt: skip
+            UserWarning,
+            stacklevel=3,
+        )
     ours, learnt = ({k: options[k] for k in ("criterion", "criterion_options")} for options in (mine, theirs))
     if ours != learnt:
         warnings.warn(f"the metanetwork learned to prepare for {learnt}, and {ours} prunes", UserWarning, stacklevel=3)

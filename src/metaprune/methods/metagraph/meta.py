@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import CollapseWarning, ConfigError, TrainingDivergedError
-from metaprune.methods.base import Task
+from metaprune.core.errors import CollapseWarning, ConfigError, TrainingDivergedError
+from metaprune.core.rng import Rng
+from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Batches, Pruner, accuracy, area, some_batches
 from metaprune.methods.metagraph.wiring import Wiring
-from metaprune.methods.scores import Ranking
-from metaprune.rng import Rng
+from metaprune.protocol.method import Task
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.progress import TrainProgress
@@ -203,8 +203,13 @@ class Trainer:
                 rows.seconds += time.perf_counter() - began
                 if folder is not None and (last or (number + 1) % config.save_every == 0):
                     save_checkpoint(
-                        folder, model=self.state, optimizer=adam, scaler=None, history=rows, identity=identity  # type: ignore[arg-type]
-                    )  # fmt: skip
+                        folder,
+                        model=self.state,
+                        optimizer=adam,
+                        scaler=None,
+                        history=rows,  # type: ignore[arg-type]
+                        identity=identity,  # type: ignore[arg-type]
+                    )
                 if rows.evaluations[-1]["collapsed"]:
                     break
         self._warn(rows)
@@ -246,10 +251,15 @@ class Trainer:
             )
         adam.step()
         return {
-            "step": number + 1, "model": i, "strength": strength, "cross_entropy": entropy, "accuracy": hit,
-            "shrinkage": shrunk.item(), "loss": entropy + self.config.shrinkage * strength * shrunk.item(),
+            "step": number + 1,
+            "model": i,
+            "strength": strength,
+            "cross_entropy": entropy,
+            "accuracy": hit,
+            "shrinkage": shrunk.item(),
+            "loss": entropy + self.config.shrinkage * strength * shrunk.item(),
             "gradient_norm": norm,
-        }  # fmt: skip
+        }
 
     @torch.no_grad()
     def _evaluation(self, number: int, judging: Mapping[int, _Judging], rng: Rng) -> dict[str, Any]:
@@ -272,9 +282,12 @@ class Trainer:
         )
         mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
         found = {
-            "step": number, "curve": mean, "area": area(mean), "uncut_accuracy": float(np.mean(whole)),
+            "step": number,
+            "curve": mean,
+            "area": area(mean),
+            "uncut_accuracy": float(np.mean(whole)),
             "collapsed": skill < _LOST and had > _LEARNT,
-        }  # fmt: skip
+        }
         log.info(
             "meta-training step %d: %.4f after the cut, %.4f uncut", number, found["area"], found["uncut_accuracy"]
         )
@@ -299,11 +312,13 @@ class Trainer:
             warnings.warn(
                 f"meta-training collapsed at step {rows.evaluations[-1]['step']}: rewritten networks are at chance. "
                 "The best state before is kept; lower meta.lr or meta.shrinkage",
-                CollapseWarning, stacklevel=4,
-            )  # fmt: skip
+                CollapseWarning,
+                stacklevel=4,
+            )
         elif max(e["area"] for e in rows.evaluations) <= rows.evaluations[0]["area"]:
             warnings.warn(
                 "no state of the metanetwork did better than no rewrite: the artifact rewrites nothing. More steps, a "
                 "lower meta.lr or meta.shrinkage may help",
-                CollapseWarning, stacklevel=4,
-            )  # fmt: skip
+                CollapseWarning,
+                stacklevel=4,
+            )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
 from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.wire import ACTIVATIONS
 from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
@@ -31,8 +31,12 @@ EDGE_KINDS = ("conv", "grouped", "linear", "identity", "product", "head")
 NORM_KINDS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 VECTORS = ("weight", "bias", "running_mean", "running_var")
 ATTRIBUTE_KINDS = (
-    *(f"{norm}.{vector}" for norm in NORM_KINDS for vector in VECTORS), "bias", "scale", "other", "embedding.weight",
-)  # fmt: skip
+    *(f"{norm}.{vector}" for norm in NORM_KINDS for vector in VECTORS),
+    "bias",
+    "scale",
+    "other",
+    "embedding.weight",
+)
 SITE_KINDS = ("conv", "linear", "norm", "add", "input", "head", "embedding")
 _EDGE_META, _SITE_META = len(EDGE_KINDS) + 4, len(SITE_KINDS) + len(ACTIVATIONS) + 2
 _SMALLEST_RMS, _TINY = 1e-3, 1e-12

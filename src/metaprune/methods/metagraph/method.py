@@ -17,19 +17,19 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from torch import Tensor, nn
 
-from metaprune.errors import ConfigError, InfeasibleBudgetError, WeightsError
-from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact, found_or_fitted, plain
-from metaprune.methods.base import Task
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError, WeightsError
+from metaprune.core.files import tensors_digest
+from metaprune.core.rng import Rng
+from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.data_models import DataModelConfig, data_models
 from metaprune.methods.metagraph.flow import Flow
 from metaprune.methods.metagraph.learned import features, restored, warn_of_others
 from metaprune.methods.metagraph.meta import MetaConfig, Trainer
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.pruner import ranking
-from metaprune.methods.scores import Ranking
-from metaprune.methods.weights import Weights, parse_pattern
-from metaprune.rng import Rng
+from metaprune.methods.weight_masks.method import Weights, parse_pattern
+from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
+from metaprune.protocol.method import Task
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.values import Budget, Plan, Proposal
 
@@ -121,7 +121,7 @@ class MetaGraph:
         return None if self.pattern == "channels" else Weights(pattern=self.pattern)
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
-        """See `metaprune.methods.base.require_feasible`. A given artifact is read, too."""
+        """See `metaprune.protocol.method.require_feasible`. A given artifact is read, too."""
         if self._learns and (given := self.fitted or self.artifact) is not None:
             restored(given if isinstance(given, Artifact) else Artifact.load(given, self.name), task)
         self._require_reachable(task, budget)
@@ -162,22 +162,29 @@ class MetaGraph:
         folder = None if first.folder is None else first.folder / "checkpoints" / "metagraph"
         rows = trainer.run(rng.child("meta"), folder, identity, first.progress)
         info = {
-            "features": features(), "history": rows.to_dict(), **identity,
+            "features": features(),
+            "history": rows.to_dict(),
+            **identity,
             "data_models": [{"macs": p.share(m.plan)} for p, m in zip(trainer.pruners, models, strict=True)],
             "graph": {"nodes": models[0].wiring.nodes, "edges": models[0].wiring.edge_count},
             "parameters": sum(p.numel() for p in metanet.parameters()),
-            "stages": {"data_models": made, "meta": rows.seconds}, "seconds": made + rows.seconds,
+            "stages": {"data_models": made, "meta": rows.seconds},
+            "seconds": made + rows.seconds,
             "macs": self._fit_macs(tasks, len(rows.rows)),
-        }  # fmt: skip
+        }
         return Artifact(self.name, {n: t.detach().cpu() for n, t in trainer.state.best.state_dict().items()}, info)
 
     def _identity(self, tasks: Sequence[Task], rng: Rng) -> dict[str, Any]:
         """What a fit depends on."""
-        return plain({
-            "options": self._fit_options(), "spaces": [t.network.space.digest() for t in tasks],
-            "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
-            "weights": [tensors_digest(t.network.tensors) for t in tasks], "seed": [rng.seed, *rng.path],
-        })  # fmt: skip
+        return plain(
+            {
+                "options": self._fit_options(),
+                "spaces": [t.network.space.digest() for t in tasks],
+                "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
+                "weights": [tensors_digest(t.network.tensors) for t in tasks],
+                "seed": [rng.seed, *rng.path],
+            }
+        )
 
     def _fit_macs(self, tasks: Sequence[Task], steps: int) -> float:
         """Of the networks: training of the data models, and every meta-step; the metanetwork's own are not in it."""

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError
+from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
-from metaprune.errors import ConfigError, InfeasibleBudgetError
-from metaprune.methods.base import Task
+from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.registry import create_method
-from metaprune.methods.scores import Ranking
-from metaprune.rng import Rng
+from metaprune.protocol.method import Task
+from metaprune.protocol.registry import create_method
 from metaprune.train.batch import call_arguments, channels_last, logits_of
 from metaprune.values import Budget, Plan
 
@@ -74,9 +74,15 @@ class Pruner:
         return float(self.task.network.cost(plan).macs) / self._full_macs
 
     def curve(
-        self, tensors: Mapping[str, Tensor], shares: Sequence[float], calibration: Batches, judged: Batches, rng: Rng,
-        tuning: Batches = (), lr: float = 0.0,
-    ) -> list[dict[str, float]]:  # fmt: skip
+        self,
+        tensors: Mapping[str, Tensor],
+        shares: Sequence[float],
+        calibration: Batches,
+        judged: Batches,
+        rng: Rng,
+        tuning: Batches = (),
+        lr: float = 0.0,
+    ) -> list[dict[str, float]]:
         """Accuracy on `judged` after pruning to each share of the MACs and a step on each of `tuning`'s batches.
 
         BatchNorm is re-estimated on `calibration`.

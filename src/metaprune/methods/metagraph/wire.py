@@ -40,9 +40,18 @@ _SLICES = (
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
 ACTIVATIONS = ("none", "relu", "gelu", "silu", "sigmoid", "tanh", "other")
 _SMOOTH = {
-    "relu": "relu", "relu6": "relu", "hardtanh": "relu", "leaky_relu": "relu", "gelu": "gelu", "silu": "silu",
-    "hardswish": "silu", "mish": "silu", "sigmoid": "sigmoid", "hardsigmoid": "sigmoid", "tanh": "tanh",
-}  # fmt: skip
+    "relu": "relu",
+    "relu6": "relu",
+    "hardtanh": "relu",
+    "leaky_relu": "relu",
+    "gelu": "gelu",
+    "silu": "silu",
+    "hardswish": "silu",
+    "mish": "silu",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "sigmoid",
+    "tanh": "tanh",
+}
 
 
 @dataclass(frozen=True)
@@ -230,9 +239,15 @@ class _Builder(Sites):
         return (x, weight, bias) if len(self._shape(weight) or ()) == 2 else (None, None, None)
 
     def _kernel(
-        self, node: fx.Node, name: str, bound: dict[str, Any], into: Tensor, constant: Constant,
-        shape: tuple[int, ...], site: int,
-    ) -> None:  # fmt: skip
+        self,
+        node: fx.Node,
+        name: str,
+        bound: dict[str, Any],
+        into: Tensor,
+        constant: Constant,
+        shape: tuple[int, ...],
+        site: int,
+    ) -> None:
         """Edges of a layer: its weights as [groups, outputs, inputs, kernel]."""
         transposed = name.startswith("conv_transpose") or bool(bound.get("transposed"))
         groups, kernel = bound.get("groups") or 1, int(np.prod(shape[2:], dtype=int)) if name in _CONVS else 1

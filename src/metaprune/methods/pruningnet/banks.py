@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaprune.core.errors import ConfigError, closest
 from metaprune.elastic.weights import kept_rows
-from metaprune.errors import ConfigError, closest
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.search.codec import Codec
@@ -151,9 +151,18 @@ class GeneratedBank(Bank):
     """A generator per tensor that carries a gene; whatever else the network has is shared."""
 
     def __init__(
-        self, network: Network, codec: Codec, *, hidden: int, hidden_of: Mapping[str, int], rank: int | None,
-        blocks: Sequence[str], from_network: bool, norm_affine: bool, device: torch.device | str | None = None,
-    ):  # fmt: skip
+        self,
+        network: Network,
+        codec: Codec,
+        *,
+        hidden: int,
+        hidden_of: Mapping[str, int],
+        rank: int | None,
+        blocks: Sequence[str],
+        from_network: bool,
+        norm_affine: bool,
+        device: torch.device | str | None = None,
+    ):
         modules, parameters = [n for n, _ in network.model.named_modules() if n], list(network.tensors)
         for option, patterns, names in (("blocks", blocks, modules), ("hidden_of", hidden_of, parameters)):
             for pattern in patterns:

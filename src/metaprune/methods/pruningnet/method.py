@@ -18,24 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import ConfigError, DataError
+from metaprune.core.files import tensors_digest
+from metaprune.core.rng import Rng
+from metaprune.core.strict import from_dict
 from metaprune.data import Data, Split
 from metaprune.data.loader_split import replayed
 from metaprune.data.splits import SPLIT_RNG, hold_out, without
-from metaprune.errors import ConfigError, DataError
-from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact, found_or_fitted, plain
-from metaprune.methods.base import Task
-from metaprune.methods.magnitude import Magnitude
+from metaprune.methods.criteria.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
 from metaprune.methods.pruningnet.session import Session
 from metaprune.methods.pruningnet.supernet import Measure, Sampling, Scorer, Supernet, supernet_loss
+from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
+from metaprune.protocol.method import Task
 from metaprune.recover.config import RecoverKind
-from metaprune.rng import Rng
 from metaprune.search.allocate import require_table
 from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
 from metaprune.search.config import SearchConfig
 from metaprune.search.study import best_within
-from metaprune.strict import from_dict
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
@@ -46,9 +46,20 @@ log = logging.getLogger("metaprune")
 _SPLIT = "split.validation"
 # what decides the shape and meaning of an artifact; a search may use any other options than the fit did
 _FITTED = (
-    "weights", "sampling", "distil", "structures", "hidden", "hidden_of", "rank", "blocks", "start", "channels", "grid",
-    "norm_affine", "sub_validation",
-)  # fmt: skip
+    "weights",
+    "sampling",
+    "distil",
+    "structures",
+    "hidden",
+    "hidden_of",
+    "rank",
+    "blocks",
+    "start",
+    "channels",
+    "grid",
+    "norm_affine",
+    "sub_validation",
+)
 
 
 FITTED_OPTIONS = (*_FITTED, "train", "artifact")
@@ -121,8 +132,11 @@ class PruningNet:
         require_choice("channels", self.channels, ("magnitude", "first"))
         require_choice("score", self.score, ("accuracy", "likelihood"))
         for name, low in (
-            ("structures", 3), ("hidden", 1), ("calibration", 2), ("batch_size", 2),
-        ):  # fmt: skip
+            ("structures", 3),
+            ("hidden", 1),
+            ("calibration", 2),
+            ("batch_size", 2),
+        ):
             require_number(f"pruningnet.{name}", getattr(self, name), low)
         if self.sub_validation is not None:
             require_number("pruningnet.sub_validation", self.sub_validation, 1)
@@ -139,13 +153,13 @@ class PruningNet:
             require_number("pruningnet.rank", self.rank, 1)
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
-        """See `metaprune.methods.base.require_feasible`: the grid decides what can be reached."""
+        """See `metaprune.protocol.method.require_feasible`: the grid decides what can be reached."""
         require_table(budget, task.network.cost_model())
         codec = Codec(task.network.space, task.constraints, self.grid)  # widths alone: which channels stay is no matter
         BudgetSampler(codec, task.network.cost_model(), budget.bounds(task.network.cost()), self.search.tolerance)
 
     def recovery(self, kind: RecoverKind) -> RecoverKind:
-        """See `metaprune.methods.base.recovery_after`: `auto` is the paper's training from scratch.
+        """See `metaprune.protocol.method.recovery_after`: `auto` is the paper's training from scratch.
 
         Raises:
             ConfigError: training from scratch after `inherit`.
@@ -183,20 +197,31 @@ class PruningNet:
         with rng.child("init").torch_global():
             supernet = self._supernet(task, codec).to(device)
         history = train(
-            supernet, SimpleNamespace(name=data.name, train=training, val=None, digest=data.digest), self.train,
-            rng=rng.child("fit"), device=device,
+            supernet,
+            SimpleNamespace(name=data.name, train=training, val=None, digest=data.digest),
+            self.train,
+            rng=rng.child("fit"),
+            device=device,
             objective=supernet_loss(self.train.label_smoothing, self.distil),
             checkpoint_dir=None if task.folder is None else task.folder / "checkpoints" / "fit",
-            progress=task.progress, label="fit", identity={"pruningnet": self._fit_options()},
-        )  # fmt: skip
+            progress=task.progress,
+            label="fit",
+            identity={"pruningnet": self._fit_options()},
+        )
         info = {
-            "space": task.network.space.digest(), "constraints": plain(task.constraints),
-            "options": self._fit_options(), "data": data.name, **self._origin(task), "seed": [rng.seed, *rng.path],
+            "space": task.network.space.digest(),
+            "constraints": plain(task.constraints),
+            "options": self._fit_options(),
+            "data": data.name,
+            **self._origin(task),
+            "seed": [rng.seed, *rng.path],
             "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
-            "genes": len(codec.genes), "parameters": sum(p.numel() for p in supernet.parameters()),
-            "history": history.to_dict(), "seconds": sum(row.seconds for row in history.rows),
+            "genes": len(codec.genes),
+            "parameters": sum(p.numel() for p in supernet.parameters()),
+            "history": history.to_dict(),
+            "seconds": sum(row.seconds for row in history.rows),
             "macs": self._fit_macs(task, codec, len(training), rng),
-        }  # fmt: skip
+        }
         tensors: dict[str, Tensor] = {n: t.detach().cpu() for n, t in supernet.state_dict().items()}
         for g, order in enumerate(codec.order):
             tensors[f"order.{g}"] = torch.from_numpy(order.copy())
@@ -271,10 +296,12 @@ class PruningNet:
 
     def _artifact(self, task: Task, rng: Rng) -> Artifact:
         return found_or_fitted(
-            self.name, self.artifact if self.fitted is None else self.fitted, task.folder,
+            self.name,
+            self.artifact if self.fitted is None else self.fitted,
+            task.folder,
             lambda: {"options": self._fit_options(), "seed": [rng.seed, *rng.path], **self._origin(task)},
             lambda: self.fit([task], rng),
-        )  # fmt: skip
+        )
 
     def _origin(self, task: Task) -> dict[str, str]:
         """What an artifact was made from, besides options."""
@@ -293,9 +320,15 @@ class PruningNet:
             bank = Bank(task.network, self.norm_affine)
         else:
             bank = GeneratedBank(
-                task.network, codec, hidden=self.hidden, hidden_of=self.hidden_of, rank=self.rank, blocks=self.blocks,
-                from_network=self.start == "network", norm_affine=self.norm_affine,
-            )  # fmt: skip
+                task.network,
+                codec,
+                hidden=self.hidden,
+                hidden_of=self.hidden_of,
+                rank=self.rank,
+                blocks=self.blocks,
+                from_network=self.start == "network",
+                norm_affine=self.norm_affine,
+            )
         return Supernet(task.network, codec, bank, self.sampling, self.structures)
 
     def _split(self, data: Data, held: Tensor | None = None) -> tuple[Split, Split, np.ndarray | None]:

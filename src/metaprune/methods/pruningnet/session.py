@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact
-from metaprune.methods.base import Task
+from metaprune.core.files import tensors_digest
+from metaprune.core.rng import Rng
+from metaprune.methods.criteria.uniform import Uniform
 from metaprune.methods.pruningnet.supernet import Scorer
-from metaprune.methods.uniform import Uniform
-from metaprune.rng import Rng
+from metaprune.protocol.artifact import Artifact
+from metaprune.protocol.method import Task
 from metaprune.search.codec import Codec
 from metaprune.search.study import Candidate, Search
 from metaprune.values import Budget
@@ -41,9 +41,14 @@ class Session:
     def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:
         """All candidates of a search under each of `bounds`; goes on where an earlier start stopped."""
         search = Search(
-            self.codec, self.task.network.cost_model(), bounds, self.method.search, rng.child("search"), self.storage,
+            self.codec,
+            self.task.network.cost_model(),
+            bounds,
+            self.method.search,
+            rng.child("search"),
+            self.storage,
             self._name(bounds, rng),
-        )  # fmt: skip
+        )
         return search.run(self.scorer, self._say if self.task.progress else None)
 
     @property
@@ -60,11 +65,14 @@ class Session:
         costs, ends = self.task.network.cost_model(), np.stack([self.codec.full // 2, self.codec.full])
         pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.predict_ms is not None else None
         what = {
-            "artifact": tensors_digest(self.artifact.tensors), "bounds": [dict(b) for b in bounds], "latency_ms": pace,
-            "search": dataclasses.asdict(self.method.search), "seed": [rng.seed, *rng.path],
+            "artifact": tensors_digest(self.artifact.tensors),
+            "bounds": [dict(b) for b in bounds],
+            "latency_ms": pace,
+            "search": dataclasses.asdict(self.method.search),
+            "seed": [rng.seed, *rng.path],
             "scoring": [self.method.calibration, self.method.batch_size, self.method.score],
             "genes": self.codec.sizes.tolist(),
-        }  # fmt: skip
+        }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         bound = "_".join(f"{m}{v:.4g}" for m, v in bounds[0].items()) if len(bounds) == 1 else "front"
         return f"{self.method.search.searcher}-{bound}-{digest}"

@@ -101,9 +101,14 @@ class Scorer:
     """
 
     def __init__(
-        self, supernet: Supernet, calibration: list[Any], validation: list[Any], measure: Measure = "likelihood", *,
+        self,
+        supernet: Supernet,
+        calibration: list[Any],
+        validation: list[Any],
+        measure: Measure = "likelihood",
+        *,
         recalibrate: bool = True,
-    ):  # fmt: skip
+    ):
         self.supernet, self.measure = supernet, measure
         self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
         self.calibration = calibration if recalibrate else []

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metaprune.methods.base import Task
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
+from metaprune.protocol.method import Task
 from metaprune.values import Budget, Plan, Proposal
 
 

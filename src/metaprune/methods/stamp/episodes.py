@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
 from metaprune.data import Data
-from metaprune.errors import DataError
-from metaprune.rng import Rng
+from metaprune.methods.gating.training import Sample
 from metaprune.train.batch import call_arguments, channels_last
-
-
-@dataclass(frozen=True)
-class Sample:
-    """args, kwargs of the network; labels int64 [B]."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-    labels: Tensor
-
 
 LOOKS = ("as it is", "grey", "inverted", "grey and inverted")
 
@@ -69,9 +59,15 @@ class Pool:
         return np.sort(draw.choice(self.classes, int(draw.integers(low, high + 1)), replace=False))
 
     def draw(
-        self, classes: Sequence[int] | np.ndarray, count: int, rng: Rng, *, augment: bool = True, relabel: bool = True,
+        self,
+        classes: Sequence[int] | np.ndarray,
+        count: int,
+        rng: Rng,
+        *,
+        augment: bool = True,
+        relabel: bool = True,
         look: str = LOOKS[0],
-    ) -> Sample:  # fmt: skip
+    ) -> Sample:
         """`count` samples, equally many of every class up to one; with replacement where a class has fewer.
 
         relabel: number the classes 0, 1, ... in the order given; else labels are the data's own.

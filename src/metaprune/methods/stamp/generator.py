@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metaprune.methods.stamp.gates import PRIORS, Bernoulli, BetaBernoulli
+from metaprune.methods.gating.distributions import PRIORS, Bernoulli, BetaBernoulli
 from metaprune.methods.stamp.reader import SetView
 
 Encoder = Literal["attention", "mean", "classes"]
@@ -87,10 +87,22 @@ class MaskGenerator(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], tapped: set[int], features: int, *, dim: int, heads: int, hidden: int,
-        encoder: Encoder, prior: Prior, use_set: bool, use_activations: bool, keep: float,
-        shares: tuple[float, float], parts: Sequence[Part] | None = None,
-    ):  # fmt: skip
+        self,
+        widths: Sequence[int],
+        tapped: set[int],
+        features: int,
+        *,
+        dim: int,
+        heads: int,
+        hidden: int,
+        encoder: Encoder,
+        prior: Prior,
+        use_set: bool,
+        use_activations: bool,
+        keep: float,
+        shares: tuple[float, float],
+        parts: Sequence[Part] | None = None,
+    ):
         super().__init__()
         self.shares = shares
         parts = [Part(width, width, (g,)) for g, width in enumerate(widths)] if parts is None else parts
@@ -133,8 +145,9 @@ class MaskGenerator(nn.Module):
             embedding = [standardised(self.encoder(view.features, labels), bank)]
         pooled = {
             g: standardised(x.log1p(), getattr(self, f"bank_pooled{g}"))
-            for g in self.read if (x := view.pooled[g]) is not None
-        }  # fmt: skip
+            for g in self.read
+            if (x := view.pooled[g]) is not None
+        }
         raw = []
         for number in self.active:
             bias, seen = self.biases[number], [*(pooled[g] for g in self.sees[number] if g in pooled), *embedding]

@@ -1,140 +1,18 @@
-"""One network, its gates and its mask generator: the gradient step that all training of gates shares."""
+"""One network and its mask generator: what reads a data set and emits gates for it."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metaprune.cost.soft import SoftCost
-from metaprune.errors import TrainingDivergedError
-from metaprune.methods.stamp.episodes import Sample
+from metaprune.methods.gating.training import GatedLoss, Sample, TrainableTensors
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.reader import Head, Reader
 from metaprune.network import Network
-from metaprune.rng import Rng
-from metaprune.train.batch import cross_entropy, logits_of, share_of
-from metaprune.train.config import MixedPrecision
-from metaprune.train.engine import engine
-from metaprune.train.processes import ALONE, Processes
-from metaprune.values import Budget
-
-
-@dataclass
-class Weights:
-    """The network's tensors while they are trained: leaves (parameters), buffers, and a head for the data at hand."""
-
-    leaves: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    head: dict[str, Tensor]
-    rest: Mapping[str, Tensor]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {**self.rest, **self.leaves, **self.buffers, **self.head}
-
-
-@dataclass(frozen=True)
-class Price:
-    """strength * log(expected share of the full cost / `target`)^2 + kl_weight * KL to the sparse prior
-    + decay * mean squared logit of the keep probabilities.
-
-    To both sides: the network is cut to the target, and a generator that keeps less trains the weights for a smaller
-    one (ours did). The logarithm: a tenth above 6% weighs as much as a tenth above 50%. The decay: a saturated gate has
-    no gradient, and would not follow what is asked for any more.
-    """
-
-    strength: float
-    target: float
-    kl_weight: float = 0.0
-    decay: float = 0.0
-
-
-def asked_share(network: Network, budget: Budget, metric: str, otherwise: float) -> float:
-    """The budget's share of the full cost by `metric`; `otherwise` where the budget bounds other metrics."""
-    full = network.cost()
-    bounds = budget.bounds(full)
-    return bounds[metric] / float(full.metric(metric)) if metric in bounds else otherwise
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """loss: of the step. accuracy: on its own batch. kept_cost: expected share of the full cost, before the draw."""
-
-    loss: float
-    accuracy: float
-    kept_cost: float
-
-
-class GatedLoss(ABC):
-    """The loss of a network under gates; where their distribution comes from is the subclass's."""
-
-    def __init__(self, network: Network, metric: str, temperature: float):
-        self.network, self.temperature = network, temperature
-        self.gated = network.gated
-        self.cost = SoftCost(network.cost_model(), metric)
-
-    @abstractmethod
-    def gates_of(self, sample: Sample, share: float) -> Any:
-        """The gate distribution for a sample of a data set, to keep about `share` of the full cost."""
-
-    def run(
-        self, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], args: tuple, kwargs: Mapping[str, Any]
-    ) -> Any:
-        """What the network returns under drawn gates, in training mode."""
-        return self.gated.run(tensors, gates, args, kwargs, training=True)
-
-    def kept(self, probabilities: Sequence[Tensor]) -> Tensor:
-        """Expected share of the full cost, []."""
-        return self.cost(torch.stack([p.sum() for p in probabilities]))
-
-    def trainable(self, tensors: Mapping[str, Tensor], new: Collection[str | None] = (), classes: int = 0) -> Weights:
-        """Trainable copies of `tensors`; those in `new` are a head of zeros for `classes` classes."""
-        leaves, buffers, head = {}, {}, {}
-        for name, tensor in self.network.tensors.items():
-            if name in new:
-                head[name] = torch.zeros(classes, *tensor.shape[1:], dtype=tensor.dtype, device=tensor.device)
-            elif isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-                leaves[name] = tensors[name].detach().clone()
-            elif not isinstance(tensor, nn.Parameter):
-                buffers[name] = tensors[name].detach().clone()
-        for leaf in (*leaves.values(), *head.values()):
-            leaf.requires_grad_()
-        return Weights(leaves, buffers, head, {n: t for n, t in self.network.tensors.items() if n not in leaves})
-
-    def loss(
-        self, weights: Weights, sample: Sample, price: Price, processes: Processes = ALONE
-    ) -> tuple[Tensor, StepResult]:
-        """Cross-entropy under one draw of the gates, plus the price of what they keep.
-
-        Every process reads the whole sample, so that gates are the same in all, and runs the network on its share. The
-        mean over processes is then the loss of the whole sample; only BatchNorm sees shares. Mixed precision is for the
-        network under gates: what tells data sets apart is small beside what they share, and would be rounded away.
-        """
-        gates = self.gates_of(sample, price.target)
-        drawn = gates.draw(self.temperature)
-        own, part = processes.share(len(sample.labels))
-        args, kwargs, labels = sample.args, sample.kwargs, sample.labels[own]
-        if processes.count > 1:
-            args, kwargs = (share_of(x, own.start, own.stop, own.step) for x in (args, kwargs))
-        with processes.autocast():
-            output = self.run(weights.tensors(), drawn, args, kwargs)
-        logits = logits_of(output)
-        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        probabilities = gates.probabilities()
-        kept = self.kept(probabilities)
-        loss = part * cross_entropy(logits, labels)
-        loss = loss + price.strength * torch.log(kept / price.target).square() + price.kl_weight * gates.kl()
-        if price.decay:
-            loss = loss + price.decay * torch.logit(torch.cat(probabilities), eps=1e-6).square().mean()
-        accuracy = part * float((logits.argmax(dim=-1) == labels).float().mean())
-        return loss, StepResult(loss.item(), accuracy, kept.item())
 
 
 class Learner(GatedLoss):
@@ -154,7 +32,7 @@ class Learner(GatedLoss):
         """How many gates there are."""
         return sum(self.gated.widths)
 
-    def weights(self, tensors: Mapping[str, Tensor], classes: int) -> Weights:
+    def weights(self, tensors: Mapping[str, Tensor], classes: int) -> TrainableTensors:
         """Trainable copies of `tensors`, with a head of zeros for `classes` classes."""
         return self.trainable(tensors, {self.head.weight, self.head.bias}, classes)
 
@@ -169,56 +47,3 @@ class Learner(GatedLoss):
         each = [self.gates_of(sample, share).probabilities() for sample in samples]
         self.generator.train()
         return [torch.stack(group).mean(dim=0).cpu().numpy() for group in zip(*each, strict=True)]
-
-
-def sgd(weights: Weights, lr: float, head_lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        [{"params": list(weights.leaves.values()), "lr": lr}, {"params": list(weights.head.values()), "lr": head_lr}],
-        momentum=0.9,
-    )
-
-
-def gradient_step(
-    learner: GatedLoss, weights: Weights, optimisers: Sequence[torch.optim.Optimizer], sample: Sample, rng: Rng,
-    price: Price, processes: Processes = ALONE,
-) -> StepResult:  # fmt: skip
-    """One update of weights, head and generator, by the gradient of the whole sample; the gates' draw is from `rng`.
-
-    Raises:
-        TrainingDivergedError: a loss that is not finite, in all processes at once; nothing is changed then.
-    """
-    with rng.torch_global():
-        loss, result = learner.loss(weights, sample, price, processes)
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if processes.count > 1:
-        figures = torch.tensor([result.loss, result.accuracy], device=loss.device)
-        groups = [group["params"] for optimiser in optimisers for group in optimiser.param_groups]
-        processes.average([*(p.grad for group in groups for p in group if p.grad is not None), figures])
-        result = dataclasses.replace(result, loss=figures[0].item(), accuracy=figures[1].item())
-    if not math.isfinite(result.loss):
-        raise TrainingDivergedError(
-            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr or head_lr, "
-            "and check the inputs for NaN"
-        )
-    nn.utils.clip_grad_norm_([*weights.leaves.values(), *weights.head.values()], 5.0)
-    for optimiser in optimisers:
-        optimiser.step()
-    return result
-
-
-def gradient_steps(
-    learner: GatedLoss, weights: Weights, optimisers: Sequence[torch.optim.Optimizer],
-    drawn: Iterable[tuple[Sample, Rng]], price: Price, mixed_precision: MixedPrecision = "no",
-) -> list[dict[str, float]]:  # fmt: skip
-    """An update for every sample, on Accelerate; returns their figures. Statistics end as the main process's."""
-    device = learner.network.program.device
-    with engine(mixed_precision, device) as accelerator:
-        processes = Processes(accelerator, device)
-        rows = [
-            dataclasses.asdict(gradient_step(learner, weights, optimisers, sample, rng, price, processes))
-            for sample, rng in drawn
-        ]
-        processes.copy_from_main(weights.buffers.values())
-    return rows

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import ConfigError
+from metaprune.core.errors import ConfigError
+from metaprune.core.rng import Rng
+from metaprune.methods.gating.training import Price, StepResult, TrainableTensors, gradient_step, sgd
 from metaprune.methods.stamp.episodes import LOOKS, Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS
-from metaprune.methods.stamp.learner import Learner, Price, StepResult, Weights, gradient_step, sgd
-from metaprune.rng import Rng
+from metaprune.methods.stamp.learner import Learner
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.processes import ALONE, Processes
@@ -135,9 +136,18 @@ def fill_bank(learner: Learner, pools: Sequence[Pool], config: MetaConfig, rng: 
 
 
 def meta_train(
-    learner: Learner, state: MetaState, pools: Sequence[Pool], config: MetaConfig, rng: Rng, *,
-    price: Price, folder: Path | None, identity: dict[str, Any], progress: bool, processes: Processes = ALONE,
-) -> Rows:  # fmt: skip
+    learner: Learner,
+    state: MetaState,
+    pools: Sequence[Pool],
+    config: MetaConfig,
+    rng: Rng,
+    *,
+    price: Price,
+    folder: Path | None,
+    identity: dict[str, Any],
+    progress: bool,
+    processes: Processes = ALONE,
+) -> Rows:
     """Train `state` in place; continues from `folder` after a kill, to the same numbers.
 
     Every episode aims at a share of the full cost between the generator's two, evenly in its logarithm.
@@ -169,16 +179,28 @@ def meta_train(
             if folder is not None and (last or (number + 1) % config.save_every == 0):
                 if processes.is_main:
                     save_checkpoint(
-                        folder, model=state, optimizer=adam, scaler=None, history=rows, identity=identity  # type: ignore[arg-type]
-                    )  # fmt: skip
+                        folder,
+                        model=state,
+                        optimizer=adam,
+                        scaler=None,
+                        history=rows,  # type: ignore[arg-type]
+                        identity=identity,  # type: ignore[arg-type]
+                    )
                 processes.wait()
     return rows
 
 
 def _episode(
-    learner: Learner, state: MetaState, pools: Sequence[Pool], config: MetaConfig, adam: Any, rng: Rng, number: int,
-    price: Price, processes: Processes,
-) -> dict[str, Any]:  # fmt: skip
+    learner: Learner,
+    state: MetaState,
+    pools: Sequence[Pool],
+    config: MetaConfig,
+    adam: Any,
+    rng: Rng,
+    number: int,
+    price: Price,
+    processes: Processes,
+) -> dict[str, Any]:
     domain = int(rng.child("domain").numpy().integers(len(pools)))
     pool, kept = pools[domain], state.head(domain) if config.head == "kept" else {}
     classes, look = pool.choose(config.ways, rng.child("classes")), config.look(rng)
@@ -209,13 +231,19 @@ def _episode(
     state.last_mask.copy_(torch.from_numpy(mask))  # type: ignore[operator,union-attr]
     last = results[-1]
     return {
-        "episode": number + 1, "data": pool.name, "ways": len(classes), "loss": last.loss, "accuracy": last.accuracy,
-        "kept_cost": last.kept_cost, "asked": price.target, "kept_channels": float(mask.mean()),
+        "episode": number + 1,
+        "data": pool.name,
+        "ways": len(classes),
+        "loss": last.loss,
+        "accuracy": last.accuracy,
+        "kept_cost": last.kept_cost,
+        "asked": price.target,
+        "kept_channels": float(mask.mean()),
         "jaccard_with_previous": alike,
-    }  # fmt: skip
+    }
 
 
-def _reptile(state: MetaState, weights: Weights, size: float) -> None:
+def _reptile(state: MetaState, weights: TrainableTensors, size: float) -> None:
     trained = weights.tensors()
     with torch.no_grad():
         for name, tensor in state.tensors().items():
@@ -224,9 +252,15 @@ def _reptile(state: MetaState, weights: Weights, size: float) -> None:
 
 
 def _fomaml(
-    learner: Learner, state: MetaState, weights: Weights, sample: Any, rng: Rng, size: float, price: Price,
+    learner: Learner,
+    state: MetaState,
+    weights: TrainableTensors,
+    sample: Any,
+    rng: Rng,
+    size: float,
+    price: Price,
     processes: Processes,
-) -> None:  # fmt: skip
+) -> None:
     """The gradient at the end of the episode, on other samples, applied to the weights it started from."""
     with rng.torch_global():
         loss, _ = learner.loss(weights, sample, price, processes)

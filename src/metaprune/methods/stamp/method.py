@@ -20,21 +20,22 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from metaprune.core.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
+from metaprune.core.files import tensors_digest
+from metaprune.core.rng import Rng
+from metaprune.core.strict import from_dict
 from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
-from metaprune.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
-from metaprune.files import tensors_digest
-from metaprune.methods.artifact import Artifact, found_or_fitted, plain
-from metaprune.methods.base import Task
+from metaprune.methods.gating.training import Price, TrainableTensors, asked_share, gradient_steps, sgd
 from metaprune.methods.stamp.channels import Channels
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import Encoder, MaskGenerator, Prior
-from metaprune.methods.stamp.learner import Learner, Price, Weights, asked_share, gradient_steps, sgd
+from metaprune.methods.stamp.learner import Learner
 from metaprune.methods.stamp.meta import MetaConfig, MetaState, conditioning, fill_bank, meta_train, middle
 from metaprune.methods.stamp.pairs import Pairs
 from metaprune.methods.stamp.reader import Head
-from metaprune.rng import Rng
-from metaprune.strict import from_dict
+from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
+from metaprune.protocol.method import Task
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.engine import engine
 from metaprune.train.processes import Processes
@@ -44,9 +45,23 @@ Freeze = Literal["budget", "threshold"]
 Variant = Literal["weights", "structure", "filter"]
 _LEAST_MARGIN = 0.02  # in Jaccard, of masks of one task over masks of different tasks
 _FITTED = (
-    "meta", "references", "metric", "strength", "shares", "kl_weight", "logit_decay", "prior", "temperature", "encoder",
-    "set_dim", "heads", "hidden", "keep", "use_set", "use_activations",
-)  # fmt: skip
+    "meta",
+    "references",
+    "metric",
+    "strength",
+    "shares",
+    "kl_weight",
+    "logit_decay",
+    "prior",
+    "temperature",
+    "encoder",
+    "set_dim",
+    "heads",
+    "hidden",
+    "keep",
+    "use_set",
+    "use_activations",
+)
 FITTED_OPTIONS = (*_FITTED, "artifact")
 
 
@@ -137,7 +152,7 @@ class Stamp:
             raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
 
     def require_feasible(self, task: Task, budget: Budget) -> None:
-        """See `metaprune.methods.base.require_feasible`; before a meta-training, of its data too."""
+        """See `metaprune.protocol.method.require_feasible`; before a meta-training, of its data too."""
         self._form(task).slack(budget)
         if self.artifact is None and self.fitted is None:
             self._pools(task)
@@ -170,29 +185,43 @@ class Stamp:
         heads = [learner.weights(task.network.tensors, len(p.classes)).head for p in pools]
         state = MetaState(learner.generator, _own(task, learner.head), learner.gates, heads)
         identity = {
-            "stamp": self._fit_options(), "space": digest, "data": [[d.name, d.digest] for d in data],
-            "weights": tensors_digest(task.network.tensors), "seed": [rng.seed, *rng.path],
+            "stamp": self._fit_options(),
+            "space": digest,
+            "data": [[d.name, d.digest] for d in data],
+            "weights": tensors_digest(task.network.tensors),
+            "seed": [rng.seed, *rng.path],
             **self._form(task).identity,
-        }  # fmt: skip
+        }
         with engine(self.meta.mixed_precision, device) as accelerator:
             processes = Processes(accelerator, device)
             price = Price(self.strength, 1.0, self.kl_weight, self.logit_decay)
             rows = meta_train(
-                learner, state, pools, self.meta, rng, price=price,
-                folder=None if task.folder is None else task.folder / "checkpoints" / "stamp", identity=identity,
-                progress=task.progress, processes=processes,
-            )  # fmt: skip
+                learner,
+                state,
+                pools,
+                self.meta,
+                rng,
+                price=price,
+                folder=None if task.folder is None else task.folder / "checkpoints" / "stamp",
+                identity=identity,
+                progress=task.progress,
+                processes=processes,
+            )
         variety = self._conditioning(learner, pools, rng.child("conditioning"))
         steps = self.meta.episodes * self.meta.inner_steps
         passes = 3.0 + processes.count  # forward and backward of the batch, which every process reads whole
         macs = steps * self.meta.batch_size * passes * task.network.cost().macs
         info = {
-            **{k: v for k, v in identity.items() if k != "stamp"}, "options": self._fit_options(),
-            "shape": list(data[0].input_shape), "conditioning": variety, "history": rows.to_dict(), "macs": macs,
+            **{k: v for k, v in identity.items() if k != "stamp"},
+            "options": self._fit_options(),
+            "shape": list(data[0].input_shape),
+            "conditioning": variety,
+            "history": rows.to_dict(),
+            "macs": macs,
             "processes": processes.count,
             "parameters": sum(p.numel() for p in learner.generator.parameters()),
             "seconds": rows.seconds,
-        }  # fmt: skip
+        }
         tensors = {f"generator.{n}": t.detach().cpu() for n, t in learner.generator.state_dict().items()}
         tensors |= {f"network.{n}": t.detach().cpu().contiguous() for n, t in state.tensors().items()}
         tensors |= {f"reference.{n}": t.detach().cpu().clone() for n, t in _own(task, learner.head).items()}
@@ -226,8 +255,9 @@ class Stamp:
                 f"the mask generator gives every data set about the same mask (Jaccard {same:.3f} within, {other:.3f} "
                 "between tasks): what it learned is a good fixed mask. More varied references=[...], a lower "
                 "generator_lr or more episodes may help",
-                CollapseWarning, stacklevel=3,
-            )  # fmt: skip
+                CollapseWarning,
+                stacklevel=3,
+            )
         return {**found, "collapsed": collapsed}
 
     # ------------------------------------------------------------------------------------------ a target data set
@@ -303,7 +333,9 @@ class Stamp:
             )
         return Price(self.strength, share, self.kl_weight, self.logit_decay)
 
-    def _adapt(self, learner: Learner, weights: Weights, pool: Pool, price: Price, rng: Rng) -> list[dict[str, float]]:
+    def _adapt(
+        self, learner: Learner, weights: TrainableTensors, pool: Pool, price: Price, rng: Rng
+    ) -> list[dict[str, float]]:
         optimisers = (
             sgd(weights, self.meta.lr, self.meta.head_lr),
             torch.optim.Adam(learner.generator.parameters(), lr=self.meta.generator_lr),
@@ -328,10 +360,19 @@ class Stamp:
         def generator(widths: Sequence[int], tapped: set[int], features: int) -> MaskGenerator:
             with rng.child("generator").torch_global():
                 return form.generator(
-                    widths, tapped, features, dim=self.set_dim, heads=self.heads, hidden=self.hidden,
-                    encoder=self.encoder, prior=self.prior, use_set=self.use_set,
-                    use_activations=self.use_activations, keep=self.keep, shares=self.shares,
-                )  # fmt: skip
+                    widths,
+                    tapped,
+                    features,
+                    dim=self.set_dim,
+                    heads=self.heads,
+                    hidden=self.hidden,
+                    encoder=self.encoder,
+                    prior=self.prior,
+                    use_set=self.use_set,
+                    use_activations=self.use_activations,
+                    keep=self.keep,
+                    shares=self.shares,
+                )
 
         return form.learner(task.network, generator, reference, self.metric, self.temperature)
 
@@ -368,7 +409,7 @@ class Stamp:
             )
         return dataclasses.replace(self, **{name: getattr(fitted, name) for name in _FITTED})
 
-    def _restored(self, task: Task, artifact: Artifact, classes: int) -> tuple[Learner, Weights]:
+    def _restored(self, task: Task, artifact: Artifact, classes: int) -> tuple[Learner, TrainableTensors]:
         """The learner as meta-training left it, on the target's network, with a head for the target.
 
         Weights start between the pretrained and the meta-trained ones: what the references taught costs something of

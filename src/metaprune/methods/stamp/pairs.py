@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.errors import ConfigError
-from metaprune.methods.base import Task
-from metaprune.methods.stamp.gates import PRIORS
+from metaprune.core.errors import ConfigError
+from metaprune.methods.gating.distributions import PRIORS
 from metaprune.methods.stamp.generator import MaskGenerator, Part
 from metaprune.methods.stamp.learner import Learner
 from metaprune.methods.stamp.reader import Head
-from metaprune.methods.weights import MaskedLayers, layer_groups
+from metaprune.methods.weight_masks.method import MaskedLayers, layer_groups
+from metaprune.protocol.method import Task
 from metaprune.values import Budget, Plan, Proposal
 
 _RANK = 4
@@ -102,9 +102,11 @@ def _groups_of(layers: PairLayers, name: str) -> tuple[int, ...]:
     """Channel groups of a weight's inputs and outputs."""
     space = layers.network.space
     found = [
-        g for dim in (1, 0) for g, group in enumerate(space)
+        g
+        for dim in (1, 0)
+        for g, group in enumerate(space)
         if any(m.parameter == name and m.dim == dim for m in group.members)
-    ]  # fmt: skip
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -183,10 +185,15 @@ class Pairs:
             pairs = mask.reshape(*self.layers.shape(name), -1)[..., 0].cpu()
             flat.append(pairs.flatten())
             by_group = pairs.view(self.layers.groups[name], -1, pairs.shape[1])
-            rows.append({
-                "name": name, "pairs": pairs.numel(), "zero": int((~pairs).sum()),
-                "empty_outputs": int((~pairs.any(dim=1)).sum()), "empty_inputs": int((~by_group.any(dim=1)).sum()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "name": name,
+                    "pairs": pairs.numel(),
+                    "zero": int((~pairs).sum()),
+                    "empty_outputs": int((~pairs.any(dim=1)).sum()),
+                    "empty_inputs": int((~by_group.any(dim=1)).sum()),
+                }
+            )
         every = torch.cat(flat).numpy()
         step = -(-len(every) // _SAMPLED)
         return {

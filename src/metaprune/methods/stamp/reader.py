@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from metaprune.core.errors import NotAvailableError
 from metaprune.elastic.gated import Gated
 from metaprune.elastic.program import Step
-from metaprune.errors import NotAvailableError
 from metaprune.graph.call import bound_arguments
 from metaprune.graph.capture import op_name
 from metaprune.network import Network

@@ -1,0 +1,40 @@
+"""FPGM: filters near the geometric median of their layer are redundant (He et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from metaprune.core.rng import Rng
+from metaprune.methods.criteria.scores import Ranking, group_scores
+from metaprune.protocol.method import Task
+from metaprune.values import ChannelGroup, Member, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class FPGM(Ranking):
+    """Sum of Euclidean distances of a channel's filter to all filters of its layer; mean over the layers of a group."""
+
+    name: ClassVar[str] = "fpgm"
+
+    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+        kept = plan.masks(task.network.space)
+        alive = {g.name: mask for g, mask in zip(task.network.space, kept, strict=True)}
+
+        def distances(group: ChannelGroup, member: Member, tensor: torch.Tensor) -> np.ndarray | None:
+            if tensor.dim() < 2 or (member.dim != 0 and _has_filters(task, group)):
+                return None
+            rows = torch.from_numpy(member.rows).to(tensor.device)
+            vectors = tensor.double().movedim(member.dim, 0)[rows].flatten(1)
+            among = vectors[torch.from_numpy(alive[group.name]).to(tensor.device)]
+            return torch.cdist(vectors, among, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1).cpu().numpy()
+
+        return group_scores(task, distances, self.normalise)
+
+
+def _has_filters(task: Task, group: ChannelGroup) -> bool:
+    """Whether any tensor makes the group's channels; else those that read them count."""
+    return any(m.dim == 0 and task.network.tensors[m.parameter].dim() > 1 for m in group.members)

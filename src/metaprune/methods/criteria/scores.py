@@ -1,0 +1,116 @@
+"""Channel scores from parameters, aggregated over all coupled members, and the ranking methods' common shape.
+
+A channel of a group owns rows in several tensors (the filter that makes it, the BatchNorm scale, the slices that read
+it). Aggregation: a member's score is the sum of its elements' scores over the channel's rows; the group's score is the
+mean over members (a `sum` would let groups with many readers win); with `normalise="mean"` each group's scores are then
+divided by their mean, so that groups of different scale can be ranked together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from metaprune.core.errors import ConfigError, WeightsError
+from metaprune.core.rng import Rng
+from metaprune.protocol.method import Task
+from metaprune.search.allocate import Scope
+from metaprune.values import Budget, ChannelGroup, Member, Plan, Proposal
+
+Normalise = Literal["mean", "none"]
+
+
+def member_scores(elements: torch.Tensor, member: Member) -> np.ndarray:
+    """[width]: sum of `elements` (scores of the parameter's entries) over the rows of every channel."""
+    others = [d for d in range(elements.dim()) if d != member.dim]
+    elements = elements.double()  # a sum in half precision overflows, or loses the small ones
+    per_index = (elements.sum(others) if others else elements).cpu().numpy()
+    return per_index[member.rows].sum(axis=1)
+
+
+def group_scores(
+    task: Task, score: Callable[[ChannelGroup, Member, torch.Tensor], np.ndarray | None], normalise: Normalise
+) -> list[np.ndarray]:
+    """One array [width] per group. `score(group, member, tensor)` scores one member, or None to leave it out."""
+    found = []
+    for group in task.network.space:
+        parts = []
+        for member in group.members:
+            tensor = task.network.tensors[member.parameter]
+            if isinstance(tensor, torch.nn.Parameter):
+                part = score(group, member, tensor.detach())
+                if part is not None and not np.isfinite(part).all():
+                    raise WeightsError(
+                        f"scores from {member.parameter} are not finite, so its channels cannot be ranked: look for "
+                        "NaN and infinity in the weights (and in the training data, if the method reads it)"
+                    )
+                if part is not None:
+                    parts.append(part)
+        total = np.mean(parts, axis=0) if parts else np.ones(group.width)
+        if normalise == "mean" and total.mean() > 0:
+            total = total / total.mean()
+        found.append(total)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking(ABC):
+    """A method that scores channels and drops the lowest.
+
+    scope: `global`, `local` (same share of every group) or `isomorphic` (same share of every class of equal structure).
+    steps: 1 is one-shot; with n steps the cost falls linearly to the budget and scores are taken anew each time.
+    normalise: `mean` divides each group's scores by their mean before ranking; `none` ranks them as they are.
+    """
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool] = False
+    scope: Scope = "global"
+    steps: int = 1
+    normalise: Normalise = "mean"
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("global", "local", "isomorphic"):
+            raise ConfigError(f"scope is global, local or isomorphic, not {self.scope!r}")
+        if self.normalise not in ("mean", "none"):
+            raise ConfigError(f"normalise is mean or none, not {self.normalise!r}")
+        if self.steps < 1:
+            raise ConfigError(f"steps is at least 1, not {self.steps}")
+
+    @abstractmethod
+    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+        """One array [width] per group at the current plan; higher is more important."""
+
+    def frozen(self, task: Task) -> set[int]:
+        """Groups this method has no opinion on and leaves whole."""
+        return set()
+
+    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+        frozen = self.frozen(task)
+        plan = Plan()
+        task.allocator(budget, frozen)  # infeasible budgets fail before any data is read
+        for step, part in enumerate(self._budgets(task, budget)):
+            allocator = task.allocator(part, frozen)
+            scores = self.scores(task, plan, rng.child("step", step))
+            for g, mask in enumerate(plan.masks(task.network.space)):
+                scores[g] = np.where(mask, scores[g], -np.inf)  # dropped channels stay dropped
+            classes = task.network.isomorphic_classes if self.scope == "isomorphic" else None
+            plan = allocator.by_scores(scores, self.scope, classes)
+        return Proposal(plan)
+
+    def _budgets(self, task: Task, budget: Budget) -> Iterable[Budget]:
+        """Bounds that fall linearly from the full cost to the budget in `steps` steps."""
+        full = task.network.cost()
+        bounds = budget.bounds(full)
+        for k in range(1, self.steps + 1):
+            if k == self.steps:
+                yield budget
+            else:
+                start = {m: float(full.metric(m)) for m in bounds}
+                yield Budget(
+                    **{m: start[m] + (min(b, start[m]) - start[m]) * k / self.steps for m, b in bounds.items()}
+                )

@@ -1,0 +1,25 @@
+"""SNIP by channel: how sensitive the loss is to every connection (Lee et al., ICLR 2019), summed over a channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from metaprune.methods.criteria.scores import member_scores
+from metaprune.methods.criteria.taylor import Taylor
+from metaprune.values import Member
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snip(Taylor):
+    """Sum of |weight * gradient| on one mini-batch, meant for networks before training. The channel form is ours: the
+    paper ranks single weights."""
+
+    name: ClassVar[str] = "snip"
+    batches: int = 1
+
+    def _sum(self, change: torch.Tensor, member: Member) -> np.ndarray:
+        return member_scores(change.abs(), member)

@@ -1,0 +1,76 @@
+"""First-order Taylor: how much the loss changes when a channel goes (Molchanov et al., CVPR 2019).
+
+Per mini-batch and coupled weight, a channel's score is (sum over its rows of weight * gradient)^2, the square of the
+first-order change of the loss if those rows were zero; mean over mini-batches and members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaprune.core.errors import ConfigError
+from metaprune.core.rng import Rng
+from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.protocol.method import Task
+from metaprune.train.batch import cross_entropy, logits_of
+from metaprune.values import ChannelGroup, Member, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taylor(Ranking):
+    """batches: training mini-batches the gradient is taken on, in eval mode (running BatchNorm statistics)."""
+
+    name: ClassVar[str] = "taylor"
+    needs_data: ClassVar[bool] = True
+    batches: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batches < 1:
+            raise ConfigError(f"batches is at least 1, not {self.batches}")
+
+    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+        data = task.require_data(self.name)
+        network = task.network
+        names = {m.parameter for g in network.space for m in g.members}
+        leaves = {
+            n: t.detach().requires_grad_()
+            for n, t in network.tensors.items()
+            if n in names and isinstance(t, nn.Parameter)
+        }
+        tensors = {**network.tensors, **leaves}
+        totals = [np.zeros(g.width) for g in network.space]
+        seen = 0
+        with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
+            stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
+            for seen, (inputs, labels) in enumerate(stream, start=1):
+                output = network.run(
+                    inputs, plan=plan, tensors=network.sliced(network.survivors(plan), tensors=tensors)
+                )
+                loss = cross_entropy(logits_of(output), labels)
+                grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
+                parts = group_scores(task, partial(self._part, change), "none")
+                totals = [t + p for t, p in zip(totals, parts, strict=True)]
+                if seen == self.batches:
+                    break
+        if not seen:
+            raise ConfigError("the training split gave no batch")
+        if self.normalise == "mean":
+            totals = [t / t.mean() if t.mean() > 0 else t for t in totals]
+        return totals
+
+    def _part(
+        self, change: dict[str, torch.Tensor], _: ChannelGroup, member: Member, __: torch.Tensor
+    ) -> np.ndarray | None:
+        """Score of one member; change: weight * gradient by parameter."""
+        return self._sum(change[member.parameter], member) if member.parameter in change else None
+
+    def _sum(self, change: torch.Tensor, member: Member) -> np.ndarray:
+        return member_scores(change, member) ** 2

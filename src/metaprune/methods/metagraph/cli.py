@@ -1,0 +1,53 @@
+"""`metaprune graph MODEL`: the network as the graph metanetwork sees it, counted and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metaprune.cli.common import console, traced
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Show a network as a graph: nodes are channels, edges pairs of channels that share weights."""
+
+    model: tyro.conf.Positional[str]
+    """zoo:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Argument of the model, as num_classes=10; may be repeated."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one sample, as 3 224 224."""
+    out: Path | None = None
+    """Draw it to this HTML file: a circle per layer, a line per block of edges."""
+
+    def run(self) -> int:
+        from metaprune.methods.metagraph.wire import wire
+
+        wiring = wire(traced(self.model, self.option, None, self.input_shape)[1])
+        out = console()
+
+        def say(text: str) -> None:
+            out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        say(f"{wiring.nodes:,} nodes, {wiring.edge_count:,} edges")
+        for title, counts in wiring.counts().items():
+            say(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in counts.items()))
+        left = wiring.uncovered
+        say(
+            f"not in the graph: {sum(left.values()):,} elements of {', '.join(left)}"
+            if left
+            else "every parameter is in the graph, each element once"
+        )
+        if wiring.breaks:
+            say(f"in pieces: no rule follows the channels that are read by {', '.join(wiring.breaks)}")
+        if self.out is not None:
+            from metaprune.methods.metagraph.report_plots import wiring_figure
+
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            wiring_figure(*wiring.drawn()).write_html(self.out, include_plotlyjs=True)
+            say(f"drawn: {self.out}")
+        return 0

@@ -1,0 +1,118 @@
+"""What the graph metanetwork learned and did -> rows of plain data: evaluations, steps, norms, moves.
+
+Like `metaprune.report.rows`, it takes a record of which any part may be missing, and imports neither torch nor plotly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metaprune.methods.pruningnet.report_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
+from metaprune.report.rows import Record
+from metaprune.report.units import finite, percentage
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """One evaluation of meta-training: mean accuracy over the budgets after the cut, and without a cut."""
+
+    step: int
+    area: float | None
+    uncut: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of the flow, with accuracy on the validation split and shares of the whole network's cost."""
+
+    name: str
+    accuracy: float | None
+    seconds: float | None
+    macs: float | None
+    params: float | None
+    nonzero: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NormRow:
+    """Channels of one group counted by norm, in equal bins from 0 to the largest before the rewrite; what is larger
+    afterwards is in the last."""
+
+    name: str
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+def evaluation_rows(record: Record) -> list[EvaluationRow]:
+    history = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("history"))
+    rows = [mapping_or_empty(e) for e in list_or_empty(history.get("evaluations"))]
+    return [
+        EvaluationRow(int(finite(e.get("step")) or 0), finite(e.get("area")), finite(e.get("uncut_accuracy")))
+        for e in rows
+    ]
+
+
+def step_rows(record: Record) -> list[StepRow]:
+    rows = [mapping_or_empty(s) for s in list_or_empty(_found(record).get("steps"))]
+    numbers = ("accuracy", "seconds", "macs", "params", "nonzero")
+    return [StepRow(str(s.get("step") or ""), *(finite(s.get(k)) for k in numbers)) for s in rows]
+
+
+def norm_rows(record: Record) -> list[NormRow]:
+    rows = []
+    for name, norms in mapping_or_empty(_found(record).get("norms")).items():
+        sides = [
+            tuple(float(v) for v in list_or_empty(mapping_or_empty(norms).get(side)) if finite(v) is not None)
+            for side in ("before", "after")
+        ]
+        if sides[0] and len(sides[0]) == len(sides[1]):
+            rows.append(NormRow(name, *sides))
+    return rows
+
+
+def moved_rows(record: Record) -> list[tuple[str, float]]:
+    """(parameter, change relative to its norm), in the order of the network."""
+    found = mapping_or_empty(_found(record).get("moved"))
+    return [(name, value) for name, v in found.items() if (value := finite(v)) is not None]
+
+
+def metagraph_text(record: Record) -> str:
+    """`Rewritten by a metanetwork at strength 0.67; graph of 701 nodes and 30,672 edges`; what is not known is out."""
+    found = _found(record)
+    if not found:
+        return ""
+    how, strength = str(found.get("rewrite") or ""), finite(found.get("strength"))
+    text = "Rewritten by a metanetwork" if how == "metanet" else f"Control in the place of the rewrite: {how}"
+    parts = [text + (f" at strength {strength:.2f}" if strength is not None else "")]
+    graph = mapping_or_empty(found.get("graph"))
+    nodes, edges = (finite(graph.get(k)) for k in ("nodes", "edges"))
+    if nodes is not None and edges is not None:
+        parts += [f"graph of {int(nodes):,} nodes and {int(edges):,} edges"]
+    if uncovered := mapping_or_empty(graph.get("uncovered")):
+        parts += [f"not in the graph, and not rewritten: {', '.join(uncovered)}"]
+    if how == "metanet" and found.get("moved") == {}:
+        parts += ["nothing moved"]
+    return "; ".join(parts)
+
+
+def fact_rows(record: Record) -> list[FactRow]:
+    """Accuracy, MACs and seconds of every step, and what meta-training took."""
+    rows = []
+    for step in step_rows(record):
+        accuracy = percentage(step.accuracy, 2) if step.accuracy is not None else "not judged"
+        parts = [f"{percentage(step.macs, 1)} of MACs"] if step.macs is not None else []
+        parts += [f"{percentage(step.params, 1)} of parameters"] if step.params is not None else []
+        if step.nonzero is not None and step.nonzero != step.params:
+            parts += [f"{percentage(step.nonzero, 1)} not zero"]
+        parts += [f"{step.seconds:.1f} s"] if step.seconds is not None else []
+        rows.append(FactRow(step.name[:1].upper() + step.name[1:], accuracy, ", ".join(["validation split", *parts])))
+    seconds = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("stages"))
+    for key, title in (("data_models", "Data models (made once)"), ("meta", "Meta-training (paid once)")):
+        rows += effort_rows(title, {"seconds": seconds.get(key)}, "")
+    return rows
+
+
+def _found(record: Record) -> Mapping[str, Any]:
+    return mapping_or_empty(mapping_or_empty(record.get("method_details")).get("metagraph"))

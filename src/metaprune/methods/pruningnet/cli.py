@@ -1,0 +1,115 @@
+"""`metaprune search RUN --budget macs=50%`: many budgets from one fit."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metaprune.cli.common import assignments, console
+from metaprune.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Search:
+    """Find the best structure under a budget with a fitted PruningNet; then cut, recover, save and report it.
+
+    The same command continues a killed search. Several may run at once, on this machine or others, with one --storage.
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of `metaprune fit`."""
+    budget: str | None = None
+    """Upper bounds, as macs=50% or latency_ms=4.0; by default the recipe's."""
+    pareto: bool = False
+    """The whole front of score against MACs, from one search."""
+    only_search: bool = False
+    """Print the best structure; cut and train nothing."""
+    workers: int = 1
+    """Processes on this machine that score structures."""
+    searcher: str | None = None
+    """evolution, random, greedy, nsga2."""
+    storage: str | None = None
+    """Optuna storage: sqlite:///FILE, postgresql+psycopg://USER@HOST/DB, journal:FILE; by default RUN/search.db."""
+    latency_table: str | None = None
+    """File of `metaprune latency`, for a budget in latency_ms."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Any other key of the recipe, as recover.train.epochs=20; may be repeated."""
+    out: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Folder of the network; by default RUN/networks/BUDGET."""
+    quiet: bool = False
+    """No progress."""
+
+    def run(self) -> int:
+        if self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: give 1 or more")
+        if self.pareto and self.budget is not None:
+            raise ConfigError("--pareto searches all budgets at once: leave --budget out")
+        if self.out is not None and (self.pareto or self.only_search):
+            raise ConfigError("--run is the folder of a network, which --pareto and --only-search do not make")
+        from metaprune.runs.fit import Fitted, start_workers
+
+        fitted = Fitted.open(self.run_folder, self._overrides(), progress=not self.quiet)
+        if not self.pareto:  # what is wrong with the budget or the folder is said before anything is searched
+            fitted.require(self._budget(fitted))
+            if not self.only_search:
+                fitted.run_of(self._budget(fitted), self.out)
+        helpers = start_workers(self._worker_command(), self.workers - 1)
+        try:
+            return self._pareto(fitted) if self.pareto else self._search(fitted)
+        finally:
+            failed = [h for h in helpers if h.wait()]
+            if failed:
+                console().print(f"{len(failed)} of {len(helpers)} workers stopped early; see above", highlight=False)
+
+    def _budget(self, fitted: Any) -> Any:
+        from metaprune.values import Budget
+
+        return fitted.config.budget if self.budget is None else Budget.parse(self.budget)
+
+    def _search(self, fitted: Any) -> int:
+        budget = self._budget(fitted)
+        found = fitted.best(budget)
+        out = console()
+        for name, width in found["widths"].items():
+            out.print(f"{name:<40} {width:>6} of {fitted.session.task.network.space[name].width}", highlight=False)
+        costs = ", ".join(f"{k} {v:,.6g}" for k, v in found["cost"].items())
+        out.print(
+            f"score {found['score']:.4f} on sub-validation, best of {found['evaluated']}; {costs}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if self.only_search:
+            return 0
+        from metaprune.report import print_summary
+
+        record, place = fitted.network(budget, self.out, progress=not self.quiet)
+        print_summary(record, out)
+        out.print(f"report: {place / 'report.html'}", highlight=False, soft_wrap=True)
+        return 0
+
+    def _pareto(self, fitted: Any) -> int:
+        rows = fitted.pareto()
+        out = console()
+        for row in rows:
+            out.print(f"{row['cost']['macs']:>16,} MACs   score {row['score']:.4f}", highlight=False)
+        out.print(f"front: {self.run_folder / 'front.json'}", highlight=False, soft_wrap=True)
+        return 0
+
+    def _overrides(self) -> dict[str, Any]:
+        flags = {
+            "method.options.search.searcher": self.searcher,
+            "method.options.storage": self.storage,
+            "latency.table": self.latency_table,
+        }
+        return {**{k: v for k, v in flags.items() if v is not None}, **assignments(self.set, "--set")}
+
+    def _worker_command(self) -> list[str]:
+        options = [("--budget", self.budget), ("--searcher", self.searcher), ("--storage", self.storage)]
+        options += [("--latency-table", self.latency_table), *(("--set", s) for s in self.set)]
+        given = [part for flag, value in options if value is not None for part in (flag, value)]
+        last = "--pareto" if self.pareto else "--only-search"
+        return [sys.executable, "-m", "metaprune.cli.main", "search", str(self.run_folder), *given, last, "--quiet"]

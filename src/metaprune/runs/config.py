@@ -1,0 +1,143 @@
+"""A run as plain data: torch-free frozen dataclasses, a strict TOML reader, and a dump that can be replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from metaprune.core.errors import ConfigError, closest
+from metaprune.recover.config import RecoverConfig
+from metaprune.core.strict import from_dict, override
+from metaprune.train.config import TrainConfig, require_number
+from metaprune.values import Budget, Constraints
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which network."""
+
+    spec: str
+    """zoo:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the model: num_classes, widths, in_channels, ..."""
+    weights: str | None = None
+    """Weight file (safetensors, or a state dict that loads with weights_only), or `pretrained`: the package's own."""
+    new_head: bool = False
+    """The weights are of a network for other classes: its last layer is left as it is initialised."""
+    input_shape: tuple[int, ...] | None = None
+    """(channels, height, width) of one sample; by default that of the data, or of the model."""
+
+    def __post_init__(self) -> None:
+        for size in self.input_shape or ():
+            require_number("model.input_shape", size, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which data."""
+
+    spec: str
+    """builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function."""
+    limit: int | None = None
+    """Use this many training samples (stratified)."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side."""
+    channels: int | None = None
+    """1 or 3: convert images to grey or colour."""
+    skip_corrupt: bool = False
+    """Leave out image files that cannot be read, with a warning, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """Which method decides what stays."""
+
+    name: str = "magnitude"
+    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, gates, weights, pruningnet, stamp, metagraph, or one
+    that a package registered."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method: scope, steps, p, ..."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyConfig:
+    """How milliseconds are measured, before and after in turns."""
+
+    batch_size: int = 64
+    """Samples per forward pass."""
+    repeats: int = 20
+    """Timed passes; the median is reported. 0 measures nothing."""
+    table: str | None = None
+    """File that `metaprune latency` wrote; a budget in latency_ms needs one."""
+
+    def __post_init__(self) -> None:
+        require_number("latency.batch_size", self.batch_size, 1)
+        require_number("latency.repeats", self.repeats, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a run; saved with it as config.json."""
+
+    model: ModelConfig
+    budget: Budget
+    data: DataConfig | None = None
+    method: MethodConfig = field(default_factory=MethodConfig)
+    constraints: Constraints = field(default_factory=Constraints)
+    train: TrainConfig | None = None
+    """Train the dense network first (it has no weights, or they shall be tuned)."""
+    recover: RecoverConfig = field(default_factory=lambda: RecoverConfig(kind="auto"))
+    form: Literal["auto", "module", "graph"] = "auto"
+    """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    also: tuple[ModelConfig, ...] = ()
+    """More networks that `metaprune fit metagraph` learns from, on the same data; trained as the first is."""
+    seed: int = 0
+    device: str = "auto"
+    """cpu, cuda, mps, or auto: cuda where it is, else cpu."""
+
+    def __post_init__(self) -> None:
+        if self.form not in ("auto", "module", "graph"):
+            raise ConfigError(f"form is auto, module or graph, not {self.form!r}")
+        if self.data is None and (self.train is not None or self.recover.kind not in ("auto", "none")):
+            raise ConfigError(
+                "training and recovery need data: add a [data] table with a spec, or set recover.kind to none"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A RunConfig from TOML. `overrides`: dotted key -> value, as `{"train.epochs": 3}`, set before the checks.
+
+    Raises:
+        ConfigError: no such file, TOML that does not parse, an unknown key (with the closest), a value of a wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = [p.stem for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise ConfigError(f"no recipe {path}.{closest(path.stem, near)}")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return from_dict(RunConfig, override(data, overrides or {}))

@@ -1,0 +1,137 @@
+"""From a RunConfig to the objects of a run: model with weights, data, example inputs, device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from metaprune.runs.config import RunConfig
+from metaprune.data import Data, load_data
+from metaprune.core.errors import ConfigError, DataError, described
+from metaprune.export.archive import named_tensors
+from metaprune.core.files import write_tensors
+from metaprune.models import create, default_input_shape
+from metaprune.core.rng import Rng
+from metaprune.train.batch import call_arguments, call_model, logits_of, share_of
+from metaprune.train.modes import device_of, modes_restored
+from metaprune.train.processes import by_main_process
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: nn.Module
+    options: dict[str, Any]  # as resolved: number of classes and channels from the data
+    data: Data | None
+    args: tuple
+    kwargs: dict[str, Any]
+    device: torch.device
+
+    def batch_of(self, size: int) -> tuple[tuple, dict[str, Any]]:
+        """Example inputs repeated to `size` samples."""
+
+        def repeat(x: Any) -> Any:
+            return x[:1].expand(size, *x.shape[1:]).contiguous() if isinstance(x, torch.Tensor) and x.dim() else x
+
+        return pytree.tree_map(repeat, (self.args, self.kwargs))
+
+    def save_dense(self, path: Path) -> int:
+        """Write the dense network's tensors (the main process does); returns the size of the file in bytes."""
+        tensors, _ = named_tensors(self.model)
+        by_main_process(lambda: write_tensors(path, tensors))
+        return path.stat().st_size
+
+
+def resolve_device(name: str) -> torch.device:
+    """Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto for what there is"
+        ) from error
+    return torch.device(name)
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Build everything a run needs. Random initial weights come from the run's seed.
+
+    Raises:
+        ConfigError, DataError, WeightsError: what cannot be built, or does not fit together.
+    """
+    device = resolve_device(config.device)
+    data = None
+    if config.data is not None:
+        d = config.data
+        data = load_data(
+            d.spec,
+            seed=config.seed,
+            limit=d.limit,
+            image_size=d.image_size,
+            channels=d.channels,
+            skip_corrupt=d.skip_corrupt,
+        )
+    options = dict(config.model.options)
+    if data is not None and not config.model.spec.startswith("python:"):
+        options.setdefault("num_classes", data.num_classes)
+        grey = config.model.spec.startswith("timm:") and data.input_shape[:1] != (3,)
+        if data.input_shape and (grey or config.model.spec.startswith("zoo:")):  # other packages' take three channels
+            options.setdefault("in_channels", data.input_shape[0])
+    with Rng(config.seed).child("model").torch_global():
+        model = create(config.model.spec, weights=config.model.weights, new_head=config.model.new_head, **options)
+    model.to(device)
+    require_fit(model, data)
+    args, kwargs = example_inputs(model, config, data)
+    args, kwargs = pytree.tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+    return Inputs(model, options, data, args, kwargs, device)
+
+
+def require_fit(model: nn.Module, data: Data | None) -> None:
+    """Run `model` on one validation batch before hours are spent.
+
+    Raises:
+        DataError: it does not run on these inputs, or has fewer outputs than there are classes.
+    """
+    if data is None:
+        return
+    shape = "x".join(map(str, data.input_shape)) or "unknown"
+    with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model.eval()
+        inputs, _ = next(iter(data.val.batches(2, device=device_of(model))))
+        try:
+            output = call_model(model, inputs)
+        except Exception as error:  # a user's forward may raise anything
+            raise DataError(
+                f"{type(model).__name__} does not run on samples of {data.name} (shape {shape}): {described(error)}. "
+                "Set data.channels and data.image_size, or the model's options, so that they fit"
+            ) from error
+    outputs = logits_of(output).shape[-1] if data.num_classes > 0 else 0
+    if outputs < data.num_classes:
+        raise DataError(
+            f"{type(model).__name__} has {outputs} outputs and {data.name} has {data.num_classes} classes: make the "
+            f"model with num_classes={data.num_classes}, or give data with labels below {outputs}"
+        )
+
+
+def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:
+    """Two random samples of the configured shape, else two of the data, else random ones of the model's own shape."""
+    if config.model.input_shape is None and data is not None:
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+            inputs, _ = next(iter(data.val.batches(2)))
+        return call_arguments(share_of(inputs, 0, 2, 1))
+    shape = config.model.input_shape or default_input_shape(config.model.spec, model)
+    if shape is not None:
+        return (torch.randn(2, *shape, generator=Rng(config.seed).child("example").torch()),), {}
+    dummy = getattr(model, "dummy_inputs", None)  # transformers models bring their own
+    if isinstance(dummy, Mapping):
+        return (), dict(dummy)
+    raise ConfigError(
+        f"the input shape of {config.model.spec} is not known; set model.input_shape = [3, 224, 224] (no batch)"
+    )

@@ -1,0 +1,45 @@
+"""What the documents say is what the code does: the example runs, the tables are the committed results."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "prunable, group" in done.stdout
+    assert (tmp_path / "runs/example/model.safetensors").exists()
+
+
+def test_tables_are_generated_from_the_results():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, "run: python benchmarks/tables.py"
+
+
+def test_curves_are_drawn_from_the_results(tmp_path):
+    script = ROOT / "benchmarks/metagraph/plots.py"
+    subprocess.run([sys.executable, str(script), "--out", str(tmp_path / "curves.html")], check=True)
+    assert "no rewrite (any)" in (tmp_path / "curves.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name
+)
+def test_links_in_documents_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_recipes_read():
+    from metaprune.runs.config import read_recipe
+
+    recipes = [read_recipe(path) for path in (ROOT / "recipes").glob("*.toml")]
+    assert recipes and all(recipe.budget.to_dict() for recipe in recipes)

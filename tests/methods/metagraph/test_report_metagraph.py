@@ -1,0 +1,103 @@
+"""The report's section on the graph metanetwork, with and without what it shows; the drawing of a graph."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from report_pages import EVIL
+from report_records import full, minimal
+
+from metaprune.methods.metagraph import report_rows as rows
+from metaprune.methods.metagraph.report_plots import metagraph_figures, wiring_figure
+from metaprune.methods.metagraph.wire import wire
+from metaprune.models import create
+from metaprune.network import trace
+from metaprune.report.html import render_report
+
+_FOUND: dict[str, Any] = {
+    "rewrite": "metanet",
+    "strength": 0.667,
+    "graph": {"nodes": 251, "edges": 11424, "uncovered": {}},
+    "steps": [
+        {"step": "start", "accuracy": 0.9, "macs": 1.0, "seconds": 0.1},
+        {"step": "rewrite", "accuracy": 0.85, "macs": 1.0, "seconds": 2.0},
+        {"step": "pruning", "accuracy": 0.7, "macs": 0.498, "seconds": 0.5},
+    ],
+    "moved": {"conv1.weight": 0.012, "bn1.bias": 0.5},
+    "norms": {"conv1": {"before": [0, 1, 3], "after": [2, 1, 1]}},
+    "meta_training": {
+        "stages": {"data_models": 12.0, "meta": 60.0},
+        "history": {
+            "evaluations": [
+                {"step": 0, "area": 0.4, "uncut_accuracy": 0.9},
+                {"step": 25, "area": 0.5, "uncut_accuracy": 0.88},
+            ]
+        },
+    },
+}
+
+
+def rewritten() -> dict[str, Any]:
+    return full() | {"method": "metagraph", "method_details": {"metagraph": copy.deepcopy(_FOUND)}}
+
+
+def test_rows_hold_what_the_record_says():
+    record = rewritten()
+    assert [r.area for r in rows.evaluation_rows(record)] == [0.4, 0.5]
+    assert [r.name for r in rows.step_rows(record)] == ["start", "rewrite", "pruning"]
+    assert rows.norm_rows(record)[0].after == (2, 1, 1)
+    assert rows.moved_rows(record) == [("conv1.weight", 0.012), ("bn1.bias", 0.5)]
+    assert rows.metagraph_text(record) == (
+        "Rewritten by a metanetwork at strength 0.67; graph of 251 nodes and 11,424 edges"
+    )
+    facts = rows.fact_rows(record)
+    assert (facts[2].name, facts[2].value, facts[2].detail) == (
+        "Pruning",
+        "70.00%",
+        "validation split, 49.8% of MACs, 0.5 s",
+    )
+
+
+def test_the_page_has_the_section_and_its_figures():
+    page = render_report(rewritten())
+    assert 'id="metagraph"' in page
+    assert [key for key, *_ in metagraph_figures(rewritten())] == [
+        "metagraph-meta",
+        "metagraph-steps",
+        "metagraph-norms",
+        "metagraph-moved",
+    ]
+    assert 'id="metagraph"' not in render_report(full())
+    assert metagraph_figures(minimal()) == []
+
+
+@pytest.mark.parametrize("part", [*_FOUND, "everything"])
+@pytest.mark.parametrize("value", [None, [], {}, "text", float("nan")])
+def test_any_part_may_be_missing_or_wrong(part, value):
+    record = rewritten()
+    if part == "everything":
+        record["method_details"]["metagraph"] = value
+    else:
+        record["method_details"]["metagraph"][part] = value
+    page = render_report(record)
+    assert page.rstrip().endswith("</html>") and "<h1" in page
+
+
+def test_names_are_escaped():
+    record = rewritten()
+    found = record["method_details"]["metagraph"]
+    found["norms"], found["moved"] = {EVIL: found["norms"]["conv1"]}, {EVIL: 0.5}
+    found["steps"][0]["step"] = EVIL
+    assert EVIL not in render_report(record)
+
+
+def test_a_graph_is_drawn_whole():
+    wiring = wire(trace(create("zoo:vit_micro"), torch.zeros(1, 1, 28, 28)))
+    sites, edges = wiring.drawn()
+    assert sum(s["nodes"] for s in sites) == wiring.nodes
+    figure = wiring_figure(sites, edges)
+    assert len(figure.data[-1].x) == len(sites)
+    assert {t.name for t in figure.data} >= {"linear", "identity", "product", "head"}

@@ -1,0 +1,241 @@
+"""Every registered method passes the suite; a method without an entry here fails."""
+
+from typing import ClassVar
+
+import pytest
+
+from metaprune.core.errors import ConfigError, NotAvailableError
+from metaprune.core.rng import Rng
+from metaprune.methods import create_method, method_names, register
+from metaprune.network import trace
+from metaprune.protocol.method import Task
+from metaprune.testing.method_suite import MaskedSuite, MethodSuite, small_data, small_network
+from metaprune.values import Budget, Plan
+
+
+class TestUniform(MethodSuite):
+    method = "uniform"
+
+
+class TestUniformFirst(MethodSuite):
+    method, options = "uniform", {"channels": "first"}
+
+
+class TestRandom(MethodSuite):
+    method = "random"
+
+
+class TestRandomUniformWidths(MethodSuite):
+    method, options = "random", {"widths": "uniform"}
+
+
+class TestMagnitudeL1(MethodSuite):
+    method, options = "magnitude", {"p": 1}
+
+
+class TestMagnitudeLocal(MethodSuite):
+    method, options = "magnitude", {"scope": "local"}
+
+
+class TestMagnitudeIsomorphic(MethodSuite):
+    method, options = "magnitude", {"scope": "isomorphic", "steps": 2}
+
+
+class TestMagnitude(MethodSuite):
+    method = "magnitude"
+
+
+class TestBNScale(MethodSuite):
+    method, kinds = "bn_scale", ("cnn",)
+
+
+class TestFPGM(MethodSuite):
+    method = "fpgm"
+
+
+class TestSnip(MethodSuite):
+    method, kinds = "snip", ("cnn",)
+
+
+class TestTaylor(MethodSuite):
+    method, options = "taylor", {"batches": 2}
+
+
+class TestTaylorSteps(MethodSuite):
+    method, options = "taylor", {"batches": 1, "steps": 3}
+    kinds = ("cnn",)
+
+
+class TestGates(MethodSuite):
+    method, options = "gates", {"steps": 3, "batch_size": 32}
+
+
+class TestGatesVib(MethodSuite):
+    method, options = "gates", {"steps": 2, "batch_size": 32, "gate": "vib", "metric": "macs"}
+    kinds = ("cnn",)
+
+
+class TestGatesBetaBernoulli(MethodSuite):
+    method, options = "gates", {"steps": 2, "batch_size": 32, "gate": "beta_bernoulli", "weights": "given"}
+    kinds = ("cnn",)
+
+
+QUICK_NET = {
+    "sub_validation": 32,
+    "calibration": 32,
+    "batch_size": 32,
+    "train": {"epochs": 1, "batch_size": 32, "lr": 0.02, "augment": False},
+    "search": {"evolution": {"population": 4, "generations": 2, "parents": 2}},
+}
+
+
+class Searched(MethodSuite):
+    """Structures of a grid: what is left of a budget is within the tolerance of the search."""
+
+    method = "pruningnet"
+
+    def assert_nothing_more_fits(self, task, plan, bounds):
+        cost = task.network.cost(plan)
+        assert max(cost.metric(m) / bound for m, bound in bounds.items()) >= 0.95
+
+
+class TestPruningNet(Searched):
+    options: ClassVar = QUICK_NET
+
+
+class TestPruningNetGenerated(Searched):
+    options: ClassVar = {**QUICK_NET, "weights": "generated"}
+
+
+class TestPruningNetSandwich(Searched):
+    options: ClassVar = {**QUICK_NET, "sampling": "sandwich", "distil": True}
+    kinds = ("cnn",)
+
+
+QUICK_STAMP = {
+    "meta": {"episodes": 2, "inner_steps": 2, "batch_size": 24, "ways": [2, 4], "augment": False},
+    "adapt_steps": 2,
+    "sets": 2,
+    "set_dim": 8,
+    "heads": 2,
+    "hidden": 8,
+}
+
+
+@pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+class TestStamp(MethodSuite):
+    method, options = "stamp", QUICK_STAMP
+
+
+@pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+class TestStampPrior(MethodSuite):
+    method = "stamp"
+    options: ClassVar = {
+        **QUICK_STAMP,
+        "prior": "beta_bernoulli",
+        "kl_weight": 1e-3,
+        "encoder": "classes",
+        "metric": "memory_mb",
+    }
+    kinds = ("cnn",)
+
+
+@pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+class TestStampFilter(MaskedSuite):
+    method = "stamp"
+    options: ClassVar = {**QUICK_STAMP, "variant": "filter"}
+
+
+QUICK_METAGRAPH = {
+    "metanet": {"hidden": 8, "layers": 1},
+    "data_models": {"count": 2, "train": {"epochs": 1, "batch_size": 32, "augment": False}},
+    "meta": {"steps": 1, "batches": 1, "batch_size": 32, "shares": [0.5], "judged": 32},
+}
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraph(MethodSuite):
+    method, options = "metagraph", QUICK_METAGRAPH
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraphTuned(MethodSuite):
+    method = "metagraph"
+    options: ClassVar = {
+        **QUICK_METAGRAPH,
+        "initial": 0.9,
+        "criterion": "taylor",
+        "criterion_options": {"batches": 1},
+        "finetune": {"epochs": 1, "batch_size": 32, "augment": False},
+    }
+    kinds = ("cnn",)
+
+
+class TestWeights(MaskedSuite):
+    method = "weights"
+
+
+class TestWeightsLayer(MaskedSuite):
+    method, options = "weights", {"scope": "layer"}
+    kinds = ("cnn",)
+
+
+class TestWeightsNM(MaskedSuite):
+    method, options = "weights", {"pattern": "2:4"}
+    shares, fixed = ("80%", "60%", "55%"), True
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraphUnstructured(MaskedSuite):
+    method, options = "metagraph", {**QUICK_METAGRAPH, "pattern": "unstructured"}
+    kinds = ("cnn",)
+
+
+@pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+class TestMetaGraphNM(MaskedSuite):
+    method, options = "metagraph", {**QUICK_METAGRAPH, "pattern": "1:4", "strength": 0.5}
+    kinds, fixed = ("cnn",), True
+
+
+def test_every_method_is_in_the_suite():
+    suites = (MethodSuite, Searched, MaskedSuite)
+    tested = {c.method for suite in suites for c in suite.__subclasses__() if hasattr(c, "method")}
+    assert set(method_names()) <= tested
+
+
+def test_unknown_method_names_the_closest():
+    with pytest.raises(ConfigError, match="Did you mean 'magnitude'"):
+        create_method("magnitud")
+
+
+def test_a_taken_name_is_refused():
+    with pytest.raises(ConfigError, match="registered already"):
+        register("uniform", "somewhere:Else")
+
+
+def test_bn_scale_needs_a_batchnorm():
+    import torch
+
+    task = Task(trace(small_network("transformer"), torch.zeros(2, 1, 28, 28)))
+    with pytest.raises(NotAvailableError, match="BatchNorm"):
+        create_method("bn_scale").propose(task, Budget(macs="50%"), Rng(0))
+
+
+def test_fpgm_is_the_sum_of_distances_and_snip_the_sum_of_sensitivities():
+    """Against the definitions, written out, on two layers."""
+    import torch
+    from torch.nn import functional
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 5), torch.nn.ReLU(), torch.nn.Linear(5, 10))
+    data = small_data(n=16)
+    task = Task(trace(model, torch.zeros(2, 1, 28, 28)), data, batch_size=16)
+    weight = model[1].weight.detach().double()
+    expected = torch.stack([(weight - w).norm(dim=1).sum() for w in weight])
+    found = create_method("fpgm", {"normalise": "none"}).scores(task, Plan(), Rng(0))[0]
+    assert torch.allclose(torch.from_numpy(found), expected)
+    (x, labels), *_ = data.train.batches(16)
+    functional.cross_entropy(model(x), labels).backward()
+    parts = [(p * p.grad).abs() for p in model.parameters()]
+    expected = (parts[0].sum(dim=1) + parts[1] + parts[2].sum(dim=0)) / 3
+    found = create_method("snip", {"normalise": "none"}).scores(task, Plan(), Rng(0))[0]
+    assert torch.allclose(torch.from_numpy(found).float(), expected, rtol=1e-4)

@@ -1,0 +1,228 @@
+"""`trace` and `Network`: what cannot be traced, what has no rule, what a plan may say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metaprune.core.errors import (
+    ConfigError,
+    MetapruneError,
+    PlanError,
+    UncoveredOpWarning,
+    UntraceableError,
+    VerificationError,
+)
+from metaprune.network import trace
+from metaprune.surgery import cut
+from metaprune.testing import assert_cut_equals_mask, assert_untouched, random_plan, toy
+from metaprune.testing.networks import Lambda
+from metaprune.values import Plan
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def two_layers(function, width=8):
+    model = Lambda(lambda m, x: m.b(function(m.a(x))), a=nn.Linear(6, width), b=nn.Linear(width, 3))
+    return model.eval(), (torch.randn(2, 6),)
+
+
+def test_untraceable_names_module_and_line():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Branching()))
+    x = torch.randn(2, 4)
+    with assert_untouched(model), pytest.raises(UntraceableError) as caught:
+        trace(model, x)
+    message = str(caught.value)
+    assert "1.0 (Branching)" in message and "if x.sum() > 0:" in message and "What to do" in message
+
+
+def test_wrong_inputs_are_untraceable_with_the_reason():
+    with pytest.raises(UntraceableError, match=r"mat1 and mat2|example inputs"):
+        trace(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 5))
+
+
+@pytest.mark.parametrize("function", [lambda x: torch.fft.fft(x).real, lambda x: x.cummax(-1).values])
+def test_uncovered_operator_locks_and_is_listed(function):
+    model, args = two_layers(function)
+    with pytest.warns(UncoveredOpWarning, match="fft_fft|cummax"):
+        network = trace(model, args)
+    assert len(network.space) == 0
+    (found,) = network.uncovered
+    assert found.op in ("fft_fft", "cummax") and found.node.startswith(found.op) and found.module == ""
+    reasons = {d.reason for d in network.space.locked if d.parameter == "a.weight" and d.dim == 0}
+    assert len(reasons) == 1 and "operator without a rule" in reasons.pop()
+
+
+def test_an_uncovered_operator_is_named_with_its_module():
+    inner = Lambda(lambda m, x: torch.fft.fft(m.fc(x)).real, fc=nn.Linear(8, 8))
+    model = nn.Sequential(nn.Linear(6, 8), inner, nn.Linear(8, 3)).eval()
+    with pytest.warns(UncoveredOpWarning):
+        network = trace(model, torch.randn(2, 6))
+    assert network.uncovered[0].module == "1"
+    assert [g.name for g in network.space] == ["0"], "what does not touch the operator stays prunable"
+
+
+def test_an_uncovered_operator_on_nothing_tracked_is_no_news(recwarn):
+    model, args = two_layers(torch.relu)
+    wrapped = Lambda(lambda m, x: m.inner(torch.fft.fft(x).real), inner=model)
+    assert trace(wrapped, args).uncovered == []
+    assert not [w for w in recwarn if issubclass(w.category, UncoveredOpWarning)]
+
+
+def test_a_dimension_that_is_normalised_or_ordered_stays():
+    for function in (
+        lambda x: x.cumsum(-1),
+        lambda x: x.softmax(-1),
+        lambda x: x.sort(-1).values,
+        lambda x: x / x.abs().logsumexp(-1, keepdim=True),
+    ):
+        network = trace(*two_layers(function))
+        assert len(network.space) == 0 and network.uncovered == []
+
+
+def test_data_parallel_is_refused():
+    with pytest.raises(MetapruneError, match=r"model\.module"):
+        trace(nn.DataParallel(nn.Linear(4, 4)), torch.randn(2, 4))
+
+
+def test_only_modules_are_traced():
+    with pytest.raises(MetapruneError, match="function"):
+        trace(lambda x: x, torch.randn(2, 4))
+
+
+def test_compiled_model_is_its_original():
+    made = toy("residual")
+    network = trace(torch.compile(made.model, backend="eager"), made.args)
+    assert network.model is made.model
+
+
+@pytest.fixture(scope="module")
+def residual():
+    made = toy("residual")
+    return trace(made.model, made.args), made.args
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        {"nowhere": (0,)},
+        {"stem.0": ()},
+        {"stem.0": (1, 0)},
+        {"stem.0": (0, 0)},
+        {"stem.0": (0, 8)},
+        {"stem.0": (-1, 0)},
+    ],
+)
+def test_wrong_plans(residual, keep):
+    network, args = residual
+    for use in (network.survivors, network.cost, lambda p: cut(network, p), lambda p: network.run(*args, plan=p)):
+        with pytest.raises(PlanError):
+            use(Plan(keep))
+
+
+def test_wrong_name_suggests_the_right_one(residual):
+    with pytest.raises(PlanError, match=r"Did you mean 'stem\.0'"):
+        residual[0].cost({"stem.o": 3})
+
+
+def test_other_input_structure_is_refused(residual):
+    network, args = residual
+    with pytest.raises(PlanError, match="same structure"):
+        network.run(*args, *args)
+
+
+def test_cut_options_are_checked(residual):
+    network, _ = residual
+    with pytest.raises(ConfigError):
+        cut(network, Plan(), form="fancy")
+    for weights in ({"nothing": torch.ones(1)}, {"stem.0.weight": torch.ones(1)}):
+        with pytest.raises(ConfigError):
+            cut(network, Plan(), weights=weights)
+
+
+def test_module_form_that_is_impossible_is_an_error():
+    made = toy("multihead")
+    network = trace(made.model, made.args)
+    with assert_untouched(made.model), pytest.raises(VerificationError, match="form='graph'"):
+        cut(network, random_plan(network.space, 0.5, 0), form="module")
+
+
+def test_empty_plan_returns_an_equal_copy(residual):
+    network, args = residual
+    pruned = cut(network, Plan())
+    assert pruned.shapes == {} and pruned.attributes == {} and pruned.form == "module"
+    assert torch.equal(pruned.model(*args), network.model(*args))
+    assert {id(p) for p in pruned.model.parameters()}.isdisjoint(id(p) for p in network.model.parameters())
+
+
+def test_shapes_and_attributes_say_what_changed(residual):
+    network, _ = residual
+    pruned = cut(network, Plan({"a.0": (0, 5, 7)}))
+    assert pruned.shapes["a.0.weight"] == ((12, 8, 3, 3), (3, 8, 3, 3))
+    assert pruned.shapes["b.0.weight"] == ((8, 12, 3, 3), (8, 3, 3, 3))
+    assert set(pruned.shapes) == {
+        "a.0.weight",
+        "b.0.weight",
+        *(f"a.1.{n}" for n in ("weight", "bias", "running_mean", "running_var")),
+    }
+    assert pruned.attributes == {"a.0": {"out_channels": 3}, "a.1": {"num_features": 3}, "b.0": {"in_channels": 3}}
+
+
+def test_free_outputs_may_change():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 10)).eval()
+    x = torch.randn(2, 6)
+    assert [g.width for g in trace(model, x).space] == [8]
+    network = trace(model, x, free_outputs=True)
+    assert [g.width for g in network.space] == [8, 10]
+    for form in ("auto", "graph"):
+        pruned = cut(network, Plan({"0": (0, 1, 2), "2": (1, 4)}), form=form)
+        assert pruned.model(x).shape == (2, 2)
+
+
+def test_returned_weights_are_outputs_too():
+    model = Lambda(lambda m, x: (m.b(m.a(x)), m.a.weight), a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    assert len(trace(model, torch.randn(2, 6)).space) == 0
+
+
+@pytest.mark.parametrize("nest", [lambda x: [x], lambda x: {"image": x}, lambda x: ({"a": [x]},)])
+def test_nested_single_inputs(nest):
+    def forward(m, value):
+        while not isinstance(value, torch.Tensor):
+            value = next(iter(value.values())) if isinstance(value, dict) else value[0]
+        return m.b(m.a(value).relu())
+
+    model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    assert_cut_equals_mask(model, (nest(torch.randn(2, 6)),), seeds=(0,))
+
+
+def test_nan_is_no_proof():
+    """A mean over nothing is NaN in sliced and masked network alike: that must not pass as equal."""
+
+    def forward(m, x):
+        a, b = m.a(x).chunk(2, -1)
+        return m.b(torch.cat([b, a], -1)) * a.mean(-1, keepdim=True)
+
+    model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    network = trace(model, torch.randn(2, 6))
+    with pytest.raises(VerificationError):
+        cut(network, Plan({network.space.groups[0].name: (5, 6)}))
+
+
+def test_run_takes_other_tensors(residual):
+    network, args = residual
+    zeros = {n: torch.zeros_like(t) if n.startswith("head") else t for n, t in network.tensors.items()}
+    assert not network.run(*args, tensors=zeros).any()
+
+
+def test_groups_name_rows_of_their_members(residual):
+    network, _ = residual
+    stem = network.space["stem.0"]
+    where = {(m.parameter, m.dim) for m in stem.members}
+    assert {("stem.0.weight", 0), ("a.0.weight", 1), ("b.0.weight", 0), ("head.fc.weight", 1)} <= where
+    assert all(np.array_equal(m.rows, np.arange(8)[:, None]) for m in stem.members)
+    assert network.space.match(["a.1"]) == {network.space.index["a.0"]}
