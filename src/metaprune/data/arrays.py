@@ -123,7 +123,14 @@ def to_data(name: str, arrays: Arrays, options: Options, *, flip: bool = True) -
         splits["train"] = splits["train"].subset(torch.from_numpy(kept))
     digest = hashlib.sha256("".join(split.digest() for split in splits.values()).encode()).hexdigest()
     return Data(
-        name, splits["train"], splits["val"], splits["test"], len(classes), shapes["train"], classes, "sha256:" + digest
+        name,
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        len(classes),
+        shapes["train"],
+        classes,
+        "sha256:" + digest,
     )
 
 

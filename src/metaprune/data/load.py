@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, described
@@ -13,6 +13,7 @@ from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
 from metaprune.data.opened import opened_to_data
 from metaprune.data.types import Data
+from metaprune.objective import Objective, create_objective
 from metaprune_datasets.builtin import builtin, builtin_arrays
 
 _SCHEMES = ("builtin", "imagefolder", "npz", "hf", "python")
@@ -87,26 +88,36 @@ def _from_python(target: str, spec: str) -> Data:
     return as_data(source, name=spec)
 
 
-def as_data(source: Any, *, name: str | None = None, num_classes: int | None = None) -> Data:
+def as_data(
+    source: Any,
+    *,
+    name: str | None = None,
+    num_classes: int | None = None,
+    objective: Objective | str | Mapping[str, Any] | None = None,
+) -> Data:
     """`Data` from what the user has.
 
     Args:
         source: `Data` (returned as it is), a spec string, or (train, val) or (train, val, test) of torch DataLoaders,
-            map-style Datasets of (input, label) pairs, or `Split`s.
+            map-style Datasets, or `Split`s. Batches may be pairs, longer tuples, mappings or dataclasses.
         num_classes: default: from the dataset's `classes`, `targets` or `labels`, else from validation labels.
+        objective: what the labels mean, see `metaprune.objective.create_objective`. Default: the source's own, or
+            classification where the labels are class indices.
 
     Raises:
+        ConfigError: an objective that is not understood.
         DataError: anything else; says what is accepted.
     """
-    if isinstance(source, Data):
-        return source
+    objective = create_objective(objective)
     if isinstance(source, str):
-        return load_data(source)
+        source = load_data(source)
+    if isinstance(source, Data):
+        return source if objective is None else source.judged_by(objective)
     if isinstance(source, (tuple, list)) and len(source) in (2, 3):
         parts = list(source) if source[-1] is not None else list(source[:-1])
         if len(parts) >= 2:
-            return splits_to_data(parts, name or "user data", num_classes)
+            return splits_to_data(parts, name or "user data", num_classes, objective)
     raise DataError(
         f"Data cannot be a {type(source).__name__}: pass a Data, a spec string ({_FORMS}), or (train, val) or "
-        "(train, val, test) of torch DataLoaders or map-style Datasets of (input, label) pairs."
+        "(train, val, test) of torch DataLoaders or map-style Datasets."
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,16 +16,23 @@ from metaprune.core.errors import DataError
 from metaprune.core.rng import Rng
 from metaprune.data.batching import index_batches
 from metaprune.data.types import Data, Split
+from metaprune.objective import Classification, Objective
+from metaprune.objective.batch import batch_size_of, inputs_and_target, moved
+
+log = logging.getLogger("metaprune")
 
 _SCANNED_LABELS = 10_000  # validation labels read to infer the number of classes
 _ACCEPTED = (
     "a Data, a spec string, or (train, val) or (train, val, test) where each is a torch DataLoader, a map-style "
-    "Dataset of (input, label) pairs, or a Split"
+    "Dataset, or a Split"
 )
 
 
 class LoaderSplit:
-    """A DataLoader or a map-style Dataset of (input, label) pairs as a `Split`.
+    """A DataLoader or a map-style Dataset as a `Split`.
+
+    Batches may be pairs, longer tuples, mappings or dataclasses; the objective says which part is the target (without
+    one, `metaprune.objective.batch.inputs_and_target`).
 
     A Dataset is collated here, in the order of `rng` (or its own) and in `batch_size`; its random transforms draw
     from the global generators. A DataLoader keeps its own batches and its own order: `batch_size`, `rng` and
@@ -34,18 +42,43 @@ class LoaderSplit:
         workers: processes that read a Dataset; 0 reads in this one.
     """
 
-    def __init__(self, source: DataLoader[Any] | Dataset[Any], workers: int = 0):
+    def __init__(self, source: DataLoader[Any] | Dataset[Any], workers: int = 0, objective: Objective | None = None):
         if not isinstance(source, DataLoader) and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
             raise DataError(f"{type(source).__name__} is neither a DataLoader nor a Dataset with a length.")
         self.source = source
         self.workers = workers
+        self._adapt = inputs_and_target if objective is None else objective.inputs_and_target
+        self._counted: tuple[int, int] | None = None
+
+    def read_by(self, objective: Objective) -> LoaderSplit:
+        """The same source, read by the batch adapter of `objective`."""
+        return LoaderSplit(self.source, self.workers, objective)
 
     def __len__(self) -> int:
+        """Number of samples; a stream without a length is walked through once to count them."""
         sized: Any = self.source.dataset if isinstance(self.source, DataLoader) else self.source
         try:
             return len(sized)
-        except TypeError as error:
-            raise DataError(f"{type(sized).__name__} has no length: give it `__len__` (number of samples).") from error
+        except TypeError:  # an IterableDataset
+            return self._count()[0]
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of one pass of a DataLoader; None for a Dataset, whose batches are made here."""
+        if not isinstance(self.source, DataLoader):
+            return None
+        try:
+            return len(self.source)
+        except TypeError:
+            return self._count()[1]
+
+    def _count(self) -> tuple[int, int]:
+        if self._counted is None:
+            log.info("counting the batches of a loader without a length (train.steps_per_epoch leaves this out)")
+            with torch.random.fork_rng(devices=[]):
+                sizes = [batch_size_of(batch) for batch in cast("Any", self.source)]
+            self._counted = sum(sizes), len(sizes)
+        return self._counted
 
     def batches(
         self,
@@ -56,7 +89,7 @@ class LoaderSplit:
         augment: bool = False,
         drop_last: bool = False,
     ) -> Iterator[tuple[Any, Tensor]]:
-        """See `Split.batches` and the class. Floating inputs become float32, integer labels int64."""
+        """See `Split.batches` and the class. Floating tensors become float32, integer labels int64."""
         loader: Any = self.source
         if not isinstance(loader, DataLoader):
             indices = index_batches(len(self), batch_size, rng, drop_last)
@@ -66,12 +99,11 @@ class LoaderSplit:
                 num_workers=self.workers,
                 generator=(rng or Rng(0)).child("workers").torch(),  # else it would draw from the global one
             )
-        for pair in loader:
-            if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise DataError(f"A batch must be (inputs, labels), not {type(pair).__name__}: change the dataset.")
-            inputs, labels = pair
-            labels = torch.as_tensor(labels)
-            yield _to(inputs, device), (labels if labels.is_floating_point() else labels.long()).to(device)
+        for batch in loader:
+            inputs, target = self._adapt(batch)
+            if isinstance(target, (list, tuple)) and target and all(isinstance(t, (int, float)) for t in target):
+                target = torch.as_tensor(target)
+            yield moved(inputs, device), moved(target, device, is_target=True)
 
 
 @contextmanager
@@ -95,17 +127,7 @@ def replayed(split: Split, rng: Rng) -> Iterator[None]:
                 g.set_state(state)
 
 
-def _to(value: Any, device: str | torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return (value.float() if value.is_floating_point() else value).to(device)
-    if isinstance(value, Mapping):
-        return {key: _to(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to(item, device) for item in value)
-    return value
-
-
-def as_split(source: Any, role: str) -> Split:
+def as_split(source: Any, role: str, objective: Objective | None = None) -> Split:
     """A `Split` from a Split, DataLoader or Dataset.
 
     Raises:
@@ -115,23 +137,29 @@ def as_split(source: Any, role: str) -> Split:
         return source
     mapped = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if isinstance(source, DataLoader) or (mapped and not isinstance(source, (str, bytes, list, tuple, dict, Tensor))):
-        return LoaderSplit(source)
+        return LoaderSplit(source, objective=objective)
     raise DataError(f"The {role} split is a {type(source).__name__}; accepted is {_ACCEPTED}.")
 
 
-def splits_to_data(parts: Sequence[Any], name: str, num_classes: int | None) -> Data:
+def splits_to_data(
+    parts: Sequence[Any], name: str, num_classes: int | None, objective: Objective | None = None
+) -> Data:
     """`Data` from two or three splits, loaders or datasets; see `as_data`."""
-    splits = [as_split(part, role) for part, role in zip(parts, ("train", "val", "test"), strict=False)]
-    for split, role in zip(splits, ("train", "val", "test"), strict=False):
-        if len(split) == 0:
-            raise DataError(f"The {role} split is empty.")
+    splits = [as_split(part, role, objective) for part, role in zip(parts, ("train", "val", "test"), strict=False)]
+    first = [_first_batch(split, role) for split, role in zip(splits, ("train", "val", "test"), strict=False)]
     train, val = splits[0], splits[1]
-    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
-        inputs, _ = next(iter(val.batches(1)))
+    inputs, target = first[1]
     shape = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
     classes = _class_names(parts[0])
-    count = num_classes if num_classes is not None else len(classes) or _count_classes(parts[0], val)
-    facts = repr(([(type(part).__name__, len(split)) for part, split in zip(parts, splits, strict=True)], count, shape))
+    is_classes = isinstance(objective, Classification) or (objective is None and _are_class_indices(target))
+    count = num_classes if num_classes is not None else 0
+    if is_classes and num_classes is None:
+        count = len(classes) or _count_classes(parts[0], val)
+    if objective is None and is_classes and count > 0:
+        objective = Classification()
+    facts = repr(
+        ([(type(part).__name__, _length(split)) for part, split in zip(parts, splits, strict=True)], count, shape)
+    )
     return Data(
         name=name,
         train=train,
@@ -141,7 +169,29 @@ def splits_to_data(parts: Sequence[Any], name: str, num_classes: int | None) -> 
         input_shape=shape,
         classes=classes if len(classes) == count else tuple(str(i) for i in range(count)),
         digest="loaders:" + hashlib.sha256(facts.encode()).hexdigest(),
+        objective=objective,
     )
+
+
+def _first_batch(split: Split, role: str) -> tuple[Any, Any]:
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+        batch = next(iter(split.batches(1)), None)
+    if batch is None:
+        raise DataError(f"The {role} split is empty.")
+    return batch
+
+
+def _length(split: Split) -> int | str:
+    """Samples, where they are known without a walk through the data."""
+    source: Any = getattr(split, "source", split)
+    try:
+        return len(getattr(source, "dataset", source))
+    except TypeError:
+        return "stream"
+
+
+def _are_class_indices(target: Any) -> bool:
+    return isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point()
 
 
 def _dataset_of(source: Any) -> Any:
@@ -159,13 +209,16 @@ def _count_classes(source: Any, val: Split) -> int:
     labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         labels = dataset.tensors[1]
+    if labels is not None and not _are_class_indices(torch.as_tensor(labels)):
+        return 0
     if labels is None:
         seen: list[Tensor] = []
         with torch.random.fork_rng(devices=[]):
             for _, batch in val.batches(256):
+                if not _are_class_indices(batch):
+                    return 0
                 seen.append(batch)
                 if sum(len(b) for b in seen) >= _SCANNED_LABELS:
                     break
         labels = torch.cat(seen)
-    tensor = torch.as_tensor(labels)
-    return 0 if tensor.is_floating_point() or tensor.ndim != 1 else int(tensor.max()) + 1
+    return int(torch.as_tensor(labels).max()) + 1

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import nn
 
-from metaprune.core.rng import Rng
+from metaprune.core.errors import DataError
+from metaprune.objective import Classification, Objective, Split, TeacherSplit
+from metaprune.objective.classification import OTHERS
 
-
-@runtime_checkable
-class Split(Protocol):
-    """One part of a data set."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        device: str | torch.device = "cpu",
-        rng: Rng | None = None,
-        augment: bool = False,
-        drop_last: bool = False,
-    ) -> Iterator[tuple[Any, Tensor]]:
-        """One pass: (inputs, labels) on `device`.
-
-        Images are float32 [B, C, H, W], normalised; labels int64 [B]. Shuffled iff `rng` is given, and the same `rng`
-        gives the same pass: derive one per epoch, e.g. `rng.child("epoch", i)`.
-        """
-        ...
+__all__ = ["NO_SAMPLES", "Data", "Split"]
 
 
 @dataclass(frozen=True)
 class Data:
-    """A classification data set.
+    """A data set, and what a network on it is trained for and judged by.
 
     Attributes:
         test: never used to choose anything; None where the user gave none.
@@ -47,6 +26,8 @@ class Data:
         input_shape: (channels, height, width) of a sample, or whatever shape the user's samples have.
         digest: changes with the content of the splits or their normalisation. For a user's loaders and datasets it
             covers their types and lengths only.
+        objective: classification where there are classes, if none is given; None where the labels do not say what they
+            mean, and the user has not.
     """
 
     name: str
@@ -57,3 +38,49 @@ class Data:
     input_shape: tuple[int, ...]
     classes: tuple[str, ...]
     digest: str
+    objective: Objective | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective is None and self.num_classes > 0:
+            object.__setattr__(self, "objective", Classification())
+
+    def require_objective(self) -> Objective:
+        """Return the objective.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.objective is None:
+            raise DataError(f"{self.name}: what its labels mean is not known, as they are not class indices; {OTHERS}")
+        return self.objective
+
+    def judged_by(self, objective: Objective) -> Data:
+        """The same data with another objective; loaders are read by its batch adapter."""
+        parts = {part: _read_by(getattr(self, part), objective) for part in ("train", "val", "test")}
+        return dataclasses.replace(self, **parts, objective=objective)
+
+    def bound_to(self, model: nn.Module) -> Data:
+        """The same data; where the objective is label-free, with the outputs of `model` as the target."""
+        if self.objective is None or not self.objective.is_label_free:
+            return self
+        parts = (self.train, self.val, self.test)
+        train, val, test = (p if p is None or isinstance(p, TeacherSplit) else TeacherSplit(p, model) for p in parts)
+        return dataclasses.replace(self, train=train, val=val, test=test)
+
+
+def _read_by(split: Split | None, objective: Objective) -> Any:
+    read_by = getattr(split, "read_by", None)
+    return split if read_by is None else read_by(objective)
+
+
+class _NoSamples:
+    """An empty split, for training that is judged on nothing."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def batches(self, batch_size: int, **_: Any) -> Iterator[tuple[Any, Any]]:
+        return iter(())
+
+
+NO_SAMPLES: Split = _NoSamples()

@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaprune.core.errors import DataError, NoEffectWarning
 from metaprune.core.rng import Rng
+from metaprune.objective import Split
+from metaprune.objective.batch import batch_size_of, call_model
 from metaprune.recover.task import RecoverTask
-from metaprune.train.batch import Split, call_model
 from metaprune.train.history import History
 from metaprune.train.modes import device_of, modes_restored
 
@@ -147,7 +148,7 @@ def _inputs(
         return
     device = device_of(model) if device is None else torch.device(device)
     first: int | None = None
-    for inputs, labels in split.batches(min(batch_size, len(split)), device=device, rng=rng, drop_last=True):
-        first = first or len(labels)
-        if len(labels) == first:  # a user's DataLoader may end with a smaller one, which would weigh too much
+    for inputs, _ in split.batches(min(batch_size, len(split)), device=device, rng=rng, drop_last=True):
+        first = first or batch_size_of(inputs)
+        if batch_size_of(inputs) == first:  # a user's DataLoader may end with a smaller one, which would weigh too much
             yield inputs

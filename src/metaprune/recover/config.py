@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from metaprune.core.errors import ConfigError
+from metaprune.core.plugins import PYTHON, Registry
 from metaprune.train.config import TrainConfig, require_choice, require_number
 
-RecoverKind = Literal["auto", "none", "bn", "finetune", "distil", "scratch"]
+RecoverKind = str
+RECOVERIES = Registry(
+    "recovery",
+    "metaprune.recoveries",
+    {
+        "bn": "metaprune.recover.bn_recalibrate:recover_batchnorm",
+        "finetune": "metaprune.recover.finetune:finetune",
+        "distil": "metaprune.recover.distil:distil",
+        "scratch": "metaprune.recover.scratch:train_from_scratch",
+    },
+)
+NOTHING = ("auto", "none")
+"""Kinds that leave the network as it is, once a method had its say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +29,7 @@ class RecoverConfig:
 
     kind: RecoverKind = "finetune"
     """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; scratch: new weights;
-    auto: nothing, or what the method asks for (pruningnet: scratch, unless it hands over weights)."""
+    auto: nothing, or what the method asks for; python:module:function, your own loop: called with (model, data)."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training of finetune, distil and scratch."""
     temperature: float = 4.0
@@ -30,7 +42,8 @@ class RecoverConfig:
     """Samples in each of them."""
 
     def __post_init__(self) -> None:
-        require_choice("kind", self.kind, get_args(RecoverKind))
+        if not self.kind.startswith(PYTHON):
+            require_choice("kind", self.kind, (*NOTHING, *RECOVERIES.names()))
         require_number("temperature", self.temperature, 0.0, open_low=True)
         require_number("distil_weight", self.distil_weight, 0.0, 1.0)
         require_number("bn_batches", self.bn_batches, 1)
@@ -38,16 +51,19 @@ class RecoverConfig:
 
 
 def parse_recover(value: RecoverConfig | str | None) -> RecoverConfig:
-    """A config as it is, a kind's name with default options, or None for `auto`.
+    """Return a config as it is, or that of a kind's name with default options; None is `auto`.
 
-    Raises `ConfigError` for an unknown kind (naming the closest) or another type.
+    Raises:
+        ConfigError: an unknown kind (naming the closest) or another type.
     """
     if value is None:
         return RecoverConfig(kind="auto")
     if isinstance(value, RecoverConfig):
         return value
     if isinstance(value, str):
-        return RecoverConfig(kind=value)  # pyrefly: ignore[bad-argument-type] (checked in __post_init__)
+        return RecoverConfig(kind=value)
+    kinds = ", ".join((*NOTHING, *RECOVERIES.names()))
     raise ConfigError(
-        f"recover={value!r} is not understood: give None, one of {', '.join(get_args(RecoverKind))}, or a RecoverConfig"
+        f"recover={value!r} is not understood: give None, one of {kinds}, a RecoverConfig, or a function of "
+        "(model, data)"
     )

@@ -7,66 +7,64 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metaprune.core.errors import ConfigError
+from metaprune.objective import Objective
+from metaprune.objective.batch import call_model, tensors_in
 from metaprune.recover.task import RecoverTask
-from metaprune.train.batch import call_model, cross_entropy, logits_of
 from metaprune.train.history import History
+from metaprune.train.loss import TrainLoss
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over samples, [].
+class DistillationLoss(TrainLoss):
+    """`weight` * distillation + (1 - `weight`) * the objective's loss; teaches from a private copy of `teacher`.
 
-    `student` and `teacher` are logits [B, C]. T^2 keeps the gradient's size when T changes.
-    """
-    wide = torch.promote_types(student.dtype, torch.float32)  # half-precision logits lose the small probabilities
-    student_log = functional.log_softmax(student.to(wide) / temperature, dim=-1)
-    teacher_log = functional.log_softmax(teacher.to(wide) / temperature, dim=-1)
-    return functional.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True) * temperature**2
-
-
-class DistillationObjective:
-    """`weight` * distillation loss + (1 - `weight`) * cross-entropy; teaches from a private copy of `teacher`.
-
-    The copy stands in evaluation mode on the device of the labels, so that the teacher itself is never moved or
-    switched.
+    How far two outputs are apart is the objective's to say: softened logits for classes and tokens, else the error. The
+    copy stands in evaluation mode on the device of the inputs, so that the teacher itself is never moved or switched.
     """
 
-    def __init__(self, teacher: nn.Module, *, temperature: float, weight: float, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        objective: Objective,
+        teacher: nn.Module,
+        *,
+        temperature: float,
+        weight: float,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__(objective, label_smoothing)
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self._device: torch.device | None = None
-        self.temperature, self.weight, self.label_smoothing = temperature, weight, label_smoothing
+        self.temperature, self.weight = temperature, weight
 
-    def __call__(self, output: Any, inputs: Any, labels: Tensor) -> Tensor:
-        if self._device != labels.device:
-            self._teacher.to(labels.device)
-            self._device = labels.device
-        logits = logits_of(output)
-        hard = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+    def __call__(self, output: Any, inputs: Any, target: Any) -> Tensor:
+        hard = super().__call__(output, inputs, target)
         if self.weight == 0.0:
             return hard
+        device = next(tensors_in(inputs)).device
+        if self._device != device:
+            self._teacher.to(device)
+            self._device = device
         with torch.no_grad():
-            taught = logits_of(call_model(self._teacher, inputs))
-        if taught.shape != logits.shape:
-            raise ConfigError(
-                f"the original network gives logits {tuple(taught.shape)}, the pruned one {tuple(logits.shape)}: "
-                "distillation needs the same classes; use recover='finetune'"
-            )
-        return self.weight * distillation_loss(logits, taught, self.temperature) + (1 - self.weight) * hard
+            taught = call_model(self._teacher, inputs)
+        soft = self.objective.distillation(output, taught, target, self.temperature)
+        return self.weight * soft + (1 - self.weight) * hard
 
 
 def distil(task: RecoverTask) -> History:
-    """Train `task.model` on its labels and on the outputs of `task.original`. Raises `ConfigError` without one."""
+    """Train `task.model` on its labels and on the outputs of `task.original`.
+
+    Raises:
+        ConfigError: there is no original.
+    """
     config = task.config
     if task.original is None:
         raise ConfigError("recover='distil' needs the original network as its teacher: pass it, or use 'finetune'")
-    objective = DistillationObjective(
+    loss = DistillationLoss(
+        task.data.require_objective(),
         task.original,
         temperature=config.temperature,
         weight=config.distil_weight,
         label_smoothing=config.train.label_smoothing,
     )
-    return task.train(
-        objective=objective, options={"temperature": config.temperature, "distil_weight": config.distil_weight}
-    )
+    return task.train(loss=loss, options={"temperature": config.temperature, "distil_weight": config.distil_weight})

@@ -7,5 +7,5 @@ from metaprune.train.history import History
 
 
 def finetune(task: RecoverTask) -> History:
-    """Cross-entropy training of `task.model` with `task.config.train`."""
+    """Train `task.model` on the objective of its data with `task.config.train`."""
     return task.train()

@@ -9,29 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from metaprune.core.errors import ConfigError
+from metaprune.core.plugins import PYTHON
 from metaprune.core.rng import Rng
-from metaprune.recover.bn_recalibrate import recover_batchnorm
-from metaprune.recover.config import RecoverConfig, RecoverKind, parse_recover
-from metaprune.recover.distil import distil
-from metaprune.recover.finetune import finetune
-from metaprune.recover.scratch import train_from_scratch
-from metaprune.recover.task import RecoverTask, Recovery
-from metaprune.train.batch import Data
+from metaprune.data.types import Data
+from metaprune.recover.config import NOTHING, RECOVERIES, RecoverConfig, parse_recover
+from metaprune.recover.task import RecoverTask
+from metaprune.train.checkpoint import shapes_digest
 from metaprune.train.history import EpochRow, History
-
-
-def _leave_as_is(task: RecoverTask) -> History:
-    return History()
-
-
-RECOVERIES: dict[RecoverKind, Recovery] = {
-    "auto": _leave_as_is,
-    "none": _leave_as_is,
-    "bn": recover_batchnorm,
-    "finetune": finetune,
-    "distil": distil,
-    "scratch": train_from_scratch,
-}
 
 
 def recover(
@@ -72,4 +57,23 @@ def recover(
         initialise=initialise,
         identity=identity,
     )
-    return RECOVERIES[parsed.kind](task)
+    if parsed.kind in NOTHING:
+        return History()
+    recovery = RECOVERIES.get(parsed.kind)
+    return run_own(recovery, model, data) if parsed.kind.startswith(PYTHON) else recovery(task)
+
+
+def run_own(loop: Callable[[nn.Module, Any], None], model: nn.Module, data: Any) -> History:
+    """Recover `model` in place by a loop of the user's own; what it returns is left out.
+
+    Raises:
+        ConfigError: it gave parameters or buffers another shape, which the proof of the cut would not hold for.
+    """
+    before = shapes_digest(model)
+    loop(model, data)
+    if shapes_digest(model) != before:
+        raise ConfigError(
+            "your recovery changed the shapes or names of the network's tensors: it trains the network it is given, in "
+            "place; what else changes it goes after prune, on result.model"
+        )
+    return History()

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from metaprune.core.rng import Rng
+from metaprune.data.types import Data
 from metaprune.recover.config import RecoverConfig
-from metaprune.train.batch import Data
 from metaprune.train.history import EpochRow, History
-from metaprune.train.loop import Objective, train
+from metaprune.train.loop import train
+from metaprune.train.loss import TrainLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ class RecoverTask:
     initialise: Callable[[nn.Module], None] | None = None
     identity: Mapping[str, Any] | None = None
 
-    def train(self, *, objective: Objective | None = None, options: Mapping[str, Any] | None = None) -> History:
+    def train(self, *, loss: TrainLoss | None = None, options: Mapping[str, Any] | None = None) -> History:
         """Run the training loop of `config.train`; `options` are what a checkpoint has to share besides `kind`."""
         return train(
             self.model,
@@ -41,7 +42,7 @@ class RecoverTask:
             self.config.train,
             rng=self.rng.child("train"),
             device=self.device,
-            objective=objective,
+            loss=loss,
             checkpoint_dir=self.checkpoint_dir,
             progress=self.progress,
             on_epoch=self.on_epoch,

@@ -9,8 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from metaprune.report.metric import metric_of, value_of
 from metaprune.report.rows import GroupRow, HistoryRow, Record, group_rows, history_rows, summary_rows
-from metaprune.report.units import finite, percentage, shortened
+from metaprune.report.units import shortened
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#D3D8DE", "#27313C"
 MARK_GREY = "#8A95A1"  # for small marks, which GREY is too light for
@@ -22,12 +23,13 @@ MANY_GROUPS = 40
 
 def figures(record: Record) -> list[tuple[str, str, go.Figure]]:
     """(key, caption, figure) of everything this record can show, in reading order."""
+    metric = metric_of(record)
     made = [
         ("cost", "What remains of the cost", cost_figure(record)),
-        ("accuracy", "Accuracy", accuracy_figure(record)),
+        ("metric", metric.label, metric_figure(record)),
         ("widths", "Channel groups before and after", widths_figure(record)),
         ("loss", "Loss by epoch", curves_figure(record, "loss")),
-        ("curves", "Accuracy by epoch", curves_figure(record, "accuracy")),
+        ("curves", f"{metric.label} by epoch", None if metric.name == "loss" else curves_figure(record, "metric")),
     ]
     return [(key, caption, figure) for key, caption, figure in made if figure is not None]
 
@@ -70,29 +72,35 @@ def cost_figure(record: Record) -> go.Figure | None:
     return figure
 
 
-def accuracy_figure(record: Record) -> go.Figure | None:
-    """Accuracy of the original, right after the cut, and after recovery; None without two of them."""
+def metric_figure(record: Record) -> go.Figure | None:
+    """The primary metric of the original, right after the cut, and after recovery; None without two of them."""
     names = {"dense": "original", "cut": "after the cut", "recovered": "after recovery"}
-    quality = record.get("quality") or {}
-    found = {k: v for k in names if (v := finite((quality.get(k) or {}).get("accuracy"))) is not None}
+    quality, metric = record.get("quality") or {}, metric_of(record)
+    found = {k: v for k in names if (v := value_of(quality.get(k), metric.name)) is not None}
     if len(found) < 2:
         return None
     colours = {"dense": GREY, "cut": ORANGE, "recovered": BLUE}
     figure = go.Figure()
     figure.add_bar(
         y=[names[k] for k in found],
-        x=[100 * v for v in found.values()],
+        x=[metric.scale * v for v in found.values()],
         orientation="h",
         width=0.6,
         marker_color=[colours[k] for k in found],
-        hovertemplate="%{y}: %{x:.2f}%<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:.4~g}}{metric.suffix}<extra></extra>",
         showlegend=False,
     )
     for key, value in found.items():
-        text = f"<b>{percentage(value)}</b>"
-        figure.add_annotation(x=100 * value, y=names[key], text=text, xanchor="left", showarrow=False, xshift=6)
+        text = f"<b>{metric.text(value)}</b>"
+        figure.add_annotation(
+            x=metric.scale * value, y=names[key], text=text, xanchor="left", showarrow=False, xshift=6
+        )
     style(figure, height=90 + 44 * len(found))
-    figure.update_xaxes(range=[0, 122], **_percent_ticks(100))
+    if metric.percent and max(found.values()) <= 1:
+        figure.update_xaxes(range=[0, 122], **_percent_ticks(100))
+    else:
+        low, high = (metric.scale * v for v in (min(0.0, *found.values()), max(0.0, *found.values())))
+        figure.update_xaxes(range=[low, high + 0.22 * (high - low or 1.0)])
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 
@@ -153,9 +161,10 @@ def _many_widths(rows: Sequence[GroupRow]) -> go.Figure:
 
 
 def curves_figure(record: Record, what: str) -> go.Figure | None:
-    """`what` is "loss" or "accuracy": its course over the epochs of all phases; None where nothing was trained."""
+    """`what` is "loss" or "metric": its course over the epochs of all phases; None where nothing was trained."""
     rows = history_rows(record)
-    accuracy = what == "accuracy"
+    metric = metric_of(record)
+    scale, suffix = (metric.scale, metric.suffix) if what == "metric" else (1.0, "")
     figure = go.Figure()
     phases = list(dict.fromkeys(row.phase for row in rows))
     shown: set[str] = set()
@@ -166,7 +175,7 @@ def curves_figure(record: Record, what: str) -> go.Figure | None:
             if points:
                 first = split not in shown
                 shown.add(split)
-                trace = _curve(points, 100.0 if accuracy else 1.0, colour, dash)
+                trace = _curve(points, scale, colour, dash)
                 names = {"train": "training", "val": "validation"}
                 figure.add_trace(trace.update(name=names[split], legendgroup=split, showlegend=first))
     if not figure.data:
@@ -175,7 +184,7 @@ def curves_figure(record: Record, what: str) -> go.Figure | None:
     figure.update_xaxes(title_text="epoch", range=[min(0.7, len(rows) * 0.01 + 0.6), len(rows) + 0.3], tickformat="d")
     if len(rows) <= 12:
         figure.update_xaxes(dtick=1)
-    figure.update_yaxes(ticksuffix="%" if accuracy else "", rangemode="normal" if accuracy else "tozero")
+    figure.update_yaxes(ticksuffix=suffix, rangemode="normal" if what == "metric" else "tozero")
     _phase_marks(figure, rows, phases)
     return figure
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from metaprune.report.metric import MetricView, metric_of, value_of
 from metaprune.report.naming import pretty_data, pretty_model
 from metaprune.report.units import (
     byte_size,
@@ -19,7 +20,6 @@ from metaprune.report.units import (
     milliseconds,
     number_change,
     percentage,
-    point_change,
     quantity,
     relative_change,
     share,
@@ -34,7 +34,7 @@ class SummaryRow:
     """One figure before and after pruning.
 
     values: (before, after) as numbers: shares in 0..1, milliseconds, bytes, counts, megabytes of 10^6 bytes.
-    factor: `2.01x fewer`; empty where a factor says nothing (accuracy).
+    factor: `2.01x fewer`; empty where a factor says nothing (the metric).
     detail: how it was measured; may be empty.
     """
 
@@ -92,9 +92,9 @@ class HistoryRow:
     epoch: int
     step: int
     train_loss: float | None
-    train_accuracy: float | None
+    train_metric: float | None
     val_loss: float | None
-    val_accuracy: float | None
+    val_metric: float | None
     lr: float | None
     seconds: float | None
 
@@ -111,7 +111,7 @@ class BudgetRow:
 
 
 def summary_rows(record: Record) -> list[SummaryRow]:
-    """Accuracy, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
+    """The metric, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
     rows = _quality_rows(record)
     for key, label, text, fewer, more in _COSTS:
         if key == "nonzero" and not masks_text(record):  # the parameters, then
@@ -128,7 +128,7 @@ def summary_rows(record: Record) -> list[SummaryRow]:
     size = _pair(record, "file_bytes")
     if size:
         rows.append(_row("file_bytes", "File size", *size, byte_size, ("smaller", "larger"), ""))
-    order = ("accuracy", "accuracy_cut", "loss", "macs", "params", "nonzero", "latency_ms", "file_bytes", "memory_mb")
+    order = ("metric", "metric_cut", "loss", "macs", "params", "nonzero", "latency_ms", "file_bytes", "memory_mb")
     return sorted(rows, key=lambda row: order.index(row.key))
 
 
@@ -184,12 +184,22 @@ def phase_rows(record: Record) -> list[PhaseRow]:
 def history_rows(record: Record) -> list[HistoryRow]:
     """Epochs of all phases in one sequence: training first, recovery after it."""
     rows: list[HistoryRow] = []
+    metric = metric_of(record).name
     for phase, history in (record.get("history") or {}).items():
         for i, row in enumerate((history or {}).get("rows") or (), start=1):
-            numbers = {k: finite(row.get(k)) for k in _HISTORY_NUMBERS}
             epoch = int(finite(row.get("epoch")) or i)
-            rows.append(HistoryRow(str(phase), epoch, len(rows) + 1, **numbers))
+            figures = {
+                f"{p}_{k}": _epoch_figure(row, p, k, metric) for p in ("train", "val") for k in ("loss", "metric")
+            }
+            numbers = {k: finite(row.get(k)) for k in ("lr", "seconds")}
+            rows.append(HistoryRow(str(phase), epoch, len(rows) + 1, **figures, **numbers))
     return rows
+
+
+def _epoch_figure(row: Mapping[str, Any], part: str, figure: str, metric: str) -> float | None:
+    """Of an epoch's training or validation part; records before objectives held `train_loss`, `train_accuracy`, ..."""
+    name = "loss" if figure == "loss" else metric
+    return value_of(row[part], name) if part in row else finite(row.get(f"{part}_{name}"))
 
 
 def budget_rows(record: Record) -> list[BudgetRow]:
@@ -222,18 +232,18 @@ def title(record: Record) -> str:
 
 
 def headline(record: Record) -> str:
-    """The run in one sentence: what remains of the cost, what became of the accuracy, and whether the cut is proved."""
+    """The run in one sentence: what remains of the cost, what became of its quality, and whether the cut is proved."""
     parts = []
     for metric in list(record.get("budget") or {}) or ["macs"]:
         before, after = _both(record, metric)
         if before and after is not None:
             parts.append(f"{share(after, before)} of {METRIC_NAMES.get(metric, metric)}")
-    quality = _accuracies(record)
+    quality, metric = _primary(record), metric_of(record)
     if quality:
         _, before, after = quality
         split = _get(record, "quality", "split")
-        start = "" if _untrained_head(record) else f"{percentage(before, 1)} -> "
-        parts.append(f"accuracy {start}{percentage(after, 1)}" + (f" ({split})" if split else ""))
+        start = "" if _untrained_head(record) else f"{metric.text(before, 1)} -> "
+        parts.append(f"{metric.in_text} {start}{metric.text(after, 1)}" + (f" ({split})" if split else ""))
     proof = proof_text(record)
     return f"{title(record)}: {', '.join([*parts, *([proof] if proof else [])]) or 'no figures in this record'}"
 
@@ -283,7 +293,6 @@ _COSTS = (
     ("nonzero", "Nonzero parameters", METRIC_TEXT["nonzero"], "fewer", "more"),
     ("memory_mb", "Memory", METRIC_TEXT["memory_mb"], "smaller", "larger"),
 )
-_HISTORY_NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 
 
 def _row(
@@ -296,25 +305,29 @@ def _row(
 def _quality_rows(record: Record) -> list[SummaryRow]:
     split = _get(record, "quality", "split")
     named = f" ({split})" if split else ""
-    samples = finite(_get(record, "quality", "dense", "samples"))
+    metric = metric_of(record)
+    samples, items = (finite(_get(record, "quality", "dense", k)) for k in ("samples", "items"))
     detail = f"{int(samples):,} samples" if samples else ""
+    if items and items != samples:
+        detail += f", {int(items):,} {metric.items}"
     if untrained := _untrained_head(record):
         detail += f"{', ' if detail else ''}before: a new head that nothing trained"
     rows = []
-    found = _accuracies(record)
+    found = _primary(record)
     if found:
         after_key, before, after = found
-        rows.append(_points("accuracy", f"Accuracy{named}", before, after, detail))
-        raw = finite(_get(record, "quality", "cut", "accuracy"))
+        rows.append(_metric_row("metric", f"{metric.label}{named}", metric, (before, after), detail))
+        raw = finite(_get(record, "quality", "cut", metric.name))
         if after_key == "recovered" and raw is not None:
-            rows.append(_points("accuracy_cut", f"Accuracy right after the cut{named}", before, raw, "before recovery"))
+            label = f"{metric.label} right after the cut{named}"
+            rows.append(_metric_row("metric_cut", label, metric, (before, raw), "before recovery"))
     before = finite(_get(record, "quality", "dense", "loss"))
     after = next(
         (x for x in (finite(_get(record, "quality", k, "loss")) for k in ("recovered", "cut")) if x is not None), None
     )
-    if before is not None and after is not None:
+    if before is not None and after is not None and metric.name != "loss":
         text = (f"{before:.3f}", f"{after:.3f}", number_change(before, after))
-        rows.append(SummaryRow("loss", f"Loss{named}", *text, "", "cross-entropy", (before, after)))
+        rows.append(SummaryRow("loss", f"Loss{named}", *text, "", _loss_detail(record), (before, after)))
     return [replace(row, change="") for row in rows] if untrained else rows
 
 
@@ -322,16 +335,23 @@ def _untrained_head(record: Record) -> bool:
     return _get(record, "quality", "untrained_head") is True
 
 
-def _points(key: str, label: str, before: float, after: float, detail: str) -> SummaryRow:
-    texts = (percentage(before), percentage(after), point_change(before, after))
-    return SummaryRow(key, label, *texts, "", detail, (before, after))
+def _metric_row(key: str, label: str, metric: MetricView, values: tuple[float, float], detail: str) -> SummaryRow:
+    before, after = values
+    texts = (metric.text(before), metric.text(after), metric.change(before, after))
+    return SummaryRow(key, label, *texts, "", detail, values)
 
 
-def _accuracies(record: Record) -> tuple[str, float, float] | None:
-    """(which entry is the final one, dense accuracy, final accuracy), or None without both."""
-    before = finite(_get(record, "quality", "dense", "accuracy"))
+def _loss_detail(record: Record) -> str:
+    kind = _get(record, "objective", "kind")
+    return "cross-entropy" if kind in (None, "classification") else f"mean over {metric_of(record).items}"
+
+
+def _primary(record: Record) -> tuple[str, float, float] | None:
+    """(which entry is the final one, dense value, final value) of the primary metric, or None without both."""
+    name = metric_of(record).name
+    before = finite(_get(record, "quality", "dense", name))
     for key in ("recovered", "cut"):
-        after = finite(_get(record, "quality", key, "accuracy"))
+        after = finite(_get(record, "quality", key, name))
         if before is not None and after is not None:
             return key, before, after
     return None

@@ -74,6 +74,12 @@ def relative_change(before: object, after: object) -> str:
     return MISSING if ratio is None else f"{_signed(100 * (ratio - 1), 1)}%"
 
 
+def significant(value: object) -> str:
+    """`12.34`, `0.01235`: four significant digits of a plain number."""
+    number = finite(value)
+    return MISSING if number is None else f"{number:.4g}"
+
+
 def point_change(before: object, after: object) -> str:
     """`-0.40 pp`: the difference of two shares in percentage points."""
     a, b = finite(before), finite(after)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metaprune.core.errors import ConfigError, closest
-from metaprune.recover.config import RecoverConfig
 from metaprune.core.strict import from_dict, override
+from metaprune.recover.config import RecoverConfig
 from metaprune.train.config import TrainConfig, require_number
 from metaprune.values import Budget, Constraints
 
@@ -55,6 +55,17 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """What the network is trained for and judged by."""
+
+    kind: str
+    """classification, multi_label, regression, segmentation, next_token, token_classification, own_loss, match_outputs,
+    one that a package registered, or python:module:attribute."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the objective, as classes of segmentation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
     """Which method decides what stays."""
 
@@ -88,6 +99,8 @@ class RunConfig:
     model: ModelConfig
     budget: Budget
     data: DataConfig | None = None
+    objective: ObjectiveConfig | None = None
+    """By default the data's own: classification where there are classes."""
     method: MethodConfig = field(default_factory=MethodConfig)
     constraints: Constraints = field(default_factory=Constraints)
     train: TrainConfig | None = None

@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.runs.config import DataConfig, MethodConfig, RunConfig
 from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.files import write_json
-from metaprune.protocol.artifact import INFO, Artifact
-from metaprune.protocol.method import Learned, Task, recovery_after
+from metaprune.core.rng import Rng
+from metaprune.core.strict import from_dict, override
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.pruningnet.method import FITTED_OPTIONS, PruningNet
 from metaprune.methods.pruningnet.session import Session
-from metaprune.protocol.registry import create_method
 from metaprune.methods.stamp.method import FITTED_OPTIONS as STAMP_OPTIONS
 from metaprune.methods.stamp.method import Stamp
 from metaprune.network import trace
+from metaprune.protocol.artifact import INFO, Artifact
+from metaprune.protocol.method import Learned, Task, recovery_after
+from metaprune.protocol.registry import create_method
+from metaprune.runs.config import DataConfig, MethodConfig, RunConfig
+from metaprune.runs.folder import Phases, RunFolder, log
+from metaprune.runs.inputs import Inputs, load_inputs, resolve_device
 from metaprune.runs.prune import run, train_dense, use_table
 from metaprune.runs.record import environment
-from metaprune.core.rng import Rng
-from metaprune.runs.folder import Phases, RunFolder, log
 from metaprune.search.study import best_within, front
-from metaprune.runs.inputs import Inputs, load_inputs, resolve_device
-from metaprune.core.strict import from_dict, override
 from metaprune.surgery.keep_module import module_rules
 from metaprune.train.engine import engine
 from metaprune.train.processes import by_main_process, main_process_first
@@ -165,7 +165,10 @@ class Fitted:
         options = {k: v for k, v in self.config.method.options.items() if k != "storage"}  # it may hold a password
         options["artifact"] = str(self.folder)
         config = dataclasses.replace(
-            self.config, budget=budget, method=MethodConfig(name=self.config.method.name, options=options), train=None,
+            self.config,
+            budget=budget,
+            method=MethodConfig(name=self.config.method.name, options=options),
+            train=None,
             model=_with_dense(self.config, self.folder).model,
         )
         name = _in_path(budget)
@@ -182,8 +185,13 @@ class Fitted:
 
 
 def adapt(
-    folder: str | Path, data: DataConfig, budget: Budget, overrides: dict[str, Any] | None = None,
-    out: Path | None = None, *, progress: bool = True,
+    folder: str | Path,
+    data: DataConfig,
+    budget: Budget,
+    overrides: dict[str, Any] | None = None,
+    out: Path | None = None,
+    *,
+    progress: bool = True,
 ) -> tuple[dict[str, Any], Path]:
     """A fitted STAMP on another data set: adapt, freeze the mask, cut, train the small network, save, report.
 
@@ -204,16 +212,19 @@ def adapt(
     options = {**config.method.options, "artifact": str(folder)}
     shape = Artifact.load(folder, Stamp.name).info["shape"]
     if len(shape) == 3:
-        data = dataclasses.replace(
-            data, channels=data.channels or shape[0], image_size=data.image_size or shape[1]
-        )
+        data = dataclasses.replace(data, channels=data.channels or shape[0], image_size=data.image_size or shape[1])
     recover = config.recover
     if options.get("variant") == "structure" and recover.kind != "scratch":
         recover = dataclasses.replace(recover, kind="scratch")
     model = dataclasses.replace(config.model, weights=str(folder / "dense.safetensors"), new_head=True)
     model = dataclasses.replace(model, options={k: v for k, v in model.options.items() if k != "num_classes"})
     config = dataclasses.replace(
-        config, data=data, budget=budget, train=None, recover=recover, model=model,
+        config,
+        data=data,
+        budget=budget,
+        train=None,
+        recover=recover,
+        model=model,
         method=MethodConfig(name=Stamp.name, options=options),
     )
     place = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{_in_path(budget)}"

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metaprune.runs.config import RunConfig
 from metaprune.core.errors import ConfigError
 from metaprune.core.files import write_json
+from metaprune.runs.config import RunConfig
 
 log = logging.getLogger("metaprune")
 

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.runs.config import RunConfig
-from metaprune.data import Data, load_data
 from metaprune.core.errors import ConfigError, DataError, described
-from metaprune.export.archive import named_tensors
 from metaprune.core.files import write_tensors
-from metaprune.models import create, default_input_shape
 from metaprune.core.rng import Rng
-from metaprune.train.batch import call_arguments, call_model, logits_of, share_of
+from metaprune.data import Data, as_data, load_data
+from metaprune.export.archive import named_tensors
+from metaprune.models import create, default_input_shape
+from metaprune.objective.batch import call_arguments, call_model, share_of
+from metaprune.runs.config import RunConfig
 from metaprune.train.modes import device_of, modes_restored
 from metaprune.train.processes import by_main_process
 
@@ -78,9 +78,12 @@ def load_inputs(config: RunConfig) -> Inputs:
             channels=d.channels,
             skip_corrupt=d.skip_corrupt,
         )
+        if config.objective is not None:
+            data = as_data(data, objective={"kind": config.objective.kind, **config.objective.options})
     options = dict(config.model.options)
     if data is not None and not config.model.spec.startswith("python:"):
-        options.setdefault("num_classes", data.num_classes)
+        if data.num_classes > 0:
+            options.setdefault("num_classes", data.num_classes)
         grey = config.model.spec.startswith("timm:") and data.input_shape[:1] != (3,)
         if data.input_shape and (grey or config.model.spec.startswith("zoo:")):  # other packages' take three channels
             options.setdefault("in_channels", data.input_shape[0])
@@ -97,14 +100,14 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
     """Run `model` on one validation batch before hours are spent.
 
     Raises:
-        DataError: it does not run on these inputs, or has fewer outputs than there are classes.
+        DataError: it does not run on these inputs, or its output and the labels are not of the objective's kind.
     """
     if data is None:
         return
     shape = "x".join(map(str, data.input_shape)) or "unknown"
     with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
-        inputs, _ = next(iter(data.val.batches(2, device=device_of(model))))
+        inputs, target = next(iter(data.val.batches(2, device=device_of(model))))
         try:
             output = call_model(model, inputs)
         except Exception as error:  # a user's forward may raise anything
@@ -112,12 +115,9 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
                 f"{type(model).__name__} does not run on samples of {data.name} (shape {shape}): {described(error)}. "
                 "Set data.channels and data.image_size, or the model's options, so that they fit"
             ) from error
-    outputs = logits_of(output).shape[-1] if data.num_classes > 0 else 0
-    if outputs < data.num_classes:
-        raise DataError(
-            f"{type(model).__name__} has {outputs} outputs and {data.name} has {data.num_classes} classes: make the "
-            f"model with num_classes={data.num_classes}, or give data with labels below {outputs}"
-        )
+        if data.objective is not None:
+            target = output if target is None and data.objective.is_label_free else target
+            data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
 
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:

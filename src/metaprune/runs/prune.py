@@ -14,24 +14,24 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from metaprune.runs.config import RunConfig
-from metaprune.data import Data, as_data
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, PlanError
-from metaprune.export.archive import named_tensors, save
 from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.rng import Rng
+from metaprune.data import Data, as_data
+from metaprune.export.archive import named_tensors, save
 from metaprune.latency import LatencyTable
 from metaprune.latency.side_by_side import latency_ms
+from metaprune.network import Network, trace
 from metaprune.protocol.method import Method, Task, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
-from metaprune.network import Network, trace
-from metaprune.runs.record import describe_cut, describe_masks, environment
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.run import recover as recover_model
 from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
 from metaprune.report import write_report
-from metaprune.core.rng import Rng
+from metaprune.runs.config import RunConfig
 from metaprune.runs.folder import Phases, RunFolder, log
 from metaprune.runs.inputs import Inputs, load_inputs, require_fit
+from metaprune.runs.record import describe_cut, describe_masks, environment
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
@@ -104,8 +104,13 @@ def prune(
     rng, phases = Rng(seed), Phases()
     budget, asked = Budget.parse(budget), parse_recover(recover)
     constraints = Constraints(
-        round_to=round_to, min_keep=min_keep, ignore=as_patterns(ignore), only=as_patterns(only),
-        ratios=dict(ratios or {}), ties=cast("Any", ties), keep_module=keep_module,
+        round_to=round_to,
+        min_keep=min_keep,
+        ignore=as_patterns(ignore),
+        only=as_patterns(only),
+        ratios=dict(ratios or {}),
+        ties=cast("Any", ties),
+        keep_module=keep_module,
     )
     how = create_method(method, dict(method_options or {}))
     recovery = replace(asked, kind=recovery_after(how, asked.kind))
@@ -139,11 +144,16 @@ def prune(
         if history is not None:
             quality["recovered"] = _quality(pruned.model, splits)
     record = {
-        **environment(seed, device_of(pruned.model)), "method": how.name, "budget": budget.to_dict(),
-        "bounds": budget.bounds(network.cost()), **describe_cut(pruned), "masks": describe_masks(pruned, proposal),
+        **environment(seed, device_of(pruned.model)),
+        "method": how.name,
+        "budget": budget.to_dict(),
+        "bounds": budget.bounds(network.cost()),
+        **describe_cut(pruned),
+        "masks": describe_masks(pruned, proposal),
         "seconds": phases.seconds,
         "quality": {"split": _judge(splits)[0], **quality} if any(quality.values()) else None,
-        "history": {"recover": history}, "recovery": _effort(pruned, recovery, history),
+        "history": {"recover": history},
+        "recovery": _effort(pruned, recovery, history),
         "method_details": dict(proposal.details),
         "latency_table": table,
         "module_rules": asdict(rules) if keep_module else None,
@@ -175,8 +185,16 @@ def _recovered(
         identity["masks"] = tensors_digest(masks)
     with held_at_zero(pruned.model, masks):
         return recover_model(
-            pruned.model, network.model, data, how, rng=rng, device=device_of(pruned.model), progress=progress,
-            checkpoint_dir=checkpoint_dir, identity=identity, initialise=_initialiser(pruned, masks, rng),
+            pruned.model,
+            network.model,
+            data,
+            how,
+            rng=rng,
+            device=device_of(pruned.model),
+            progress=progress,
+            checkpoint_dir=checkpoint_dir,
+            identity=identity,
+            initialise=_initialiser(pruned, masks, rng),
         ).to_dict()
 
 
@@ -245,9 +263,19 @@ def run(
         dense = train_dense(config, inputs, place, phases, progress)
         limits = {f.name: getattr(config.constraints, f.name) for f in fields(Constraints)}
         result = prune(
-            inputs.model, inputs.args, inputs.kwargs, budget=config.budget, method=method, data=inputs.data,
-            recover=config.recover, **limits, form=config.form, seed=config.seed,
-            latency_table=config.latency.table, checkpoint_dir=place.path / "checkpoints", progress=progress,
+            inputs.model,
+            inputs.args,
+            inputs.kwargs,
+            budget=config.budget,
+            method=method,
+            data=inputs.data,
+            recover=config.recover,
+            **limits,
+            form=config.form,
+            seed=config.seed,
+            latency_table=config.latency.table,
+            checkpoint_dir=place.path / "checkpoints",
+            progress=progress,
         )
         with phases("measure"):
             latency = _latency(config, inputs, result)
@@ -257,8 +285,13 @@ def run(
             result.record["quality"]["untrained_head"] = True  # `dense` says nothing of the pretrained network
         files = {"before": dense["bytes"], "after": (place.path / "model.safetensors").stat().st_size}
         record = {
-            **result.record, "command": command, "config": config.to_dict(), "model": config.model.spec,
-            "data": None if config.data is None else config.data.spec, "latency_ms": latency, "file_bytes": files,
+            **result.record,
+            "command": command,
+            "config": config.to_dict(),
+            "model": config.model.spec,
+            "data": None if config.data is None else config.data.spec,
+            "latency_ms": latency,
+            "file_bytes": files,
             "seconds": {**phases.seconds, **result.record["seconds"]},
             "history": {"train": dense["history"], **result.record["history"]},
         }
@@ -295,8 +328,13 @@ def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Pha
             recovery_after(how, config.recover.kind)
         with phases("train"):
             history = train(
-                inputs.model, inputs.data, config.train, rng=Rng(config.seed).child("train"), device=inputs.device,
-                checkpoint_dir=place.checkpoints("train"), progress=progress,
+                inputs.model,
+                inputs.data,
+                config.train,
+                rng=Rng(config.seed).child("train"),
+                device=inputs.device,
+                checkpoint_dir=place.checkpoints("train"),
+                progress=progress,
                 identity={"weights": tensors_digest(network.tensors)},
             ).to_dict()
     elif config.model.weights is None and not config.model.spec.startswith(("python:", "hf:")):
@@ -313,10 +351,14 @@ def _latency(config: RunConfig, inputs: Inputs, result: Result) -> dict[str, Any
     args, kwargs = inputs.batch_of(batch)
     before, after = latency_ms([inputs.model, result.model], args, kwargs, repeats=config.latency.repeats)
     return {
-        "before": before["median"], "after": after["median"],
-        "spread_before": before["quartiles"], "spread_after": after["quartiles"],
+        "before": before["median"],
+        "after": after["median"],
+        "spread_before": before["quartiles"],
+        "spread_after": after["quartiles"],
         "predicted": result.record["cost"]["after"].get("latency_ms"),
-        "batch": batch, "threads": torch.get_num_threads(), "repeats": config.latency.repeats,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "repeats": config.latency.repeats,
     }
 
 

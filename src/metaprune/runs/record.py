@@ -60,6 +60,8 @@ def describe_masks(pruned: Pruned, proposal: Proposal) -> dict[str, Any] | None:
     network, told = pruned.network, dict(proposal.details.get("masks", {}))
     nonzero = int(network.cost(pruned.plan, masks=pruned.masks).nonzero)
     return {
-        "nonzero": nonzero, "share": nonzero / int(network.cost().params), "pattern": told.get("pattern"),
+        "nonzero": nonzero,
+        "share": nonzero / int(network.cost().params),
+        "pattern": told.get("pattern"),
         "whole": list(told.get("whole", ())),
     }

@@ -39,6 +39,10 @@ class Checkpoint:
     def history(self) -> History:
         return History.from_dict(self.numbers["history"])
 
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors whose name begins with `prefix` and a dot, without it."""
+        return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
+
 
 def digest_of(identity: Mapping[str, Any]) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a JSON-able mapping."""
@@ -54,10 +58,15 @@ def save_checkpoint(
     scaler: Any,
     history: History,
     identity: Mapping[str, Any],
+    extra: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write `directory/epoch-NNNN`, then delete older ones. Returns the folder."""
+    """Write `directory/epoch-NNNN`, then delete older ones. Returns the folder.
+
+    `extra`: more tensors, by a name with a prefix of their own, which `Checkpoint.part` gives back.
+    """
     epoch = len(history.rows)
     tensors = {f"model.{name}": tensor for name, tensor in _model_tensors(model).items()}
+    tensors |= extra or {}
     numbers: dict[str, dict[str, Any]] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -126,7 +135,7 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Any = None, 
     Raises `WeightsError` naming the tensors when names or shapes do not fit; nothing is changed then.
     """
     own = _model_tensors(model)
-    saved = {k.removeprefix("model."): t for k, t in checkpoint.tensors.items() if k.startswith("model.")}
+    saved = checkpoint.part("model")
     wrong = sorted(own.keys() ^ saved.keys())
     wrong += [name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape]
     if wrong:

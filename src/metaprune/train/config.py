@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from metaprune.core.errors import ConfigError, closest
 
-OptimizerName = Literal["sgd", "adamw"]
-ScheduleName = Literal["cosine", "linear", "constant"]
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "linear", "constant")
+PYTHON = "python:"
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 
@@ -37,8 +38,8 @@ class TrainConfig:
     """Passes over the training split; a fraction ends within a pass."""
     batch_size: int = 128
     """Samples per optimiser update, over all processes together."""
-    optimizer: OptimizerName = "sgd"
-    """Update rule."""
+    optimizer: str = "sgd"
+    """Update rule: sgd, adamw, or python:module:function, which is called with (parameter groups, lr=lr)."""
     lr: float = 0.05
     """Peak learning rate."""
     momentum: float = 0.9
@@ -49,14 +50,23 @@ class TrainConfig:
     """Weight decay: an L2 term in sgd, decoupled in adamw."""
     decay_norm_and_bias: bool = True
     """Decay parameters with at most one dimension (normalisation weights, biases) too."""
-    schedule: ScheduleName = "cosine"
-    """Learning rate after the warm-up: falls to zero along a cosine or a line, or stays."""
+    schedule: str = "cosine"
+    """Learning rate after the warm-up: falls to zero along a cosine or a line, or stays (constant); or
+    python:module:function of (step, total_steps, warmup_steps), which returns the factor of lr."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up, part of `epochs`."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, in [0, 1)."""
     max_grad_norm: float | None = None
     """Clip the gradient to this global L2 norm."""
+    accumulate: int = 1
+    """Parts that a batch is split into, one forward and backward pass each: the same update with less memory, but
+    BatchNorm sees the parts."""
+    ema_decay: float | None = None
+    """Average the weights over steps with this decay, as 0.999; validation and the result use the average."""
+    steps_per_epoch: int | None = None
+    """Batches that count as one epoch; by default a whole pass. A stream without a length is counted first without
+    this, and started again where it ends early."""
     mixed_precision: MixedPrecision = "auto"
     """auto: bf16 on a GPU that has it, fp16 on other CUDA GPUs, no elsewhere."""
     augment: bool = True
@@ -64,15 +74,26 @@ class TrainConfig:
     channels_last: bool = False
     """Images in channels-last layout: faster on CPUs, and on GPUs in half precision; a model that calls `.view` on
     feature maps needs `.reshape` there."""
+    log_with: str | None = None
+    """Experiment tracker that epochs are logged to: tensorboard, wandb, mlflow, ... (Accelerate's names; install its
+    package), or python:module:Class of an accelerate GeneralTracker."""
 
     def __post_init__(self) -> None:
-        require_choice("optimizer", self.optimizer, get_args(OptimizerName))
-        require_choice("schedule", self.schedule, get_args(ScheduleName))
+        if not self.optimizer.startswith(PYTHON):
+            require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if not self.schedule.startswith(PYTHON):
+            require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         require_number("epochs", self.epochs, 0.0, open_low=True)
         require_number("batch_size", self.batch_size, 1)
         if not isinstance(self.batch_size, int):
             raise ConfigError(f"batch_size={self.batch_size!r} does not fit: give a whole number")
+        for name in ("accumulate", "steps_per_epoch"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ConfigError(f"{name}={value!r} does not fit: give a whole number from 1 on")
+        if self.ema_decay is not None:
+            require_number("ema_decay", self.ema_decay, 0.0, 1.0)
         require_number("lr", self.lr, 0.0, open_low=True)
         require_number("momentum", self.momentum, 0.0, 1.0)
         require_number("weight_decay", self.weight_decay, 0.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,8 +21,17 @@ _SET_BY_PREPARE = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 @contextmanager
-def engine(mixed_precision: MixedPrecision, device: torch.device | str | None) -> Iterator[Accelerator]:
+def engine(
+    mixed_precision: MixedPrecision,
+    device: torch.device | str | None,
+    log_with: Any = None,
+    logging_folder: Path | None = None,
+) -> Iterator[Accelerator]:
     """An `Accelerator` on `device` (None: Accelerate's choice, a GPU where there is one).
+
+    Args:
+        log_with: name of an experiment tracker, or a GeneralTracker.
+        logging_folder: where trackers that write files put them.
 
     Raises `ConfigError` for a device or a precision that this machine or this launch does not have, and
     `NotAvailableError` under FSDP, DeepSpeed and other launches that split the model.
@@ -39,6 +50,8 @@ def engine(mixed_precision: MixedPrecision, device: torch.device | str | None) -
             mixed_precision=precision,
             cpu=on_cpu,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=log_with,
+            project_dir=logging_folder,
         )
         kind = accelerator.distributed_type
         if kind.value not in _REPLICATED:

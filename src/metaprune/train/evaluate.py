@@ -1,83 +1,143 @@
-"""Quality of a classifier on a split."""
+"""Quality of a network on a split: the mean loss, and what its objective reads from sums over all batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metaprune.core.errors import DataError
-from metaprune.train.batch import Split, call_model, cross_entropy, logits_of
+from metaprune.objective import Classification, Objective, Split
+from metaprune.objective.batch import batch_size_of, call_model
 from metaprune.train.modes import device_of, modes_restored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """Top-1 accuracy in 0..1 and mean cross-entropy (nats) over `samples` samples."""
+    """Figures of a network on a split.
 
-    accuracy: float
-    loss: float
+    Attributes:
+        metrics: by name; `loss` is the mean over items.
+        samples: samples that were seen.
+        items: what the loss is a mean over: samples, or tokens or pixels that are not masked.
+    """
+
+    metrics: Mapping[str, float]
     samples: int
+    items: int
+
+    def __getitem__(self, metric: str) -> float:
+        return self.metrics[metric]
+
+    def to_dict(self) -> dict[str, float]:
+        """All figures, JSON-able."""
+        return {**self.metrics, "samples": self.samples, "items": self.items}
 
 
 def evaluate(
     model: nn.Module,
     split: Split,
     *,
+    objective: Objective | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     label_smoothing: float = 0.0,
 ) -> Quality:
     """Evaluate `model` on all of `split` in evaluation mode, without gradients; every module's mode is restored.
 
-    `device` is where the batches go: the device of the model's first parameter unless given. The model is not moved.
-    Raises `DataError` for an empty split.
+    Args:
+        objective: classification unless given.
+        device: where the batches go: the device of the model's first parameter unless given. The model is not moved.
+
+    Raises:
+        DataError: an empty split, or a target of another kind than the objective's.
     """
-    totals = quality_sums(model, split, batch_size=batch_size, device=device, label_smoothing=label_smoothing)
-    return quality_from_sums(totals)
+    objective = Classification() if objective is None else objective
+    totals = quality_sums(
+        model, split, objective=objective, batch_size=batch_size, device=device, label_smoothing=label_smoothing
+    )
+    return quality_from_sums(totals, objective, scores_of(model, split, objective))
+
+
+def quality_on(run: Callable[[Any], Any], batches: Iterable[tuple[Any, Any]], objective: Objective) -> Quality:
+    """Quality of whatever `run` does to inputs, on (inputs, target) batches, without gradients.
+
+    Raises:
+        DataError: no batch, or nothing in them that is judged.
+    """
+    totals = None
+    with torch.no_grad():
+        for inputs, target in batches:
+            output = run(inputs)
+            loss = objective.loss(output, target)
+            totals = new_totals(loss.device) if totals is None else totals
+            totals = add_batch(totals, loss, objective, output, inputs, target)
+    return quality_from_sums(new_totals(torch.device("cpu")) if totals is None else totals, objective)
+
+
+def scores_of(model: nn.Module, split: Split, objective: Objective) -> Mapping[str, float]:
+    """Metrics that are not additive over batches, taken in evaluation mode."""
+    with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model.eval()
+        return objective.score(model, split)
 
 
 def quality_sums(
     model: nn.Module,
     split: Split,
     *,
+    objective: Objective,
     batch_size: int,
     device: torch.device | str | None = None,
     label_smoothing: float = 0.0,
     rank: int = 0,
     num_processes: int = 1,
 ) -> Tensor:
-    """Sums [3] of loss, correct predictions and samples over every `num_processes`-th batch, from batch `rank` on."""
+    """Sums (see `add_batch`) over every `num_processes`-th batch, from batch `rank` on."""
     device = torch.device(device) if device is not None else device_of(model)
     totals = new_totals(device)
     # a DataLoader draws a seed from the global generator even where nothing is shuffled
     with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
-        for index, (inputs, labels) in enumerate(split.batches(batch_size, device=device)):
+        for index, (inputs, target) in enumerate(split.batches(batch_size, device=device)):
             if index % num_processes == rank:
-                logits = logits_of(call_model(model, inputs))
-                loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-                add_batch(totals, loss, logits, labels)
+                output = call_model(model, inputs)
+                loss = objective.loss(output, target, label_smoothing=label_smoothing)
+                totals = add_batch(totals, loss, objective, output, inputs, target)
     return totals
 
 
 def new_totals(device: torch.device) -> Tensor:
-    """Zeros [3]: loss sum, correct, samples. Kept on the device so that no batch waits for a copy."""
+    """Zeros [3]: loss sum, items, samples. Kept on the device so that no batch waits for a copy."""
     return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
-def add_batch(totals: Tensor, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add one batch to `totals` [3]; `mean_loss` [] is the mean over the labels [B] of logits [B, C]."""
-    samples = labels.numel()
-    totals[0] += mean_loss.detach() * samples
-    totals[1] += (logits.detach().argmax(dim=-1) == labels).sum()
-    totals[2] += samples
+def add_batch(
+    totals: Tensor, mean_loss: Tensor, objective: Objective, output: object, inputs: object, target: object
+) -> Tensor:
+    """`totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums."""
+    items = objective.items(target)
+    counts = torch.tensor([items, batch_size_of(inputs)], dtype=totals.dtype, device=totals.device)
+    loss = (mean_loss.detach() * items).to(totals)
+    row = torch.cat([loss.reshape(1), counts, objective.sums(output, target).to(totals)])
+    return row + torch.cat([totals, row.new_zeros(len(row) - len(totals))])
 
 
-def quality_from_sums(totals: Tensor) -> Quality:
-    """Raises `DataError` when no sample was seen."""
-    loss, correct, samples = (float(value) for value in totals.tolist())
+def quality_from_sums(totals: Tensor, objective: Objective, scores: Mapping[str, float] | None = None) -> Quality:
+    """Read the figures from added-up sums.
+
+    Raises:
+        DataError: nothing was seen, or all of it is masked.
+    """
+    loss, items, samples = (float(value) for value in totals[:3].tolist())
     if samples == 0:
         raise DataError("nothing to evaluate: the split is empty; choose another split or more samples")
-    return Quality(accuracy=correct / samples, loss=loss / samples, samples=round(samples))
+    if items == 0:
+        raise DataError(
+            f"nothing to evaluate: every {objective.item} of the split is masked or ignored; check labels and padding"
+        )
+    metrics = {"loss": loss / items, **objective.metrics(totals[3:], items), **(scores or {})}
+    return Quality(metrics=metrics, samples=round(samples), items=round(items))

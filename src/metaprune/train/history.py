@@ -10,22 +10,29 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochRow:
-    """Figures of one epoch. Accuracies are in 0..1, losses are means per sample."""
+    """Figures of one epoch."""
 
     epoch: int
     """Epochs done, from 1."""
-    train_loss: float
-    """Mean of the objective over the epoch's samples, while the weights moved."""
-    train_accuracy: float
-    val_loss: float | None
-    """Cross-entropy on the validation split after the epoch; None without one."""
-    val_accuracy: float | None
+    train: Mapping[str, float]
+    """`loss` (what was trained on) and the objective's metrics over the epoch's samples, while the weights moved."""
+    val: Mapping[str, float] | None
+    """`loss` (the objective's) and its metrics on the validation split after the epoch; None without one."""
     lr: float
     """Learning rate of the epoch's last step."""
     seconds: float
     """Wall time of the training part, validation and checkpoint not included."""
     samples_per_s: float
     """Training samples per second, over all processes."""
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> EpochRow:
+        """A row as `History.to_dict` wrote it, or as versions before objectives did (losses and accuracies apart)."""
+        if "train" in row:
+            return cls(**row)
+        parts = {p: {m: row[f"{p}_{m}"] for m in ("loss", "accuracy")} for p in ("train", "val")}
+        rest = {k: row[k] for k in ("epoch", "lr", "seconds", "samples_per_s")}
+        return cls(train=parts["train"], val=None if parts["val"]["loss"] is None else parts["val"], **rest)
 
 
 @dataclass(slots=True)
@@ -43,4 +50,4 @@ class History:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> History:
-        return cls([EpochRow(**row) for row in value["rows"]])
+        return cls([EpochRow.from_dict(row) for row in value["rows"]])

@@ -6,29 +6,34 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from metaprune.core.errors import ConfigError, DataError, TrainingDivergedError
+from metaprune.core.imports import import_python_target
 from metaprune.core.rng import Rng
-from metaprune.train.batch import Data, Split, call_model, channels_last, cross_entropy, logits_of, pass_shape, share_of
+from metaprune.data.types import NO_SAMPLES, Data
+from metaprune.objective import Objective, Split
+from metaprune.objective.base import require_scalar
+from metaprune.objective.batch import batch_size_of, call_model, channels_last, share_of
+from metaprune.train.averaging import WeightAverage
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
-from metaprune.train.config import TrainConfig
+from metaprune.train.config import PYTHON, TrainConfig
 from metaprune.train.engine import engine, forward_restored
-from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums, quality_sums
+from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums, quality_sums, scores_of
 from metaprune.train.history import EpochRow, History
+from metaprune.train.loss import TrainLoss
 from metaprune.train.modes import modes_restored
 from metaprune.train.progress import TrainProgress
 from metaprune.train.schedule import learning_rate, steps_per_epoch
-
-Objective = Callable[[Any, Any, Tensor], Tensor]
-"""(model output, inputs, labels [B]) -> mean loss []."""
+from metaprune.train.tracking import log_epoch, tracked, tracker_of
 
 
 def train(
@@ -38,7 +43,7 @@ def train(
     *,
     rng: Rng,
     device: torch.device | str | None = None,
-    objective: Objective | None = None,
+    loss: TrainLoss | None = None,
     checkpoint_dir: Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[EpochRow], None] | None = None,
@@ -48,7 +53,7 @@ def train(
     """Train `model` in place on `data.train`; evaluate on `data.val` after every epoch, never on the test split.
 
     The model ends on the training device, in the modes it came in; torch's global random state is restored. Without
-    `objective` the loss is cross-entropy with `config.label_smoothing`.
+    `loss` the loss is the objective's (`data.objective`) with `config.label_smoothing`.
 
     With `checkpoint_dir` every epoch is saved there, and a call that finds a checkpoint of the same run continues after
     it: the same config, seed, data name and size (and `data.digest` if there is one), parameter shapes and `identity`
@@ -56,6 +61,8 @@ def train(
     `on_epoch` is called with the epoch's row after the checkpoint is on disk.
 
     A split over a user's DataLoader keeps the loader's batches: `config.batch_size` then counts for validation only.
+    The mean loss weighs by the objective's items (tokens that are not masked, say), over parts of a batch and over
+    processes.
 
     Launched as several processes (`accelerate launch`, `torchrun`), every process walks the same shuffled batches and
     takes samples rank, rank + n, ... of each; what does not divide by n is left out so that all take equal steps.
@@ -63,7 +70,7 @@ def train(
     `checkpoint_dir` has to be visible to all processes.
 
     Raises:
-        DataError: no or too small a training split.
+        DataError: no or too small a training split, or labels that are not of the objective's kind.
         ConfigError: nothing to train, a batch smaller than the number of processes, another run's checkpoint, or a
             device that is not there.
         TrainingDivergedError: loss or gradient is not finite; raised before the update.
@@ -71,16 +78,21 @@ def train(
     split = _training_split(data)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("no parameter of the model has requires_grad=True: nothing to train; unfreeze some")
-    run_identity = {**_identity(model, data, split, config, rng), **(identity or {})}
+    loss = TrainLoss(data.require_objective(), config.label_smoothing) if loss is None else loss
+    run_identity = {**_identity(model, data, split, config, loss.objective, rng), **(identity or {})}
     with ExitStack() as stack:
         stack.enter_context(modes_restored(model))
         stack.enter_context(forward_restored(model))
-        accelerator = stack.enter_context(engine(config.mixed_precision, device))
-        run = _Run(accelerator, model, split, config, objective or _cross_entropy(config.label_smoothing), rng)
+        folder = Path("runs") if checkpoint_dir is None else checkpoint_dir
+        tracker = tracker_of(config, folder)
+        accelerator = stack.enter_context(engine(config.mixed_precision, device, tracker, folder))
+        stack.enter_context(tracked(accelerator, config))
+        run = _Run(accelerator, model, split, config, loss, rng)
         stack.callback(run.optimizer.zero_grad)
         history = run.resume(checkpoint_dir, run_identity) if checkpoint_dir is not None else History()
         done, show = len(history.rows) * run.steps_per_epoch, progress and accelerator.is_main_process
-        bar = stack.enter_context(TrainProgress(label, total_steps=run.total_steps, done_steps=done, show=show))
+        metric = loss.objective.primary
+        bar = stack.enter_context(TrainProgress(label, metric, total_steps=run.total_steps, done_steps=done, show=show))
         for epoch in range(len(history.rows), run.num_epochs):
             row = run.epoch(epoch, data.val, bar)
             history.rows.append(row)
@@ -88,8 +100,11 @@ def train(
                 run.save(checkpoint_dir, history, run_identity)
             if accelerator.is_main_process:
                 bar.epoch(row, run.num_epochs)
+            log_epoch(accelerator, label, row)
             if on_epoch is not None:
                 on_epoch(row)
+        if run.average is not None:
+            run.average.swap()
     return history
 
 
@@ -102,34 +117,27 @@ class _Run:
         model: nn.Module,
         split: Split,
         config: TrainConfig,
-        objective: Objective,
+        loss: TrainLoss,
         rng: Rng,
     ):
         self.accelerator, self.model, self.split, self.config = accelerator, model, split, config
-        self.objective, self.rng = objective, rng
+        self.loss, self.objective, self.rng = loss, loss.objective, rng
         self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
-        samples, self.batch_size = pass_shape(split, config.batch_size)
-        if self.batch_size < self.num_processes:
-            raise ConfigError(
-                f"batch_size={self.batch_size} is below the {self.num_processes} processes that share each batch: "
-                f"use at least {self.num_processes}"
-            )
-        self.steps_per_epoch = steps_per_epoch(samples, self.batch_size, self.num_processes)
-        if self.steps_per_epoch == 0:
-            raise DataError(
-                f"{samples} training samples over {self.num_processes} process(es) leave less than two per step: "
-                "use more samples, or batch_size=1 for a network without batch normalisation"
-            )
+        self.batch_size, self.pass_steps = pass_of(split, config, self.num_processes)
+        self.steps_per_epoch = config.steps_per_epoch or self.pass_steps
         self.total_steps = max(1, round(config.epochs * self.steps_per_epoch))
         self.warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
         self.num_epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         self.wrapped, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
+        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
 
     def resume(self, directory: Path, identity: Mapping[str, Any]) -> History:
         checkpoint = load_checkpoint(directory, identity)
         if checkpoint is None:
             return History()
         restore(checkpoint, model=self.model, optimizer=self.optimizer, scaler=self.accelerator.scaler)
+        if self.average is not None:
+            self.average.restore(checkpoint.part("average"))
         return checkpoint.history
 
     def save(self, directory: Path, history: History, identity: Mapping[str, Any]) -> None:
@@ -141,6 +149,7 @@ class _Run:
                 scaler=self.accelerator.scaler,
                 history=history,
                 identity=identity,
+                extra={} if self.average is None else {f"average.{n}": t for n, t in self.average.average.items()},
             )
         self.accelerator.wait_for_everyone()
 
@@ -153,75 +162,118 @@ class _Run:
         start = time.perf_counter()
         # one stream for all processes: a user's DataLoader shuffles by the global generator, and has to agree
         with stream.torch_global():
-            for index, (inputs, labels) in enumerate(self._batches(stream.child("data"), steps)):
-                self._step(first + index, inputs, labels, totals)
-                bar.step((index + 1) * self.batch_size / (time.perf_counter() - start))
+            for index, (inputs, target) in enumerate(self._batches(stream.child("data"), steps)):
+                totals = self._step(first + index, inputs, target, totals)
+                bar.step((index + 1) * batch_size_of(inputs) * self.num_processes / (time.perf_counter() - start))
         totals = self.accelerator.reduce(totals, reduction="sum")
-        train_quality = quality_from_sums(totals)  # waits for the device
+        train_quality = quality_from_sums(totals, self.objective)  # waits for the device
         seconds = time.perf_counter() - start
         self._share_buffers()
-        val_quality = None
-        if val is not None and len(val) > 0:
-            with stream.child("val").torch_global():  # the same order in all processes
-                sums = quality_sums(
-                    self.model,
-                    val,
-                    batch_size=self.config.batch_size,
-                    device=self.accelerator.device,
-                    rank=self.rank,
-                    num_processes=self.num_processes,
-                )
-            val_quality = quality_from_sums(self.accelerator.reduce(sums, reduction="sum"))
         return EpochRow(
             epoch=epoch + 1,
-            train_loss=train_quality.loss,
-            train_accuracy=train_quality.accuracy,
-            val_loss=val_quality.loss if val_quality else None,
-            val_accuracy=val_quality.accuracy if val_quality else None,
+            train=train_quality.metrics,
+            val=self._validated(val, stream.child("val")),
             lr=self._lr(first + steps - 1),
             seconds=seconds,
             samples_per_s=train_quality.samples / seconds,
         )
 
-    def _batches(self, rng: Rng, steps: int) -> Iterator[tuple[Any, Tensor]]:
-        """This process's share of the epoch's first `steps` batches."""
-        batches = self.split.batches(
-            self.batch_size, device=self.accelerator.device, rng=rng, augment=self.config.augment
-        )
-        done = 0
-        for inputs, labels in batches:
-            if len(labels) != self.batch_size and done < self.steps_per_epoch - 1:
-                raise DataError(
-                    f"the training split yields a batch of {len(labels)} where {self.batch_size} were asked for: its "
-                    "batches have to be full, but for the last"
+    def _validated(self, val: Split | None, rng: Rng) -> Mapping[str, float] | None:
+        """The objective's figures on the validation split; of averaged weights, where they are averaged."""
+        if val is None or val is NO_SAMPLES:
+            return None
+        with nullcontext() if self.average is None else self.average.in_place():
+            with rng.torch_global():  # the same order in all processes
+                sums = quality_sums(
+                    self.model,
+                    val,
+                    objective=self.objective,
+                    batch_size=self.config.batch_size,
+                    device=self.accelerator.device,
+                    rank=self.rank,
+                    num_processes=self.num_processes,
                 )
-            stop = len(labels) - len(labels) % self.num_processes
-            if self.num_processes > 1:
-                inputs, labels = (share_of(value, self.rank, stop, self.num_processes) for value in (inputs, labels))
-            yield channels_last(inputs) if self.config.channels_last else inputs, labels
-            done += 1
-            if done == steps:
-                return
-        raise DataError(
-            f"the training split yielded {done} batches of {self.batch_size} where its length {len(self.split)} "
-            f"promises {steps}: its __len__ and batches() disagree"
-        )
+            scores = scores_of(self.model, val, self.objective)
+        totals = self.accelerator.reduce(_padded(sums, self.accelerator), reduction="sum")
+        return quality_from_sums(totals, self.objective, scores).metrics
 
-    def _step(self, step: int, inputs: Any, labels: Tensor, totals: Tensor) -> None:
+    def _batches(self, rng: Rng, steps: int) -> Iterator[tuple[Any, Any]]:
+        """This process's share of the epoch's first `steps` batches; a stream that ends early is started again."""
+        done, passes = 0, 0
+        while done < steps:
+            before, part = done, rng if passes == 0 else rng.child("pass", passes)
+            batches = self.split.batches(
+                self.batch_size or self.config.batch_size,
+                device=self.accelerator.device,
+                rng=part,
+                augment=self.config.augment,
+            )
+            for inputs, target in batches:
+                size = batch_size_of(inputs)
+                if self.batch_size not in (None, size) and (done + 1) % self.pass_steps:
+                    raise DataError(
+                        f"the training split yields a batch of {size} where {self.batch_size} were asked for: its "
+                        "batches have to be full, but for the last"
+                    )
+                stop = size - size % self.num_processes
+                if self.num_processes > 1:
+                    inputs, target = (share_of(v, self.rank, stop, self.num_processes) for v in (inputs, target))
+                yield channels_last(inputs) if self.config.channels_last else inputs, target
+                done += 1
+                if done == steps:
+                    return
+            passes += 1
+            if self.config.steps_per_epoch is None or done == before:
+                raise DataError(
+                    f"the training split yielded {done} batches of {self.batch_size} where its length "
+                    f"{len(self.split)} promises {steps}: its __len__ and batches() disagree"
+                )
+
+    def _step(self, step: int, inputs: Any, target: Any, totals: Tensor) -> Tensor:
+        """One update; returns the totals with the batch added."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr(step)
-        with self.accelerator.autocast():
-            output = call_model(self.wrapped, inputs)
-            loss = self.objective(output, inputs, labels)
-        self._require_finite("loss", loss.detach(), step)
+            group["lr"] = self._lr(step) * group.get("lr_factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
+        parts = self._parts(inputs, target)
+        for index, (part_inputs, part_target, weight) in enumerate(parts):
+            with nullcontext() if index == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
+                with self.accelerator.autocast():
+                    output = call_model(self.wrapped, part_inputs)
+                    loss = self.loss(output, part_inputs, part_target)
+                require_scalar(self.objective.name, loss)
+                self._require_finite("loss", loss.detach(), step)
+                self.accelerator.backward(loss if weight == 1.0 else loss * weight)
+            totals = add_batch(totals, loss, self.objective, self.loss.judged(output), part_inputs, part_target)
         if self.config.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             if self.accelerator.scaler is None and norm is not None:  # a scaler skips such steps by itself
                 self._require_finite("gradient norm", norm, step)
         self.optimizer.step()
-        add_batch(totals, loss, logits_of(output), labels)
+        if self.average is not None:
+            self.average.update()
+        return totals
+
+    def _parts(self, inputs: Any, target: Any) -> list[tuple[Any, Any, float]]:
+        """(inputs, target, weight) of every part of a batch.
+
+        The weighted sum of the parts' mean losses, averaged over processes, is the mean over all items of all
+        processes: parts and processes may hold different numbers of tokens.
+        """
+        items = self.objective.items(target)
+        everywhere = items
+        if self.num_processes > 1:
+            count = torch.tensor([float(items)], dtype=torch.float64, device=self.accelerator.device)
+            everywhere = float(self.accelerator.reduce(count, reduction="sum")) / self.num_processes
+        size = batch_size_of(inputs)
+        length = -(-size // min(self.config.accumulate, size))
+        if length == size:
+            return [(inputs, target, items / everywhere if everywhere else 1.0)]
+        found = []
+        for start in range(0, size, length):
+            part_inputs, part_target = (share_of(v, start, start + length) for v in (inputs, target))
+            share = self.objective.items(part_target) / everywhere if everywhere else 0.0
+            found.append((part_inputs, part_target, share))
+        return found
 
     def _require_finite(self, what: str, value: Tensor, step: int) -> None:
         bad = (~torch.isfinite(value)).to(torch.float32).reshape(1)
@@ -245,8 +297,53 @@ class _Run:
                 buffer.data.copy_(broadcast(buffer.data.clone(), from_process=0))
 
 
+def _padded(sums: Tensor, accelerator: Accelerator) -> Tensor:
+    """Sums of equal length in every process: one that saw no batch holds none of the objective's."""
+    if accelerator.num_processes == 1:
+        return sums
+    length = torch.tensor([len(sums)], device=sums.device)
+    longest = int(accelerator.gather(length).max())
+    return torch.cat([sums, sums.new_zeros(longest - len(sums))])
+
+
+def pass_of(split: Split, config: TrainConfig, num_processes: int) -> tuple[int | None, int]:
+    """(samples per batch, or None where batches differ, and batches per pass) of a training split.
+
+    A split over a user's DataLoader keeps the loader's batches, whatever `config.batch_size` asks for.
+
+    Raises:
+        DataError: too few samples for one step. ConfigError: fewer samples per batch than processes.
+    """
+    loader = getattr(split, "source", None)
+    samples, batch_size = None, config.batch_size
+    if isinstance(loader, DataLoader):
+        batch_size = loader.batch_size
+        if batch_size is None or isinstance(loader.dataset, IterableDataset):
+            known = config.steps_per_epoch is not None
+            return None, config.steps_per_epoch if known else split.num_batches  # type: ignore[union-attr, return-value]
+        samples = len(cast("Any", loader.sampler))
+        samples -= samples % batch_size if loader.drop_last else 0
+    if batch_size < num_processes:
+        raise ConfigError(
+            f"batch_size={batch_size} is below the {num_processes} processes that share each batch: "
+            f"use at least {num_processes}"
+        )
+    samples = len(split) if samples is None else samples
+    steps = steps_per_epoch(samples, batch_size, num_processes)
+    if steps == 0:
+        raise DataError(
+            f"{samples} training samples over {num_processes} process(es) leave less than two per step: "
+            "use more samples, or batch_size=1 for a network without batch normalisation"
+        )
+    return batch_size, steps
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` over the parameters that require gradients."""
+    """The optimiser of `config` over the parameters that require gradients.
+
+    Raises:
+        ConfigError: a function of the user's own that makes no optimiser.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": config.weight_decay}]
     if not config.decay_norm_and_bias:
@@ -254,29 +351,32 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         others = [p for p in parameters if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
+    if config.optimizer.startswith(PYTHON):
+        optimizer = import_python_target(config.optimizer.removeprefix(PYTHON))(groups, lr=config.lr)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(f"{config.optimizer} made a {type(optimizer).__name__}; return a torch.optim.Optimizer")
+        for group in optimizer.param_groups:  # the schedule moves lr; groups keep their ratios
+            group["lr_factor"] = group["lr"] / config.lr
+        return optimizer
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def _cross_entropy(label_smoothing: float) -> Objective:
-    def objective(output: Any, inputs: Any, labels: Tensor) -> Tensor:
-        return cross_entropy(logits_of(output), labels, label_smoothing=label_smoothing)
-
-    return objective
-
-
 def _training_split(data: Data) -> Split:
-    if data.train is None or len(data.train) == 0:
+    if data.train is None or data.train is NO_SAMPLES:
         raise DataError(f"data {data.name!r} has no training samples: training and recovery need a train split")
     return data.train
 
 
-def _identity(model: nn.Module, data: Data, split: Split, config: TrainConfig, rng: Rng) -> dict[str, Any]:
+def _identity(
+    model: nn.Module, data: Data, split: Split, config: TrainConfig, objective: Objective, rng: Rng
+) -> dict[str, Any]:
     """What two runs have to share for one to continue the other's checkpoint."""
     return {
         "config": dataclasses.asdict(config),
+        "objective": objective.name,
         "rng": [rng.seed, *rng.path],
-        "data": [data.name, *pass_shape(split, config.batch_size), str(getattr(data, "digest", ""))],
+        "data": [data.name, *pass_of(split, config, 1), data.digest],
         "shapes": shapes_digest(model),
     }

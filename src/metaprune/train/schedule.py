@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from metaprune.train.config import TrainConfig
+from metaprune.core.imports import import_python_target
+from metaprune.train.config import PYTHON, TrainConfig
 
 
 def steps_per_epoch(samples: int, batch_size: int, num_processes: int = 1) -> int:
@@ -23,6 +24,9 @@ def learning_rate(step: int, *, total_steps: int, warmup_steps: int, config: Tra
     Linear warm-up reaches `config.lr` at its last step; the cosine (Loshchilov & Hutter 2017, one period) and the line
     start there and would reach zero at step `total_steps`.
     """
+    if config.schedule.startswith(PYTHON):
+        factor = import_python_target(config.schedule.removeprefix(PYTHON))
+        return config.lr * float(factor(step, total_steps, warmup_steps))
     if step < warmup_steps:
         return config.lr * (step + 1) / warmup_steps
     if config.schedule == "constant":

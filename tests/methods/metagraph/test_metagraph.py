@@ -19,7 +19,7 @@ from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rew
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking, some_batches
 from metaprune.methods.metagraph.wire import wire
 from metaprune.models import create

@@ -11,7 +11,7 @@ from metaprune.core.errors import CollapseWarning, ConfigError, InfeasibleBudget
 from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.data_models import data_models
 from metaprune.methods.metagraph.metanet import Graph
-from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.pruner import some_batches
 from metaprune.methods.metagraph.wire import wire
 from metaprune.network import trace

@@ -17,8 +17,8 @@ from torch import nn
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.objective.batch import call_arguments
 from metaprune.protocol.method import Task
-from metaprune.train.batch import cross_entropy, logits_of
 from metaprune.values import ChannelGroup, Member, Plan
 
 
@@ -37,6 +37,7 @@ class Taylor(Ranking):
 
     def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
         data = task.require_data(self.name)
+        objective = data.require_objective()
         network = task.network
         names = {m.parameter for g in network.space for m in g.members}
         leaves = {
@@ -49,11 +50,11 @@ class Taylor(Ranking):
         seen = 0
         with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
             stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
-            for seen, (inputs, labels) in enumerate(stream, start=1):
-                output = network.run(
-                    inputs, plan=plan, tensors=network.sliced(network.survivors(plan), tensors=tensors)
-                )
-                loss = cross_entropy(logits_of(output), labels)
+            for seen, (inputs, target) in enumerate(stream, start=1):
+                args, kwargs = call_arguments(inputs)
+                sliced = network.sliced(network.survivors(plan), tensors=tensors)
+                output = network.run(*args, plan=plan, tensors=sliced, **kwargs)
+                loss = objective.loss(output, target)
                 grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
                 change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
                 parts = group_scores(task, partial(self._part, change), "none")

@@ -25,8 +25,9 @@ from metaprune.core.rng import Rng
 from metaprune.data import Data
 from metaprune.methods.gating.distributions import GATES
 from metaprune.methods.gating.training import GatedLoss, Price, Sample, asked_share, gradient_steps, sgd
+from metaprune.objective import Objective
+from metaprune.objective.batch import call_arguments, channels_last
 from metaprune.protocol.method import Task
-from metaprune.train.batch import call_arguments, channels_last
 from metaprune.train.config import require_choice, require_number
 from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
 
@@ -75,7 +76,7 @@ class Gates:
         if allocator.slack:
             return Proposal(Plan())
         share = asked_share(task.network, budget, self.metric, _LEAST)
-        learner = _Static(task, self)
+        learner = _Static(task, self, data.require_objective())
         weights = learner.trainable(task.network.tensors)
         optimisers = (sgd(weights, self.lr, self.lr), torch.optim.Adam(learner.raw, lr=self.gate_lr))
         price = Price(self.strength, share, self.kl_weight)
@@ -95,11 +96,11 @@ class Gates:
         while done < self.steps:
             began, passed = done, rng.child("pass", done)
             device = task.network.program.device
-            for inputs, labels in data.train.batches(self.batch_size, device=device, rng=passed, augment=True):
+            for inputs, target in data.train.batches(self.batch_size, device=device, rng=passed, augment=True):
                 if done == self.steps:
                     return
                 done += 1
-                yield Sample(*call_arguments(channels_last(inputs)), labels)
+                yield Sample(*call_arguments(channels_last(inputs)), target)
             if done == began:
                 raise ConfigError("the training split gave no batch")
 
@@ -107,8 +108,8 @@ class Gates:
 class _Static(GatedLoss):
     """Gates that are parameters."""
 
-    def __init__(self, task: Task, method: Gates):
-        super().__init__(task.network, method.metric, method.temperature)
+    def __init__(self, task: Task, method: Gates, objective: Objective):
+        super().__init__(task.network, method.metric, method.temperature, objective)
         self._form: Any = GATES[method.gate]
         device = task.network.program.device
         start = torch.tensor(self._form.start(method.keep), device=device)

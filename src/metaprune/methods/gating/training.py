@@ -16,7 +16,9 @@ from metaprune.core.errors import TrainingDivergedError
 from metaprune.core.rng import Rng
 from metaprune.cost.soft import SoftCost
 from metaprune.network import Network
-from metaprune.train.batch import cross_entropy, logits_of, share_of
+from metaprune.objective import Objective
+from metaprune.objective.base import primary_of
+from metaprune.objective.batch import batch_size_of, map_tensors, share_of
 from metaprune.train.config import MixedPrecision
 from metaprune.train.engine import engine
 from metaprune.train.processes import ALONE, Processes
@@ -25,11 +27,11 @@ from metaprune.values import Budget
 
 @dataclass(frozen=True)
 class Sample:
-    """args, kwargs of the network; labels int64 [B]."""
+    """args, kwargs of the network, and the target of the batch."""
 
     args: tuple
     kwargs: dict[str, Any]
-    labels: Tensor
+    target: Any
 
 
 @dataclass
@@ -70,18 +72,24 @@ def asked_share(network: Network, budget: Budget, metric: str, otherwise: float)
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: of the step. accuracy: on its own batch. kept_cost: expected share of the full cost, before the draw."""
+    """Figures of one step.
+
+    Attributes:
+        loss: of the step, with the price.
+        metric: the objective's primary metric on the step's own batch.
+        kept_cost: expected share of the full cost, before the draw.
+    """
 
     loss: float
-    accuracy: float
+    metric: float
     kept_cost: float
 
 
 class GatedLoss(ABC):
     """The loss of a network under gates; where their distribution comes from is the subclass's."""
 
-    def __init__(self, network: Network, metric: str, temperature: float):
-        self.network, self.temperature = network, temperature
+    def __init__(self, network: Network, metric: str, temperature: float, objective: Objective):
+        self.network, self.temperature, self.objective = network, temperature, objective
         self.gated = network.gated
         self.cost = SoftCost(network.cost_model(), metric)
 
@@ -120,7 +128,7 @@ class GatedLoss(ABC):
     def loss(
         self, weights: TrainableTensors, sample: Sample, price: Price, processes: Processes = ALONE
     ) -> tuple[Tensor, StepResult]:
-        """Cross-entropy under one draw of the gates, plus the price of what they keep.
+        """The objective's loss under one draw of the gates, plus the price of what they keep.
 
         Every process reads the whole sample, so that gates are the same in all, and runs the network on its share. The
         mean over processes is then the loss of the whole sample; only BatchNorm sees shares. Mixed precision is for the
@@ -128,22 +136,22 @@ class GatedLoss(ABC):
         """
         gates = self.gates_of(sample, price.target)
         drawn = gates.draw(self.temperature)
-        own, part = processes.share(len(sample.labels))
-        args, kwargs, labels = sample.args, sample.kwargs, sample.labels[own]
+        own, part = processes.share(batch_size_of((sample.args, sample.kwargs)))
+        args, kwargs, target = sample.args, sample.kwargs, sample.target
         if processes.count > 1:
-            args, kwargs = (share_of(x, own.start, own.stop, own.step) for x in (args, kwargs))
+            args, kwargs, target = (share_of(x, own.start, own.stop, own.step) for x in (args, kwargs, target))
         with processes.autocast():
             output = self.run(weights.tensors(), drawn, args, kwargs)
-        logits = logits_of(output)
-        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        output = map_tensors(output, lambda t: t.float() if t.dtype == torch.bfloat16 else t)
         probabilities = gates.probabilities()
         kept = self.kept(probabilities)
-        loss = part * cross_entropy(logits, labels)
+        fit = self.objective.loss(output, target)
+        loss = part * fit
         loss = loss + price.strength * torch.log(kept / price.target).square() + price.kl_weight * gates.kl()
         if price.decay:
             loss = loss + price.decay * torch.logit(torch.cat(probabilities), eps=1e-6).square().mean()
-        accuracy = part * float((logits.argmax(dim=-1) == labels).float().mean())
-        return loss, StepResult(loss.item(), accuracy, kept.item())
+        metric = part * primary_of(self.objective, output, target, fit.item())
+        return loss, StepResult(loss.item(), metric, kept.item())
 
 
 def sgd(weights: TrainableTensors, lr: float, head_lr: float) -> torch.optim.Optimizer:
@@ -173,10 +181,10 @@ def gradient_step(
         optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if processes.count > 1:
-        figures = torch.tensor([result.loss, result.accuracy], device=loss.device)
+        figures = torch.tensor([result.loss, result.metric], device=loss.device)
         groups = [group["params"] for optimiser in optimisers for group in optimiser.param_groups]
         processes.average([*(p.grad for group in groups for p in group if p.grad is not None), figures])
-        result = dataclasses.replace(result, loss=figures[0].item(), accuracy=figures[1].item())
+        result = dataclasses.replace(result, loss=figures[0].item(), metric=figures[1].item())
     if not math.isfinite(result.loss):
         raise TrainingDivergedError(
             f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr or head_lr, "

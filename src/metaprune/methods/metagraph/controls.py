@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.metanet import Graph, Metanet
-from metaprune.methods.metagraph.objective import Shrinkage
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wiring import Wiring
-from metaprune.train.batch import cross_entropy, logits_of
+from metaprune.objective import Objective
+from metaprune.train.loss import TrainLoss
 
 Tensors = Mapping[str, Tensor]
 
@@ -70,18 +71,28 @@ def shrunk_like(new: Tensors, model: DataModel, shrinkage: Shrinkage) -> dict[st
     return {n: old[n] - g * (far / step) if (g := grads.get(n)) is not None else t for n, t in old.items()}
 
 
-def sparse_objective(
-    shrinkage: Shrinkage, tensors_of: Callable[[], Tensors], reg: float, every: int = 20
-) -> Callable[[Any, Any, Tensor], Tensor]:
-    """Cross-entropy plus reg times the weighted shrinkage of the network in training: group-sparsity training on the
-    target itself, as DepGraph's sparse learning. The weights gamma are taken anew every few steps."""
-    seen: dict[str, Any] = {"step": 0, "weights": None}
+class SparseLoss(TrainLoss):
+    """The objective's loss plus `reg` times the weighted shrinkage of the network in training.
 
-    def loss(output: Any, inputs: Any, labels: Tensor) -> Tensor:
-        tensors = tensors_of()
-        if seen["step"] % every == 0:
-            seen["weights"] = shrinkage.weights(tensors)
-        seen["step"] += 1
-        return cross_entropy(logits_of(output), labels) + reg * shrinkage.loss(tensors, seen["weights"])
+    Group-sparsity training on the target itself, as DepGraph's sparse learning. The weights gamma are taken anew every
+    `every` steps.
+    """
 
-    return loss
+    def __init__(
+        self,
+        objective: Objective,
+        shrinkage: Shrinkage,
+        tensors_of: Callable[[], Tensors],
+        reg: float,
+        every: int = 20,
+    ):
+        super().__init__(objective)
+        self._shrinkage, self._tensors_of, self._reg, self._every = shrinkage, tensors_of, reg, every
+        self._step, self._weights = 0, list[Tensor]()
+
+    def __call__(self, output: Any, inputs: Any, target: Any) -> Tensor:
+        tensors = self._tensors_of()
+        if self._step % self._every == 0:
+            self._weights = self._shrinkage.weights(tensors)
+        self._step += 1
+        return super().__call__(output, inputs, target) + self._reg * self._shrinkage.loss(tensors, self._weights)

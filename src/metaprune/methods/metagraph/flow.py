@@ -15,13 +15,13 @@ from metaprune.core.errors import CollapseWarning, NoEffectWarning
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.elastic.weights import zeroed
-from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled, sparse_objective
+from metaprune.methods.metagraph.controls import SparseLoss, by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import dropped_are_zero
 from metaprune.methods.metagraph.learned import Learned
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig
 from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.metagraph.objective import Shrinkage
-from metaprune.methods.metagraph.pruner import Pruner, accuracy, some_batches
+from metaprune.methods.metagraph.pruner import Pruner, metric_of, some_batches
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.methods.weight_masks.method import Weights
@@ -40,7 +40,7 @@ _STEPS = {"metanet": "rewrite", "none": "no rewrite", "sparse": "no rewrite"}  #
 
 
 class Flow:
-    """Each step leaves accuracy on the validation split, cost as shares of the whole network's, and seconds."""
+    """Each step leaves the primary metric on the validation split, cost as shares of the full one, and seconds."""
 
     def __init__(self, method: MetaGraph, task: Task, budget: Budget, rng: Rng):
         self.method, self.task, self.budget, self.rng = method, task, budget, rng
@@ -146,17 +146,18 @@ class Flow:
         module = Structure(network, self.tensors, self.plan)
         self._judge(step, module, self.plan)
         if config is not None:
-            objective = None
+            loss = None
             if sparse:  # of whole networks only: a module at a plan holds slices, which the groups' rows do not fit
                 shrinkage = Shrinkage(network, self.method.meta.alpha)
-                objective = sparse_objective(shrinkage, module.tensors, self.method.sparse_reg)
+                objective = self.data.require_objective()
+                loss = SparseLoss(objective, shrinkage, module.tensors, self.method.sparse_reg)
             folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
             train(
                 module,
                 self.data,
                 config,
                 rng=self.rng.child(step),
-                objective=objective,
+                loss=loss,
                 label=step,
                 progress=self.task.progress,
                 checkpoint_dir=folder,
@@ -178,9 +179,8 @@ class Flow:
         now, network = time.perf_counter(), self.task.network
         full, cost = network.cost(), network.cost(plan or Plan(), masks=masks)
         shares = {m: cost.metric(m) / full.metric(m) for m in ("macs", "params", "nonzero")}
-        self.details["steps"].append(
-            {"step": step, "accuracy": accuracy(module, self.judged), **shares, "seconds": now - self._began}
-        )
+        metric = metric_of(module, self.judged, self.data.require_objective())
+        self.details["steps"].append({"step": step, "metric": metric, **shares, "seconds": now - self._began})
         self._began = time.perf_counter()
 
 

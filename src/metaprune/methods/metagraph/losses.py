@@ -1,4 +1,4 @@
-"""Cross-entropy of a cut network as a function of the full one's tensors: what a step of meta-training sends back."""
+"""The loss of a cut network as a function of the full one's tensors: what a step of meta-training sends back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from metaprune.methods.metagraph.pruner import Batches
 from metaprune.network import Network
-from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
+from metaprune.objective import Objective
+from metaprune.objective.base import primary_of
+from metaprune.objective.batch import call_arguments, channels_last
 
 
 def tuned_loss(
-    network: Network, structure: Any, small: Mapping[str, Tensor], batches: Batches, steps: int, lr: float
+    network: Network,
+    structure: Any,
+    small: Mapping[str, Tensor],
+    batches: Batches,
+    objective: Objective,
+    steps: int,
+    lr: float,
 ) -> tuple[float, float]:
-    """Cross-entropy and accuracy on the batches after the first `steps`, once trained on those.
+    """Loss and primary metric on the batches after the first `steps`, once trained on those.
 
     `small`: the tensors of `structure`; the gradient at the trained weights is passed back through them (first-order
     MAML, Finn et al. 2017), which with `steps=0` is the plain gradient.
@@ -31,35 +39,39 @@ def tuned_loss(
 
     for batch in batches[:steps]:
         sgd.zero_grad()
-        _averaged(run, [batch])
+        _averaged(run, [batch], objective)
         sgd.step()
     sgd.zero_grad()
-    found = _averaged(run, batches[steps:])
+    found = _averaged(run, batches[steps:], objective)
     _pass_back(small, tuned)
     return found
 
 
 def gated_loss(
-    network: Network, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], batches: Batches
+    network: Network, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], batches: Batches, objective: Objective
 ) -> tuple[float, float]:
-    """Cross-entropy and accuracy of the full-size network under `gates`; gradients go to them and to `tensors`."""
+    """Loss and primary metric of the full-size network under `gates`; gradients go to them and to `tensors`."""
     used = _with_own_statistics(network, tensors)
     leaves = {k: gate.detach().requires_grad_() for k, gate in enumerate(gates)}
-    found = _averaged(lambda a, k: network.gated.run(used, list(leaves.values()), a, k, training=True), batches)
+    found = _averaged(
+        lambda a, k: network.gated.run(used, list(leaves.values()), a, k, training=True), batches, objective
+    )
     _pass_back(dict(enumerate(gates)), leaves)
     return found
 
 
-def _averaged(run: Callable[[tuple, dict[str, Any]], Any], batches: Batches) -> tuple[float, float]:
-    """Cross-entropy and accuracy over all batches; the gradient is added up where `run` got its tensors."""
-    total, right, seen = 0.0, 0, 0
-    for inputs, labels in batches:
-        logits = logits_of(run(*call_arguments(channels_last(inputs))))
-        loss = cross_entropy(logits, labels)
+def _averaged(
+    run: Callable[[tuple, dict[str, Any]], Any], batches: Batches, objective: Objective
+) -> tuple[float, float]:
+    """Loss and primary metric over all batches; the gradient is added up where `run` got its tensors."""
+    losses, metrics = [], []
+    for inputs, target in batches:
+        output = run(*call_arguments(channels_last(inputs)))
+        loss = objective.loss(output, target)
         (loss / len(batches)).backward()
-        total += loss.item()
-        right, seen = right + int((logits.argmax(dim=-1) == labels).sum()), seen + len(labels)
-    return total / len(batches), right / seen
+        losses.append(loss.item())
+        metrics.append(primary_of(objective, output, target, losses[-1]))
+    return sum(losses) / len(batches), sum(metrics) / len(batches)
 
 
 def _pass_back(sources: Mapping[Any, Tensor], leaves: Mapping[Any, Tensor]) -> None:

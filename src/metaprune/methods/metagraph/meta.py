@@ -23,9 +23,10 @@ from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.metagraph.objective import Shrinkage
-from metaprune.methods.metagraph.pruner import Batches, Pruner, accuracy, area, some_batches
+from metaprune.methods.metagraph.pruner import Batches, Pruner, area, metric_of, some_batches
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wiring import Wiring
+from metaprune.objective import signed
 from metaprune.protocol.method import Task
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.config import require_choice, require_number
@@ -234,18 +235,19 @@ class Trainer:
         batches = list(itertools.islice(itertools.cycle(batches), count))  # of a small data set, again
         if self.config.objective == "straight-through":
             gates = self.shrinkages[i].gates(tensors, plan)
-            entropy, hit = gated_loss(network, tensors, gates, batches)
+            fit, metric = gated_loss(network, tensors, gates, batches, data.require_objective())
         else:
             small = dict(network.sliced(alive, tensors=tensors))
             structure = network.program.structure(alive, training=True)
-            entropy, hit = tuned_loss(network, structure, small, batches, self.config.tune_steps, self.config.tune_lr)
+            objective, tune = data.require_objective(), (self.config.tune_steps, self.config.tune_lr)
+            fit, metric = tuned_loss(network, structure, small, batches, objective, *tune)
         shrunk = self.shrinkages[i].loss(tensors, self.shrinkages[i].weights(tensors, model.plan)) / self.norms[i]
         (self.config.shrinkage * strength * shrunk).backward()
         names = [n for n, leaf in leaves.items() if leaf.grad is not None]
         adam.zero_grad()
         torch.autograd.backward([new[n] for n in names], [leaves[n].grad for n in names])
         norm = float(nn.utils.clip_grad_norm_(self.state.current.parameters(), self.config.max_grad_norm))
-        if not math.isfinite(norm + entropy):
+        if not math.isfinite(norm + fit):
             raise TrainingDivergedError(
                 f"meta-training step {number + 1}: loss or gradient is not finite; lower meta.lr"
             )
@@ -254,16 +256,16 @@ class Trainer:
             "step": number + 1,
             "model": i,
             "strength": strength,
-            "cross_entropy": entropy,
-            "accuracy": hit,
+            "fit": fit,
+            "metric": metric,
             "shrinkage": shrunk.item(),
-            "loss": entropy + self.config.shrinkage * strength * shrunk.item(),
+            "loss": fit + self.config.shrinkage * strength * shrunk.item(),
             "gradient_norm": norm,
         }
 
     @torch.no_grad()
     def _evaluation(self, number: int, judging: Mapping[int, _Judging], rng: Rng) -> dict[str, Any]:
-        """Accuracy after the cut (and `tune_steps`) at several budgets: held-out data models, validation split."""
+        """Score after the cut (and `tune_steps`) at several budgets: held-out data models, validation split."""
         self.state.current.eval()
         curves, whole = [], []
         for i, at in judging.items():
@@ -276,28 +278,33 @@ class Trainer:
             curves.append(points)
             new = rewritten(self.state.current, self.models[i], self.graphs[i], 1.0)
             whole.append(self._whole(i, new, at.calibration, at.judged))
-        guess = 1 / max(2, self.models[0].task.require_data("metagraph").num_classes)
-        skill, had = (
-            (float(np.mean(a)) - guess) / (1 - guess) for a in (whole, [at.before for at in judging.values()])
-        )
+        uncut = float(np.mean(whole))
         mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
         found = {
             "step": number,
             "curve": mean,
             "area": area(mean),
-            "uncut_accuracy": float(np.mean(whole)),
-            "collapsed": skill < _LOST and had > _LEARNT,
+            "uncut": uncut,
+            "collapsed": self._has_collapsed(uncut, float(np.mean([at.before for at in judging.values()]))),
         }
-        log.info(
-            "meta-training step %d: %.4f after the cut, %.4f uncut", number, found["area"], found["uncut_accuracy"]
-        )
+        log.info("meta-training step %d: %.4f after the cut, %.4f uncut", number, found["area"], found["uncut"])
         return found
 
     def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
-        """Accuracy of a data model with other tensors, without a further cut."""
+        """Score of a data model with other tensors, without a further cut."""
+        objective = self.models[i].task.require_data("metagraph").require_objective()
         module = Structure(self.models[i].task.network, tensors, self.models[i].plan)
         module.calibrate(calibration)
-        return accuracy(module, judged)
+        return signed(objective.primary, metric_of(module, judged, objective))
+
+    def _has_collapsed(self, score: float, before: float) -> bool:
+        """Whether rewritten networks know nothing any more, and knew something; without a chance level, only NaN."""
+        data = self.models[0].task.require_data("metagraph")
+        guess = data.require_objective().chance(data.num_classes)
+        if guess is None:
+            return not math.isfinite(score)
+        skill, had = ((x - guess) / (1 - guess) for x in (score, before))
+        return skill < _LOST and had > _LEARNT
 
     def _judging(self, i: int, rng: Rng) -> _Judging:
         data, size = self.models[i].task.require_data("metagraph"), self.config.batch_size

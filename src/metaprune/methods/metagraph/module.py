@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.network import Network
-from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
+from metaprune.objective import Objective
+from metaprune.objective.batch import call_arguments, channels_last
 from metaprune.values import Plan
 
 
@@ -45,7 +46,7 @@ class Structure(nn.Module):
         return program.run(structure, self.tensors(), args, kwargs)
 
     def calibrate(self, batches: Sequence[Any]) -> None:
-        """BatchNorm statistics from (inputs, labels) batches."""
+        """BatchNorm statistics from (inputs, target) batches."""
         program = self.network.program
         given = [call_arguments(channels_last(inputs)) for inputs, _ in batches]
         found = calibrated(
@@ -56,15 +57,15 @@ class Structure(nn.Module):
                 if found[name] is not tensor:
                     tensor.copy_(found[name])
 
-    def tune(self, batches: Sequence[Any], lr: float) -> None:
-        """One SGD step (momentum 0.9) on each (inputs, labels) batch."""
+    def tune(self, batches: Sequence[Any], lr: float, objective: Objective) -> None:
+        """Take one SGD step (momentum 0.9) on each (inputs, target) batch."""
         sgd = torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=lr, momentum=0.9)
         self.train()
-        for inputs, labels in batches:
+        for inputs, target in batches:
             args, kwargs = call_arguments(channels_last(inputs))
             sgd.zero_grad()
             with torch.enable_grad():
-                cross_entropy(logits_of(self(*args, **kwargs)), labels).backward()
+                objective.loss(self(*args, **kwargs), target).backward()
             sgd.step()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Plain pruning of a network with given weights: a plan by any ranking criterion, and accuracy along the budget."""
+"""Plain pruning of a network with given weights: a plan by any ranking criterion, and its score along the budget."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
 from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.module import Structure
+from metaprune.objective import Objective, signed
+from metaprune.objective.batch import batch_size_of, call_model, channels_last
 from metaprune.protocol.method import Task
 from metaprune.protocol.registry import create_method
-from metaprune.train.batch import call_arguments, channels_last, logits_of
+from metaprune.train.evaluate import quality_on
 from metaprune.values import Budget, Plan
 
-Batches = Sequence[tuple[Any, Tensor]]
+Batches = Sequence[tuple[Any, Any]]
 
 
 def ranking(name: str, options: Mapping[str, Any]) -> Ranking:
@@ -83,17 +85,18 @@ class Pruner:
         tuning: Batches = (),
         lr: float = 0.0,
     ) -> list[dict[str, float]]:
-        """Accuracy on `judged` after pruning to each share of the MACs and a step on each of `tuning`'s batches.
+        """Score on `judged` after pruning to each share of the MACs and a step on each of `tuning`'s batches.
 
-        BatchNorm is re-estimated on `calibration`.
+        The score is the primary metric, negated where less of it is better. BatchNorm is re-estimated on `calibration`.
         """
-        rows = []
+        rows, objective = [], self.task.require_data("metagraph").require_objective()
         for share in shares:
             plan = self.at_share(tensors, share, rng)
             module = Structure(self.task.network, tensors, plan)
-            module.tune(tuning, lr)
+            module.tune(tuning, lr, objective)
             module.calibrate(calibration)
-            rows.append({"macs": self.share(plan), "accuracy": accuracy(module, judged)})
+            score = signed(objective.primary, metric_of(module, judged, objective))
+            rows.append({"macs": self.share(plan), "score": score})
         return rows
 
 
@@ -106,21 +109,16 @@ def least_macs(task: Task) -> float:
     return 1.0
 
 
-@torch.no_grad()
-def accuracy(module: Structure, batches: Batches) -> float:
-    """On (inputs, labels) batches, in evaluation mode."""
+def metric_of(module: Structure, batches: Batches, objective: Objective) -> float:
+    """The objective's primary metric on (inputs, target) batches, in evaluation mode."""
     module.eval()
-    right = seen = 0
-    for inputs, labels in batches:
-        args, kwargs = call_arguments(channels_last(inputs))
-        right += int((logits_of(module(*args, **kwargs)).argmax(dim=-1) == labels).sum())
-        seen += len(labels)
-    return right / seen
+    quality = quality_on(lambda inputs: call_model(module, channels_last(inputs)), batches, objective)
+    return quality.metrics.get(objective.primary.name, quality["loss"])
 
 
-def area(rows: Sequence[Mapping[str, float]]) -> float:
-    """Mean of accuracy over the range of MACs, by trapezoids; rows in any order."""
-    points = sorted((r["macs"], r["accuracy"]) for r in rows)
+def area(rows: Sequence[Mapping[str, float]], key: str = "score") -> float:
+    """Mean of a figure over the range of MACs, by trapezoids; rows in any order."""
+    points = sorted((r["macs"], r[key]) for r in rows)
     if len(points) < 2 or points[-1][0] == points[0][0]:
         return float(np.mean([a for _, a in points]))
     parts = [(x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(points)]
@@ -134,4 +132,4 @@ def some_batches(split: Any, batch_size: int, count: int, device: torch.device, 
     """
     with replayed(split, rng or Rng(0)):
         found = list(itertools.islice(split.batches(batch_size, device=device, rng=rng), count))
-    return found[:-1] if len(found) > 1 and len(found[-1][1]) == 1 else found
+    return found[:-1] if len(found) > 1 and batch_size_of(found[-1][0]) == 1 else found

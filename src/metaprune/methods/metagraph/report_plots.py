@@ -9,13 +9,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from metaprune.methods.metagraph.report_rows import evaluation_rows, moved_rows, norm_rows, step_rows
+from metaprune.report.metric import metric_of
 from metaprune.report.plots import BLUE, GREY, INK, MANY_GROUPS, MARK_GREY, ORANGE, axis_labels, style
 from metaprune.report.rows import Record
 from metaprune.report.units import shortened
 
 _NOTES = {
     "meta": (
-        "Held-out data models on the validation split, BatchNorm re-estimated: mean accuracy after the cut to several "
+        "Held-out data models on the validation split, BatchNorm re-estimated: mean score after the cut to several "
         "budgets (and `tune_steps`, if any), and of the rewritten network without a cut. The first point rewrites "
         "nothing; the best state is kept."
     ),
@@ -40,7 +41,7 @@ def metagraph_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
     """(key, heading, caption, figure) of everything this record can show, in reading order."""
     made = [
         ("metagraph-meta", "Meta-training", _NOTES["meta"], meta_figure(record)),
-        ("metagraph-steps", "Accuracy by step", _NOTES["steps"], steps_figure(record)),
+        ("metagraph-steps", f"{metric_of(record).label} by step", _NOTES["steps"], steps_figure(record)),
         ("metagraph-norms", "Norms before and after the rewrite", _NOTES["norms"], norms_figure(record)),
         ("metagraph-moved", "What moved", _NOTES["moved"], moved_figure(record)),
     ]
@@ -48,7 +49,8 @@ def metagraph_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
 
 
 def meta_figure(record: Record) -> go.Figure | None:
-    rows = evaluation_rows(record)
+    rows, metric = evaluation_rows(record), metric_of(record)
+    sign = 1.0 if metric.higher_is_better else -1.0  # areas are of scores, of which more is better
     if not any(r.area is not None for r in rows):
         return None
     figure = go.Figure()
@@ -58,36 +60,36 @@ def meta_figure(record: Record) -> go.Figure | None:
     ):
         figure.add_scatter(
             x=[r.step for r in rows],
-            y=[None if v is None else 100 * v for v in values],
+            y=[None if v is None else sign * metric.scale * v for v in values],
             name=name,
             mode="lines+markers",
             line={"color": colour, "width": 2},
-            hovertemplate=f"step %{{x}}, {name}: %{{y:.2f}}%<extra></extra>",
+            hovertemplate=f"step %{{x}}, {name}: %{{y:.4~g}}{metric.suffix}<extra></extra>",
         )
     style(figure, height=320)
     figure.update_xaxes(title_text="step", tickformat=",d")
-    figure.update_yaxes(title_text="accuracy", ticksuffix="%")
+    figure.update_yaxes(title_text=metric.in_text, ticksuffix=metric.suffix)
     return figure
 
 
 def steps_figure(record: Record) -> go.Figure | None:
-    rows = [r for r in step_rows(record) if r.accuracy is not None]
+    rows, metric = [r for r in step_rows(record) if r.metric is not None], metric_of(record)
     if not rows:
         return None
     names = axis_labels((r.name for r in rows), 40)
     figure = go.Figure()
     figure.add_bar(
         y=names,
-        x=[100 * (r.accuracy or 0) for r in rows],
+        x=[metric.scale * (r.metric or 0) for r in rows],
         orientation="h",
         marker_color=BLUE,
-        text=[f"{100 * (r.accuracy or 0):.1f}%" for r in rows],
+        text=[metric.text(r.metric, 1) for r in rows],
         textposition="outside",
         cliponaxis=False,
-        hovertemplate="%{y}: %{x:.2f}%<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:.4~g}}{metric.suffix}<extra></extra>",
     )
     style(figure, height=90 + 36 * len(rows), showlegend=False)
-    figure.update_xaxes(range=[0, 112], ticksuffix="%")
+    figure.update_xaxes(range=[0, 112] if metric.percent else None, ticksuffix=metric.suffix)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from metaprune.methods.pruningnet.report_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
+from metaprune.report.metric import metric_of
 from metaprune.report.rows import Record
 from metaprune.report.units import finite, percentage
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """One evaluation of meta-training: mean accuracy over the budgets after the cut, and without a cut."""
+    """One evaluation of meta-training: mean score over the budgets after the cut, and without a cut."""
 
     step: int
     area: float | None
@@ -25,10 +26,10 @@ class EvaluationRow:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One step of the flow, with accuracy on the validation split and shares of the whole network's cost."""
+    """One step of the flow, with the primary metric on the validation split and shares of the whole network's cost."""
 
     name: str
-    accuracy: float | None
+    metric: float | None
     seconds: float | None
     macs: float | None
     params: float | None
@@ -49,15 +50,22 @@ def evaluation_rows(record: Record) -> list[EvaluationRow]:
     history = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("history"))
     rows = [mapping_or_empty(e) for e in list_or_empty(history.get("evaluations"))]
     return [
-        EvaluationRow(int(finite(e.get("step")) or 0), finite(e.get("area")), finite(e.get("uncut_accuracy")))
+        EvaluationRow(
+            int(finite(e.get("step")) or 0), finite(e.get("area")), finite(e.get("uncut", e.get("uncut_accuracy")))
+        )
         for e in rows
     ]
 
 
 def step_rows(record: Record) -> list[StepRow]:
     rows = [mapping_or_empty(s) for s in list_or_empty(_found(record).get("steps"))]
-    numbers = ("accuracy", "seconds", "macs", "params", "nonzero")
-    return [StepRow(str(s.get("step") or ""), *(finite(s.get(k)) for k in numbers)) for s in rows]
+    numbers = ("metric", "seconds", "macs", "params", "nonzero")
+    return [StepRow(str(s.get("step") or ""), *(finite(s.get(k)) for k in numbers)) for s in _renamed(rows)]
+
+
+def _renamed(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Steps of records before objectives said `accuracy`."""
+    return [{"metric": row.get("accuracy"), **row} for row in rows]
 
 
 def norm_rows(record: Record) -> list[NormRow]:
@@ -98,16 +106,16 @@ def metagraph_text(record: Record) -> str:
 
 
 def fact_rows(record: Record) -> list[FactRow]:
-    """Accuracy, MACs and seconds of every step, and what meta-training took."""
+    """Metric, MACs and seconds of every step, and what meta-training took."""
     rows = []
     for step in step_rows(record):
-        accuracy = percentage(step.accuracy, 2) if step.accuracy is not None else "not judged"
+        metric = metric_of(record).text(step.metric) if step.metric is not None else "not judged"
         parts = [f"{percentage(step.macs, 1)} of MACs"] if step.macs is not None else []
         parts += [f"{percentage(step.params, 1)} of parameters"] if step.params is not None else []
         if step.nonzero is not None and step.nonzero != step.params:
             parts += [f"{percentage(step.nonzero, 1)} not zero"]
         parts += [f"{step.seconds:.1f} s"] if step.seconds is not None else []
-        rows.append(FactRow(step.name[:1].upper() + step.name[1:], accuracy, ", ".join(["validation split", *parts])))
+        rows.append(FactRow(step.name[:1].upper() + step.name[1:], metric, ", ".join(["validation split", *parts])))
     seconds = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("stages"))
     for key, title in (("data_models", "Data models (made once)"), ("meta", "Meta-training (paid once)")):
         rows += effort_rows(title, {"seconds": seconds.get(key)}, "")

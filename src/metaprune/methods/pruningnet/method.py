@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -25,10 +24,12 @@ from metaprune.core.strict import from_dict
 from metaprune.data import Data, Split
 from metaprune.data.loader_split import replayed
 from metaprune.data.splits import SPLIT_RNG, hold_out, without
+from metaprune.data.types import NO_SAMPLES
 from metaprune.methods.criteria.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
 from metaprune.methods.pruningnet.session import Session
-from metaprune.methods.pruningnet.supernet import Measure, Sampling, Scorer, Supernet, supernet_loss
+from metaprune.methods.pruningnet.supernet import Measure, Sampling, Scorer, Supernet, SupernetLoss
+from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import Task
 from metaprune.recover.config import RecoverKind
@@ -110,8 +111,9 @@ class PruningNet:
     calibration: int = 2048
     """Images of sub-training that BatchNorm statistics of every candidate are taken from; all, if there are fewer."""
     score: Measure = "likelihood"
-    """accuracy (the paper's), or likelihood: the geometric mean of the probabilities of the right classes, exp of minus
-    cross-entropy. It tells structures apart that a thousand images give the same accuracy."""
+    """metric: the objective's primary one (the paper's accuracy); or likelihood: exp of minus the loss, in
+    classification the geometric mean of the probabilities of the right classes. It tells structures apart that a
+    thousand images give the same accuracy."""
     batch_size: int = 512
     """Samples per forward pass of scoring."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -130,7 +132,7 @@ class PruningNet:
         require_choice("sampling", self.sampling, ("uniform", "sandwich"))
         require_choice("start", self.start, ("network", "paper"))
         require_choice("channels", self.channels, ("magnitude", "first"))
-        require_choice("score", self.score, ("accuracy", "likelihood"))
+        require_choice("score", self.score, ("metric", "likelihood"))
         for name, low in (
             ("structures", 3),
             ("hidden", 1),
@@ -198,11 +200,11 @@ class PruningNet:
             supernet = self._supernet(task, codec).to(device)
         history = train(
             supernet,
-            SimpleNamespace(name=data.name, train=training, val=None, digest=data.digest),
+            dataclasses.replace(data, train=training, val=NO_SAMPLES),
             self.train,
             rng=rng.child("fit"),
             device=device,
-            objective=supernet_loss(self.train.label_smoothing, self.distil),
+            loss=SupernetLoss(data.require_objective(), self.train.label_smoothing, self.distil),
             checkpoint_dir=None if task.folder is None else task.folder / "checkpoints" / "fit",
             progress=task.progress,
             label="fit",
@@ -285,12 +287,15 @@ class PruningNet:
             supernet = made._supernet(task, codec).to(device_of(task.network.model))
         state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
         supernet.load_state_dict(state)
-        training, validation, _ = made._split(task.require_data(self.name), artifact.tensors.get(_SPLIT))
+        data = task.require_data(self.name)
+        training, validation, _ = made._split(data, artifact.tensors.get(_SPLIT))
         device = device_of(task.network.model)
         calibration = _calibration(training, self.calibration, self.batch_size, device)
         with replayed(validation, Rng(0).child("validation")):
             scored = list(validation.batches(min(self.batch_size, len(validation)), device=device))
-        return Session(self, task, artifact, codec, Scorer(supernet, calibration, scored, self.score))
+        return Session(
+            self, task, artifact, codec, Scorer(supernet, calibration, scored, data.require_objective(), self.score)
+        )
 
     # ------------------------------------------------------------------------------------------ parts
 
@@ -368,9 +373,9 @@ def _calibration(split: Split, count: int, batch_size: int, device: torch.device
     found, seen, rng = [], 0, Rng(0).child("calibration")
     with replayed(split, rng):
         for batch in split.batches(min(batch_size, count, len(split)), device=device, rng=rng):
-            if len(batch[1]) > 1:  # one sample has no variance
+            if batch_size_of(batch[0]) > 1:  # one sample has no variance
                 found.append(batch)
-            seen += len(batch[1])
+            seen += batch_size_of(batch[0])
             if seen >= count:
                 break
     return found

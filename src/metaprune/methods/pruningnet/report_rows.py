@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metaprune.report.metric import metric_of
 from metaprune.report.rows import Record, group_rows
 from metaprune.report.units import duration, finite, milliseconds, percentage, quantity
 
@@ -158,8 +159,20 @@ def latency_fit(record: Record) -> LatencyFit | None:
 
 
 def score_name(record: Record) -> str:
-    """What the scores are: accuracy, where the record does not say (only accuracy was there then)."""
-    return f"{_part(record, 'search').get('score') or 'accuracy'} on sub-validation"
+    """What the scores are: the primary metric, unless the record says likelihood."""
+    return f"{'likelihood' if _scores_likelihood(record) else metric_of(record).in_text} on sub-validation"
+
+
+def score_text(record: Record, score: object) -> str:
+    """A score as it is read: a likelihood in percent, a metric as itself (scores of errors are negated)."""
+    metric, value = metric_of(record), finite(score)
+    if value is None or _scores_likelihood(record):
+        return percentage(value)
+    return metric.text(value if metric.higher_is_better else -value)
+
+
+def _scores_likelihood(record: Record) -> bool:
+    return _part(record, "search").get("score") == "likelihood"
 
 
 def search_text(record: Record) -> str:
@@ -168,7 +181,7 @@ def search_text(record: Record) -> str:
     if not count or best is None:
         return ""
     structures = f"{count:,} structure{'s' if count != 1 else ''}"
-    return f"Searched {structures}, best: {percentage(best.score)} {score_name(record)}"
+    return f"Searched {structures}, best: {score_text(record, best.score)} {score_name(record)}"
 
 
 def section_title(record: Record) -> str:
@@ -227,7 +240,9 @@ def _search_facts(record: Record) -> list[FactRow]:
         by = f", {int(size):,} per {word}" if size else ""
         rows.append(FactRow("Structures scored", f"{count:,}", f"by {found.get('searcher') or 'a search'}{by}"))
     if best is not None:
-        rows.append(FactRow("Best score", percentage(best.score), f"on sub-validation; structure {best.index + 1:,}"))
+        rows.append(
+            FactRow("Best score", score_text(record, best.score), f"on sub-validation; structure {best.index + 1:,}")
+        )
     rows += effort_rows("Search", found, "calibration and scoring of every structure, forward only")
     propose = finite(mapping_or_empty(record.get("seconds")).get("propose"))
     if found and propose is not None and finite(found.get("seconds")) is None:

@@ -16,6 +16,7 @@ from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.uniform import Uniform
 from metaprune.methods.pruningnet.supernet import Scorer
+from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import Task
 from metaprune.search.codec import Codec
@@ -88,7 +89,7 @@ class Session:
         rows = np.array([c.widths for c in candidates], dtype=np.int64)
         metrics = {m: costs.metric(m, rows).tolist() for m in dict.fromkeys(("macs", "params", *budget.to_dict()))}
         uniform = Uniform().propose(self.task, budget, Rng(0))
-        images = sum(len(labels) for _, labels in [*self.scorer.calibration, *self.scorer.validation])
+        images = sum(batch_size_of(inputs) for inputs, _ in [*self.scorer.calibration, *self.scorer.validation])
         info = self.artifact.info
         return {
             "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},

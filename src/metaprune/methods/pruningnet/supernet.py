@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, Weights
 from metaprune.network import Network
+from metaprune.objective import Objective, signed
+from metaprune.objective.batch import call_arguments, channels_last, map_tensors
 from metaprune.search.codec import Codec
-from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
+from metaprune.train.evaluate import quality_on
+from metaprune.train.loss import TrainLoss
 
-Measure = Literal["likelihood", "accuracy"]
+Measure = Literal["likelihood", "metric"]
 Sampling = Literal["uniform", "sandwich"]
 
 
@@ -71,21 +73,27 @@ class Supernet(nn.Module):
         return np.concatenate([self.codec.full[None], self.codec.smallest[None], random])
 
 
-def supernet_loss(label_smoothing: float, distil: bool) -> Callable[[Any, Any, Tensor], Tensor]:
+class SupernetLoss(TrainLoss):
     """Mean loss over the drawn structures. With `distil`, all but the first (the widest) learn its soft output."""
 
-    def loss(outputs: Any, inputs: Any, labels: Tensor) -> Tensor:
-        logits = [logits_of(o) for o in outputs]
-        losses = [cross_entropy(logits[0], labels, label_smoothing=label_smoothing)]
-        target = logits[0].detach().softmax(dim=-1)
-        for narrower in logits[1:]:
-            if distil:
-                losses.append(functional.cross_entropy(narrower, target))
+    def __init__(self, objective: Objective, label_smoothing: float, distil: bool):
+        super().__init__(objective, label_smoothing)
+        self.distil = distil
+
+    def __call__(self, output: Any, inputs: Any, target: Any) -> Tensor:
+        widest, *narrower = output
+        losses = [super().__call__(widest, inputs, target)]
+        taught = map_tensors(widest, Tensor.detach)
+        for one in narrower:
+            if self.distil:
+                losses.append(self.objective.distillation(one, taught, target, 1.0))
             else:
-                losses.append(cross_entropy(narrower, labels, label_smoothing=label_smoothing))
+                losses.append(super().__call__(one, inputs, target))
         return torch.stack(losses).mean()
 
-    return loss
+    def judged(self, output: Any) -> Any:
+        """The widest structure's output."""
+        return output[0]
 
 
 class Scorer:
@@ -96,7 +104,9 @@ class Scorer:
     Args:
         calibration: (inputs, labels) batches, of training images.
         validation: (inputs, labels) batches that the supernet was not trained on.
-        measure: what `score` is.
+        objective: what structures are judged by.
+        measure: what `score` is, of which more is better: exp of minus the loss, or the objective's primary metric
+            (negated where less of it is better).
         recalibrate: False scores with the model's own running statistics (for the ablation; it does not work).
     """
 
@@ -105,30 +115,34 @@ class Scorer:
         supernet: Supernet,
         calibration: list[Any],
         validation: list[Any],
+        objective: Objective,
         measure: Measure = "likelihood",
         *,
         recalibrate: bool = True,
     ):
-        self.supernet, self.measure = supernet, measure
+        self.supernet, self.objective, self.measure = supernet, objective, measure
         self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
         self.calibration = calibration if recalibrate else []
         self._calibration = [call_arguments(channels_last(i)) for i, _ in self.calibration]
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
-        """`score` and `accuracy` in 0..1, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
+        """`score`, the primary metric as `metric`, and the mean loss as `loss`. Leaves modes and random state alone."""
         program = self.supernet.network.program
-        correct, loss, samples = 0, 0.0, 0
         with torch.no_grad():
             structure, tensors = self.calibrated(widths)
-            for inputs, labels in self.validation:
-                args, kwargs = call_arguments(inputs)
-                logits = logits_of(program.run(structure, tensors, args, kwargs))
-                loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-                correct += int((logits.argmax(dim=-1) == labels).sum())
-                samples += len(labels)
-        loss /= samples
-        found = {"accuracy": correct / samples, "likelihood": math.exp(-loss) if math.isfinite(loss) else 0.0}
-        return {"score": found[self.measure], "accuracy": found["accuracy"], "loss": loss}
+
+        def run(inputs: Any) -> Any:
+            return program.run(structure, tensors, *call_arguments(inputs))
+
+        quality = quality_on(run, self.validation, self.objective)
+        loss, primary = quality["loss"], self.objective.primary
+        metric = quality.metrics.get(primary.name, loss)
+        likelihood = math.exp(-max(loss, -700.0)) if math.isfinite(loss) else 0.0
+        return {
+            "score": likelihood if self.measure == "likelihood" else signed(primary, metric),
+            "metric": metric,
+            "loss": loss,
+        }
 
     def calibrated(self, widths: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
         """(program structure, its tensors) with statistics of the calibration set."""

@@ -14,7 +14,8 @@ from metaprune.core.errors import DataError
 from metaprune.core.rng import Rng
 from metaprune.data import Data
 from metaprune.methods.gating.training import Sample
-from metaprune.train.batch import call_arguments, channels_last
+from metaprune.objective import Classification
+from metaprune.objective.batch import call_arguments, channels_last
 
 LOOKS = ("as it is", "grey", "inverted", "grey and inverted")
 
@@ -39,6 +40,12 @@ class Pool:
     """
 
     def __init__(self, data: Data, device: Any):
+        if not isinstance(data.objective, Classification):
+            kind = "no objective" if data.objective is None else f"objective {data.objective.name!r}"
+            raise DataError(
+                f"{data.name} has {kind}: stamp's episodes are about classes, so it prunes classifiers only; for "
+                "other objectives use a criterion such as taylor, or another learned method"
+            )
         split: Any = data.train
         if not (hasattr(split, "subset") and hasattr(split, "labels")):
             raise DataError(

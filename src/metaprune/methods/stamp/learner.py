@@ -13,6 +13,7 @@ from metaprune.methods.gating.training import GatedLoss, Sample, TrainableTensor
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.reader import Head, Reader
 from metaprune.network import Network
+from metaprune.objective import Classification
 
 
 class Learner(GatedLoss):
@@ -21,7 +22,7 @@ class Learner(GatedLoss):
     def __init__(
         self, network: Network, generator_of: Any, reference: Mapping[str, Tensor], metric: str, temperature: float
     ):
-        super().__init__(network, metric, temperature)
+        super().__init__(network, metric, temperature, Classification())  # episodes are about classes
         self.head = Head.of(network)
         self.reader = Reader(network, self.gated, self.head, reference)
         self.generator: MaskGenerator = generator_of(self.gated.widths, self.reader.tapped, self.head.features)
@@ -38,7 +39,7 @@ class Learner(GatedLoss):
 
     def gates_of(self, sample: Sample, share: float) -> Any:
         """What the generator gives."""
-        return self.generator(self.reader(sample.args, sample.kwargs), sample.labels, share)
+        return self.generator(self.reader(sample.args, sample.kwargs), sample.target, share)
 
     @torch.no_grad()
     def probabilities(self, samples: Sequence[Sample], share: float) -> list[np.ndarray]:

@@ -131,7 +131,7 @@ def fill_bank(learner: Learner, pools: Sequence[Pool], config: MetaConfig, rng: 
         classes, look = pool.choose(config.ways, draw.child("classes")), config.look(draw)
         sample = pool.draw(classes, BANK_SAMPLES, draw.child("sample"), augment=config.augment, look=look)
         views.append(learner.reader(sample.args, sample.kwargs))
-        labels.append(sample.labels)
+        labels.append(sample.target)
     learner.generator.remember(views, labels)
 
 
@@ -235,7 +235,7 @@ def _episode(
         "data": pool.name,
         "ways": len(classes),
         "loss": last.loss,
-        "accuracy": last.accuracy,
+        "accuracy": last.metric,
         "kept_cost": last.kept_cost,
         "asked": price.target,
         "kept_channels": float(mask.mean()),
