@@ -15,7 +15,7 @@ from metaprune.runs.config import DataConfig, MethodConfig, RunConfig
 from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.files import write_json
 from metaprune.protocol.artifact import INFO, Artifact
-from metaprune.protocol.method import Learned, Task, recovery_after
+from metaprune.protocol.method import LearnedMethod, PruneTask, recovery_after
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.pruningnet.method import FITTED_OPTIONS, PruningNet
 from metaprune.methods.pruningnet.session import Session
@@ -47,7 +47,7 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
         NotAvailableError: several processes and another method than stamp.
     """
     method = create_method(config.method.name, dict(config.method.options))
-    if not isinstance(method, Learned):
+    if not isinstance(method, LearnedMethod):
         raise ConfigError(f"method {method.name!r} learns nothing beforehand: `metaprune prune RECIPE` runs it")
     if config.also and not isinstance(method, MetaGraph):
         raise ConfigError(f"method {method.name!r} is meta-trained on one network: leave out the [[also]] tables")
@@ -65,7 +65,7 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
     return artifact
 
 
-def _fitted(config: RunConfig, method: Learned, place: RunFolder, progress: bool) -> Artifact:
+def _fitted(config: RunConfig, method: LearnedMethod, place: RunFolder, progress: bool) -> Artifact:
     """What `method` learned on the recipe's networks and data, with the figures of the run."""
     phases, tasks = Phases(), []
     each = [dataclasses.replace(config, model=model, also=()) for model in (config.model, *config.also)]
@@ -81,13 +81,13 @@ def _fitted(config: RunConfig, method: Learned, place: RunFolder, progress: bool
     return dataclasses.replace(artifact, info=info)
 
 
-def _task(config: RunConfig, inputs: Inputs, folder: Path, progress: bool) -> Task:
+def _task(config: RunConfig, inputs: Inputs, folder: Path, progress: bool) -> PruneTask:
     network = trace(inputs.model, inputs.args, inputs.kwargs)
     use_table(network, config.latency.table)
     constraints = config.constraints
     if constraints.keep_module:
         constraints = module_rules(network, config.seed).applied_to(constraints)
-    return Task(network, inputs.data, constraints, folder=folder, progress=progress)
+    return PruneTask(network, inputs.data, constraints, folder=folder, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from metaprune.export.archive import named_tensors, save
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.latency import LatencyTable
 from metaprune.latency.side_by_side import latency_ms
-from metaprune.protocol.method import Method, Task, recovery_after, require_feasible
+from metaprune.protocol.method import Method, PruneTask, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
 from metaprune.network import Network, trace
 from metaprune.runs.record import describe_cut, describe_masks, environment
@@ -124,7 +124,7 @@ def prune(
             reinitialise(copy.deepcopy(network.model), Rng(seed))
     with phases("propose"):
         place = None if checkpoint_dir is None else checkpoint_dir / "method"
-        task = Task(network, splits, constraints, folder=place, progress=progress)
+        task = PruneTask(network, splits, constraints, folder=place, progress=progress)
         proposal = _proposed(how, task, budget, rng.child("method", how.name), rules)
         _require_within(network.cost(proposal.plan, masks=proposal.masks), budget.bounds(network.cost()), how.name)
         if not proposal.plan.keep and proposal.weights is None and not proposal.masks:
@@ -151,7 +151,7 @@ def prune(
     return Result(pruned.model, pruned.plan, record, pruned)
 
 
-def _proposed(how: Method, task: Task, budget: Budget, rng: Rng, rules: ModuleRules) -> Proposal:
+def _proposed(how: Method, task: PruneTask, budget: Budget, rng: Rng, rules: ModuleRules) -> Proposal:
     """An infeasible budget says what `keep_module` left whole, and why."""
     try:
         return how.propose(task, budget, rng)
@@ -291,7 +291,7 @@ def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Pha
             network = trace(inputs.model, inputs.args, inputs.kwargs)
             use_table(network, config.latency.table)
             how = create_method(config.method.name, dict(config.method.options))
-            require_feasible(how, Task(network, inputs.data, config.constraints), config.budget)
+            require_feasible(how, PruneTask(network, inputs.data, config.constraints), config.budget)
             recovery_after(how, config.recover.kind)
         with phases("train"):
             history = train(
@@ -340,5 +340,5 @@ def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> Non
     over = [f"{m} {cost.metric(m):,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost.metric(m) > bound]
     if over:
         raise PlanError(
-            f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); Task.allocator(budget) meets it"
+            f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); PruneTask.allocator(budget) meets it"
         )

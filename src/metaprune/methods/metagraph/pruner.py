@@ -16,8 +16,10 @@ from metaprune.core.errors import ConfigError, InfeasibleBudgetError
 from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
 from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.metagraph.config import MetaGraphConfig
 from metaprune.methods.metagraph.module import Structure
-from metaprune.protocol.method import Task
+from metaprune.methods.weight_masks.method import WeightMasks
+from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
 from metaprune.train.batch import call_arguments, channels_last, logits_of
 from metaprune.values import Budget, Plan
@@ -33,11 +35,16 @@ def ranking(name: str, options: Mapping[str, Any]) -> Ranking:
     return method
 
 
+def weight_criterion(config: MetaGraphConfig) -> WeightMasks | None:
+    """The criterion of single weights; None where channels are pruned."""
+    return None if config.pattern == "channels" else WeightMasks(pattern=config.pattern)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pruner:
     """One task's network under other weights; channels that `start` dropped stay dropped."""
 
-    task: Task
+    task: PruneTask
     criterion: Ranking
     start: Plan = dataclasses.field(default_factory=Plan)
 
@@ -97,7 +104,7 @@ class Pruner:
         return rows
 
 
-def least_macs(task: Task) -> float:
+def least_macs(task: PruneTask) -> float:
     """MACs of the smallest structure."""
     try:
         task.allocator(Budget(macs=1))
