@@ -50,13 +50,18 @@ def method_names() -> tuple[str, ...]:
     return METHODS.names()
 
 
+def current_method_name(name: str) -> str:
+    """What a method is called now; an old name warns."""
+    return current_name("method", name, RENAMED)
+
+
 def method_spec(name: str) -> MethodSpec:
     """The spec of a method by name, or by `python:module:Class`.
 
     Raises:
         ConfigError: an unknown name, or a package that does not import.
     """
-    name = current_name("method", name, RENAMED)
+    name = current_method_name(name)
     target = METHODS.get(name)
     return target if isinstance(target, MethodSpec) else MethodSpec(name=name, method=target)
 

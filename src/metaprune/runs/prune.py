@@ -32,6 +32,7 @@ from metaprune.report import write_report
 from metaprune.core.rng import Rng
 from metaprune.runs.folder import Phases, RunFolder, log
 from metaprune.runs.inputs import Inputs, load_inputs, require_fit
+from metaprune.runs.sections import sections_of
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.evaluate import evaluate
@@ -232,7 +233,7 @@ def run(
     method = method or create_method(config.method.name, dict(config.method.options))
     if config.also and not config.method.options.get("artifact"):
         raise ConfigError(
-            "[[also]] names more networks for `metaprune fit metagraph`: run that, then prune with --set "
+            f"[[also]] names more networks for `metaprune fit {config.method.name}`: run that, then prune with --set "
             "method.options.artifact=FOLDER; or leave the tables out"
         )
     place, phases = RunFolder(folder, config), Phases()
@@ -262,7 +263,7 @@ def run(
             "seconds": {**phases.seconds, **result.record["seconds"]},
             "history": {"train": dense["history"], **result.record["history"]},
         }
-        write_report(record, place.path / "report.html")
+        write_report(record, place.path / "report.html", sections_of(record))
         write_json(place.path / "record.json", record)  # last: it marks the run as finished
     return record
 

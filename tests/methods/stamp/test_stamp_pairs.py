@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_pages import rendered, summarise
 from rich.console import Console
 from test_stamp import QUICK, gratings, network
 from torch import nn
@@ -29,8 +30,6 @@ from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask, require_feasible
 from metaprune.recover.config import RecoverConfig
-from metaprune.report.html import render_report
-from metaprune.report.text import print_summary
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.train.config import TrainConfig
 from metaprune.values import Budget, Constraints
@@ -323,11 +322,11 @@ def test_recovery_leaves_pairs_at_zero_and_the_record_says_what_they_are_not(fit
     told = result.record["method_details"]["stamp"]["pairs"]
     assert 0.5 < told["sparsity"] < 0.7
     out = io.StringIO()
-    print_summary(result.record, Console(file=out, width=400))
-    for text in (render_report(result.record), out.getvalue()):
+    summarise(result.record, Console(file=out, width=400))
+    for text in (rendered(result.record), out.getvalue()):
         assert f"group sparsity {100 * told['sparsity']:.1f}%" in text
         assert "(pattern filter)" in text and "no speed-up on dense hardware" in text
-    assert "Empty inputs" in render_report(result.record)
+    assert "Empty inputs" in rendered(result.record)
     strips, layers = stamp_rows.mask_rows(result.record), {row["name"]: row for row in told["layers"]}
     assert [s.name for s in strips] == list(layers)  # the marks of the figure are at the pairs that were kept
     assert all(s.group.before - s.group.after == layers[s.name]["zero"] for s in strips)

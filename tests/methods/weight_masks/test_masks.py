@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_pages import rendered, summarise
 from report_records import full as full_record
 from rich.console import Console
 from torch import nn
@@ -22,8 +23,6 @@ from metaprune.network import trace
 from metaprune.protocol.method import PruneTask, require_feasible
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
-from metaprune.report.html import render_report
-from metaprune.report.text import print_summary
 from metaprune.testing import assert_untouched
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import random_plan
@@ -360,12 +359,12 @@ def test_the_flow_ends_in_masks_of_the_network_that_an_initial_pruning_left():
 
 def test_the_report_says_what_masks_are_not():
     record = full_record()
-    assert "dense hardware" not in render_report(record)
+    assert "dense hardware" not in rendered(record)
     record |= {"budget": {"nonzero": "51%"}, "bounds": {"nonzero": 137_000}}
     record["masks"] = {"nonzero": 136_000, "share": 0.499, "pattern": "2:4", "whole": ["conv1.weight"]}
     record["cost"]["before"]["nonzero"], record["cost"]["after"]["nonzero"] = 272_474, 136_000
-    page, out = render_report(record), io.StringIO()
-    print_summary(record, Console(file=out, width=400))
+    page, out = rendered(record), io.StringIO()
+    summarise(record, Console(file=out, width=400))
     for text in (page, out.getvalue()):
         assert "(pattern 2:4): 136,000 parameters (49.9%) are left; without a mask: conv1.weight." in text
         assert "no speed-up on dense hardware" in text
