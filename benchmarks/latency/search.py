@@ -26,7 +26,7 @@ from metaprune.latency.runtimes import Repeats, make_timer
 from metaprune.latency.segments import segments_of
 from metaprune.methods import create_method
 from metaprune.network import Network
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.values import Budget, Plan
 
 PRUNINGNET = Path(__file__).parents[1] / "pruningnet"
@@ -67,7 +67,7 @@ class Comparison:
         bound = Budget(latency_ms=network.cost(macs_plan).latency_ms)
         key = f"search/{budget}/{seed}"
         found = self.study.once(key, lambda: self.study.searched(session, bound, seed))
-        uniform = create_method("uniform", {}).propose(Task(network, self.study.data), bound, Rng(seed))
+        uniform = create_method("uniform", {}).propose(PruneTask(network, self.study.data), bound, Rng(seed))
         plans = {
             "searched for MACs": macs_plan,
             "searched for milliseconds": session.codec.plan(np.array(found["widths"])),

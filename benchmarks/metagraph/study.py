@@ -43,7 +43,7 @@ from metaprune.methods.metagraph.metanet import Graph, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.models import create
 from metaprune.protocol.artifact import INFO, Artifact
-from metaprune.protocol.method import Method, Task
+from metaprune.protocol.method import Method, PruneTask
 from metaprune.recover.config import RecoverConfig
 from metaprune.train.loop import train
 from metaprune.values import Proposal
@@ -174,7 +174,7 @@ class StructureOnly:
     name: ClassVar[str] = MetaGraph.name
     needs_data: ClassVar[bool] = True
 
-    def propose(self, task: Task, budget: mp.Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: mp.Budget, rng: Rng) -> Proposal:
         return dataclasses.replace(self.inner.propose(task, budget, rng), weights=None)
 
 
@@ -234,7 +234,7 @@ class Study:
             place = self.work / label
             if not (place / INFO).is_file():
                 tasks = [
-                    Task(mp.trace(self.network(one, 1000), self.example(one)), self.data(one), folder=place)
+                    PruneTask(mp.trace(self.network(one, 1000), self.example(one)), self.data(one), folder=place)
                     for one in name.split("+")
                 ]
                 target, given = TARGETS[name.split("+")[0]], VARIANTS[variant].data_models

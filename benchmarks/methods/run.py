@@ -24,7 +24,7 @@ from metaprune.core.rng import Rng
 from metaprune.data import load_data
 from metaprune.methods import create_method
 from metaprune.models import create
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 
@@ -65,7 +65,7 @@ def main() -> None:
         for seed in range(options.seeds):
             start = time.perf_counter()
             rng = Rng(seed)
-            task, budget = Task(network, data), mp.Budget.parse(options.budget)
+            task, budget = PruneTask(network, data), mp.Budget.parse(options.budget)
             plan = create_method(method, settings).propose(task, budget, rng.child("method")).plan
             propose_s = time.perf_counter() - start
             pruned, cost = mp.cut(network, plan), network.cost(plan)

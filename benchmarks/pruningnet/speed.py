@@ -31,7 +31,7 @@ from metaprune.methods.pruningnet.banks import GeneratedBank
 from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, supernet_loss
 from metaprune.models import create
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.search.codec import BudgetSampler, Codec
 
 NETWORKS = {
@@ -66,8 +66,8 @@ def steps(network: mp.Network, shape: tuple[int, ...], batch: int) -> dict[str, 
     eight, fresh = drawn[:8], drawn[8:24]
     for name in ("generated", "shared"):
         method = PruningNet(weights=name)
-        codec = method._codec(Task(network), Rng(0))
-        supernet = method._supernet(Task(network), codec).train()
+        codec = method._codec(PruneTask(network), Rng(0))
+        supernet = method._supernet(PruneTask(network), codec).train()
         optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01, momentum=0.9, weight_decay=4e-5)
 
         def step(genome: np.ndarray, supernet: Any = supernet, optimizer: Any = optimizer) -> None:
@@ -109,8 +109,8 @@ def plain(supernet: Any, codec: Codec, genome: np.ndarray, x: torch.Tensor, y: t
 def scoring(network: mp.Network, shape: tuple[int, ...]) -> dict[str, float]:
     """Candidates per CPU second at half of the MACs, 1000 calibration and 1000 validation images."""
     method = PruningNet(weights="generated")
-    codec = method._codec(Task(network), Rng(0))
-    supernet = method._supernet(Task(network), codec)
+    codec = method._codec(PruneTask(network), Rng(0))
+    supernet = method._supernet(PruneTask(network), codec)
     batches = [(torch.randn(250, *shape), torch.randint(0, 10, (250,))) for _ in range(4)]
     scorer = Scorer(supernet, batches, batches)
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.5 * network.cost().macs})
@@ -125,8 +125,8 @@ def batching(network: mp.Network, shape: tuple[int, ...], together: int = 4) -> 
     PruningNet makes them; the statistics are not re-estimated here, which both would do by more of the same passes.
     """
     method = PruningNet(weights="generated")
-    codec = method._codec(Task(network), Rng(0))
-    supernet = method._supernet(Task(network), codec)
+    codec = method._codec(PruneTask(network), Rng(0))
+    supernet = method._supernet(PruneTask(network), codec)
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.5 * network.cost().macs})
     rows = codec.widths(sampler.sample(together, np.random.default_rng(0)))
     x = torch.randn(250, *shape).to(memory_format=torch.channels_last)

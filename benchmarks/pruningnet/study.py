@@ -34,7 +34,7 @@ from metaprune.methods import create_method
 from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.models import create
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.recover.config import RecoverConfig
 from metaprune.search.codec import BudgetSampler
 from metaprune.search.config import EvolutionConfig, SearchConfig
@@ -75,7 +75,7 @@ class Fixed:
     name: ClassVar[str] = "fixed"
     needs_data: ClassVar[bool] = False
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         return Proposal(self.plan)
 
 
@@ -188,7 +188,7 @@ class Study:
     def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "accuracy") -> Any:
         """A fitted back-end, ready to search."""
         folder = self.artifacts / f"{backend.replace(' ', '_')}-{seed}"
-        task = Task(self.network(seed), self.data, folder=folder)
+        task = PruneTask(self.network(seed), self.data, folder=folder)
         method = self.method(backend, searcher, score)
 
         def fit() -> dict[str, Any]:
@@ -278,7 +278,7 @@ class Study:
                 return self.trained(plan, seed)
 
             def control(name: str, bound: Budget = bound) -> Plan:
-                task = Task(dense() if name == "magnitude" else network, self.data)
+                task = PruneTask(dense() if name == "magnitude" else network, self.data)
                 return create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
 
             for name in ("uniform", "magnitude", "random"):

@@ -29,7 +29,7 @@ from metaprune.methods.gating.training import Price, gradient_step, sgd
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 
 NETWORKS = {"ResNet-18, 32 px": "zoo:resnet18_cifar", "VGG-19, 32 px": "zoo:vgg19_bn", "ResNet-8, 32 px": "zoo:resnet8"}
 BATCH, BUDGETS = 16, ("50%", "25%", "10%")
@@ -56,7 +56,7 @@ def plain_step(model: torch.nn.Module) -> Any:
 
 
 def stamp_step(network: mp.Network, data: Data) -> Any:
-    method, task = Stamp(), Task(network, data)
+    method, task = Stamp(), PruneTask(network, data)
     learner, pool = method._learner(task, Rng(0), network.tensors), Pool(data, "cpu")
     method._fill_bank(learner, [pool], Rng(0))
     weights = learner.weights(network.tensors, 10)

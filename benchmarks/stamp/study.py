@@ -36,7 +36,7 @@ from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
 from metaprune.protocol.artifact import Artifact
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.recover.config import RecoverConfig
 from metaprune.search.allocate import top
 from metaprune.search.config import EvolutionConfig, SearchConfig
@@ -62,7 +62,7 @@ class Given:
     name: ClassVar[str] = "given"
     needs_data: ClassVar[bool] = False
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         return Proposal(self.plan, self.weights)
 
 
@@ -143,7 +143,7 @@ class Study:
     def run(self, name: str, budget: str, seed: int, parts: Sequence[str]) -> None:
         data, model = self.target(name, seed)
         network = mp.trace(model, torch.zeros(2, *self.shape))
-        task, place = Task(network, data), f"{name}/{budget}/{seed}"
+        task, place = PruneTask(network, data), f"{name}/{budget}/{seed}"
         stamp = self.stamp(f"{place}/STAMP", task, model, seed)
         if {"core", "curve"} & set(parts):
             self.widths(place, model, data, network, stamp, seed)
@@ -158,7 +158,7 @@ class Study:
         if "ablations" in parts:
             self.ablations(place, task, model, stamp, seed)
 
-    def stamp(self, key: str, task: Task, model: Any, seed: int, **options: Any) -> Proposal:
+    def stamp(self, key: str, task: PruneTask, model: Any, seed: int, **options: Any) -> Proposal:
         budget, began = Budget(params=key.split("/")[1]), time.process_time()
         method = Stamp(**{"fitted": self.artifact, "adapt_steps": ADAPT_STEPS, **options})
         found = method.propose(task, budget, Rng(seed))
@@ -174,7 +174,7 @@ class Study:
         """Random and magnitude channels."""
         draw, space = np.random.default_rng(seed), network.space
         scores = {"random": [draw.random(g.width) for g in space]}
-        scores["magnitude"] = Magnitude(p=1).scores(Task(network), Plan(), Rng(0))
+        scores["magnitude"] = Magnitude(p=1).scores(PruneTask(network), Plan(), Rng(0))
         return {
             label: Plan.of(space, [top(s, int(w)) for s, w in zip(each, widths, strict=True)])
             for label, each in scores.items()
@@ -185,7 +185,7 @@ class Study:
         for label, plan in self.at_widths(network, stamp.plan.widths(network.space), seed).items():
             key = f"{place}/{label}, STAMP's widths, pretrained weights"
             self.once(key, lambda p=plan: self.trained(model, data, Given(p), seed))
-        plan = create_method("uniform").propose(Task(network, data), Budget(params=place.split("/")[1]), Rng(seed)).plan
+        plan = create_method("uniform").propose(PruneTask(network, data), Budget(params=place.split("/")[1]), Rng(seed)).plan
         self.once(f"{place}/magnitude, uniform widths", lambda: self.trained(model, data, Given(plan), seed))
 
     def weights(self, place: str, model: Any, data: Any, network: Any, stamp: Proposal, seed: int) -> None:
@@ -198,7 +198,7 @@ class Study:
             key = f"{place}/STAMP's {label}"
             self.once(key, lambda k=kind: self.trained(model, data, Given(stamp.plan), seed, k))
 
-    def ablations(self, place: str, task: Task, model: Any, stamp: Proposal, seed: int) -> None:
+    def ablations(self, place: str, task: PruneTask, model: Any, stamp: Proposal, seed: int) -> None:
         """Without what was meta-learned, part by part; and under the masks of other targets."""
         tensors = self.artifact.tensors
         made = Stamp()._as_fitted(task, self.artifact)
@@ -221,7 +221,7 @@ class Study:
                 key = f"{place}/the mask of {other}, STAMP's weights"
                 self.once(key, lambda p=plan: self.trained(model, task.data, Given(p, stamp.weights), seed))
 
-    def peers(self, place: str, task: Task, model: Any, seed: int) -> None:
+    def peers(self, place: str, task: PruneTask, model: Any, seed: int) -> None:
         """Methods that learn on the target: gates without a set, a searched structure, SNIP, a subnetwork at random."""
         data, budget = task.data, Budget(params=place.split("/")[1])
         small = SearchConfig(evolution=EvolutionConfig(population=16, generations=5, parents=4))
@@ -258,7 +258,7 @@ class Study:
         data, model = self.target(name, seed)
         network, began = mp.trace(model, torch.zeros(2, *self.shape)), time.process_time()
         train(model, data, self.tuned(data), rng=Rng(seed).child("dense"), progress=False)
-        plan = create_method("taylor").propose(Task(network, data), Budget(params=budget), Rng(seed)).plan
+        plan = create_method("taylor").propose(PruneTask(network, data), Budget(params=budget), Rng(seed)).plan
         full, spent = 3.0 * network.cost().macs * BATCH * (STEPS + 10), time.process_time() - began
         return self.trained(model, data, Given(plan), seed) | {
             "dense_macs": full,

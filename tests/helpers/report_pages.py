@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from typing import Any
+
+from rich.console import Console
+
+from metaprune.report.html import render_report
+from metaprune.report.text import print_summary
+from metaprune.runs.sections import sections_of
 
 EVIL = "<script>alert('x')</script>"
+
+
+def rendered(record: dict[str, Any]) -> str:
+    """The page of a record, with what its method tells."""
+    return render_report(record, sections_of(record))
+
+
+def summarise(record: dict[str, Any], console: Console) -> None:
+    """Print the summary of a record, with what its method tells."""
+    print_summary(record, console, sections_of(record))
 
 
 class Page(HTMLParser):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from metaprune.core.rng import Rng
+from metaprune.data.types import NO_SAMPLES, Data
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,9 @@ class FakeSplit:
             yield inputs.to(device), self.labels[index].to(device)
 
 
-@dataclass(frozen=True)
-class FakeData:
-    train: FakeSplit | None
-    val: FakeSplit | None = None
-    name: str = "fake"
+def FakeData(train: FakeSplit | None, val: FakeSplit | None = None, name: str = "fake") -> Data:  # noqa: N802
+    """Data of the given splits, labels of three classes."""
+    return Data(name, train or NO_SAMPLES, val or NO_SAMPLES, None, 3, (), ("a", "b", "c"), "")
 
 
 def blobs(samples: int, *, seed: int = 0, shape: tuple[int, ...] = (8,), classes: int = 3) -> FakeSplit:
@@ -45,7 +44,7 @@ def blobs(samples: int, *, seed: int = 0, shape: tuple[int, ...] = (8,), classes
     return FakeSplit(centres[labels] + 0.5 * torch.randn(samples, *shape, generator=generator), labels)
 
 
-def data(samples: int = 96, shape: tuple[int, ...] = (8,)) -> FakeData:
+def data(samples: int = 96, shape: tuple[int, ...] = (8,)) -> Data:
     return FakeData(blobs(samples, seed=1, shape=shape), blobs(64, seed=2, shape=shape))
 
 

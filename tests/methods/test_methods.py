@@ -8,7 +8,7 @@ from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.rng import Rng
 from metaprune.methods import create_method, method_names, register
 from metaprune.network import trace
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import MaskedSuite, MethodSuite, small_data, small_network
 from metaprune.values import Budget, Plan
 
@@ -172,16 +172,16 @@ class TestMetaGraphTuned(MethodSuite):
 
 
 class TestWeights(MaskedSuite):
-    method = "weights"
+    method = "weight_masks"
 
 
 class TestWeightsLayer(MaskedSuite):
-    method, options = "weights", {"scope": "layer"}
+    method, options = "weight_masks", {"scope": "layer"}
     kinds = ("cnn",)
 
 
 class TestWeightsNM(MaskedSuite):
-    method, options = "weights", {"pattern": "2:4"}
+    method, options = "weight_masks", {"pattern": "2:4"}
     shares, fixed = ("80%", "60%", "55%"), True
 
 
@@ -216,7 +216,7 @@ def test_a_taken_name_is_refused():
 def test_bn_scale_needs_a_batchnorm():
     import torch
 
-    task = Task(trace(small_network("transformer"), torch.zeros(2, 1, 28, 28)))
+    task = PruneTask(trace(small_network("transformer"), torch.zeros(2, 1, 28, 28)))
     with pytest.raises(NotAvailableError, match="BatchNorm"):
         create_method("bn_scale").propose(task, Budget(macs="50%"), Rng(0))
 
@@ -228,7 +228,7 @@ def test_fpgm_is_the_sum_of_distances_and_snip_the_sum_of_sensitivities():
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 5), torch.nn.ReLU(), torch.nn.Linear(5, 10))
     data = small_data(n=16)
-    task = Task(trace(model, torch.zeros(2, 1, 28, 28)), data, batch_size=16)
+    task = PruneTask(trace(model, torch.zeros(2, 1, 28, 28)), data, batch_size=16)
     weight = model[1].weight.detach().double()
     expected = torch.stack([(weight - w).norm(dim=1).sum() for w in weight])
     found = create_method("fpgm", {"normalise": "none"}).scores(task, Plan(), Rng(0))[0]

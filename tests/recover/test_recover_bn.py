@@ -73,7 +73,7 @@ def test_statistics_survive_a_failure():
         [(torch.zeros(2, 3, 6, 6), None), (torch.zeros(2, 5, 6, 6), None)],
         [],
         [(torch.full((2, 3, 6, 6), torch.nan), None)],
-    ):  # noqa: E501
+    ):
         with pytest.raises((RuntimeError, DataError)):
             recalibrate_batchnorm(model, bad)
         assert same(weights(model), before)

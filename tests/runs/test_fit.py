@@ -13,10 +13,12 @@ import metaprune as mp
 from metaprune.cli.main import main
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError
 from metaprune.core.strict import from_dict
+from metaprune.methods.pruningnet.search import FittedPruningNet
+from metaprune.methods.stamp.adapt import adapt
 from metaprune.methods.stamp.report_rows import fact_rows
 from metaprune.report.rows import headline
 from metaprune.runs.config import DataConfig, RunConfig
-from metaprune.runs.fit import Fitted, adapt, fit
+from metaprune.runs.fit import fit
 from metaprune.values import Budget
 
 TINY = {"epochs": 1, "batch_size": 64, "lr": 0.05, "augment": False}
@@ -52,7 +54,7 @@ def fitted(tmp_path_factory):
 
 
 def test_one_fit_many_budgets_each_a_whole_run(fitted):
-    run = Fitted.open(fitted, progress=False)
+    run = FittedPruningNet.open(fitted, progress=False)
     for share in ("50%", "20%"):
         best = run.best(Budget(macs=share))
         record, place = run.network(Budget(macs=share), progress=False)
@@ -71,35 +73,36 @@ def test_one_fit_many_budgets_each_a_whole_run(fitted):
 
 
 def test_a_second_search_scores_nothing_again(fitted, monkeypatch):
-    first = Fitted.open(fitted, progress=False).best(Budget(macs="35%"))
-    again = Fitted.open(fitted, progress=False)
-    monkeypatch.setattr(type(again.session.scorer), "__call__", lambda *_: pytest.fail("scored again"))
+    first = FittedPruningNet.open(fitted, progress=False).best(Budget(macs="35%"))
+    again = FittedPruningNet.open(fitted, progress=False)
+    monkeypatch.setattr(type(again.search.scorer), "__call__", lambda *_: pytest.fail("scored again"))
     assert again.best(Budget(macs="35%")) == first
 
 
 def test_the_front_is_of_rising_cost_and_score(fitted):
-    rows = Fitted.open(fitted, {"method.options.search.evolution.population": 8}, progress=False).pareto(targets=4)
+    overrides = {"method.options.search.evolution.population": 8}
+    rows = FittedPruningNet.open(fitted, overrides, progress=False).pareto(targets=4)
     macs, scores = [r["cost"]["macs"] for r in rows], [r["score"] for r in rows]
     assert macs == sorted(set(macs))
     assert scores == sorted(set(scores))
     told = json.loads((fitted / "front.json").read_text())
     assert told["front"] == rows
-    codec = Fitted.open(fitted, progress=False).session.codec
+    codec = FittedPruningNet.open(fitted, progress=False).search.codec
     assert min(macs) <= 1.5 * told["targets"][0]["macs"]  # the small end is searched, too
     assert told["targets"][0]["macs"] == macs_of(fitted, codec.smallest)
 
 
 def macs_of(folder, genome):
-    run = Fitted.open(folder, progress=False)
-    return float(run.session.task.network.cost_model().metric("macs", run.session.codec.widths(genome[None]))[0])
+    run = FittedPruningNet.open(folder, progress=False)
+    return float(run.search.task.network.cost_model().metric("macs", run.search.codec.widths(genome[None]))[0])
 
 
 def test_prune_does_it_all_and_equals_the_stages(fitted, tmp_path):
     config = recipe()
-    from metaprune.runs.prune import run
+    from metaprune.runs.run import run
 
     record = run(config, tmp_path / "run", progress=False)
-    staged = Fitted.open(fitted, progress=False).best(Budget(macs="50%"))
+    staged = FittedPruningNet.open(fitted, progress=False).best(Budget(macs="50%"))
     assert {g["name"]: g["after"] for g in record["space"]["groups"]} == staged["widths"]
 
 
@@ -122,9 +125,9 @@ def test_a_search_killed_with_sigkill_goes_on(fitted):
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     overrides = {"method.options.search.evolution.generations": 8}
-    run = Fitted.open(fitted, overrides, progress=False)
+    run = FittedPruningNet.open(fitted, overrides, progress=False)
     killed = run.best(Budget(macs="45%"))
-    alone = Fitted.open(fitted, {**overrides, "method.options.storage": "sqlite://"}, progress=False)
+    alone = FittedPruningNet.open(fitted, {**overrides, "method.options.storage": "sqlite://"}, progress=False)
     assert killed == alone.best(Budget(macs="45%"))
 
 
@@ -147,11 +150,11 @@ def test_wrong_arguments(fitted, tmp_path, capsys):
     with pytest.raises(ConfigError, match="learns nothing"):
         fit(recipe(method={"name": "magnitude"}), tmp_path / "x")
     with pytest.raises(ConfigError, match="holds no fitted run"):
-        Fitted.open(tmp_path)
+        FittedPruningNet.open(tmp_path)
     with pytest.raises(InfeasibleBudgetError, match="smallest reachable"):
-        Fitted.open(fitted, progress=False).best(Budget(macs="0.1%"))
+        FittedPruningNet.open(fitted, progress=False).best(Budget(macs="0.1%"))
     with pytest.raises(ConfigError, match="nothing to search"):
-        Fitted.open(fitted, progress=False).best(Budget(macs="100%"))
+        FittedPruningNet.open(fitted, progress=False).best(Budget(macs="100%"))
     secret = {**RECIPE["method"]["options"], "storage": "postgresql+psycopg://me:secret@host/db"}
     with pytest.raises(ConfigError, match="password would be written"):
         fit(recipe(method={"name": "pruningnet", "options": secret}), tmp_path / "x")
@@ -186,7 +189,11 @@ STAMP = {
         "name": "stamp",
         "options": {
             "meta": {"episodes": 3, "inner_steps": 2, "batch_size": 32, "ways": [3, 5], "augment": False},
-            "adapt_steps": 2, "sets": 2, "set_dim": 8, "heads": 2, "hidden": 8,
+            "adapt_steps": 2,
+            "sets": 2,
+            "set_dim": 8,
+            "heads": 2,
+            "hidden": 8,
         },
     },
     "recover": {"kind": "finetune", "train": TINY},
@@ -297,7 +304,7 @@ METAGRAPH = {
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
 def test_one_metanetwork_prunes_other_networks(tmp_path, capsys):
-    from metaprune.runs.prune import run
+    from metaprune.runs.run import run
 
     artifact = fit(from_dict(RunConfig, METAGRAPH), tmp_path / "fit", progress=False)
     assert artifact.info["macs"] > 0
@@ -314,7 +321,7 @@ def test_one_metanetwork_prunes_other_networks(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
 def test_one_fit_from_networks_of_several_depths(tmp_path):
-    from metaprune.runs.prune import run
+    from metaprune.runs.run import run
 
     both = from_dict(RunConfig, {**METAGRAPH, "also": [{"spec": "zoo:resnet20"}]})
     artifact = fit(both, tmp_path / "fit", progress=False)

@@ -108,8 +108,12 @@ def start_two(script, folder, weights, **environment):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {
-        "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port, **environment,
+        "ACCELERATE_USE_CPU": "true",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        **environment,
     }
     children = [start(script, folder, 0, weights, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
     try:

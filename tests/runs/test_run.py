@@ -20,7 +20,7 @@ from metaprune.core.errors import ConfigError, DataError, InfeasibleBudgetError,
 from metaprune.core.rng import Rng
 from metaprune.models import create
 from metaprune.runs.config import RunConfig, from_dict
-from metaprune.runs.prune import run
+from metaprune.runs.run import run
 from metaprune.testing import assert_untouched
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.values import Plan, Proposal
@@ -55,8 +55,14 @@ def test_the_one_liner_changes_nothing_of_the_input_and_recovers():
     model, data = small_network("cnn"), small_data()
     with assert_untouched(model):
         result = mp.prune(
-            model, torch.zeros(2, 1, 28, 28), budget="macs=50%,params=60%", method="taylor",
-            method_options={"batches": 1}, data=data, recover="bn", progress=False,
+            model,
+            torch.zeros(2, 1, 28, 28),
+            budget="macs=50%,params=60%",
+            method="taylor",
+            method_options={"batches": 1},
+            data=data,
+            recover="bn",
+            progress=False,
         )
     cost = result.record["cost"]
     assert cost["after"]["macs"] <= 0.5 * cost["before"]["macs"]
@@ -79,7 +85,13 @@ def test_a_whole_run_learns_and_leaves_a_whole_folder(patterns, tmp_path):
     assert quality["recovered"]["accuracy"] > 0.7
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names >= {
-        "config.json", "log.txt", "dense.safetensors", "record.json", "plan.json", "network.json", "model.safetensors",
+        "config.json",
+        "log.txt",
+        "dense.safetensors",
+        "record.json",
+        "plan.json",
+        "network.json",
+        "model.safetensors",
         "report.html",
     }
     assert record["file_bytes"]["after"] < record["file_bytes"]["before"]
@@ -122,8 +134,14 @@ def test_users_loaders_give_one_plan_per_seed_and_leave_the_global_generator():
         torch.manual_seed(ambient)
         before = torch.get_rng_state()
         result = mp.prune(
-            model, torch.zeros(2, 1, 28, 28), budget="macs=50%", method="taylor", method_options={"batches": 1},
-            data=loaders(), recover="bn", progress=False,
+            model,
+            torch.zeros(2, 1, 28, 28),
+            budget="macs=50%",
+            method="taylor",
+            method_options={"batches": 1},
+            data=loaders(),
+            recover="bn",
+            progress=False,
         )
         assert torch.equal(torch.get_rng_state(), before)
         plans.append(result.plan)
@@ -156,8 +174,11 @@ class Bag(torch.nn.Module):
 def test_a_run_on_inputs_that_are_not_images(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     plan = {
-        "model": {"spec": "python:test_run:Bag"}, "data": {"spec": "python:test_run:text_data"},
-        "budget": {"params": "50%"}, "latency": {"repeats": 1, "batch_size": 3}, "device": "cpu",
+        "model": {"spec": "python:test_run:Bag"},
+        "data": {"spec": "python:test_run:text_data"},
+        "budget": {"params": "50%"},
+        "latency": {"repeats": 1, "batch_size": 3},
+        "device": "cpu",
         "recover": {"kind": "distil", "train": {"epochs": 1, "batch_size": 8}},
     }
     record = run(from_dict(RunConfig, plan), tmp_path / "run", progress=False)

@@ -9,20 +9,20 @@ from torch import nn
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.network import trace
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.values import Budget, Constraints, Plan
 
 
-def two_layers() -> Task:
+def two_layers() -> PruneTask:
     """params = 3 w + 2 w + ... : linear 2 -> w (2w + w), linear w -> 1 (w + 1); one group of 10 channels."""
     torch.manual_seed(0)
-    return Task(trace(nn.Sequential(nn.Linear(2, 10), nn.ReLU(), nn.Linear(10, 1)), torch.randn(2, 2)))
+    return PruneTask(trace(nn.Sequential(nn.Linear(2, 10), nn.ReLU(), nn.Linear(10, 1)), torch.randn(2, 2)))
 
 
-def three_layers() -> Task:
+def three_layers() -> PruneTask:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))
-    return Task(trace(layers, torch.randn(2, 4)))
+    return PruneTask(trace(layers, torch.randn(2, 4)))
 
 
 def test_one_group_keeps_exactly_what_fits():
@@ -68,7 +68,7 @@ def test_equal_ratio():
 
 @given(st.integers(20, 99), st.sampled_from([1, 2, 4, 5, 8]), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_any_budget_is_met_with_less_than_one_step_left(percent, round_to, min_keep, random):
-    task = Task(NETWORK, constraints=Constraints(round_to=round_to, min_keep=min_keep))
+    task = PruneTask(NETWORK, constraints=Constraints(round_to=round_to, min_keep=min_keep))
     try:
         allocator = task.allocator(Budget(params=f"{percent}%"))
     except InfeasibleBudgetError as error:
@@ -93,14 +93,14 @@ def test_patterns_that_match_nothing_name_the_closest():
     network = three_layers().network
     for constraints in (Constraints(ignore=("layr.2",)), Constraints(ratios={"O": 0.5})):
         with pytest.raises(PlanError, match="matches no group"):
-            Task(network, constraints=constraints).allocator(Budget(params="50%"))
-    units = Task(network, constraints=Constraints(ignore=("0",))).allocator(Budget(params="90%")).units
+            PruneTask(network, constraints=constraints).allocator(Budget(params="50%"))
+    units = PruneTask(network, constraints=Constraints(ignore=("0",))).allocator(Budget(params="90%")).units
     assert [len(u.levels) for u in units] == [1, 20]
 
 
 def test_an_ignored_layer_keeps_its_input_width_too():
     with pytest.raises(InfeasibleBudgetError, match=r"100\.00%"):
-        Task(three_layers().network, constraints=Constraints(ignore=("2",))).allocator(Budget(params="50%"))
+        PruneTask(three_layers().network, constraints=Constraints(ignore=("2",))).allocator(Budget(params="50%"))
 
 
 @pytest.mark.parametrize("text", ["macs", "macs=", "macs=-1", "macs=0%", "speed=3", "macs=fast", "macs=inf", ""])
@@ -128,7 +128,7 @@ def test_plan_json_round_trip():
 
 def test_several_budgets_hold_at_once():
     network = three_layers().network
-    task = Task(network)
+    task = PruneTask(network)
     budget = Budget(macs="60%", params="50%", memory_mb="90%")
     cost = network.cost(task.allocator(budget).by_ratio([np.zeros(12), np.zeros(20)]))
     full = network.cost()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from metaprune.core.errors import PlanError
 from metaprune.network import trace
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.search.units import units_of
 from metaprune.testing import toy
 from metaprune.values import Budget, ChannelGroup, Constraints, Space
@@ -66,7 +66,7 @@ def test_allocated_widths_respect_ties(percent, random):
     network = trace(toy("residual").model, toy("residual").args)
     names = [g.name for g in network.space]
     constraints = Constraints(ties=((names[0], names[1]),))
-    allocator = Task(network, constraints=constraints).allocator(Budget(params=f"{percent}%"))
+    allocator = PruneTask(network, constraints=constraints).allocator(Budget(params=f"{percent}%"))
     scores = [np.array([random.random() for _ in range(g.width)]) for g in network.space]
     for plan in (allocator.by_scores(scores), allocator.by_ratio(scores)):
         widths = plan.widths(network.space)

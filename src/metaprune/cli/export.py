@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from metaprune.cli.common import console
+from metaprune.runs.verb_tools import console
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`metaprune fit METHOD RECIPE`: meta-train once; `search` then serves many budgets, `adapt` many data sets."""
+"""`metaprune fit METHOD RECIPE`: meta-train once; what the method learned then serves many budgets or data sets."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Annotated
 
 import tyro
 
-from metaprune.cli.common import assignments, console
+from metaprune.protocol.registry import method_spec
 from metaprune.runs.config import read_recipe
+from metaprune.runs.verb_tools import assignments, console
 
 
 @dataclass(frozen=True)
 class Fit:
     """Meta-train a learned method on the network and data of a recipe. The same command continues a killed run.
 
-    stamp: `torchrun --nproc-per-node 2 -m -- metaprune.cli.main fit stamp ...` is data parallel.
+    A method that shares its work runs as several processes: `torchrun --nproc-per-node 2 -m -- metaprune.cli.main
+    fit ...`.
     """
 
     method: tyro.conf.Positional[str]
-    """pruningnet, stamp or metagraph."""
+    """Name of a method that learns (`metaprune methods` lists them), or python:module:Class."""
     recipe: tyro.conf.Positional[Path]
     """TOML recipe."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -41,16 +43,13 @@ class Fit:
         if not is_main_process():
             return 0
         out = console()
-        cost = info["options"].get("metric", "params")
         again = " ".join(f"--set {shlex.quote(s)}" for s in (f"method.name={self.method}", *self.set))
-        following = {
-            "pruningnet": f"metaprune search {folder} --budget macs=50%",
-            "stamp": f"metaprune adapt {folder} --data builtin:emoji --budget {cost}=25%",
-            "metagraph": f"metaprune prune {self.recipe} {again} --set method.options.artifact={folder}",
-        }
+        then = method_spec(self.method).next_step.format(
+            folder=folder, recipe=self.recipe, again=again, options=info.get("options", {})
+        )
         out.print(
             f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "
-            f"({info['macs']:.3g} MACs)\nfitted: {folder}\nnext: {following.get(self.method, '')}",
+            f"({info['macs']:.3g} MACs)\nfitted: {folder}" + (f"\nnext: {then}" if then else ""),
             highlight=False,
             soft_wrap=True,
         )

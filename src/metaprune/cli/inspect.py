@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from metaprune.cli.common import console, traced
 from metaprune.core.errors import ConfigError
+from metaprune.runs.verb_tools import console, traced
 
 
 @dataclass(frozen=True)

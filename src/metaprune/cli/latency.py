@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from metaprune.cli.common import console, traced
 from metaprune.core.errors import ConfigError
+from metaprune.runs.verb_tools import console, traced
 
 if TYPE_CHECKING:
     from metaprune.network import Network

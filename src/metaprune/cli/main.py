@@ -1,4 +1,4 @@
-"""`metaprune VERB ...`: one file per verb; torch is imported when a verb runs, not for `--help`."""
+"""`metaprune VERB ...`: a file per verb, and methods' own. Torch is imported when a verb runs, not for `--help`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
 from safetensors import SafetensorError
@@ -17,27 +17,51 @@ from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
 from metaprune.cli.inspect import Inspect
 from metaprune.cli.latency import Latency
+from metaprune.cli.methods import Methods
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
-from metaprune.core.errors import ConfigError, MetapruneError
-from metaprune.methods.metagraph.cli import Graph
-from metaprune.methods.pruningnet.cli import Search
-from metaprune.methods.stamp.cli import Adapt
+from metaprune.core.errors import ConfigError, MetapruneError, described
+from metaprune.protocol.registry import METHODS, method_names, method_spec
 
-Verb = (
-    Annotated[Inspect, tyro.conf.subcommand("inspect")]
-    | Annotated[Prune, tyro.conf.subcommand("prune")]
-    | Annotated[Fit, tyro.conf.subcommand("fit")]
-    | Annotated[Search, tyro.conf.subcommand("search")]
-    | Annotated[Adapt, tyro.conf.subcommand("adapt")]
-    | Annotated[Graph, tyro.conf.subcommand("graph")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Latency, tyro.conf.subcommand("latency")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Models, tyro.conf.subcommand("models")]
-    | Annotated[DataVerb, tyro.conf.subcommand("data")]
-)
+_FIRST: dict[str, type] = {"inspect": Inspect, "prune": Prune, "fit": Fit}
+_LAST: dict[str, type] = {
+    "report": Report,
+    "latency": Latency,
+    "export": Export,
+    "models": Models,
+    "methods": Methods,
+    "data": DataVerb,
+}
+
+
+def _verbs() -> dict[str, type]:
+    """All verbs by name. An installed package that does not load, or whose verb's name is taken, is warned of."""
+    found = dict(_FIRST)
+    for name in method_names():
+        try:
+            verbs = method_spec(name).load_verbs()
+            if taken := [verb for verb in verbs if verb in found or verb in _LAST]:
+                raise ConfigError(f"its verb {taken[0]!r} is taken")
+        except Exception as error:  # a broken package must not take the command line with it
+            if METHODS.is_builtin(name):
+                raise
+            reason = error if isinstance(error, ConfigError) else described(error)
+            sys.stderr.write(f"metaprune: warning: the verbs of method {name!r} are left out: {reason}\n")
+            continue
+        found.update(verbs)
+    return {**found, **_LAST}
+
+
+def _parsed(arguments: Sequence[str] | None) -> Any:
+    choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in _verbs().items())
+    return tyro.cli(
+        Union[choices],  # type: ignore[arg-type]  # noqa: UP007
+        prog="metaprune",
+        args=arguments,
+        description="Smaller PyTorch networks under a hard budget.",
+        config=(tyro.conf.DisallowNone,),
+    )
 
 
 def _say(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -56,13 +80,7 @@ def _require_one_process(verb: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0, 2 for an error that names its cause, 130 for Ctrl-C."""
-    verb = tyro.cli(
-        Verb,  # type: ignore[arg-type]
-        prog="metaprune",
-        args=arguments,
-        description="Smaller PyTorch networks under a hard budget.",
-        config=(tyro.conf.DisallowNone,),
-    )
+    verb = _parsed(arguments)
     # oneDNN compiles a convolution for every pair of widths; its cache of 1024 would forget them between structures
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metaprune.cli.common import console
+from metaprune.runs.verb_tools import console
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from metaprune.cli.common import assignments, console
 from metaprune.core.errors import ConfigError
 from metaprune.runs.config import RunConfig, from_dict, override, read_recipe
+from metaprune.runs.verb_tools import assignments, show_result
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Prune:
     budget: str | None = None
     """Upper bounds, as macs=50% or macs=50%,params=1e6; nonzero=50% for masks of single weights."""
     method: str | None = None
-    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, gates, weights, pruningnet, stamp, metagraph."""
+    """Name of a method (`metaprune methods` lists them), or python:module:Class; by default magnitude."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")] = ()
     """What may shrink: globs over groups, modules and LAYER:ROLE, as 'layer1*' or '*:heads'; may be repeated."""
     keep_module: bool = False
@@ -56,13 +56,10 @@ class Prune:
     def run(self) -> int:
         config = self.config()
         folder = self.run_folder or Path("runs") / f"{self._name()}-{config.digest()[:8]}"
-        from metaprune.report import print_summary
-        from metaprune.runs.prune import run
+        from metaprune.runs.run import run
 
         record = run(config, folder, progress=not self.quiet, command=shlex.join(["metaprune", *sys.argv[1:]]))
-        out = console()
-        print_summary(record, out)
-        out.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        show_result(record, folder / "report.html")
         return 0
 
     def config(self) -> RunConfig:

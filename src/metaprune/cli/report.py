@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from metaprune.cli.common import console
 from metaprune.core.errors import DataMissingError
+from metaprune.runs.verb_tools import show_result
 
 
 @dataclass(frozen=True)
@@ -20,21 +19,20 @@ class Report:
     """Folder of the run."""
 
     def run(self) -> int:
-        from metaprune.report import print_summary, write_report
+        from metaprune.report import write_report
+        from metaprune.runs.schema import read_record
+        from metaprune.runs.sections import sections_of
 
         path = self.run_folder / "record.json"
         if not path.is_file():
             raise DataMissingError(
                 f"{self.run_folder} holds no finished run (no record.json); "
                 + (
-                    "it holds a fit: `metaprune search` or `prune` makes networks with it"
+                    "it holds a fit: what `metaprune fit` named as the next step makes networks with it"
                     if (self.run_folder / "artifact.json").is_file()
                     else "start its command again to go on"
                 )
             )
-        record = json.loads(path.read_text())
-        page = write_report(record, self.run_folder / "report.html")
-        out = console()
-        print_summary(record, out)
-        out.print(f"report: {page}", highlight=False, soft_wrap=True)
+        record = read_record(path)
+        show_result(record, write_report(record, self.run_folder / "report.html", sections_of(record)))
         return 0

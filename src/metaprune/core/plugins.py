@@ -29,6 +29,7 @@ class Registry:
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, str]):
         self.kind, self.group = kind, group
+        self._builtin = frozenset(builtin)
         self._targets: dict[str, Any] = dict(builtin)
 
     @cached_property
@@ -49,6 +50,10 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """All known names: what ships first, then what was registered or installed."""
         return tuple(dict.fromkeys((*self._targets, *self._installed)))
+
+    def is_builtin(self, name: str) -> bool:
+        """Whether metaprune ships what `name` stands for."""
+        return name in self._builtin
 
     def get(self, name: str) -> Any:
         """The object that `name`, or a `python:module:attribute` spec, stands for.

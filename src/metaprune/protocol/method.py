@@ -11,6 +11,7 @@ from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.network import Network
 from metaprune.protocol.artifact import Artifact
+from metaprune.protocol.options import MethodOptions
 from metaprune.search.allocate import Allocator
 from metaprune.values import Budget, Constraints, Proposal
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class PruneTask:
     """What is to be pruned. Read-only: a method changes neither the network nor the data.
 
     data: None where the caller gave none; methods with `needs_data` are refused then.
@@ -48,33 +49,6 @@ class Task:
         return self.data
 
 
-def require_feasible(method: Method, task: Task, budget: Budget) -> None:
-    """What can be said of a budget and the constraints before anything is trained.
-
-    A method whose results are no channels brings its own `require_feasible(task, budget)`.
-
-    Raises:
-        InfeasibleBudgetError, NotAvailableError, PlanError: as `Method.propose`.
-    """
-    own = getattr(method, "require_feasible", None)
-    if own is None:
-        task.allocator(budget)
-    else:
-        own(task, budget)
-
-
-def recovery_after(method: Method, kind: RecoverKind) -> RecoverKind:
-    """The recovery that follows `method`: `auto` is none, unless the method has a `recovery(kind)` of its own.
-
-    Raises:
-        ConfigError: a recovery that would throw away what the method hands over.
-    """
-    own = getattr(method, "recovery", None)
-    if own is not None:
-        return own(kind)
-    return "none" if kind == "auto" else kind
-
-
 @runtime_checkable
 class Method(Protocol):
     """Says what stays. Constructed with its options; the same task, budget and rng give the same proposal."""
@@ -82,19 +56,68 @@ class Method(Protocol):
     name: ClassVar[str]
     needs_data: ClassVar[bool]
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         """Return a plan that meets `budget` exactly or raise InfeasibleBudgetError."""
         ...
 
 
 @runtime_checkable
-class Learned(Method, Protocol):
+class LearnedMethod(Method, Protocol):
     """A method that is meta-trained before it proposes. One that was not trains itself on the task it is given."""
 
-    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+    def fit(self, tasks: Sequence[PruneTask], rng: Rng) -> Artifact:
         """Meta-train; resumable where the tasks have a folder."""
         ...
 
     def restore(self, artifact: Artifact) -> Self:
         """The same method, with what was learned."""
         ...
+
+
+class BaseMethod(MethodOptions):
+    """Base class of the methods that metaprune ships: the optional members, with their defaults.
+
+    A method that does not derive from it works, too: `completed` adds what it lacks.
+    """
+
+    def require_feasible(self, task: PruneTask, budget: Budget) -> None:
+        """Say what can be said of a budget and the constraints before anything is trained.
+
+        The default asks whether channels can be dropped until the budget is met; a method whose results are no
+        channels asks for its own.
+
+        Raises:
+            InfeasibleBudgetError, NotAvailableError, PlanError: as `Method.propose`.
+        """
+        task.allocator(budget)
+
+    def recovery(self, kind: RecoverKind) -> RecoverKind:
+        """Return the recovery that follows the method, where `kind` is asked for. `auto` is none by default.
+
+        Raises:
+            ConfigError: a recovery that would throw away what the method hands over.
+        """
+        return "none" if kind == "auto" else kind
+
+
+class _Completed(BaseMethod):
+    """The optional members of a method that does not derive from `BaseMethod`: its own, else the defaults."""
+
+    def __init__(self, method: Method):
+        optional = (*vars(BaseMethod), *vars(MethodOptions))
+        vars(self).update({n: getattr(method, n) for n in optional if n[0] != "_" and hasattr(method, n)})
+
+
+def completed(method: Method) -> BaseMethod:
+    """`method` with every optional member: the one place that knows that a method may lack some."""
+    return method if isinstance(method, BaseMethod) else _Completed(method)
+
+
+def require_feasible(method: Method, task: PruneTask, budget: Budget) -> None:
+    """Ask `method` what it can say of a budget before anything is trained, see `BaseMethod.require_feasible`."""
+    completed(method).require_feasible(task, budget)
+
+
+def recovery_after(method: Method, kind: RecoverKind) -> RecoverKind:
+    """The recovery that follows `method`, see `BaseMethod.recovery`."""
+    return completed(method).recovery(kind)

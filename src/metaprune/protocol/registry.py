@@ -1,13 +1,21 @@
-"""Methods by name. The module of a method is imported when it is first asked for, so listing them costs nothing."""
+"""Methods by name. A method's package is imported when it is first asked for, so listing names costs nothing.
+
+An entry is a `MethodSpec`, or a method's class alone. Installed packages add theirs by the entry-point group
+`metaprune.methods`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from metaprune.core.deprecation import current_name
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import Registry
 from metaprune.core.strict import from_dict
+from metaprune.protocol.options import MethodOptions, recipe_options
+from metaprune.protocol.spec import MethodSpec
 
 if TYPE_CHECKING:
     from metaprune.protocol.method import Method
@@ -16,24 +24,25 @@ METHODS = Registry(
     "method",
     "metaprune.methods",
     {
-        "uniform": "metaprune.methods.criteria.uniform:Uniform",
-        "random": "metaprune.methods.criteria.random:Random",
-        "magnitude": "metaprune.methods.criteria.magnitude:Magnitude",
-        "bn_scale": "metaprune.methods.criteria.bn_scale:BNScale",
-        "fpgm": "metaprune.methods.criteria.fpgm:FPGM",
-        "snip": "metaprune.methods.criteria.snip:Snip",
-        "taylor": "metaprune.methods.criteria.taylor:Taylor",
-        "gates": "metaprune.methods.gates.method:Gates",
-        "weights": "metaprune.methods.weight_masks.method:Weights",
-        "pruningnet": "metaprune.methods.pruningnet.method:PruningNet",
-        "stamp": "metaprune.methods.stamp.method:Stamp",
-        "metagraph": "metaprune.methods.metagraph.method:MetaGraph",
+        "uniform": "metaprune.methods.criteria:UNIFORM",
+        "random": "metaprune.methods.criteria:RANDOM",
+        "magnitude": "metaprune.methods.criteria:MAGNITUDE",
+        "bn_scale": "metaprune.methods.criteria:BN_SCALE",
+        "fpgm": "metaprune.methods.criteria:FPGM",
+        "snip": "metaprune.methods.criteria:SNIP",
+        "taylor": "metaprune.methods.criteria:TAYLOR",
+        "gates": "metaprune.methods.gates:METHOD",
+        "weight_masks": "metaprune.methods.weight_masks:METHOD",
+        "pruningnet": "metaprune.methods.pruningnet:METHOD",
+        "stamp": "metaprune.methods.stamp:METHOD",
+        "metagraph": "metaprune.methods.metagraph:METHOD",
     },
 )
+RENAMED = {"weights": "weight_masks"}
 
 
-def register(name: str, target: str | type) -> None:
-    """Make `target` ("module:Class", or the class) known as `name`. A name that is taken is refused."""
+def register(name: str, target: str | type | MethodSpec) -> None:
+    """Make `target` known as `name`: a spec, a class, or "module:attribute" of one. A name that is taken is refused."""
     METHODS.register(name, target)
 
 
@@ -41,12 +50,54 @@ def method_names() -> tuple[str, ...]:
     return METHODS.names()
 
 
+def current_method_name(name: str) -> str:
+    """What a method is called now; an old name warns."""
+    return current_name("method", name, RENAMED)
+
+
+def method_spec(name: str) -> MethodSpec:
+    """The spec of a method by name, or by `python:module:Class`.
+
+    Raises:
+        ConfigError: an unknown name, or a package that does not import.
+    """
+    name = current_method_name(name)
+    target = METHODS.get(name)
+    return target if isinstance(target, MethodSpec) else MethodSpec(name=name, method=target)
+
+
 def method_class(name: str) -> type:
     """The class of a method by name, or by `python:module:Class`."""
-    return METHODS.get(name)
+    return method_spec(name).method_class()
 
 
-def create_method(method: str | Method, options: dict[str, Any] | None = None) -> Method:
+def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a method as plain data, checked, with the defaults of what `options` leaves out.
+
+    Raises:
+        ConfigError: an unknown method or option, or a value that does not fit.
+    """
+    return {} if (made := _config(name, options)) is None else recipe_options(made)
+
+
+def public_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as far as a file may hold them, see `MethodOptions.public`."""
+    made = _config(name, options)
+    if isinstance(made, MethodOptions):
+        return made.public()
+    return {} if made is None else recipe_options(made)
+
+
+def _config(name: str, options: Mapping[str, Any]) -> Any | None:
+    kind = method_spec(name).config_class()
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, options, name)
+    if options:
+        raise ConfigError(f"method {name!r} has no options")
+    return None
+
+
+def create_method(method: str | Method, options: Mapping[str, Any] | None = None) -> Method:
     """A method object from its name and options (an object passes through).
 
     Raises:

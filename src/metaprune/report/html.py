@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +14,37 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from metaprune.methods.metagraph import report_rows as metagraph_rows
-from metaprune.methods.metagraph.report_plots import metagraph_figures
-from metaprune.methods.pruningnet import report_rows as search_rows
-from metaprune.methods.pruningnet.report_plots import search_figures
-from metaprune.methods.stamp import report_rows as stamp_rows
-from metaprune.methods.stamp.report_plots import stamp_figures
 from metaprune.report import rows as data
-from metaprune.report.plots import figures
+from metaprune.report.latency_rows import latency_facts
+from metaprune.report.plots import figures, latency_figure
+from metaprune.report.section import Section, SectionFigure
 from metaprune.report.units import duration
 
 _HERE = Path(__file__).parent
 _OPEN_GROUPS = 30  # a longer table of groups starts folded
+_LATENCY_NOTE = (
+    "Random structures that the latency table was not made from, run whole. On the diagonal, prediction and "
+    "measurement are equal."
+)
 
 
-def render_report(record: data.Record) -> str:
-    """The page's text. `record` is a run's record.json; all of its parts may be missing."""
+def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
+    """The page's text.
+
+    Args:
+        record: a run's record.json; all of its parts may be missing.
+        sections: what the method tells of the run, see `metaprune.runs.sections`.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     drawn = [_drawn(key, caption, figure) for key, caption, figure in figures(record)]
-    searched = [_drawn(key, caption, figure, note) for key, caption, note, figure in search_figures(record)]
-    stamped = [_drawn(key, caption, figure, note) for key, caption, note, figure in stamp_figures(record)]
-    rewritten = [_drawn(key, caption, figure, note) for key, caption, note, figure in metagraph_figures(record)]
+    told = [_drawn_section(section) for section in (*sections, *_latency_section(record))]
     space = record.get("space") or {}
     groups = data.group_rows(record)
     return environment.get_template("report.html.jinja").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()) if drawn or searched or stamped or rewritten else "",
+        plotly=Markup(get_plotlyjs()) if drawn or any(section["rows"] for section in told) else "",
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
@@ -47,16 +52,7 @@ def render_report(record: data.Record) -> str:
         budgets=data.budget_rows(record),
         masks_text=data.masks_text(record),
         figures=drawn,
-        search_title=search_rows.section_title(record),
-        search_text=search_rows.search_text(record),
-        search_facts=search_rows.fact_rows(record),
-        search_figures=searched,
-        stamp_text=stamp_rows.stamp_text(record),
-        stamp_facts=stamp_rows.fact_rows(record),
-        stamp_figures=stamped,
-        metagraph_text=metagraph_rows.metagraph_text(record),
-        metagraph_facts=metagraph_rows.fact_rows(record),
-        metagraph_figures=rewritten,
+        sections=told,
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
         locks=data.lock_rows(record),
@@ -75,14 +71,16 @@ def render_report(record: data.Record) -> str:
     )
 
 
-def write_report(record: data.Record, path: str | Path) -> Path:
+def write_report(record: data.Record, path: str | Path, sections: Sequence[Section] = ()) -> Path:
     """Write the page to `path`, whole or not at all, and return it. Missing folders are made.
+
+    `record` and `sections` are those of `render_report`.
 
     Raises:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    text = render_report(record)
+    text = render_report(record, sections)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -96,6 +94,23 @@ def write_report(record: data.Record, path: str | Path) -> Path:
 def _drawn(key: str, caption: str, figure: Any, note: str = "") -> dict[str, Any]:
     height = figure.layout["height"]
     return {"key": key, "caption": caption, "note": note, "height": height, "json": _figure_json(figure)}
+
+
+def _drawn_section(section: Section) -> dict[str, Any]:
+    """What the template shows of a section: `rows` are lists of drawings that lie side by side."""
+    rows: list[list[dict[str, Any]]] = []
+    for half, group in itertools.groupby(section.figures, key=lambda f: f.half):
+        drawings = [_drawn(f.key, f.heading, f.figure, f.note) for f in group]
+        rows += [drawings] if half else [[drawing] for drawing in drawings]
+    return {"id": section.id, "title": section.title, "text": section.text, "facts": section.facts, "rows": rows}
+
+
+def _latency_section(record: data.Record) -> list[Section]:
+    """What a latency table says of itself, if there is one."""
+    facts, figure = latency_facts(record), latency_figure(record)
+    heading = "Latency table: predicted against measured"
+    figures = [] if figure is None else [SectionFigure("latency-table", heading, _LATENCY_NOTE, figure)]
+    return [Section("latency", "Latency table", "", facts, figures)] if facts or figures else []
 
 
 def _figure_json(figure: Any) -> Markup:

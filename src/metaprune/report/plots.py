@@ -9,9 +9,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from metaprune.report.latency_rows import latency_fit
 from metaprune.report.metric import metric_of, value_of
 from metaprune.report.rows import GroupRow, HistoryRow, Record, group_rows, history_rows, summary_rows
-from metaprune.report.units import shortened
+from metaprune.report.units import percentage, shortened
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#D3D8DE", "#27313C"
 MARK_GREY = "#8A95A1"  # for small marks, which GREY is too light for
@@ -274,3 +275,33 @@ def style(figure: go.Figure, height: int, **layout: Any) -> None:
     }
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
+
+
+def latency_figure(record: Record) -> go.Figure | None:
+    """Predicted against measured milliseconds of the table's structures; None without a latency table."""
+    fit = latency_fit(record)
+    if fit is None:
+        return None
+    predicted, measured = [p for p, _ in fit.pairs], [m for _, m in fit.pairs]
+    low, high = min(*predicted, *measured), max(*predicted, *measured)
+    pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = [low - pad, high + pad]
+    figure = go.Figure()
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": INK, "width": 1, "dash": "dash"}, hoverinfo="skip")
+    figure.add_scatter(
+        x=predicted,
+        y=measured,
+        mode="markers",
+        marker={"color": BLUE, "size": 8},
+        hovertemplate="predicted %{x:.3g} ms, measured %{y:.3g} ms<extra></extra>",
+    )
+    told = []
+    if fit.median_error is not None:
+        told.append(f"median error {percentage(fit.median_error, 1)}")
+    if fit.rank_correlation is not None:
+        told.append(f"rank correlation {fit.rank_correlation:.3f}")
+    title = {"text": ", ".join(told), "x": 0, "xanchor": "left", "font_size": 13, "xref": "paper"}
+    style(figure, height=360, showlegend=False, title=title)
+    figure.update_xaxes(title_text="predicted by the table (ms)", range=ends)
+    figure.update_yaxes(title_text="measured (ms)", range=ends)
+    return figure

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metaprune.methods.pruningnet.report_rows import search_text
-from metaprune.methods.stamp.report_rows import closing_text
 from metaprune.report.rows import Record, budget_rows, group_rows, headline, masks_text, summary_rows
+from metaprune.report.section import Section
 
 _BAR_WIDTH = 20
 
@@ -39,18 +40,15 @@ def groups_table(record: Record) -> Table:
     return table
 
 
-def print_summary(record: Record, console: Console) -> None:
-    """The headline, the table, what was searched or learned, what masks are not, and whether every bound was met."""
+def print_summary(record: Record, console: Console, sections: Sequence[Section] = ()) -> None:
+    """The headline, the table, what the method tells, what masks are not, and whether every bound was met."""
     console.print(Text(headline(record), style="bold"))
     table = summary_table(record)
     if table.row_count:
         console.print(table)
-    searched = search_text(record)
-    if searched:
-        console.print(Text(searched))
-    learned = closing_text(record)
-    if learned:
-        console.print(Text(learned))
+    for section in sections:
+        if section.closing:
+            console.print(Text(section.closing))
     masked = masks_text(record)
     if masked:
         console.print(Text(f"{masked}."))

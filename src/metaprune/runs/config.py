@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from metaprune.core.errors import ConfigError, closest
 from metaprune.core.strict import from_dict, override
+from metaprune.protocol.registry import current_method_name, public_options, resolved_options
 from metaprune.recover.config import RecoverConfig
 from metaprune.train.config import TrainConfig, require_number
 from metaprune.values import Budget, Constraints
@@ -70,10 +71,13 @@ class MethodConfig:
     """Which method decides what stays."""
 
     name: str = "magnitude"
-    """uniform, random, magnitude, bn_scale, fpgm, snip, taylor, gates, weights, pruningnet, stamp, metagraph, or one
-    that a package registered."""
+    """A name that `metaprune methods` lists, or python:module:Class."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the method: scope, steps, p, ..."""
+    """Options of the method: scope, steps, p, ... All of them, once this object is made: with their defaults."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", current_method_name(self.name))
+        object.__setattr__(self, "options", resolved_options(self.name, self.options))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,12 +114,15 @@ class RunConfig:
     """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     also: tuple[ModelConfig, ...] = ()
-    """More networks that `metaprune fit metagraph` learns from, on the same data; trained as the first is."""
+    """More networks for the meta-training of a method that learns from many; same data, trained as the first is."""
+    batch_size: int = 128
+    """Samples per forward pass of scoring and evaluation."""
     seed: int = 0
     device: str = "auto"
     """cpu, cuda, mps, or auto: cuda where it is, else cpu."""
 
     def __post_init__(self) -> None:
+        require_number("batch_size", self.batch_size, 1)
         if self.form not in ("auto", "module", "graph"):
             raise ConfigError(f"form is auto, module or graph, not {self.form!r}")
         if self.data is None and (self.train is not None or self.recover.kind not in ("auto", "none")):
@@ -124,7 +131,10 @@ class RunConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        """Plain data, as config.json holds it: without what a method keeps out of files."""
+        found = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        found["method"]["options"] = public_options(self.method.name, self.method.options)
+        return found
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

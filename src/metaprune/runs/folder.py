@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 from metaprune.core.errors import ConfigError
 from metaprune.core.files import write_json
+from metaprune.core.strict import from_dict
 from metaprune.runs.config import RunConfig
 
 log = logging.getLogger("metaprune")
@@ -32,16 +32,11 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds a run of another config (says which keys differ).
         """
-        if re.search(r"://[^/@]*:[^/@]*@", str(config.method.options.get("storage", ""))):
-            raise ConfigError(
-                "the storage's password would be written into the run folder: leave it out of the URL (~/.pgpass or "
-                "PGPASSWORD hold it), or give the whole URL to `metaprune search --storage`, which writes it nowhere"
-            )
         self.path, self._writes = Path(path), writes
         known = self.path / "config.json"
         resolved = config.to_dict()
         if known.is_file() and {p.name for p in self.path.iterdir()} - _CLAIM:  # nothing to lose after a false start
-            changed = _differences(json.loads(known.read_text()), resolved)
+            changed = _differences(_as_of_today(json.loads(known.read_text())), resolved)
             if changed:
                 raise ConfigError(
                     f"{self.path} holds a run with another config ({'; '.join(changed[:5])}). "
@@ -94,6 +89,14 @@ class Phases:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         log.info("%s done in %.1f s", name, self.seconds[name])
+
+
+def _as_of_today(data: dict[str, Any]) -> dict[str, Any]:
+    """The config of an earlier start, with the defaults of options that it did not hold."""
+    try:
+        return from_dict(RunConfig, data).to_dict()
+    except ConfigError:  # of another version; the comparison says what differs
+        return data
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

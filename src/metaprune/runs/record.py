@@ -1,19 +1,27 @@
-"""The parts of a record: plain JSON-able data about the machine, the network and the cut."""
+"""From a finished cut to the parts of its record."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 import metaprune
+from metaprune.protocol.options import recipe_options
+from metaprune.recover.config import RecoverConfig
+from metaprune.runs.schema import CostRecord, EffortRecord, ProofRecord, SpaceRecord
 from metaprune.surgery.cut import Pruned
 from metaprune.values import Proposal
 
+OWN_LOOP = "own loop"
+"""Kind of recovery that a function of the user's own did."""
+
 
 def environment(seed: int, device: torch.device) -> dict[str, Any]:
+    """Versions, machine, date and seed."""
     return {
         "metaprune": metaprune.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,26 +36,59 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def describe_cut(pruned: Pruned) -> dict[str, Any]:
-    """`space`, `cost` and `proof` of a cut."""
+def space_record(pruned: Pruned) -> SpaceRecord:
+    """Groups of a cut with their widths before and after, and what is locked."""
     network, plan = pruned.network, pruned.plan
     widths = plan.widths(network.space)
-    groups = [
-        {"name": g.name, "before": g.width, "after": int(w), "members": [f"{m.parameter}:{m.dim}" for m in g.members]}
-        for g, w in zip(network.space, widths, strict=True)
-    ]
-    return {
-        "space": {
-            "digest": network.space.digest(),
-            "groups": groups,
-            "locked": [vars(d) for d in network.space.locked],
-            "uncovered": [vars(u) for u in network.uncovered],
-            "notes": network.notes,
-            "over_merged": network.space.over_merged,
-        },
-        "cost": {"before": network.cost().to_dict(), "after": network.cost(plan, masks=pruned.masks).to_dict()},
-        "proof": {"form": pruned.form, "why": pruned.why, "error": pruned.error, "config": pruned.config.why},
-    }
+    return SpaceRecord(
+        digest=network.space.digest(),
+        groups=[
+            {
+                "name": group.name,
+                "before": group.width,
+                "after": int(width),
+                "members": [f"{m.parameter}:{m.dim}" for m in group.members],
+            }
+            for group, width in zip(network.space, widths, strict=True)
+        ],
+        locked=[dict(vars(d)) for d in network.space.locked],
+        uncovered=[dict(vars(u)) for u in network.uncovered],
+        notes=list(network.notes),
+        over_merged=network.space.over_merged,
+    )
+
+
+def cost_record(pruned: Pruned) -> CostRecord:
+    """Cost of one sample before and after a cut."""
+    network = pruned.network
+    return CostRecord(before=network.cost().to_dict(), after=network.cost(pruned.plan, masks=pruned.masks).to_dict())
+
+
+def proof_record(pruned: Pruned) -> ProofRecord:
+    """How a cut was proved."""
+    return ProofRecord(form=pruned.form, why=pruned.why, error=pruned.error, config=pruned.config.why)
+
+
+def options_record(method: Any) -> dict[str, Any]:
+    """Options of a method object as resolved, with their defaults; empty for one that is no dataclass."""
+    public = getattr(method, "public", None)
+    if callable(public):
+        return public()
+    return recipe_options(method) if hasattr(method, "__dataclass_fields__") else {}
+
+
+def effort_record(
+    pruned: Pruned, recover: RecoverConfig, history: Mapping[str, Any] | None, own_loop: bool
+) -> EffortRecord | None:
+    """What recovery took; distillation pays for the teacher's forward passes, too."""
+    if own_loop:
+        return EffortRecord(kind=OWN_LOOP)
+    if history is None:
+        return None
+    samples = sum(round(row["samples_per_s"] * row["seconds"]) for row in history["rows"])
+    teacher = float(pruned.network.cost().macs) if recover.kind == "distil" else 0.0
+    each = 3 * float(pruned.network.cost(pruned.plan).macs) + teacher
+    return EffortRecord(kind=recover.kind, samples=samples, macs=samples * each)
 
 
 def describe_masks(pruned: Pruned, proposal: Proposal) -> dict[str, Any] | None:
@@ -57,11 +98,11 @@ def describe_masks(pruned: Pruned, proposal: Proposal) -> dict[str, Any] | None:
     """
     if not pruned.masks:
         return None
-    network, told = pruned.network, dict(proposal.details.get("masks", {}))
+    network, details = pruned.network, dict(proposal.details.get("masks", {}))
     nonzero = int(network.cost(pruned.plan, masks=pruned.masks).nonzero)
     return {
         "nonzero": nonzero,
         "share": nonzero / int(network.cost().params),
-        "pattern": told.get("pattern"),
-        "whole": list(told.get("whole", ())),
+        "pattern": details.get("pattern"),
+        "whole": list(details.get("whole", ())),
     }

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from metaprune.core.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.cost.analytic import CostModel
 from metaprune.search.codec import TRIED, floor_of
+from metaprune.search.config import Scope
 from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
-
-Scope = Literal["global", "local", "isomorphic"]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.cost.analytic import CostModel
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
+from metaprune.search.config import PAPER_GRID
 from metaprune.search.units import Unit, units_of
 from metaprune.values import Constraints, Plan, Space
 
-PAPER_GRID = tuple((10 + 3 * i) / 100 for i in range(31))
 TRIED = "(latency: tried from the smallest structure, with every unit in turn at each of its widths) "
 _BISECTIONS = 14  # of the common exponent: 10 / 2^14 is finer than any grid
 _REDRAWS = 12  # of what bisection and single steps leave below the band, which coarse grids have

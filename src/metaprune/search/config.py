@@ -8,6 +8,10 @@ from typing import Literal, get_args
 from metaprune.core.errors import ConfigError, closest
 
 SearcherName = Literal["evolution", "random", "greedy", "nsga2"]
+Scope = Literal["global", "local", "isomorphic"]
+"""Which groups share a ranking of channels."""
+PAPER_GRID = tuple((10 + 3 * i) / 100 for i in range(31))
+"""Keep ratios of MetaPruning."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from metaprune.data import Data, TensorSplit
 from metaprune.methods import create_method, method_class
 from metaprune.models import create
 from metaprune.network import Network, trace
-from metaprune.protocol.method import Method, Task
+from metaprune.protocol.method import Method, PruneTask
 from metaprune.runs.prune import prune
 from metaprune.surgery import cut
 from metaprune.testing.oracles import assert_untouched, perturb
@@ -56,7 +56,7 @@ def small_network(kind: str) -> nn.Module:
 def proposed(method: str, options: dict[str, Any], kind: str, budget: dict[str, str], seed: int) -> dict[str, Any]:
     """What a method decides on a small network: the plan, and a hash of the masks of single weights."""
     torch.set_num_threads(1)
-    task = Task(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32)
+    task = PruneTask(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32)
     return decided(create_method(method, options).propose(task, Budget.parse(budget), Rng(seed)))
 
 
@@ -88,8 +88,8 @@ class MethodSuite:
     def make(self) -> Method:
         return create_method(self.method, self.options)
 
-    def task(self, kind: str = "cnn", **constraints: Any) -> Task:
-        return Task(self.networks[kind], self.data, Constraints(**constraints), batch_size=32)
+    def task(self, kind: str = "cnn", **constraints: Any) -> PruneTask:
+        return PruneTask(self.networks[kind], self.data, Constraints(**constraints), batch_size=32)
 
     # ------------------------------------------------------------------------------------------ the protocol
 
@@ -121,7 +121,7 @@ class MethodSuite:
             assert all(cost.metric(m) <= b for m, b in bounds.items())
             self.assert_nothing_more_fits(task, plan, bounds)
 
-    def assert_nothing_more_fits(self, task: Task, plan: Plan, bounds: dict[str, float]) -> None:
+    def assert_nothing_more_fits(self, task: PruneTask, plan: Plan, bounds: dict[str, float]) -> None:
         """One more channel of any group that was cut would break a bound."""
         widths = plan.widths(task.network.space)
         for g in np.flatnonzero(widths < task.network.space.widths):
@@ -201,7 +201,7 @@ class MethodSuite:
         found = []
         for frozen in (False, True):
             model = small_network(self.kinds[0]).train(frozen).requires_grad_(not frozen)
-            task = Task(trace(model, torch.zeros(2, 1, 28, 28)), self.data, batch_size=32)
+            task = PruneTask(trace(model, torch.zeros(2, 1, 28, 28)), self.data, batch_size=32)
             found.append(decided(self.make().propose(task, self.budget(), Rng(1))))
         assert found[0] == found[1]
 
@@ -228,7 +228,7 @@ class MethodSuite:
         if not self.make().needs_data:
             pytest.skip("needs no data")
         with pytest.raises(ConfigError, match="data"):
-            self.make().propose(Task(self.networks[self.kinds[0]]), self.budget(), Rng(0))
+            self.make().propose(PruneTask(self.networks[self.kinds[0]]), self.budget(), Rng(0))
 
 
 class MaskedSuite(MethodSuite):

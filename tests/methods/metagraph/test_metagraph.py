@@ -19,13 +19,13 @@ from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rew
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking, some_batches
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wire import wire
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.networks import toy
 from metaprune.testing.oracles import perturb, random_plan
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no state of the metanetwork did 
 
 def task_of(kind="cnn", folder=None, model=None):
     model = small_network(kind) if model is None else model
-    return Task(trace(model, torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32, folder=folder)
+    return PruneTask(trace(model, torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32, folder=folder)
 
 
 def stirred(metanet):
@@ -417,21 +417,25 @@ def test_bad_options_are_refused():
         ({"initial": 0.0}, "initial"),
         ({"initial_finetune": TUNE}, "set initial below 1"),
         ({"strength": 2.0}, "strength"),
-        ({"data_models": DataModelConfig(count=1)}, "count"),
-        ({"data_models": DataModelConfig(shares=(0.9, 0.5))}, "shares"),
-        ({"metanet": MetanetConfig(form="deep")}, "form"),
-        ({"meta": MetaConfig(steps=0)}, "steps"),
-        ({"meta": MetaConfig(shares=())}, "shares is empty"),
-        ({"meta": MetaConfig(shares=(1.5,))}, "shares"),
-        *(
-            ({"meta": MetaConfig(**{name: -1.0})}, name)
-            for name in ("lr", "weight_decay", "shrinkage", "alpha", "tune_lr")
-        ),
-        ({"meta": MetaConfig(max_grad_norm=float("nan"))}, "max_grad_norm"),
-        ({"metanet": MetanetConfig(rho=0.0)}, "rho"),
     ):
         with pytest.raises(ConfigError, match=text):
             dataclasses.replace(QUICK, **options)
+
+
+def test_bad_options_of_the_parts_are_refused():
+    for part, options, text in (
+        (DataModelConfig, {"count": 1}, "count"),
+        (DataModelConfig, {"shares": (0.9, 0.5)}, "shares"),
+        (MetanetConfig, {"form": "deep"}, "form"),
+        (MetanetConfig, {"rho": 0.0}, "rho"),
+        (MetaConfig, {"steps": 0}, "steps"),
+        (MetaConfig, {"shares": ()}, "shares is empty"),
+        (MetaConfig, {"shares": (1.5,)}, "shares"),
+        *((MetaConfig, {n: -1.0}, n) for n in ("lr", "weight_decay", "shrinkage", "alpha", "tune_lr")),
+        (MetaConfig, {"max_grad_norm": float("nan")}, "max_grad_norm"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            part(**options)
 
 
 def test_weights_that_are_not_finite_are_refused():

@@ -11,11 +11,11 @@ from metaprune.core.errors import CollapseWarning, ConfigError, InfeasibleBudget
 from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.data_models import data_models
 from metaprune.methods.metagraph.metanet import Graph
-from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.pruner import some_batches
+from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wire import wire
 from metaprune.network import trace
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_network
 from metaprune.values import Budget
 
@@ -227,7 +227,7 @@ def test_a_standardised_weight_is_covered_and_overlapping_rows_are_not():
 
 def test_a_network_without_any_covered_weight_is_refused():
     model = nn.Conv2d(3, 4, 20, bias=False)  # 400 taps, more than an edge may carry
-    task = Task(trace(model, torch.zeros(1, 3, 20, 20)))
+    task = PruneTask(trace(model, torch.zeros(1, 3, 20, 20)))
     with pytest.raises(ConfigError, match="no parameter of this network is in its graph: weight"):
         Graph(wire(task.network), task.network.tensors)
 
@@ -243,7 +243,7 @@ def test_a_group_without_trained_weights_weighs_nothing():
         def forward(self, x):
             return self.head(nn.functional.linear(nn.functional.linear(x, self.first).relu(), self.second).relu())
 
-    task = Task(trace(Net(), torch.zeros(2, 8)))
+    task = PruneTask(trace(Net(), torch.zeros(2, 8)))
     shrinkage = Shrinkage(task.network)
     tensors = data_model(task).tensors
     assert torch.isfinite(shrinkage.loss(tensors, shrinkage.weights(tensors)))

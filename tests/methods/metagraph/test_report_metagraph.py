@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from report_pages import EVIL
+from report_pages import EVIL, rendered
 from report_records import full, minimal
 
 from metaprune.methods.metagraph import report_rows as rows
@@ -15,7 +15,6 @@ from metaprune.methods.metagraph.report_plots import metagraph_figures, wiring_f
 from metaprune.methods.metagraph.wire import wire
 from metaprune.models import create
 from metaprune.network import trace
-from metaprune.report.html import render_report
 
 _FOUND: dict[str, Any] = {
     "rewrite": "metanet",
@@ -62,15 +61,15 @@ def test_rows_hold_what_the_record_says():
 
 
 def test_the_page_has_the_section_and_its_figures():
-    page = render_report(rewritten())
+    page = rendered(rewritten())
     assert 'id="metagraph"' in page
-    assert [key for key, *_ in metagraph_figures(rewritten())] == [
+    assert [f.key for f in metagraph_figures(rewritten())] == [
         "metagraph-meta",
         "metagraph-steps",
         "metagraph-norms",
         "metagraph-moved",
     ]
-    assert 'id="metagraph"' not in render_report(full())
+    assert 'id="metagraph"' not in rendered(full())
     assert metagraph_figures(minimal()) == []
 
 
@@ -82,7 +81,7 @@ def test_any_part_may_be_missing_or_wrong(part, value):
         record["method_details"]["metagraph"] = value
     else:
         record["method_details"]["metagraph"][part] = value
-    page = render_report(record)
+    page = rendered(record)
     assert page.rstrip().endswith("</html>") and "<h1" in page
 
 
@@ -91,7 +90,7 @@ def test_names_are_escaped():
     found = record["method_details"]["metagraph"]
     found["norms"], found["moved"] = {EVIL: found["norms"]["conv1"]}, {EVIL: 0.5}
     found["steps"][0]["step"] = EVIL
-    assert EVIL not in render_report(record)
+    assert EVIL not in rendered(record)
 
 
 def test_a_graph_is_drawn_whole():

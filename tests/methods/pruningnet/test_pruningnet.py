@@ -20,7 +20,7 @@ from metaprune.methods.pruningnet.supernet import Scorer, Supernet, supernet_los
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
-from metaprune.protocol.method import Learned, Task, recovery_after, require_feasible
+from metaprune.protocol.method import LearnedMethod, PruneTask, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
 from metaprune.search.codec import Codec
 from metaprune.search.config import EvolutionConfig, SearchConfig
@@ -306,7 +306,7 @@ def test_a_structure_whose_loss_is_not_finite_scores_nothing(network):
 
 @pytest.fixture(scope="module")
 def fitted(cnn):
-    task = Task(cnn, small_data())
+    task = PruneTask(cnn, small_data())
     return task, quick().fit([task], Rng(0))
 
 
@@ -336,7 +336,7 @@ def test_save_and_load_give_the_same_scores(fitted, tmp_path):
 def test_one_fit_serves_many_budgets(fitted):
     task, artifact = fitted
     method = quick().restore(artifact)
-    assert isinstance(method, Learned)
+    assert isinstance(method, LearnedMethod)
     full = task.network.cost().macs
     for share in (75, 50, 25):
         found = method.propose(task, Budget(macs=f"{share}%"), Rng(0))
@@ -362,7 +362,7 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(cnn, tmp_path, monkeypatch):
     import metaprune.train.loop as loop
 
     method = quick(train=TrainConfig(epochs=3, batch_size=16, lr=0.02, nesterov=False))
-    whole = method.fit([Task(cnn, small_data())], Rng(0))
+    whole = method.fit([PruneTask(cnn, small_data())], Rng(0))
     saved, count = loop.save_checkpoint, 0
 
     def killed(*args, **kwargs):
@@ -373,7 +373,7 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(cnn, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save_checkpoint", killed)
-    task = Task(cnn, small_data(), folder=tmp_path)
+    task = PruneTask(cnn, small_data(), folder=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         method.fit([task], Rng(0))
     again = method.fit([task], Rng(0))
@@ -383,7 +383,7 @@ def test_a_killed_fit_ends_as_an_uninterrupted_one(cnn, tmp_path, monkeypatch):
 
 def test_constraints_hold_in_the_search(cnn):
     group = cnn.space.groups[1].name
-    task = Task(cnn, small_data(), Constraints(ignore=(f"={group}",), round_to=4))
+    task = PruneTask(cnn, small_data(), Constraints(ignore=(f"={group}",), round_to=4))
     found = quick().propose(task, Budget(macs="50%"), Rng(0))
     assert group not in found.plan.keep
     assert all(len(k) % 4 == 0 for k in found.plan.keep.values())
@@ -396,7 +396,7 @@ def test_learning_on_real_digits_separates_wide_from_narrow():
     data = load_data("builtin:digits", limit=2000)
     with Rng(0).torch_global():
         model = create("zoo:resnet8", num_classes=10, widths=[8, 16, 32])
-    task = Task(trace(model, torch.zeros(2, *data.input_shape)), data)
+    task = PruneTask(trace(model, torch.zeros(2, *data.input_shape)), data)
     method = quick(
         weights="shared",
         grid=(0.25, 0.5, 0.75, 1.0),
@@ -418,11 +418,11 @@ def test_learning_on_real_digits_separates_wide_from_narrow():
 
 def test_a_budget_below_the_smallest_structure_fails_before_training(cnn):
     with pytest.raises(InfeasibleBudgetError, match="smallest reachable"):
-        quick(train=TrainConfig(epochs=1e6)).propose(Task(cnn, small_data()), Budget(macs="0.5%"), Rng(0))
+        quick(train=TrainConfig(epochs=1e6)).propose(PruneTask(cnn, small_data()), Budget(macs="0.5%"), Rng(0))
 
 
 def test_a_budget_that_the_grid_cannot_meet_is_known_before_training(cnn):
-    coarse, task = quick(grid=(0.5, 1.0)), Task(cnn, small_data())
+    coarse, task = quick(grid=(0.5, 1.0)), PruneTask(cnn, small_data())
     with pytest.raises(InfeasibleBudgetError, match="of the grid"):
         require_feasible(coarse, task, Budget(macs="10%"))
     require_feasible(coarse, task, Budget(macs="60%"))
@@ -440,7 +440,7 @@ def test_what_follows_the_cut():
 
 
 def test_more_held_out_than_half_and_fewer_than_classes(cnn):
-    task = Task(cnn, small_data())
+    task = PruneTask(cnn, small_data())
     for count in (len(task.data.train), task.data.num_classes - 1):
         with pytest.raises(DataError, match=f"too few to hold out {count}"):
             quick(sub_validation=count).fit([task], Rng(0))
@@ -451,7 +451,7 @@ def test_more_held_out_than_half_and_fewer_than_classes(cnn):
 def test_globs_that_match_nothing_are_refused(cnn):
     for options in ({"blocks": ("nosuch*",)}, {"hidden_of": {"nosuch*": 4}}):
         with pytest.raises(ConfigError, match=r"'nosuch\*' matches nothing"):
-            quick(**options).fit([Task(cnn, small_data())], Rng(0))
+            quick(**options).fit([PruneTask(cnn, small_data())], Rng(0))
 
 
 def test_too_few_images_for_the_split(cnn):
@@ -459,16 +459,16 @@ def test_too_few_images_for_the_split(cnn):
     split = TensorSplit(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), (0.5,), (0.3,))
     data = Data("tiny", split, tiny.val, None, 10, (1, 28, 28), tiny.classes, "x")
     with pytest.raises(DataError, match=r"2 training images: too few"):
-        quick().fit([Task(cnn, data)], Rng(0))
+        quick().fit([PruneTask(cnn, data)], Rng(0))
 
 
 def test_another_networks_artifact_is_refused(fitted, network):
     task, artifact = fitted
     other = trace(create("zoo:lenet", num_classes=10, in_channels=1), torch.zeros(2, 1, 28, 28))
     with pytest.raises(ConfigError, match="another space"):
-        quick().session(Task(other, small_data()), artifact)
+        quick().session(PruneTask(other, small_data()), artifact)
     with pytest.raises(ConfigError, match="another constraints"):
-        quick().session(Task(task.network, task.data, Constraints(min_keep=4)), artifact)
+        quick().session(PruneTask(task.network, task.data, Constraints(min_keep=4)), artifact)
 
 
 def test_folders_without_an_artifact_and_bad_options(tmp_path):
@@ -490,16 +490,16 @@ def test_folders_without_an_artifact_and_bad_options(tmp_path):
 def test_another_models_or_datas_artifact_is_never_taken(fitted, tmp_path):
     """A folder that holds an artifact of other weights, other data or another seed is refused, not reused."""
     task, artifact = fitted
-    other_data = Task(task.network, small_data(seed=9))
+    other_data = PruneTask(task.network, small_data(seed=9))
     object.__setattr__(other_data.data, "digest", "other")
     with pytest.raises(ConfigError, match="another data digest"):
         quick().session(other_data, artifact)
     with Rng(3).torch_global():
         model = create("zoo:resnet8", num_classes=10, in_channels=1)
     with pytest.raises(ConfigError, match="another network weights"):
-        quick().session(Task(trace(model, torch.zeros(2, 1, 28, 28)), task.data), artifact)
+        quick().session(PruneTask(trace(model, torch.zeros(2, 1, 28, 28)), task.data), artifact)
     artifact.save(tmp_path)
-    there = Task(task.network, task.data, folder=tmp_path)
+    there = PruneTask(task.network, task.data, folder=tmp_path)
     with pytest.raises(ConfigError, match="another seed"):
         quick().propose(there, Budget(macs="50%"), Rng(1))
 
@@ -524,7 +524,7 @@ def test_a_shuffling_loader_calibrates_on_the_same_images_wherever_it_stands(cnn
     set_ = TensorDataset(images, torch.arange(96) % 10)
     generator = torch.Generator().manual_seed(1) if own else None
     loaders = [DataLoader(set_, batch_size=16, shuffle=True, drop_last=True, generator=generator) for _ in range(2)]
-    task = Task(cnn, as_data((loaders[0], loaders[1])))
+    task = PruneTask(cnn, as_data((loaders[0], loaders[1])))
     artifact = quick().fit([task], Rng(0))
     before = torch.get_rng_state() if generator is None else generator.get_state()
     first = quick(calibration=32).session(task, artifact)

@@ -10,17 +10,15 @@ import sys
 from typing import Any
 
 import pytest
-from report_pages import EVIL, Page
+from report_pages import EVIL, Page, rendered, summarise
 from report_records import full, minimal, searched
 from rich.console import Console
 
 from metaprune.methods.pruningnet import report_rows as rows
 from metaprune.methods.pruningnet.report_plots import search_figures
-from metaprune.report.html import render_report
 from metaprune.report.plots import MANY_GROUPS, figures
-from metaprune.report.text import print_summary
 
-KEYS = ["search-scores", "search-front", "search-kept", "search-latency"]
+KEYS = ["search-scores", "search-front", "search-kept"]
 
 
 def found(record: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +26,7 @@ def found(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def drawn(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: figure for key, _, _, figure in search_figures(record)}
+    return {f.key: f.figure for f in search_figures(record)}
 
 
 def test_generations():
@@ -95,20 +93,6 @@ def test_kept_shares():
     assert rows.keep_rows(record)[0].uniform is None and len(drawn(record)["search-kept"].data) == 1
 
 
-def test_latency_table():
-    fit = rows.latency_fit(searched())
-    assert fit is not None and fit.pairs == ((10, 11), (20, 19), (30, 30))
-    figure = drawn(searched())["search-latency"]
-    assert figure.layout.title.text == "median error 5.3%, rank correlation 0.987"
-    diagonal, points = figure.data
-    assert tuple(diagonal.x) == tuple(diagonal.y) == (9.0, 31.0)
-    assert (list(points.x), list(points.y)) == ([10, 20, 30], [11, 19, 30])
-    record = searched()
-    record["latency_table"]["error"] |= {"pairs": [[5.0, 5.0]], "spearman": math.nan, "median_relative_error": None}
-    figure = drawn(record)["search-latency"]
-    assert figure.layout.title.text == "" and figure.layout.xaxis.range[0] < 5 < figure.layout.xaxis.range[1]
-
-
 def test_facts():
     facts = {row.name: row for row in rows.fact_rows(searched())}
     assert {name: row.value for name, row in facts.items()} == {
@@ -124,13 +108,9 @@ def test_facts():
         "Structures scored": "5",
         "Best score": "75.00%",
         "Search: MACs": "18.31 G",
-        "Latency table": "onnxruntime",
-        "Error of the table": "5.3%",
-        "Predicted latency": "7.25 ms",
     }
     assert facts["Sampling"].detail.startswith("4 structures per mini-batch")
     assert facts["Best score"].detail == "on sub-validation; structure 4"
-    assert facts["Latency table"].detail == "batch 64, Some CPU"
     record = searched()
     record["seconds"]["propose"] = 12.0
     record["method_details"]["fit"]["split"]["sub_validation"] = "data.val"
@@ -148,9 +128,9 @@ def damaged() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("record", damaged())
 def test_without_a_search_there_is_no_section(record):
     assert rows.generation_rows(record) == rows.front_rows(record) == rows.keep_rows(record) == []
-    assert (rows.winner(record), rows.cost_metric(record), rows.latency_fit(record)) == (None, None, None)
+    assert (rows.winner(record), rows.cost_metric(record)) == (None, None)
     assert rows.search_text(record) == "" and rows.fact_rows(record) == [] and search_figures(record) == []
-    page = Page(render_report(record))
+    page = Page(rendered(record))
     assert not any(attributes.get("id") == "search" for _, attributes in page.elements)
     assert "Search" not in page.text
 
@@ -160,9 +140,9 @@ def test_any_part_of_a_search_may_be_missing(key):
     for value in (None, [], "?"):
         record = searched()
         found(record)[key] = value
-        assert "</html>" in render_report(record)
+        assert "</html>" in rendered(record)
     del record["method_details"]["search"][key]
-    assert "</html>" in render_report(record)
+    assert "</html>" in rendered(record)
 
 
 def test_candidates_without_a_number_are_left_out():
@@ -178,7 +158,7 @@ def test_candidates_without_a_number_are_left_out():
 
 def test_the_page_shows_the_search():
     record = json.loads(json.dumps(searched()))
-    page = Page(render_report(record))
+    page = Page(rendered(record))
     assert any(attributes.get("id") == "search" for _, attributes in page.elements)
     for part in (
         "Searched 5 structures, best: 75.00% accuracy on sub-validation.",
@@ -193,18 +173,9 @@ def test_the_page_shows_the_search():
     places = [a["id"].removeprefix("figure-") for t, a in page.elements if a.get("class") == "figure"]
     data = [json.loads(script) for script in page.scripts if script.startswith("{")]
     assert [place for place in places if place.startswith("search-")] == KEYS
-    assert len(places) == len(data) == len(figures(record)) + len(KEYS)
+    assert places[-1] == "latency-table" and len(places) == len(data) == len(figures(record)) + len(KEYS) + 1
     stars = [t for figure in data for t in figure["data"] if t.get("name") == "winner" and t["type"] == "scatter"]
     assert [t["y"] for t in stars] == [[75.0]]
-
-
-def test_a_latency_table_alone():
-    record = full() | {"latency_table": searched()["latency_table"], "method_details": {}}
-    assert list(drawn(record)) == ["search-latency"]
-    page = Page(render_report(record))
-    assert rows.section_title(record) == "Latency table" and "Search" not in page.text and "5.3%" in page.text
-    record["budget"] = record["cost"] = record["quality"] = record["space"] = record["history"] = None
-    assert any("plotly.js v" in script for script in Page(render_report(record)).scripts)
 
 
 def test_names_of_a_search_are_escaped():
@@ -215,8 +186,8 @@ def test_names_of_a_search_are_escaped():
     record["bounds"] = {EVIL: 3.0}
     found(record).update(searcher=EVIL, groups=[EVIL, "layer1.0.conv1"], costs={EVIL: [1, 2, 3, 4, 5]})
     record["space"]["groups"][0]["name"] = EVIL
-    page = Page(render_report(record))
-    assert len(page.scripts) == len(Page(render_report(searched())).scripts)
+    page = Page(rendered(record))
+    assert len(page.scripts) == len(Page(rendered(searched())).scripts)
     assert not any(script.startswith("alert") for script in page.scripts)
     for key in ("search-front", "search-kept"):
         assert "<script" not in drawn(record)[key].to_json().replace("\\u003c", "<")
@@ -237,7 +208,7 @@ def test_the_terminal_gets_one_line():
     texts = []
     for record in (searched(), full()):
         out = Console(file=io.StringIO(), width=120, force_terminal=False)
-        print_summary(record, out)
+        summarise(record, out)
         texts.append(out.file.getvalue())  # type: ignore[attr-defined]
     line = "Searched 5 structures, best: 75.00% accuracy on sub-validation\n"
     assert texts[0].replace(line, "") == texts[1] and line in texts[0]

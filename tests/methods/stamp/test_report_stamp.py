@@ -10,12 +10,11 @@ import sys
 from typing import Any
 
 import pytest
-from report_pages import EVIL, Page
+from report_pages import EVIL, Page, rendered
 from report_records import full, minimal, searched
 
 from metaprune.methods.stamp import report_rows as rows
 from metaprune.methods.stamp.report_plots import stamp_figures
-from metaprune.report.html import render_report
 from metaprune.report.plots import MANY_GROUPS
 
 _EPISODE = {"data": "cifar100", "ways": 5, "accuracy": 0.5, "kept_channels": 0.5}
@@ -55,7 +54,7 @@ def found(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def drawn(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: figure for key, _, _, figure in stamp_figures(record)}
+    return {f.key: f.figure for f in stamp_figures(record)}
 
 
 def test_meta_training_by_episode():
@@ -128,7 +127,7 @@ def test_collapse_is_said():
 def test_other_methods_have_no_section(record):
     assert rows.stamp_text(record) == rows.closing_text(record) == ""
     assert rows.fact_rows(record) == stamp_figures(record) == []
-    assert 'id="stamp"' not in render_report(record)
+    assert 'id="stamp"' not in rendered(record)
 
 
 def paths(part: Any, *place: str | int) -> list[tuple[str | int, ...]]:
@@ -148,11 +147,11 @@ def test_any_part_may_be_missing(path):
         stamp_figures(record)
         rows.fact_rows(record), rows.stamp_text(record), rows.closing_text(record)
     del holder[path[-1]]
-    assert 'id="stamp"' in render_report(record)
+    assert 'id="stamp"' in rendered(record)
 
 
 def test_the_section_needs_no_other_part():
-    page = Page(render_report({"method_details": {"stamp": _STAMP}}))
+    page = Page(rendered({"method_details": {"stamp": _STAMP}}))
     assert "Masks by layer" in page.text and any("plotly.js v" in script for script in page.scripts)
 
 
@@ -161,7 +160,7 @@ def test_the_page_shows_the_section_and_escapes_names():
     record["space"]["groups"][0]["name"] = EVIL
     found(record)["probabilities"][EVIL] = [0.5]
     found(record)["meta_training"]["history"]["rows"][0]["data"] = EVIL
-    page = Page(render_report(record))
+    page = Page(rendered(record))
     assert all(x in page.text for x in ("49.8% of MACs kept.", "Masks by layer", "Time line", "0.875", "18.31 T"))
     places = [a["id"] for _, a in page.elements if "id" in a]
     assert places[-3:] == ["figure-stamp-meta", "figure-stamp-masks", "figure-stamp-time"]

@@ -27,7 +27,7 @@ from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.values import Budget
 
@@ -48,7 +48,7 @@ def network(kind="cnn"):
 
 def learner_of(method=QUICK, kind="cnn"):
     net = network(kind)
-    learner = method._learner(Task(net, small_data()), Rng(0), net.tensors)
+    learner = method._learner(PruneTask(net, small_data()), Rng(0), net.tensors)
     fill_bank(learner, [Pool(small_data(), "cpu")], method.meta, Rng(0))
     return learner
 
@@ -131,7 +131,7 @@ def test_a_network_without_a_linear_head_is_refused():
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 10, 26), torch.nn.Flatten()
     )
-    task = Task(trace(model, torch.zeros(2, 1, 28, 28)), small_data())
+    task = PruneTask(trace(model, torch.zeros(2, 1, 28, 28)), small_data())
     with pytest.raises(NotAvailableError, match=r"ends in nn\.Linear"):
         QUICK.propose(task, Budget(params="50%"), Rng(0))
 
@@ -175,7 +175,7 @@ def conditioned():
         shares=(0.3, 0.3),
         adapt_steps=0,
     )
-    artifact = method.fit([Task(net, d) for d in domains], Rng(0))
+    artifact = method.fit([PruneTask(net, d) for d in domains], Rng(0))
     return method.restore(artifact), net, domains
 
 
@@ -188,7 +188,7 @@ def test_masks_follow_the_data(conditioned):
 
 def test_twice_the_samples_give_about_the_same_mask(conditioned):
     method, net, domains = conditioned
-    task = Task(net, domains[0])
+    task = PruneTask(net, domains[0])
     made = method._as_fitted(task, method.fitted)
     learner, _ = made._restored(task, method.fitted, 4)
     pool, masks = Pool(domains[0], "cpu"), []
@@ -205,7 +205,7 @@ def test_one_generator_keeps_as_much_as_it_is_asked_for():
     net, data = network(), small_data()
     meta = dataclasses.replace(QUICK.meta, episodes=40, generator_lr=5e-2, ramp=0.01)
     method = dataclasses.replace(QUICK, meta=meta, shares=(0.1, 0.6), strength=5.0)
-    task = Task(net, data)
+    task = PruneTask(net, data)
     learner, _ = method._restored(task, method.fit([task], Rng(0)), 10)
     sample, soft = Pool(data, "cpu").draw(range(10), 40, Rng(1), augment=False), SoftCost(net.cost_model(), "params")
     kept = []
@@ -238,7 +238,7 @@ def test_kept_cost_falls_with_strength():
     for strength in (0.0, 0.01, 3.0):  # far above these the price alone steers, and more of it changes nothing
         meta = dataclasses.replace(QUICK.meta, episodes=12, generator_lr=2e-2, ramp=0.01)
         artifact = dataclasses.replace(QUICK, strength=strength, shares=(0.01, 0.01), meta=meta, logit_decay=0.0).fit(
-            [Task(net, data)], Rng(0)
+            [PruneTask(net, data)], Rng(0)
         )
         kept.append(artifact.info["history"]["rows"][-1]["kept_cost"])
     assert kept[0] > kept[1] > kept[2]
@@ -248,8 +248,8 @@ def test_kept_cost_falls_with_strength():
 def test_a_killed_meta_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch, outer):
     net, data = network(), small_data()
     method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, outer=outer))
-    whole = method.fit([Task(net, data)], Rng(0))
-    task = Task(net, data, folder=tmp_path)
+    whole = method.fit([PruneTask(net, data)], Rng(0))
+    task = PruneTask(net, data, folder=tmp_path)
     drawn, draw = [], Pool.draw
 
     def killed(self, *args, **kwargs):
@@ -284,12 +284,12 @@ def test_a_kept_head_goes_on_from_episode_to_episode(head):
 
 def test_a_generator_that_sees_nothing_is_a_fixed_mask_and_a_blind_one_is_reported():
     net, data = network(), small_data()
-    static = dataclasses.replace(QUICK, use_set=False, use_activations=False).fit([Task(net, data)], Rng(0))
+    static = dataclasses.replace(QUICK, use_set=False, use_activations=False).fit([PruneTask(net, data)], Rng(0))
     assert static.info["conditioning"]["margin"] == 0
     blind = dataclasses.replace(QUICK, use_activations=False)
-    learned = blind.fit([Task(net, data)], Rng(0))
+    learned = blind.fit([PruneTask(net, data)], Rng(0))
     dead = {n: torch.zeros_like(t) if "bodies" in n else t for n, t in learned.tensors.items()}
-    task = Task(net, data)
+    task = PruneTask(net, data)
     learner, _ = blind._restored(task, Artifact("stamp", dead, learned.info), 10)
     with pytest.warns(CollapseWarning, match="about the same mask"):
         blind._conditioning(learner, [Pool(data, "cpu")], Rng(0))
@@ -302,7 +302,7 @@ def test_artifacts_come_back_and_the_proposal_is_the_same(conditioned, tmp_path)
     method, net, domains = conditioned
     method.fitted.save(tmp_path)
     again = method.restore(Artifact.load(tmp_path, "stamp"))
-    plans = [m.propose(Task(net, domains[1]), Budget(params="30%"), Rng(4)) for m in (method, again)]
+    plans = [m.propose(PruneTask(net, domains[1]), Budget(params="30%"), Rng(4)) for m in (method, again)]
     assert plans[0].plan == plans[1].plan
     assert all(torch.equal(t, plans[1].weights[n]) for n, t in plans[0].weights.items())
 
@@ -310,7 +310,7 @@ def test_artifacts_come_back_and_the_proposal_is_the_same(conditioned, tmp_path)
 @pytest.mark.parametrize("blend", [0.0, 0.25, 1.0])
 def test_adaptation_starts_between_the_pretrained_and_the_meta_trained_weights(conditioned, blend):
     method, net, domains = conditioned
-    found = dataclasses.replace(method, blend=blend).propose(Task(net, domains[0]), Budget(params="30%"), Rng(4))
+    found = dataclasses.replace(method, blend=blend).propose(PruneTask(net, domains[0]), Budget(params="30%"), Rng(4))
     tensors = method.fitted.tensors  # and it ends there: the fixture adapts for no steps
     for name in (n.removeprefix("network.") for n in tensors if n.startswith("network.")):
         before, after = tensors[f"reference.{name}"], tensors[f"network.{name}"]
@@ -324,12 +324,12 @@ def test_sets_are_read_as_they_are_trained_on(monkeypatch):
     seen, draw = set(), Pool.draw
     monkeypatch.setattr(Pool, "draw", lambda pool, *a, **k: (seen.add(k["augment"]), draw(pool, *a, **k))[1])
     method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, augment=True, episodes=1))
-    method.propose(Task(network(), small_data()), Budget(macs="50%"), Rng(0))
+    method.propose(PruneTask(network(), small_data()), Budget(macs="50%"), Rng(0))
     assert seen == {True}
 
 
 def test_a_proposal_knows_the_targets_before_it(tmp_path):
-    task, made = Task(network(), small_data(), folder=tmp_path / "targets" / "new"), Stamp(artifact=str(tmp_path))
+    task, made = PruneTask(network(), small_data(), folder=tmp_path / "targets" / "new"), Stamp(artifact=str(tmp_path))
     record = {"data": "birds", "budget": {"macs": "50%"}, "method_details": {"stamp": {"kept": [1, 2]}}, "seed": 0}
     for name, found in (("birds", record), ("new", record), ("other", {"data": "no stamp"})):
         (tmp_path / "targets" / name).mkdir(parents=True)
@@ -340,7 +340,7 @@ def test_a_proposal_knows_the_targets_before_it(tmp_path):
 
 def test_threshold_is_the_generators_own_size_or_an_error(conditioned):
     method, net, domains = conditioned
-    task, own = Task(net, domains[0]), dataclasses.replace(method, freeze="threshold")
+    task, own = PruneTask(net, domains[0]), dataclasses.replace(method, freeze="threshold")
     plan = own.propose(task, Budget(params="99%"), Rng(0)).plan
     assert net.cost(plan).params < net.cost().params
     with pytest.raises(InfeasibleBudgetError, match="the generator's own mask exceeds"):
@@ -350,7 +350,7 @@ def test_threshold_is_the_generators_own_size_or_an_error(conditioned):
 def test_structure_hands_over_no_weights(conditioned):
     method, net, domains = conditioned
     found = dataclasses.replace(method, variant="structure").propose(
-        Task(net, domains[0]), Budget(params="30%"), Rng(0)
+        PruneTask(net, domains[0]), Budget(params="30%"), Rng(0)
     )
     assert found.weights is None
     assert found.plan.keep
@@ -375,14 +375,14 @@ def test_bad_targets(conditioned):
         (dataclasses.replace(domains[0], input_shape=(3, 28, 28)), DataError, "data.channels=1"),
     ):
         with pytest.raises(error, match=text):
-            method.propose(Task(net, data), Budget(params="30%"), Rng(0))
+            method.propose(PruneTask(net, data), Budget(params="30%"), Rng(0))
     with pytest.raises(ConfigError, match="another space"):
-        method.propose(Task(network(), domains[0]), Budget(params="30%"), Rng(0))
+        method.propose(PruneTask(network(), domains[0]), Budget(params="30%"), Rng(0))
 
 
 def test_a_budget_that_meta_training_did_not_see_is_said(conditioned):
     method, net, domains = conditioned
-    task, (low, high) = Task(net, domains[0]), method.shares
+    task, (low, high) = PruneTask(net, domains[0]), method.shares
     for budget, text in (
         (Budget(params=f"{100 * min(1.0, 1.5 * high):.4f}%"), "meta-trained for"),
         (Budget(macs="50%"), "does not bound params"),
@@ -395,7 +395,7 @@ def test_a_budget_that_meta_training_did_not_see_is_said(conditioned):
 
 
 def test_references_are_looked_at_before_anything_is_trained():
-    task = Task(network(), small_data())
+    task = PruneTask(network(), small_data())
     with pytest.raises(ConfigError, match="no-such"):
         Stamp(references=("builtin:no-such",)).require_feasible(task, Budget(params="50%"))
     with pytest.raises(NotAvailableError, match="metaprune latency"):
@@ -405,11 +405,6 @@ def test_references_are_looked_at_before_anything_is_trained():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"meta": MetaConfig(ways=(1, 3))}, "at least 2"),
-        ({"meta": MetaConfig(ways=(2,))}, "at least 2"),  # type: ignore[arg-type]
-        ({"meta": MetaConfig(lr=-1)}, r"stamp\.meta\.lr"),
-        ({"meta": MetaConfig(outer="reptil")}, "Did you mean 'reptile'"),  # type: ignore[arg-type]
-        ({"meta": MetaConfig(head="kep")}, "Did you mean 'kept'"),  # type: ignore[arg-type]
         ({"set_dim": 32, "heads": 5}, "does not divide"),
         ({"kl_weight": 1.0}, "beta_bernoulli"),
         ({"encoder": "atention"}, "Did you mean 'attention'"),
@@ -423,3 +418,18 @@ def test_references_are_looked_at_before_anything_is_trained():
 def test_wrong_options(options, text):
     with pytest.raises(ConfigError, match=text):
         Stamp(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"ways": (1, 3)}, "at least 2"),
+        ({"ways": (2,)}, "at least 2"),
+        ({"lr": -1}, r"stamp\.meta\.lr"),
+        ({"outer": "reptil"}, "Did you mean 'reptile'"),
+        ({"head": "kep"}, "Did you mean 'kept'"),
+    ],
+)
+def test_wrong_options_of_meta_training(options, text):
+    with pytest.raises(ConfigError, match=text):
+        MetaConfig(**options)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_pages import rendered, summarise
 from rich.console import Console
 from test_stamp import QUICK, gratings, network
 from torch import nn
@@ -27,10 +28,8 @@ from metaprune.methods.stamp.pairs import PairLayers, Pairs, most_probable
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
-from metaprune.protocol.method import Task, require_feasible
+from metaprune.protocol.method import PruneTask, require_feasible
 from metaprune.recover.config import RecoverConfig
-from metaprune.report.html import render_report
-from metaprune.report.text import print_summary
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.train.config import TrainConfig
 from metaprune.values import Budget, Constraints
@@ -45,7 +44,7 @@ pytestmark = [
 
 def learner_of(method=PAIRS, kind="cnn", **limits):
     net = network(kind)
-    learner = method._learner(Task(net, small_data(), Constraints(**limits)), Rng(0), net.tensors)
+    learner = method._learner(PruneTask(net, small_data(), Constraints(**limits)), Rng(0), net.tensors)
     fill_bank(learner, [Pool(small_data(), "cpu")], method.meta, Rng(0))
     return learner
 
@@ -58,7 +57,7 @@ def sample_of(count=40):
 def fitted():
     """(method with its artifact, task)."""
     torch.set_num_threads(1)
-    task = Task(network(), small_data())
+    task = PruneTask(network(), small_data())
     return PAIRS.restore(PAIRS.fit([task], Rng(0))), task
 
 
@@ -157,7 +156,7 @@ def test_masks_follow_the_data():
     domains = [gratings(kind, kind) for kind in ("rows", "columns", "blobs")]
     meta = dataclasses.replace(PAIRS.meta, episodes=12, inner_steps=3, batch_size=32, ways=(3, 4))
     method = dataclasses.replace(PAIRS, meta=meta, set_dim=16, hidden=16, strength=1.0, shares=(0.3, 0.3))
-    found = method.fit([Task(net, d) for d in domains], Rng(0)).info["conditioning"]
+    found = method.fit([PruneTask(net, d) for d in domains], Rng(0)).info["conditioning"]
     assert found["jaccard_same"] - found["jaccard_different"] >= 0.1, found
 
 
@@ -209,7 +208,7 @@ def test_masks_are_whole_pairs_within_the_budget(fitted):
 
 
 def test_groups_of_convolutions_are_counted_as_they_are():
-    form = Pairs(Task(trace(Separable().eval(), torch.zeros(2, 1, 28, 28))))
+    form = Pairs(PruneTask(trace(Separable().eval(), torch.zeros(2, 1, 28, 28))))
     names = ["enter.weight", "depthwise.weight", "grouped.weight"]
     assert form.layers.names == names
     assert [form.layers.shape(n) for n in names] == [(8, 1), (8, 1), (6, 4)]
@@ -235,7 +234,7 @@ def test_threshold_is_the_generators_own_size_or_an_error(fitted):
 
 
 def test_budgets_that_masks_cannot_meet():
-    task = Task(network(), small_data())
+    task = PruneTask(network(), small_data())
     for budget in ("macs=50%", "params=50%", "nonzero=50%,memory_mb=50%"):
         with pytest.raises(InfeasibleBudgetError, match="Bound nonzero instead"):
             require_feasible(PAIRS, task, Budget.parse(budget))
@@ -323,11 +322,11 @@ def test_recovery_leaves_pairs_at_zero_and_the_record_says_what_they_are_not(fit
     told = result.record["method_details"]["stamp"]["pairs"]
     assert 0.5 < told["sparsity"] < 0.7
     out = io.StringIO()
-    print_summary(result.record, Console(file=out, width=400))
-    for text in (render_report(result.record), out.getvalue()):
+    summarise(result.record, Console(file=out, width=400))
+    for text in (rendered(result.record), out.getvalue()):
         assert f"group sparsity {100 * told['sparsity']:.1f}%" in text
         assert "(pattern filter)" in text and "no speed-up on dense hardware" in text
-    assert "Empty inputs" in render_report(result.record)
+    assert "Empty inputs" in rendered(result.record)
     strips, layers = stamp_rows.mask_rows(result.record), {row["name"]: row for row in told["layers"]}
     assert [s.name for s in strips] == list(layers)  # the marks of the figure are at the pairs that were kept
     assert all(s.group.before - s.group.after == layers[s.name]["zero"] for s in strips)

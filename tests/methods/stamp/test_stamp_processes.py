@@ -17,7 +17,7 @@ from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.meta import MetaConfig, fill_bank
 from metaprune.methods.stamp.method import Stamp
 from metaprune.network import trace
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.runs.config import RunConfig
 from metaprune.runs.fit import fit
 from metaprune.testing.method_suite import small_data, small_network
@@ -104,7 +104,7 @@ def test_parts_of_the_shares_make_the_mean_of_the_batch(samples, count):
 @pytest.mark.parametrize("kind", ["cnn", "transformer"])
 def test_bfloat16_leaves_sets_gates_and_tensors_in_float32(kind):
     """The network's products are rounded; what is read of a set and what is trained are not."""
-    task = Task(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data())
+    task = PruneTask(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data())
     seen = set()
 
     class Rounding(Processes):

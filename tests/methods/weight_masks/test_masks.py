@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_pages import rendered, summarise
 from report_records import full as full_record
 from rich.console import Console
 from torch import nn
@@ -17,13 +18,11 @@ from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError,
 from metaprune.core.rng import Rng
 from metaprune.cost.soft import SoftCost
 from metaprune.methods.metagraph.method import MetaGraph
-from metaprune.methods.weight_masks.method import Weights, largest, layer_weights, n_of_m, parse_pattern, shares
+from metaprune.methods.weight_masks.method import WeightMasks, largest, layer_weights, n_of_m, parse_pattern, shares
 from metaprune.network import trace
-from metaprune.protocol.method import Task, require_feasible
+from metaprune.protocol.method import PruneTask, require_feasible
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
-from metaprune.report.html import render_report
-from metaprune.report.text import print_summary
 from metaprune.testing import assert_untouched
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import random_plan
@@ -42,7 +41,7 @@ def mlp():
 
 
 def task_of(model, **limits):
-    return Task(trace(model, IMAGE), small_data(), Constraints(**limits), batch_size=32)
+    return PruneTask(trace(model, IMAGE), small_data(), Constraints(**limits), batch_size=32)
 
 
 # ---------------------------------------------------------------------------------------------------- patterns
@@ -93,13 +92,13 @@ def test_patterns_are_read_strictly():
     assert parse_pattern("2:4") == (2, 4)
     for wrong in ("4:2", "2:2", "0:4", "2-4", "", "N:M", 2):
         with pytest.raises(ConfigError, match="is not known: unstructured, or N:M"):
-            Weights(pattern=wrong)
+            WeightMasks(pattern=wrong)
     with pytest.raises(ConfigError, match="is not known: channels, unstructured"):
         MetaGraph(pattern="channel")
     with pytest.raises(ConfigError, match="fixes every layer"):
-        Weights(pattern="2:4", scope="layer")
+        WeightMasks(pattern="2:4", scope="layer")
     with pytest.raises(ConfigError, match="Did you mean 'layer'"):
-        create_method("weights", {"scope": "layers"})
+        create_method("weight_masks", {"scope": "layers"})
 
 
 class Mixed(nn.Module):
@@ -123,11 +122,11 @@ def test_which_weights_are_masked():
     network = trace(Mixed().eval(), torch.randn(2, 1, 8, 8))
     inside = {"conv.weight", "attention.in_proj_weight", "attention.out_proj.weight", "head.weight"}
     assert layer_weights(network) == inside
-    found = Weights(pattern="2:4").propose(Task(network), Budget.parse("macs=100%"), Rng(0))
+    found = WeightMasks(pattern="2:4").propose(PruneTask(network), Budget.parse("macs=100%"), Rng(0))
     assert set(found.masks) == inside  # two channels a group, at four positions: eight inputs
     assert found.details["masks"]["pattern"] == "2:4"
     assert set(found.details["masks"]["whole"]) == {"up.weight", "place"}
-    free = Weights().propose(Task(network), Budget.parse("nonzero=40%"), Rng(0))
+    free = WeightMasks().propose(PruneTask(network), Budget.parse("nonzero=40%"), Rng(0))
     assert set(free.masks) == inside | {"up.weight", "place"}  # no biases, no class token
 
 
@@ -176,7 +175,7 @@ def test_what_is_masked_is_zero_after_recovery_and_in_the_archive(kind, form, tm
             model,
             IMAGE,
             budget="nonzero=55%",
-            method="weights",
+            method="weight_masks",
             method_options={"pattern": "2:4"},
             data=small_data(),
             recover=RecoverConfig(kind=kind, train=TUNE),
@@ -208,7 +207,7 @@ def test_what_is_masked_is_zero_after_recovery_and_in_the_archive(kind, form, tm
 def test_a_resumed_recovery_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     options = {
         "budget": "nonzero=30%",
-        "method": "weights",
+        "method": "weight_masks",
         "data": small_data(),
         "progress": False,
         "recover": RecoverConfig(kind="finetune", train=dataclasses.replace(TUNE, epochs=3, optimizer="adamw")),
@@ -265,20 +264,20 @@ def test_the_cost_of_masks_counts_what_the_plan_keeps():
 def test_budgets_that_masks_cannot_meet():
     task = task_of(mlp())
     with pytest.raises(InfeasibleBudgetError, match=r"pattern 2:4 is .* nonzero parameters, 5\d\.\d+% of .* fixes the"):
-        Weights(pattern="2:4").propose(task, Budget(nonzero="40%"), Rng(0))
-    for method in (Weights(), MetaGraph(pattern="2:4", rewrite="none")):
+        WeightMasks(pattern="2:4").propose(task, Budget(nonzero="40%"), Rng(0))
+    for method in (WeightMasks(), MetaGraph(pattern="2:4", rewrite="none")):
         with pytest.raises(InfeasibleBudgetError, match=r"leave dense costs as they are: macs .*Bound nonzero instead"):
             require_feasible(method, task, Budget(macs="50%"))  # before a dense network is trained
     everything = task_of(mlp(), only=("2",))
     with pytest.raises(InfeasibleBudgetError, match=r"without a mask: 1\.weight, 4\.weight"):
-        Weights().propose(everything, Budget(nonzero="50%"), Rng(0))
+        WeightMasks().propose(everything, Budget(nonzero="50%"), Rng(0))
     with pytest.raises(PlanError, match="matches no group"):
-        Weights().propose(task_of(mlp(), ignore=("7",)), Budget(nonzero="50%"), Rng(0))
+        WeightMasks().propose(task_of(mlp(), ignore=("7",)), Budget(nonzero="50%"), Rng(0))
     broken = mlp()
     with torch.no_grad():
         broken[1].weight[0, 0] = torch.nan
     with pytest.raises(WeightsError, match=r"NaN or infinity in 1\.weight"):
-        Weights().propose(task_of(broken), Budget(nonzero="50%"), Rng(0))
+        WeightMasks().propose(task_of(broken), Budget(nonzero="50%"), Rng(0))
 
 
 class Given:
@@ -360,12 +359,12 @@ def test_the_flow_ends_in_masks_of_the_network_that_an_initial_pruning_left():
 
 def test_the_report_says_what_masks_are_not():
     record = full_record()
-    assert "dense hardware" not in render_report(record)
+    assert "dense hardware" not in rendered(record)
     record |= {"budget": {"nonzero": "51%"}, "bounds": {"nonzero": 137_000}}
     record["masks"] = {"nonzero": 136_000, "share": 0.499, "pattern": "2:4", "whole": ["conv1.weight"]}
     record["cost"]["before"]["nonzero"], record["cost"]["after"]["nonzero"] = 272_474, 136_000
-    page, out = render_report(record), io.StringIO()
-    print_summary(record, Console(file=out, width=400))
+    page, out = rendered(record), io.StringIO()
+    summarise(record, Console(file=out, width=400))
     for text in (page, out.getvalue()):
         assert "(pattern 2:4): 136,000 parameters (49.9%) are left; without a mask: conv1.weight." in text
         assert "no speed-up on dense hardware" in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,23 +10,21 @@ from torch import nn
 
 from metaprune.core.errors import NotAvailableError
 from metaprune.core.rng import Rng
-from metaprune.methods.criteria.scores import Normalise, Ranking, group_scores, member_scores
-from metaprune.protocol.method import Task
+from metaprune.methods.criteria.config import BNScaleConfig
+from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class BNScale(Ranking):
+class BNScale(BNScaleConfig, Ranking):
     """Mean of |gamma| over the BatchNorms of a group, ranked as they are. Groups without a BatchNorm stay whole."""
 
-    name: ClassVar[str] = "bn_scale"
-    normalise: Normalise = "none"
-
-    def _scales(self, task: Task) -> set[str]:
+    def _scales(self, task: PruneTask) -> set[str]:
         modules = task.network.model.named_modules(remove_duplicate=False)
         return {f"{n}.weight" for n, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine}
 
-    def frozen(self, task: Task) -> set[int]:
+    def frozen(self, task: PruneTask) -> set[int]:
         scales = self._scales(task)
         without = {i for i, g in enumerate(task.network.space) if not any(m.parameter in scales for m in g.members)}
         if len(without) == len(task.network.space):
@@ -36,7 +33,7 @@ class BNScale(Ranking):
             )
         return without
 
-    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+    def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
         scales = self._scales(task)
 
         def gamma(_: ChannelGroup, member: Member, tensor: torch.Tensor) -> np.ndarray | None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 
 from metaprune.core.rng import Rng
+from metaprune.methods.criteria.config import FPGMConfig
 from metaprune.methods.criteria.scores import Ranking, group_scores
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class FPGM(Ranking):
+class FPGM(FPGMConfig, Ranking):
     """Sum of Euclidean distances of a channel's filter to all filters of its layer; mean over the layers of a group."""
 
-    name: ClassVar[str] = "fpgm"
-
-    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+    def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
         kept = plan.masks(task.network.space)
         alive = {g.name: mask for g, mask in zip(task.network.space, kept, strict=True)}
 
@@ -35,6 +33,6 @@ class FPGM(Ranking):
         return group_scores(task, distances, self.normalise)
 
 
-def _has_filters(task: Task, group: ChannelGroup) -> bool:
+def _has_filters(task: PruneTask, group: ChannelGroup) -> bool:
     """Whether any tensor makes the group's channels; else those that read them count."""
     return any(m.dim == 0 and task.network.tensors[m.parameter].dim() > 1 for m in group.members)

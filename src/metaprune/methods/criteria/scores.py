@@ -11,18 +11,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from metaprune.core.errors import ConfigError, WeightsError
+from metaprune.core.errors import WeightsError
 from metaprune.core.rng import Rng
-from metaprune.protocol.method import Task
-from metaprune.search.allocate import Scope
+from metaprune.methods.criteria.config import Normalise, RankingConfig
+from metaprune.protocol.method import BaseMethod, PruneTask
 from metaprune.values import Budget, ChannelGroup, Member, Plan, Proposal
-
-Normalise = Literal["mean", "none"]
 
 
 def member_scores(elements: torch.Tensor, member: Member) -> np.ndarray:
@@ -34,7 +31,7 @@ def member_scores(elements: torch.Tensor, member: Member) -> np.ndarray:
 
 
 def group_scores(
-    task: Task, score: Callable[[ChannelGroup, Member, torch.Tensor], np.ndarray | None], normalise: Normalise
+    task: PruneTask, score: Callable[[ChannelGroup, Member, torch.Tensor], np.ndarray | None], normalise: Normalise
 ) -> list[np.ndarray]:
     """One array [width] per group. `score(group, member, tensor)` scores one member, or None to leave it out."""
     found = []
@@ -59,37 +56,18 @@ def group_scores(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking(ABC):
-    """A method that scores channels and drops the lowest.
-
-    scope: `global`, `local` (same share of every group) or `isomorphic` (same share of every class of equal structure).
-    steps: 1 is one-shot; with n steps the cost falls linearly to the budget and scores are taken anew each time.
-    normalise: `mean` divides each group's scores by their mean before ranking; `none` ranks them as they are.
-    """
-
-    name: ClassVar[str]
-    needs_data: ClassVar[bool] = False
-    scope: Scope = "global"
-    steps: int = 1
-    normalise: Normalise = "mean"
-
-    def __post_init__(self) -> None:
-        if self.scope not in ("global", "local", "isomorphic"):
-            raise ConfigError(f"scope is global, local or isomorphic, not {self.scope!r}")
-        if self.normalise not in ("mean", "none"):
-            raise ConfigError(f"normalise is mean or none, not {self.normalise!r}")
-        if self.steps < 1:
-            raise ConfigError(f"steps is at least 1, not {self.steps}")
+class Ranking(RankingConfig, BaseMethod, ABC):
+    """A method that scores channels and drops the lowest."""
 
     @abstractmethod
-    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+    def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
         """One array [width] per group at the current plan; higher is more important."""
 
-    def frozen(self, task: Task) -> set[int]:
+    def frozen(self, task: PruneTask) -> set[int]:
         """Groups this method has no opinion on and leaves whole."""
         return set()
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         frozen = self.frozen(task)
         plan = Plan()
         task.allocator(budget, frozen)  # infeasible budgets fail before any data is read
@@ -102,7 +80,7 @@ class Ranking(ABC):
             plan = allocator.by_scores(scores, self.scope, classes)
         return Proposal(plan)
 
-    def _budgets(self, task: Task, budget: Budget) -> Iterable[Budget]:
+    def _budgets(self, task: PruneTask, budget: Budget) -> Iterable[Budget]:
         """Bounds that fall linearly from the full cost to the budget in `steps` steps."""
         full = task.network.cost()
         bounds = budget.bounds(full)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 
+from metaprune.methods.criteria.config import SnipConfig
 from metaprune.methods.criteria.scores import member_scores
 from metaprune.methods.criteria.taylor import Taylor
 from metaprune.values import Member
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snip(Taylor):
+class Snip(SnipConfig, Taylor):
     """Sum of |weight * gradient| on one mini-batch, meant for networks before training. The channel form is ours: the
     paper ranks single weights."""
-
-    name: ClassVar[str] = "snip"
-    batches: int = 1
 
     def _sum(self, change: torch.Tensor, member: Member) -> np.ndarray:
         return member_scores(change.abs(), member)

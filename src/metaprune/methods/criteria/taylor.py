@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,26 +15,18 @@ from torch import nn
 
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
+from metaprune.methods.criteria.config import TaylorConfig
 from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
 from metaprune.objective.batch import call_arguments
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taylor(Ranking):
-    """batches: training mini-batches the gradient is taken on, in eval mode (running BatchNorm statistics)."""
+class Taylor(TaylorConfig, Ranking):
+    """Averages squared first-order changes of the loss over training mini-batches."""
 
-    name: ClassVar[str] = "taylor"
-    needs_data: ClassVar[bool] = True
-    batches: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batches < 1:
-            raise ConfigError(f"batches is at least 1, not {self.batches}")
-
-    def scores(self, task: Task, plan: Plan, rng: Rng) -> list[np.ndarray]:
+    def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
         data = task.require_data(self.name)
         objective = data.require_objective()
         network = task.network

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,55 +23,22 @@ from torch import nn
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.data import Data
+from metaprune.methods.gates.config import GatesConfig
 from metaprune.methods.gating.distributions import GATES
 from metaprune.methods.gating.training import GatedLoss, Price, Sample, asked_share, gradient_steps, sgd
 from metaprune.objective import Objective
 from metaprune.objective.batch import call_arguments, channels_last
-from metaprune.protocol.method import Task
-from metaprune.train.config import require_choice, require_number
-from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
+from metaprune.protocol.method import BaseMethod, PruneTask
+from metaprune.values import Budget, Plan, Proposal
 
 _LEAST = 0.01  # share of the full cost that is asked for where the budget bounds another metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gates:
+class Gates(GatesConfig, BaseMethod):
     """Trains weights and one gate per channel for `steps`, keeps the most probable channels that fit the budget."""
 
-    name: ClassVar[str] = "gates"
-    needs_data: ClassVar[bool] = True
-
-    gate: Literal["concrete", "vib", "beta_bernoulli"] = "concrete"
-    """Distribution of a gate."""
-    steps: int = 200
-    """Gradient steps."""
-    batch_size: int = 64
-    lr: float = 0.02
-    """Learning rate of the weights (SGD)."""
-    gate_lr: float = 0.02
-    """Learning rate of the gates (Adam)."""
-    metric: Metric = "params"
-    """Cost that the gates pay for."""
-    strength: float = 2.0
-    """Weight of the price of an expected cost off the budget's share, or off 1% where it bounds another metric."""
-    kl_weight: float = 1e-3
-    """Weight of the KL to the prior, mean over channels; concrete gates have none."""
-    temperature: float = 0.5
-    keep: float = 0.8
-    """Probability to be kept that channels start with."""
-    weights: Literal["trained", "given"] = "trained"
-    """Hand over the weights as trained under the gates, or leave the network's own."""
-
-    def __post_init__(self) -> None:
-        require_choice("gates.gate", self.gate, tuple(GATES))
-        require_choice("gates.metric", self.metric, METRICS)
-        require_choice("gates.weights", self.weights, ("trained", "given"))
-        require_number("gates.steps", self.steps, 1)
-        require_number("gates.batch_size", self.batch_size, 2)
-        require_number("gates.keep", self.keep, 0.01, 0.99)
-        require_number("gates.temperature", self.temperature, 0.0, open_low=True)
-
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         data, allocator = task.require_data(self.name), task.allocator(budget)
         if allocator.slack:
             return Proposal(Plan())
@@ -90,7 +57,7 @@ class Gates:
         new = {n: t.detach() for n, t in weights.tensors().items()} if self.weights == "trained" else None
         return Proposal(allocator.by_scores(found), new, (), details)
 
-    def _samples(self, task: Task, data: Data, rng: Rng) -> Iterator[Sample]:
+    def _samples(self, task: PruneTask, data: Data, rng: Rng) -> Iterator[Sample]:
         """`steps` augmented batches, pass after pass over the training split."""
         done = 0
         while done < self.steps:
@@ -108,7 +75,7 @@ class Gates:
 class _Static(GatedLoss):
     """Gates that are parameters."""
 
-    def __init__(self, task: Task, method: Gates, objective: Objective):
+    def __init__(self, task: PruneTask, method: Gates, objective: Objective):
         super().__init__(task.network, method.metric, method.temperature, objective)
         self._form: Any = GATES[method.gate]
         device = task.network.program.device

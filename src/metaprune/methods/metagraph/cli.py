@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from metaprune.cli.common import console, traced
+from metaprune.runs.verb_tools import console, traced
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,6 @@ class Graph:
             wiring_figure(*wiring.drawn()).write_html(self.out, include_plotlyjs=True)
             say(f"drawn: {self.out}")
         return 0
+
+
+VERBS = {"graph": Graph}

@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from metaprune.core.files import tensors_digest, write_json, write_tensors
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.random import Random
 from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.metagraph.config import DataModelConfig
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.pruner import least_macs
@@ -26,35 +26,15 @@ from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.network import Network
 from metaprune.protocol.artifact import plain
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.recover.scratch import reinitialise
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
 from metaprune.values import Budget, Constraints, Plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataModelConfig:
-    """The paper: 10 networks trained from scratch, pruned to a speed-up of 1.32 (ResNet-56) by the criterion."""
-
-    count: int = 5
-    """Data models per task, the last of which judges."""
-    scratch: TrainConfig | None = None
-    """Training of each from a new initialisation, before the light pruning (the paper's): for networks that were
-    trained independently. None: all start from the task's own weights, for that network and what is fine-tuned from it.
-    """
-    shares: tuple[float, float] = (0.7, 1.0)
-    """Least and most of the MACs that a data model keeps; odd ones are pruned by the criterion, even ones at random."""
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.01))
-    """Training after the light pruning."""
-
-    @property
-    def epochs(self) -> float:
-        return self.train.epochs + (0.0 if self.scratch is None else self.scratch.epochs)
-
-
 def data_models(
-    tasks: Sequence[Task], config: DataModelConfig, criterion: Ranking, rng: Rng, progress: bool
+    tasks: Sequence[PruneTask], config: DataModelConfig, criterion: Ranking, rng: Rng, progress: bool
 ) -> list[DataModel]:
     """`config.count` per task, in turns over the tasks, so that the last ones are of different tasks.
 
@@ -71,7 +51,7 @@ def data_models(
 
 
 def _made(
-    task: Task,
+    task: PruneTask,
     wiring: Wiring,
     config: DataModelConfig,
     criterion: Ranking,

@@ -6,7 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,23 +15,21 @@ from metaprune.core.errors import CollapseWarning, NoEffectWarning
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.elastic.weights import zeroed
+from metaprune.methods.metagraph.config import MetaConfig, MetaGraphConfig
 from metaprune.methods.metagraph.controls import SparseLoss, by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import dropped_are_zero
-from metaprune.methods.metagraph.learned import Learned
-from metaprune.methods.metagraph.meta import DataModel, MetaConfig
+from metaprune.methods.metagraph.learned import RestoredMetanet
+from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.module import Structure
-from metaprune.methods.metagraph.pruner import Pruner, metric_of, some_batches
+from metaprune.methods.metagraph.pruner import Pruner, metric_of, ranking, some_batches, weight_criterion
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
-from metaprune.methods.weight_masks.method import Weights
-from metaprune.protocol.method import Task
+from metaprune.methods.weight_masks.method import WeightMasks
+from metaprune.protocol.method import PruneTask
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
 from metaprune.values import Budget, Plan, Proposal
-
-if TYPE_CHECKING:
-    from metaprune.methods.metagraph.method import MetaGraph
 
 _CALIBRATION, _JUDGED = 4, 8  # batches
 _BINS = 20
@@ -42,11 +40,12 @@ _STEPS = {"metanet": "rewrite", "none": "no rewrite", "sparse": "no rewrite"}  #
 class Flow:
     """Each step leaves the primary metric on the validation split, cost as shares of the full one, and seconds."""
 
-    def __init__(self, method: MetaGraph, task: Task, budget: Budget, rng: Rng):
+    def __init__(self, method: MetaGraphConfig, task: PruneTask, budget: Budget, rng: Rng):
         self.method, self.task, self.budget, self.rng = method, task, budget, rng
-        self.pruner = Pruner(task, method.ranking)
+        self.pruner = Pruner(task, ranking(method.criterion, method.ranking_options))
         self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
         self.plan = Plan()
+        self.masking = weight_criterion(method)
         self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
         data, device = task.require_data(method.name), task.network.program.device
         self.data = data
@@ -64,7 +63,7 @@ class Flow:
             self.pruner = dataclasses.replace(self.pruner, start=self.plan)
             self._tuned("initial pruning", self.method.initial_finetune)
 
-    def rewritten(self, learned: Learned | None) -> None:
+    def rewritten(self, learned: RestoredMetanet | None) -> None:
         """The rewrite or its control, and the fine-tuning after it."""
         network, how = self.task.network, self.method.rewrite
         model = DataModel(self.task, wire(network), self.tensors, self.plan)
@@ -105,7 +104,7 @@ class Flow:
         self._judge("pruning", module, plan)
         return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
 
-    def masked(self, criterion: Weights) -> Proposal:
+    def masked(self, criterion: WeightMasks) -> Proposal:
         """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
         network = self.task.network
         masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
@@ -133,9 +132,9 @@ class Flow:
     def _strength(self, meta: MetaConfig) -> float:
         if self.method.strength is not None:
             return self.method.strength
-        if self.method.weights is not None:
+        if self.masking is not None:
             network = self.task.network
-            masks, _ = self.method.weights.masks(self.task, self.tensors, self.budget, self.plan)
+            masks, _ = self.masking.masks(self.task, self.tensors, self.budget, self.plan)
             return meta.strength(network.cost(self.plan, masks=masks).nonzero / network.cost().params)
         plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
         return meta.strength(self.pruner.share(plan))

@@ -10,13 +10,13 @@ from typing import Any
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.core.strict import from_dict
+from metaprune.methods.metagraph.config import MetaConfig, MetanetConfig
 from metaprune.methods.metagraph.kernels import SLOTS
-from metaprune.methods.metagraph.meta import MetaConfig
-from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet, MetanetConfig
+from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet
 from metaprune.methods.metagraph.wire import ACTIVATIONS
 from metaprune.methods.metagraph.wiring import MAX_FEATURES
 from metaprune.protocol.artifact import Artifact, plain
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 
 
 def features() -> list[Any]:
@@ -25,7 +25,7 @@ def features() -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Learned:
+class RestoredMetanet:
     """An artefact, ready: the metanetwork, and how it was told of budgets."""
 
     metanet: Metanet
@@ -33,7 +33,7 @@ class Learned:
     info: Mapping[str, Any]
 
 
-def restored(artifact: Artifact, task: Task) -> Learned:
+def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
     """Raises ConfigError for an artefact whose inputs mean something else, or that is damaged."""
     if artifact.info.get("features") != features():
         raise ConfigError(
@@ -55,7 +55,7 @@ def restored(artifact: Artifact, task: Task) -> Learned:
         raise ConfigError(
             f"the artefact's tensors and options do not belong together ({reason}): fit it again"
         ) from error
-    return Learned(metanet, meta, told)
+    return RestoredMetanet(metanet, meta, told)
 
 
 def warn_of_others(artifact: Artifact, mine: Mapping[str, Any], default: Mapping[str, Any]) -> None:

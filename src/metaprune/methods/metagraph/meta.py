@@ -11,15 +11,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.core.errors import CollapseWarning, ConfigError, TrainingDivergedError
+from metaprune.core.errors import CollapseWarning, TrainingDivergedError
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.metagraph.config import MetaConfig
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.module import Structure
@@ -27,90 +28,20 @@ from metaprune.methods.metagraph.pruner import Batches, Pruner, area, metric_of,
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.objective import signed
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
-from metaprune.train.config import require_choice, require_number
 from metaprune.train.progress import TrainProgress
 from metaprune.values import Constraints, Plan
 
 log = logging.getLogger("metaprune")
-Objective = Literal["cut", "straight-through", "sparsity"]
 _LEARNT, _LOST = 0.2, 0.05  # share of the way from guessing to no error: a network that learnt; one that lost it
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaConfig:
-    """Meta-training. `objective="sparsity"` is the paper's; the figures and the other objectives are ours."""
-
-    steps: int = 900
-    """Updates of the metanetwork, each on one data model."""
-    objective: Objective = "cut"
-    """sparsity: cross-entropy of the rewritten network plus weighted shrinkage; cut: the same, but the network is first
-    pruned to a random budget by the criterion, so that the loss sees what pruning does; straight-through: as cut, with
-    a gradient for which channels are kept, too (masks at full size: slower)."""
-    batches: int = 2
-    """Mini-batches whose gradients are averaged in one update; the metanetwork runs once."""
-    batch_size: int = 128
-    """Samples of a mini-batch."""
-    tune_steps: int = 0
-    """SGD steps on the pruned network before the loss is taken: its gradient there is applied to the rewritten weights
-    (first-order MAML), so that what counts is the network after fine-tuning. States are judged after as many."""
-    tune_lr: float = 0.02
-    """Learning rate of these steps (momentum 0.9)."""
-    lr: float = 3e-3
-    """Learning rate (AdamW, falling to zero along a cosine)."""
-    weight_decay: float = 5e-4
-    """Decoupled weight decay."""
-    max_grad_norm: float = 1.0
-    """Clip the metanetwork's gradient."""
-    shrinkage: float = 0.1
-    """Weight of the shrinkage term at full strength, relative to the network's own squared norm."""
-    alpha: float = 16.0
-    """How much harder the weakest channel of a group is shrunk than the strongest."""
-    smallest: float = 0.25
-    """Share of the MACs that strength 1 stands for; strength 0 stands for all."""
-    evaluate_every: int = 50
-    """Steps between evaluations on the validation split; the best state is kept."""
-    shares: tuple[float, ...] = (0.75, 0.5, 0.3)
-    """Shares of the MACs at which a state is judged."""
-    judged: int = 1000
-    """Validation samples of an evaluation, rounded up to whole mini-batches."""
-    save_every: int = 25
-    """Steps between checkpoints."""
-
-    def check(self) -> None:
-        """Raises ConfigError for values that cannot be used."""
-        require_choice("metagraph.meta.objective", self.objective, ("cut", "straight-through", "sparsity"))
-        if self.objective == "straight-through" and self.tune_steps:
-            raise ConfigError(
-                "objective='straight-through' masks the network, tune_steps trains a cut one: leave one out"
-            )
-        for name in ("steps", "batches", "batch_size", "evaluate_every", "save_every", "judged"):
-            require_number(f"metagraph.meta.{name}", getattr(self, name), 1)
-        for name in ("tune_steps", "weight_decay", "shrinkage"):
-            require_number(f"metagraph.meta.{name}", getattr(self, name), 0.0)
-        for name in ("tune_lr", "lr", "max_grad_norm"):
-            require_number(f"metagraph.meta.{name}", getattr(self, name), 0.0, open_low=True)
-        require_number("metagraph.meta.alpha", self.alpha, 1.0)
-        require_number("metagraph.meta.smallest", self.smallest, 0.0, 0.99, open_low=True)
-        if not self.shares:
-            raise ConfigError("metagraph.meta.shares is empty: name at least one share of the MACs to judge states at")
-        for share in self.shares:
-            require_number("metagraph.meta.shares", share, 0.0, 1.0, open_low=True)
-
-    def strength(self, share: float) -> float:
-        """What to tell the metanetwork when a network shall keep `share` of its MACs."""
-        return min(1.0, max(0.0, (1 - share) / (1 - self.smallest)))
-
-    def share(self, strength: float) -> float:
-        return 1 - strength * (1 - self.smallest)
 
 
 @dataclass(frozen=True, eq=False)
 class DataModel:
     """A trained network that the metanetwork learns on: full-size tensors, and what it keeps already."""
 
-    task: Task
+    task: PruneTask
     wiring: Wiring
     tensors: Mapping[str, Tensor]
     plan: Plan = field(default_factory=Plan)

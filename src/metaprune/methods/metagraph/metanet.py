@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from metaprune.core.errors import ConfigError
+from metaprune.methods.metagraph.config import MetanetConfig
 from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.wire import ACTIVATIONS
 from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
-from metaprune.train.config import require_choice, require_number
 
-Form = Literal["gated", "paper"]
 EDGE_KINDS = ("conv", "grouped", "linear", "identity", "product", "head")
 NORM_KINDS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 VECTORS = ("weight", "bias", "running_mean", "running_var")
@@ -41,38 +39,6 @@ SITE_KINDS = ("conv", "linear", "norm", "add", "input", "head", "embedding")
 _EDGE_META, _SITE_META = len(EDGE_KINDS) + 4, len(SITE_KINDS) + len(ACTIVATIONS) + 2
 _SMALLEST_RMS, _TINY = 1e-3, 1e-12
 _MANY_BYTES = 2e9
-
-
-@dataclass(frozen=True)
-class MetanetConfig:
-    """Sizes of the metanetwork. The paper's for ResNet-56: 8 layers of 64; ResNet-50: 6 of 16; ViT-B/16: 3 of 4."""
-
-    hidden: int = 32
-    """Width of node and edge states."""
-    layers: int = 4
-    """Rounds of message passing."""
-    form: Form = "gated"
-    """gated: edges updated by a gate and a sum, normalised; paper: multiplied by products of node states."""
-    rho: float = 0.1
-    """Size of the rewrite, relative to the root mean square of each tensor (paper: absolute, 0.0005 to 0.05)."""
-    keep_norms: bool = True
-    """Scale every rewritten weight (biases apart) back to its norm. Without it, meta-training shrinks a network with
-    BatchNorm as a whole: that lowers the shrinkage term, changes nothing that pruning sees, and multiplies the
-    effective learning rate of the training that follows. False: the paper's."""
-    checkpointing: bool | None = None
-    """Recompute each round in the backward pass: less memory, a third more time. None: where the states of all rounds
-    would take more than 2 GB."""
-
-    def check(self) -> None:
-        """Raises ConfigError for values that cannot be used."""
-        require_choice("metagraph.metanet.form", self.form, ("gated", "paper"))
-        require_number("metagraph.metanet.hidden", self.hidden, 2)
-        require_number("metagraph.metanet.layers", self.layers, 1)
-        require_number("metagraph.metanet.rho", self.rho, 0.0, open_low=True)
-
-    def kept_bytes(self, edges: int) -> float:
-        """What the backward pass holds without recomputing: about three float32 states per edge and round."""
-        return 3 * 4.0 * edges * self.hidden * self.layers
 
 
 class Graph:

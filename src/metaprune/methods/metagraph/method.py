@@ -12,121 +12,57 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor, nn
 
-from metaprune.core.errors import ConfigError, InfeasibleBudgetError, WeightsError
+from metaprune.core.errors import InfeasibleBudgetError, WeightsError
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.scores import Ranking
-from metaprune.methods.metagraph.data_models import DataModelConfig, data_models
+from metaprune.methods.metagraph.config import MetaGraphConfig
+from metaprune.methods.metagraph.data_models import data_models
 from metaprune.methods.metagraph.flow import Flow
 from metaprune.methods.metagraph.learned import features, restored, warn_of_others
-from metaprune.methods.metagraph.meta import MetaConfig, Trainer
-from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
-from metaprune.methods.metagraph.pruner import ranking
-from metaprune.methods.weight_masks.method import Weights, parse_pattern
+from metaprune.methods.metagraph.meta import Trainer
+from metaprune.methods.metagraph.metanet import Metanet
+from metaprune.methods.metagraph.pruner import ranking, weight_criterion
+from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
-from metaprune.protocol.method import Task
-from metaprune.train.config import TrainConfig, require_choice, require_number
+from metaprune.protocol.method import BaseMethod, PruneTask
+from metaprune.protocol.options import AT_RUN_TIME, fitted_options
 from metaprune.values import Budget, Plan, Proposal
-
-Rewrite = Literal["metanet", "none", "noise", "shuffled", "shrinkage", "sparse"]
-_FITTED = ("metanet", "data_models", "meta", "criterion", "criterion_options")
-FITTED_OPTIONS = (*_FITTED, "artifact")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaGraph:
+class MetaGraph(MetaGraphConfig, BaseMethod):
     """Meta-trains a graph metanetwork, then rewrites a network with it and prunes it by a plain criterion."""
 
-    name: ClassVar[str] = "metagraph"
-    needs_data: ClassVar[bool] = True
-
-    metanet: MetanetConfig = field(default_factory=MetanetConfig)
-    """Sizes and form of the metanetwork."""
-    data_models: DataModelConfig = field(default_factory=DataModelConfig)
-    """Networks that it is meta-trained on."""
-    meta: MetaConfig = field(default_factory=MetaConfig)
-    """Meta-training."""
-    criterion: str = "magnitude"
-    """Method that ranks channels, in meta-training and afterwards."""
-    criterion_options: Mapping[str, Any] | None = None
-    """Its options; None: magnitude's p = 1 (L1, which did better than L2 here), another criterion's own defaults."""
-    initial: float = 1.0
-    """Share of the MACs that an initial pruning leaves (the paper: 1 / 1.32 for ResNet-56); 1 leaves it out."""
-    initial_finetune: TrainConfig | None = None
-    """Training after the initial pruning; None leaves it out."""
-    finetune: TrainConfig | None = None
-    """Training after the rewrite; None leaves it out. What follows the last cut is the recipe's `[recover]`."""
-    rewrite: Rewrite = "metanet"
-    """metanet, or a control: none; noise or shrinkage as large as the metanetwork's rewrite; the metanetwork on a
-    shuffled graph; sparse: none, but `finetune` trains with group sparsity on this network."""
-    sparse_reg: float = 1e-3
-    """Weight of the group-sparsity term of rewrite = "sparse"."""
-    strength: float | None = None
-    """0..1, how hard to rewrite; None: by the budget's share of the MACs (with masks, of the parameters)."""
-    pattern: str = "channels"
-    """What goes after the rewrite: channels; or single weights, as in method `weights`: unstructured, or N:M as 2:4.
-    Meta-training is that of channels all the same."""
-    artifact: str | None = None
-    """Folder of `metaprune fit metagraph`, of any network; None: meta-train on this task first."""
-    fitted: Artifact | None = field(default=None, repr=False)
+    fitted: Artifact | None = field(default=None, repr=False, metadata=AT_RUN_TIME)
     """Set by `restore`."""
-
-    def __post_init__(self) -> None:
-        require_choice(
-            "metagraph.rewrite", self.rewrite, ("metanet", "none", "noise", "shuffled", "shrinkage", "sparse")
-        )
-        require_number("metagraph.initial", self.initial, 0.0, 1.0, open_low=True)
-        require_number("metagraph.sparse_reg", self.sparse_reg, 0.0)
-        if self.strength is not None:
-            require_number("metagraph.strength", self.strength, 0.0, 1.0)
-        self.metanet.check()
-        self.meta.check()
-        require_number("metagraph.data_models.count", self.data_models.count, 2)
-        low, high = self.data_models.shares
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"metagraph.data_models.shares={[low, high]}: give least and most, in (0, 1]")
-        if self.rewrite == "sparse" and self.finetune is None:
-            raise ConfigError("rewrite='sparse' trains with group sparsity: give it finetune = { epochs = ... }")
-        if self.rewrite == "sparse" and self.initial < 1:
-            raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
-        if self.initial_finetune is not None and self.initial == 1:
-            raise ConfigError("initial_finetune trains after an initial pruning: set initial below 1, or leave it out")
-        _ = self.ranking  # raises for a criterion that ranks no channels, and for options that it does not have
-        if self.pattern != "channels":
-            parse_pattern(self.pattern, also="channels, ")
 
     @property
     def ranking(self) -> Ranking:
         """The criterion of channels."""
-        return ranking(self.criterion, self._criterion_options)
+        return ranking(self.criterion, self.ranking_options)
 
     @property
     def _learns(self) -> bool:
         return self.rewrite not in ("none", "sparse")
 
     @property
-    def _criterion_options(self) -> Mapping[str, Any]:
-        if self.criterion_options is not None:
-            return self.criterion_options
-        return {"p": 1} if self.criterion == "magnitude" else {}
-
-    @property
-    def weights(self) -> Weights | None:
+    def weights(self) -> WeightMasks | None:
         """The criterion of single weights; None where channels are pruned."""
-        return None if self.pattern == "channels" else Weights(pattern=self.pattern)
+        return weight_criterion(self)
 
-    def require_feasible(self, task: Task, budget: Budget) -> None:
+    def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`. A given artifact is read, too."""
         if self._learns and (given := self.fitted or self.artifact) is not None:
             restored(given if isinstance(given, Artifact) else Artifact.load(given, self.name), task)
         self._require_reachable(task, budget)
 
-    def _require_reachable(self, task: Task, budget: Budget) -> None:
+    def _require_reachable(self, task: PruneTask, budget: Budget) -> None:
         """With an initial pruning, masks are judged after it."""
         full = float(task.network.cost().macs)
         if self.initial < 1:
@@ -144,7 +80,7 @@ class MetaGraph:
 
     # ------------------------------------------------------------------------------------------ meta-training
 
-    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+    def fit(self, tasks: Sequence[PruneTask], rng: Rng) -> Artifact:
         """Meta-train on data models of all tasks, whose networks may differ; resumable where the first has a folder.
 
         Raises:
@@ -174,7 +110,7 @@ class MetaGraph:
         }
         return Artifact(self.name, {n: t.detach().cpu() for n, t in trainer.state.best.state_dict().items()}, info)
 
-    def _identity(self, tasks: Sequence[Task], rng: Rng) -> dict[str, Any]:
+    def _identity(self, tasks: Sequence[PruneTask], rng: Rng) -> dict[str, Any]:
         """What a fit depends on."""
         return plain(
             {
@@ -186,7 +122,7 @@ class MetaGraph:
             }
         )
 
-    def _fit_macs(self, tasks: Sequence[Task], steps: int) -> float:
+    def _fit_macs(self, tasks: Sequence[PruneTask], steps: int) -> float:
         """Of the networks: training of the data models, and every meta-step; the metanetwork's own are not in it."""
         full = float(np.mean([t.network.cost().macs for t in tasks]))
         lean = (1 + self.meta.smallest) / 2 if self.meta.objective == "cut" else 1.0
@@ -200,12 +136,13 @@ class MetaGraph:
 
     def _fit_options(self) -> dict[str, Any]:
         return plain(
-            {name: plain(getattr(self, name)) for name in _FITTED} | {"criterion_options": self._criterion_options}
+            {name: plain(getattr(self, name)) for name in fitted_options(self)}
+            | {"criterion_options": self.ranking_options}
         )
 
     # ------------------------------------------------------------------------------------------ one network
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         """Initial pruning, rewrite, plan within `budget`; with fine-tuning between where the options say so.
 
         Raises:
@@ -228,7 +165,7 @@ class MetaGraph:
         flow.rewritten(learned)
         return flow.pruned() if self.weights is None else flow.masked(self.weights)
 
-    def _artifact(self, task: Task, rng: Rng) -> Artifact:
+    def _artifact(self, task: PruneTask, rng: Rng) -> Artifact:
         def expected() -> Mapping[str, Any]:
             return self._identity([task], rng.child("fit"))
 

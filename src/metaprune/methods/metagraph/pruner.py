@@ -16,10 +16,12 @@ from metaprune.core.errors import ConfigError, InfeasibleBudgetError
 from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
 from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.metagraph.config import MetaGraphConfig
 from metaprune.methods.metagraph.module import Structure
+from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.objective import Objective, signed
 from metaprune.objective.batch import batch_size_of, call_model, channels_last
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
 from metaprune.train.evaluate import quality_on
 from metaprune.values import Budget, Plan
@@ -35,11 +37,16 @@ def ranking(name: str, options: Mapping[str, Any]) -> Ranking:
     return method
 
 
+def weight_criterion(config: MetaGraphConfig) -> WeightMasks | None:
+    """The criterion of single weights; None where channels are pruned."""
+    return None if config.pattern == "channels" else WeightMasks(pattern=config.pattern)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pruner:
     """One task's network under other weights; channels that `start` dropped stay dropped."""
 
-    task: Task
+    task: PruneTask
     criterion: Ranking
     start: Plan = dataclasses.field(default_factory=Plan)
 
@@ -100,7 +107,7 @@ class Pruner:
         return rows
 
 
-def least_macs(task: Task) -> float:
+def least_macs(task: PruneTask) -> float:
     """MACs of the smallest structure."""
     try:
         task.allocator(Budget(macs=1))

@@ -12,6 +12,7 @@ from metaprune.methods.metagraph.report_rows import evaluation_rows, moved_rows,
 from metaprune.report.metric import metric_of
 from metaprune.report.plots import BLUE, GREY, INK, MANY_GROUPS, MARK_GREY, ORANGE, axis_labels, style
 from metaprune.report.rows import Record
+from metaprune.report.section import SectionFigure
 from metaprune.report.units import shortened
 
 _NOTES = {
@@ -37,15 +38,15 @@ _KINDS = {
 }
 
 
-def metagraph_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
-    """(key, heading, caption, figure) of everything this record can show, in reading order."""
+def metagraph_figures(record: Record) -> list[SectionFigure]:
+    """Everything this record can show, in reading order."""
     made = [
         ("metagraph-meta", "Meta-training", _NOTES["meta"], meta_figure(record)),
         ("metagraph-steps", f"{metric_of(record).label} by step", _NOTES["steps"], steps_figure(record)),
         ("metagraph-norms", "Norms before and after the rewrite", _NOTES["norms"], norms_figure(record)),
         ("metagraph-moved", "What moved", _NOTES["moved"], moved_figure(record)),
     ]
-    return [(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
+    return [SectionFigure(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
 
 
 def meta_figure(record: Record) -> go.Figure | None:

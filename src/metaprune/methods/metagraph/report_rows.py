@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metaprune.methods.pruningnet.report_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
 from metaprune.report.metric import metric_of
 from metaprune.report.rows import Record
+from metaprune.report.section import FactRow, effort_rows, list_or_empty, mapping_or_empty, method_part
 from metaprune.report.units import finite, percentage
 
 
@@ -123,4 +123,4 @@ def fact_rows(record: Record) -> list[FactRow]:
 
 
 def _found(record: Record) -> Mapping[str, Any]:
-    return mapping_or_empty(mapping_or_empty(record.get("method_details")).get("metagraph"))
+    return method_part(record, "metagraph")

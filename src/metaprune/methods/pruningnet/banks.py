@@ -142,9 +142,9 @@ class Bank(nn.Module):
             return take(self.shared[key], rows)
         return take(getattr(self, key), rows).clone()  # BatchNorm writes into its statistics
 
-    def forward(self, alive: Survivors | None, ratios: Tensor) -> Weights:
+    def forward(self, alive: Survivors | None, ratios: Tensor) -> StructureTensors:
         """Tensors of the structure with these survivors; ratios: keep ratio of every group, [groups]."""
-        return Weights(self, alive, ratios)
+        return StructureTensors(self, alive, ratios)
 
 
 class GeneratedBank(Bank):
@@ -190,7 +190,7 @@ class GeneratedBank(Bank):
         return generator(encoding, [*rows, *[None] * (generator.bias.dim() - len(rows))])  # type: ignore[union-attr]
 
 
-class Weights(Mapping[str, Tensor]):
+class StructureTensors(Mapping[str, Tensor]):
     """Tensors of one structure, made when first asked for and then kept (a tied tensor is asked for twice)."""
 
     def __init__(self, bank: Bank, alive: Survivors | None, ratios: Tensor):

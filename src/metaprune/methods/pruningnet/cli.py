@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from metaprune.cli.common import assignments, console
 from metaprune.core.errors import ConfigError
+from metaprune.runs.verb_tools import assignments, console, show_result
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Search:
             raise ConfigError("--pareto searches all budgets at once: leave --budget out")
         if self.out is not None and (self.pareto or self.only_search):
             raise ConfigError("--run is the folder of a network, which --pareto and --only-search do not make")
-        from metaprune.runs.fit import Fitted, start_workers
+        from metaprune.methods.pruningnet.search import FittedPruningNet, start_workers
 
-        fitted = Fitted.open(self.run_folder, self._overrides(), progress=not self.quiet)
+        fitted = FittedPruningNet.open(self.run_folder, self._overrides(), progress=not self.quiet)
         if not self.pareto:  # what is wrong with the budget or the folder is said before anything is searched
             fitted.require(self._budget(fitted))
             if not self.only_search:
@@ -75,7 +75,7 @@ class Search:
         found = fitted.best(budget)
         out = console()
         for name, width in found["widths"].items():
-            out.print(f"{name:<40} {width:>6} of {fitted.session.task.network.space[name].width}", highlight=False)
+            out.print(f"{name:<40} {width:>6} of {fitted.search.task.network.space[name].width}", highlight=False)
         costs = ", ".join(f"{k} {v:,.6g}" for k, v in found["cost"].items())
         out.print(
             f"score {found['score']:.4f} on sub-validation, best of {found['evaluated']}; {costs}",
@@ -84,11 +84,8 @@ class Search:
         )
         if self.only_search:
             return 0
-        from metaprune.report import print_summary
-
         record, place = fitted.network(budget, self.out, progress=not self.quiet)
-        print_summary(record, out)
-        out.print(f"report: {place / 'report.html'}", highlight=False, soft_wrap=True)
+        show_result(record, place / "report.html")
         return 0
 
     def _pareto(self, fitted: Any) -> int:
@@ -113,3 +110,6 @@ class Search:
         given = [part for flag, value in options if value is not None for part in (flag, value)]
         last = "--pareto" if self.pareto else "--only-search"
         return [sys.executable, "-m", "metaprune.cli.main", "search", str(self.run_folder), *given, last, "--quiet"]
+
+
+VERBS = {"search": Search}

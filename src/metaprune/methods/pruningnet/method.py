@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,17 +27,17 @@ from metaprune.data.splits import SPLIT_RNG, hold_out, without
 from metaprune.data.types import NO_SAMPLES
 from metaprune.methods.criteria.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
-from metaprune.methods.pruningnet.session import Session
-from metaprune.methods.pruningnet.supernet import Measure, Sampling, Scorer, Supernet, SupernetLoss
+from metaprune.methods.pruningnet.config import PruningNetConfig
+from metaprune.methods.pruningnet.structure_search import StructureSearch
+from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
 from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import BaseMethod, PruneTask
+from metaprune.protocol.options import AT_RUN_TIME, fitted_options
 from metaprune.recover.config import RecoverKind
 from metaprune.search.allocate import require_table
-from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
-from metaprune.search.config import SearchConfig
+from metaprune.search.codec import BudgetSampler, Codec
 from metaprune.search.study import best_within
-from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
 from metaprune.values import Budget, Plan, Proposal, Trial
@@ -45,116 +45,16 @@ from metaprune.values import Budget, Plan, Proposal, Trial
 log = logging.getLogger("metaprune")
 
 _SPLIT = "split.validation"
-# what decides the shape and meaning of an artifact; a search may use any other options than the fit did
-_FITTED = (
-    "weights",
-    "sampling",
-    "distil",
-    "structures",
-    "hidden",
-    "hidden_of",
-    "rank",
-    "blocks",
-    "start",
-    "channels",
-    "grid",
-    "norm_affine",
-    "sub_validation",
-)
-
-
-FITTED_OPTIONS = (*_FITTED, "train", "artifact")
-_GENERATORS = ("hidden", "hidden_of", "rank", "blocks", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruningNet:
+class PruningNet(PruningNetConfig, BaseMethod):
     """Meta-trains weights for all structures at once, then searches with them; nothing is fine-tuned in the search."""
 
-    name: ClassVar[str] = "pruningnet"
-    needs_data: ClassVar[bool] = True
-
-    weights: Literal["generated", "shared"] = "shared"
-    """generated: by a small network per tensor (the paper's); shared: cropped from one set (slimmable networks), which
-    ranks structures as well or better, takes 1/33 of the memory and less time (benchmarks/README.md)."""
-    sampling: Sampling = "uniform"
-    """uniform: one random structure per mini-batch (the paper's); sandwich: widest, narrowest and random ones."""
-    distil: bool = False
-    """With sandwich: the narrower structures learn the widest one's output."""
-    structures: int = 4
-    """Structures per mini-batch of sandwich."""
-    hidden: int = 32
-    """Width of a generator's first layer."""
-    hidden_of: Mapping[str, int] = field(default_factory=dict)
-    """Glob over parameter names -> another width."""
-    rank: int | None = None
-    """Factor the generators' second layer; None: whole."""
-    blocks: tuple[str, ...] = ()
-    """Globs over modules whose tensors all read the ratios of all groups in the module; others read their own."""
-    start: Literal["network", "paper"] = "network"
-    """network: generators start from the network's own weights; paper: from PyTorch's initialisation of Linear."""
-    channels: Literal["magnitude", "first"] = "magnitude"
-    """Which channels a width keeps: the largest of the given network, or the first ones."""
-    grid: tuple[float, ...] = PAPER_GRID
-    """Candidate keep ratios."""
-    norm_affine: bool = True
-    """Whether BatchNorm's scale and shift are trained (shared by all structures)."""
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
-            epochs=16, lr=0.1, schedule="linear", nesterov=False, weight_decay=4e-5, label_smoothing=0.1
-        )
-    )
-    """Training of the PruningNet; the paper takes a quarter of the epochs of training from scratch."""
-    sub_validation: int | None = None
-    """Training images held out to score structures (the paper: 50 per class); None: 5,000, or half of the training
-    split where that is less."""
-    calibration: int = 2048
-    """Images of sub-training that BatchNorm statistics of every candidate are taken from; all, if there are fewer."""
-    score: Measure = "likelihood"
-    """metric: the objective's primary one (the paper's accuracy); or likelihood: exp of minus the loss, in
-    classification the geometric mean of the probabilities of the right classes. It tells structures apart that a
-    thousand images give the same accuracy."""
-    batch_size: int = 512
-    """Samples per forward pass of scoring."""
-    search: SearchConfig = field(default_factory=SearchConfig)
-    """How structures are searched."""
-    inherit: bool = False
-    """Hand over the generated weights with calibrated statistics, to fine-tune or distil; else only the structure."""
-    artifact: str | None = None
-    """Folder of a fitted PruningNet (`metaprune fit`); None: fit one first."""
-    storage: str | None = None
-    """Optuna storage URL of the search; None: a file in the run's folder."""
-    fitted: Artifact | None = field(default=None, repr=False)
+    fitted: Artifact | None = field(default=None, repr=False, metadata=AT_RUN_TIME)
     """Set by `restore`."""
 
-    def __post_init__(self) -> None:
-        require_choice("weights", self.weights, ("generated", "shared"))
-        require_choice("sampling", self.sampling, ("uniform", "sandwich"))
-        require_choice("start", self.start, ("network", "paper"))
-        require_choice("channels", self.channels, ("magnitude", "first"))
-        require_choice("score", self.score, ("metric", "likelihood"))
-        for name, low in (
-            ("structures", 3),
-            ("hidden", 1),
-            ("calibration", 2),
-            ("batch_size", 2),
-        ):
-            require_number(f"pruningnet.{name}", getattr(self, name), low)
-        if self.sub_validation is not None:
-            require_number("pruningnet.sub_validation", self.sub_validation, 1)
-        if self.weights == "shared":
-            fields = {f.name: f for f in dataclasses.fields(self)}
-            moot = [n for n in _GENERATORS if getattr(self, n) != _default(fields[n])]
-            if moot:
-                raise ConfigError(
-                    f"{', '.join(moot)}: of generators, and shared weights have none; add weights='generated'"
-                )
-        if self.distil and self.sampling != "sandwich":
-            raise ConfigError("distil=True needs sampling='sandwich': the teacher is the widest structure of each step")
-        if self.rank is not None:
-            require_number("pruningnet.rank", self.rank, 1)
-
-    def require_feasible(self, task: Task, budget: Budget) -> None:
+    def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`: the grid decides what can be reached."""
         require_table(budget, task.network.cost_model())
         codec = Codec(task.network.space, task.constraints, self.grid)  # widths alone: which channels stay is no matter
@@ -183,7 +83,7 @@ class PruningNet:
 
     # ------------------------------------------------------------------------------------------ meta-training
 
-    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+    def fit(self, tasks: Sequence[PruneTask], rng: Rng) -> Artifact:
         """Train the PruningNet of one network; resumable where the task has a folder.
 
         Raises:
@@ -235,10 +135,9 @@ class PruningNet:
         return dataclasses.replace(self, fitted=artifact)
 
     def _fit_options(self) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in _FITTED}
-        return plain({**found, "train": dataclasses.asdict(self.train)})
+        return plain({name: plain(getattr(self, name)) for name in fitted_options(self)})
 
-    def _fit_macs(self, task: Task, codec: Codec, samples: int, rng: Rng) -> float:
+    def _fit_macs(self, task: PruneTask, codec: Codec, samples: int, rng: Rng) -> float:
         """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
         costs = task.network.cost_model()
         mean = float(costs.metric("macs", codec.widths(codec.random(1000, rng.child("macs").numpy()))).mean())
@@ -250,7 +149,7 @@ class PruningNet:
 
     # ------------------------------------------------------------------------------------------ searching
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         """Fit if nothing was fitted, search under `budget`, return the best structure.
 
         Raises:
@@ -272,7 +171,7 @@ class PruningNet:
         trials = tuple(Trial(c.widths, {"load": c.load}, c.score) for c in candidates)
         return Proposal(session.codec.plan(widths), weights, trials, session.report(candidates, best, budget))
 
-    def session(self, task: Task, artifact: Artifact) -> Session:
+    def session(self, task: PruneTask, artifact: Artifact) -> StructureSearch:
         """A fitted PruningNet on its network, ready to score structures.
 
         Raises:
@@ -293,13 +192,12 @@ class PruningNet:
         calibration = _calibration(training, self.calibration, self.batch_size, device)
         with replayed(validation, Rng(0).child("validation")):
             scored = list(validation.batches(min(self.batch_size, len(validation)), device=device))
-        return Session(
-            self, task, artifact, codec, Scorer(supernet, calibration, scored, data.require_objective(), self.score)
-        )
+        scorer = Scorer(supernet, calibration, scored, data.require_objective(), self.score)
+        return StructureSearch(self, task, artifact, codec, scorer)
 
     # ------------------------------------------------------------------------------------------ parts
 
-    def _artifact(self, task: Task, rng: Rng) -> Artifact:
+    def _artifact(self, task: PruneTask, rng: Rng) -> Artifact:
         return found_or_fitted(
             self.name,
             self.artifact if self.fitted is None else self.fitted,
@@ -308,19 +206,19 @@ class PruningNet:
             lambda: self.fit([task], rng),
         )
 
-    def _origin(self, task: Task) -> dict[str, str]:
+    def _origin(self, task: PruneTask) -> dict[str, str]:
         """What an artifact was made from, besides options."""
         data = task.require_data(self.name)
         return {"data_digest": data.digest, "network_weights": tensors_digest(task.network.tensors)}
 
-    def _codec(self, task: Task, rng: Rng) -> Codec:
+    def _codec(self, task: PruneTask, rng: Rng) -> Codec:
         order = None
         if self.channels == "magnitude":
             scores = Magnitude(p=1).scores(task, Plan(), rng)
             order = [np.argsort(-s, kind="stable") for s in scores]
         return Codec(task.network.space, task.constraints, self.grid, order)
 
-    def _supernet(self, task: Task, codec: Codec) -> Supernet:
+    def _supernet(self, task: PruneTask, codec: Codec) -> Supernet:
         if self.weights == "shared":
             bank = Bank(task.network, self.norm_affine)
         else:
@@ -362,10 +260,6 @@ class PruningNet:
         else:
             chosen = held.numpy()
         return split.subset(without(len(split), chosen)), split.subset(chosen), chosen
-
-
-def _default(option: dataclasses.Field) -> Any:
-    return option.default if option.default is not dataclasses.MISSING else option.default_factory()  # type: ignore[misc]
 
 
 def _calibration(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:

@@ -15,13 +15,13 @@ from metaprune.methods.pruningnet.report_rows import (
     front_rows,
     generation_rows,
     keep_rows,
-    latency_fit,
     score_name,
     scored,
     winner,
 )
 from metaprune.report.plots import BLUE, INK, MANY_GROUPS, MARK_GREY, ORANGE, axis_labels, style
 from metaprune.report.rows import METRIC_NAMES, METRIC_TEXT, Record
+from metaprune.report.section import SectionFigure
 from metaprune.report.units import finite, percentage, quantity, shortened
 
 _AXES = {
@@ -42,26 +42,25 @@ _NOTES = {
         "Share of its channels that the winner keeps in each group, next to uniform width within the same budget "
         "(one share for all groups, as far as whole channels allow)."
     ),
-    "latency": (
-        "Random structures that the latency table was not made from, run whole. On the diagonal, prediction and "
-        "measurement are equal."
-    ),
 }
 
 
-def search_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
-    """(key, heading, caption, figure) of everything this record can show of its search, in reading order."""
+def search_figures(record: Record) -> list[SectionFigure]:
+    """Everything this record can show of its search, in reading order."""
     batches = not counts_generations(record)
     by = "the number of structures looked at" if batches else "generation"
     note = _NOTES["batches" if batches else "generations"]
-    metric = cost_metric(record) or ""
+    cost = METRIC_NAMES.get(cost_metric(record) or "", cost_metric(record) or "")
     made = [
-        ("search-scores", f"Best and median score by {by}", note, scores_figure(record)),
-        ("search-front", f"Score against {METRIC_NAMES.get(metric, metric)}", _NOTES["front"], front_figure(record)),
-        ("search-kept", "Share kept by group: winner and uniform width", _NOTES["kept"], kept_figure(record)),
-        ("search-latency", "Latency table: predicted against measured", _NOTES["latency"], latency_figure(record)),
+        ("search-scores", f"Best and median score by {by}", note, scores_figure(record), True),
+        ("search-front", f"Score against {cost}", _NOTES["front"], front_figure(record), True),
+        ("search-kept", "Share kept by group: winner and uniform width", _NOTES["kept"], kept_figure(record), False),
     ]
-    return [(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
+    return [
+        SectionFigure(key, heading, note, figure, half)
+        for key, heading, note, figure, half in made
+        if figure is not None
+    ]
 
 
 def scores_figure(record: Record) -> go.Figure | None:
@@ -185,33 +184,3 @@ def _kept_hover(row: KeepRow) -> str:
     kept = f"winner {row.width} of {row.before} channels ({percentage(row.winner, 0)})"
     uniform = "" if row.uniform is None else f"<br>uniform width {percentage(row.uniform, 0)}"
     return f"<b>{name}</b><br>{kept}{uniform}"
-
-
-def latency_figure(record: Record) -> go.Figure | None:
-    """Predicted against measured milliseconds of the table's structures; None without a latency table."""
-    fit = latency_fit(record)
-    if fit is None:
-        return None
-    predicted, measured = [p for p, _ in fit.pairs], [m for _, m in fit.pairs]
-    low, high = min(*predicted, *measured), max(*predicted, *measured)
-    pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    ends = [low - pad, high + pad]
-    figure = go.Figure()
-    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": INK, "width": 1, "dash": "dash"}, hoverinfo="skip")
-    figure.add_scatter(
-        x=predicted,
-        y=measured,
-        mode="markers",
-        marker={"color": BLUE, "size": 8},
-        hovertemplate="predicted %{x:.3g} ms, measured %{y:.3g} ms<extra></extra>",
-    )
-    told = []
-    if fit.median_error is not None:
-        told.append(f"median error {percentage(fit.median_error, 1)}")
-    if fit.rank_correlation is not None:
-        told.append(f"rank correlation {fit.rank_correlation:.3f}")
-    title = {"text": ", ".join(told), "x": 0, "xanchor": "left", "font_size": 13, "xref": "paper"}
-    style(figure, height=360, showlegend=False, title=title)
-    figure.update_xaxes(title_text="predicted by the table (ms)", range=ends)
-    figure.update_yaxes(title_text="measured (ms)", range=ends)
-    return figure

@@ -1,4 +1,4 @@
-"""What a search looked at -> rows of plain data: generations, cost and score, kept shares, the latency table.
+"""What a search looked at -> rows of plain data: generations, cost and score, kept shares.
 
 Like `metaprune.report.rows`, it takes a record of which any part may be missing, and imports neither torch nor plotly.
 """
@@ -6,13 +6,12 @@ Like `metaprune.report.rows`, it takes a record of which any part may be missing
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from metaprune.report.metric import metric_of
 from metaprune.report.rows import Record, group_rows
-from metaprune.report.units import duration, finite, milliseconds, percentage, quantity
+from metaprune.report.section import FactRow, effort_rows, list_or_empty, mapping_or_empty, method_part
+from metaprune.report.units import duration, finite, percentage, quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +50,9 @@ class KeepRow:
     uniform: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LatencyFit:
-    """How well a latency table predicts structures it was not made from. pairs: (predicted, measured) ms."""
-
-    pairs: tuple[tuple[float, float], ...]
-    median_error: float | None
-    p90_error: float | None
-    rank_correlation: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class FactRow:
-    """One line of the small table. detail: what the value means; may be empty."""
-
-    name: str
-    value: str
-    detail: str = ""
-
-
 def scored(record: Record) -> list[Scored]:
     """All candidates with a score, in the order of evaluation."""
-    found = _part(record, "search")
+    found = method_part(record, "search")
     costs = list_or_empty(mapping_or_empty(found.get("costs")).get(cost_metric(record) or ""))
     rows = []
     for i, value in enumerate(list_or_empty(found.get("scores"))):
@@ -84,20 +64,20 @@ def scored(record: Record) -> list[Scored]:
 
 def winner(record: Record) -> Scored | None:
     """The candidate that the network was cut to; None where the record names none."""
-    best = finite(_part(record, "search").get("best"))
+    best = finite(method_part(record, "search").get("best"))
     return next((row for row in scored(record) if row.index == best), None)
 
 
 def cost_metric(record: Record) -> str | None:
     """The cost that candidates are drawn over: latency where the budget bounds it, else MACs, else what is bounded."""
-    costs, bounds = mapping_or_empty(_part(record, "search").get("costs")), mapping_or_empty(record.get("bounds"))
+    costs, bounds = mapping_or_empty(method_part(record, "search").get("costs")), mapping_or_empty(record.get("bounds"))
     bounded = [m for m in ("latency_ms", "macs", *bounds) if m in bounds and m in costs]
     return next(iter([*bounded, *(m for m in ("macs",) if m in costs)]), None)
 
 
 def generation_rows(record: Record) -> list[GenerationRow]:
     """Best and median score of every `generation_size` candidates."""
-    size = int(finite(_part(record, "search").get("generation_size")) or 0)
+    size = int(finite(method_part(record, "search").get("generation_size")) or 0)
     rows = scored(record)
     if size < 1 or not rows:
         return []
@@ -112,7 +92,7 @@ def generation_rows(record: Record) -> list[GenerationRow]:
 
 def counts_generations(record: Record) -> bool:
     """Whether batches are generations, each made from the ones before, or merely the next so many structures."""
-    return _part(record, "search").get("searcher") in ("evolution", "nsga2")
+    return method_part(record, "search").get("searcher") in ("evolution", "nsga2")
 
 
 def front_rows(record: Record) -> list[Scored]:
@@ -127,7 +107,7 @@ def front_rows(record: Record) -> list[Scored]:
 
 def keep_rows(record: Record) -> list[KeepRow]:
     """Kept shares per channel group, in the order of the network; empty without a winner."""
-    found, best = _part(record, "search"), winner(record)
+    found, best = method_part(record, "search"), winner(record)
     groups = [str(name) for name in list_or_empty(found.get("groups"))]
     widths = [list_or_empty(row) for row in list_or_empty(found.get("widths"))]
     full = {row.name: row.before for row in group_rows(record)}
@@ -144,20 +124,6 @@ def keep_rows(record: Record) -> list[KeepRow]:
     return rows
 
 
-def latency_fit(record: Record) -> LatencyFit | None:
-    """The error of the latency table, as the table itself tells it; None without one."""
-    error = mapping_or_empty(mapping_or_empty(record.get("latency_table")).get("error"))
-    pairs = [
-        (p, m)
-        for pair in map(list_or_empty, list_or_empty(error.get("pairs")))
-        if len(pair) == 2 and (p := finite(pair[0])) is not None and (m := finite(pair[1])) is not None
-    ]
-    if not pairs:
-        return None
-    numbers = (finite(error.get(k)) for k in ("median_relative_error", "p90_relative_error", "spearman"))
-    return LatencyFit(tuple(pairs), *numbers)
-
-
 def score_name(record: Record) -> str:
     """What the scores are: the primary metric, unless the record says likelihood."""
     return f"{'likelihood' if _scores_likelihood(record) else metric_of(record).in_text} on sub-validation"
@@ -172,7 +138,7 @@ def score_text(record: Record, score: object) -> str:
 
 
 def _scores_likelihood(record: Record) -> bool:
-    return _part(record, "search").get("score") == "likelihood"
+    return method_part(record, "search").get("score") == "likelihood"
 
 
 def search_text(record: Record) -> str:
@@ -184,14 +150,9 @@ def search_text(record: Record) -> str:
     return f"Searched {structures}, best: {score_text(record, best.score)} {score_name(record)}"
 
 
-def section_title(record: Record) -> str:
-    """`Search`, or `Latency table` where that is all there is to show."""
-    return "Search" if _part(record, "fit") or _part(record, "search") else "Latency table"
-
-
 def fact_rows(record: Record) -> list[FactRow]:
-    """The small table: back-end, what it was trained on, what was searched, what both took, and the latency table."""
-    return [*_fit_facts(record), *_search_facts(record), *_table_facts(record)]
+    """The small table: back-end, what it was trained on, what was searched, and what both took."""
+    return [*_fit_facts(record), *_search_facts(record)]
 
 
 _WEIGHTS = {
@@ -201,7 +162,7 @@ _WEIGHTS = {
 
 
 def _fit_facts(record: Record) -> list[FactRow]:
-    fit = _part(record, "fit")
+    fit = method_part(record, "fit")
     options, split = mapping_or_empty(fit.get("options")), mapping_or_empty(fit.get("split"))
     rows = []
     weights, sampling = str(options.get("weights") or ""), str(options.get("sampling") or "")
@@ -232,7 +193,7 @@ def _fit_facts(record: Record) -> list[FactRow]:
 
 
 def _search_facts(record: Record) -> list[FactRow]:
-    found, best, count = _part(record, "search"), winner(record), len(scored(record))
+    found, best, count = method_part(record, "search"), winner(record), len(scored(record))
     rows = []
     if count:
         size = finite(found.get("generation_size"))
@@ -249,39 +210,3 @@ def _search_facts(record: Record) -> list[FactRow]:
         detail = "the whole phase “propose”: the fit too, unless a finished one was loaded"
         rows.append(FactRow("Search: wall time", duration(propose), detail))
     return rows
-
-
-def effort_rows(what: str, part: Mapping[str, Any], detail: str) -> list[FactRow]:
-    macs, seconds = finite(part.get("macs")), finite(part.get("seconds"))
-    rows = [FactRow(f"{what}: MACs", quantity(macs), detail)] if macs is not None else []
-    return rows + ([FactRow(f"{what}: wall time", duration(seconds))] if seconds is not None else [])
-
-
-def _table_facts(record: Record) -> list[FactRow]:
-    table, fit = mapping_or_empty(record.get("latency_table")), latency_fit(record)
-    rows = []
-    if table:
-        batch = f"batch {table['batch']}" if table.get("batch") is not None else ""
-        where = ", ".join(str(x) for x in (batch, table.get("device_name")) if x)
-        rows.append(FactRow("Latency table", str(table.get("runtime") or "runtime not said"), where))
-    if fit is not None:
-        spread = f"90% of structures within {percentage(fit.p90_error, 1)}; " if fit.p90_error is not None else ""
-        count = f"{len(fit.pairs):,} random structure{'s' if len(fit.pairs) != 1 else ''}"
-        rows.append(FactRow("Error of the table", percentage(fit.median_error, 1), f"median; {spread}{count}"))
-    predicted = finite(mapping_or_empty(record.get("latency_ms")).get("predicted"))
-    if predicted is not None:
-        detail = "what the table says of the pruned network; the time measured in this run is in the first table"
-        rows.append(FactRow("Predicted latency", milliseconds(predicted), detail))
-    return rows
-
-
-def _part(record: Record, name: str) -> Mapping[str, Any]:
-    return mapping_or_empty(mapping_or_empty(record.get("method_details")).get(name))
-
-
-def mapping_or_empty(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def list_or_empty(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
-from metaprune.methods.pruningnet.banks import Bank, Weights
+from metaprune.methods.pruningnet.banks import Bank, StructureTensors
+from metaprune.methods.pruningnet.config import Measure, Sampling
 from metaprune.network import Network
 from metaprune.objective import Objective, signed
 from metaprune.objective.batch import call_arguments, channels_last, map_tensors
 from metaprune.search.codec import Codec
 from metaprune.train.evaluate import quality_on
 from metaprune.train.loss import TrainLoss
-
-Measure = Literal["likelihood", "metric"]
-Sampling = Literal["uniform", "sandwich"]
 
 
 class Supernet(nn.Module):
@@ -57,7 +55,7 @@ class Supernet(nn.Module):
         structure = self.network.program.structure(alive, training=training)
         return self.network.program.run(structure, weights, channels_last(args), channels_last(kwargs))
 
-    def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[Weights, Any]:
+    def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[StructureTensors, Any]:
         """Tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
         alive = self.codec.survivors(self.network, widths)
         ratios = torch.from_numpy(np.asarray(widths) / self.network.space.widths)

@@ -9,7 +9,7 @@ import numpy as np
 
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.values import Budget, Plan, Proposal
 
 
@@ -20,7 +20,7 @@ class Channels:
     learner = Learner
     identity: ClassVar[dict[str, Any]] = {}  # what an artifact says of the form beside the method's options
 
-    def __init__(self, task: Task):
+    def __init__(self, task: PruneTask):
         self.task = task
 
     def slack(self, budget: Budget) -> bool:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from metaprune.cli.common import assignments, console
 from metaprune.core.errors import ConfigError
+from metaprune.runs.verb_tools import assignments, show_result
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,8 @@ class Adapt:
 
     def run(self) -> int:
         from metaprune.core.strict import from_dict, override
-        from metaprune.report import print_summary
+        from metaprune.methods.stamp.adapt import adapt
         from metaprune.runs.config import DataConfig
-        from metaprune.runs.fit import adapt
         from metaprune.values import Budget
 
         overrides = assignments(self.set, "--set")
@@ -48,7 +47,8 @@ class Adapt:
         record, place = adapt(
             self.run_folder, data, Budget.parse(self.budget), overrides, self.out, progress=not self.quiet
         )
-        out = console()
-        print_summary(record, out)
-        out.print(f"report: {place / 'report.html'}", highlight=False, soft_wrap=True)
+        show_result(record, place / "report.html")
         return 0
+
+
+VERBS = {"adapt": Adapt}

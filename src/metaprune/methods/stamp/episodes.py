@@ -14,10 +14,9 @@ from metaprune.core.errors import DataError
 from metaprune.core.rng import Rng
 from metaprune.data import Data
 from metaprune.methods.gating.training import Sample
+from metaprune.methods.stamp.config import LOOKS
 from metaprune.objective import Classification
 from metaprune.objective.batch import call_arguments, channels_last
-
-LOOKS = ("as it is", "grey", "inverted", "grey and inverted")
 
 
 def seen_as(sample: Sample, look: str) -> Sample:

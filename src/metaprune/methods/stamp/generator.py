@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metaprune.methods.gating.distributions import PRIORS, Bernoulli, BetaBernoulli
+from metaprune.methods.stamp.config import Encoder, Prior
 from metaprune.methods.stamp.reader import SetView
-
-Encoder = Literal["attention", "mean", "classes"]
-Prior = Literal["none", "beta_bernoulli"]
-
 
 BANK_SETS, BANK_SAMPLES = 16, 32
 

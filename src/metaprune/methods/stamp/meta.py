@@ -8,82 +8,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.methods.gating.training import Price, StepResult, TrainableTensors, gradient_step, sgd
-from metaprune.methods.stamp.episodes import LOOKS, Pool
+from metaprune.methods.stamp.config import MetaConfig
+from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS
 from metaprune.methods.stamp.learner import Learner
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
-from metaprune.train.config import require_choice, require_number
 from metaprune.train.processes import ALONE, Processes
 from metaprune.train.progress import TrainProgress
-
-Outer = Literal["reptile", "fomaml"]
-Start = Literal["zero", "kept"]
-Precision = Literal["no", "bf16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaConfig:
-    """Meta-training. Not read in the paper: the steps are Reptile's (Nichol et al. 2018), the figures are ours."""
-
-    episodes: int = 300
-    """Episodes: a random data set, random classes of it, a new head."""
-    ways: tuple[int, int] = (5, 20)
-    """Least and most classes of an episode."""
-    inner_steps: int = 8
-    """Gradient steps of an episode."""
-    batch_size: int = 64
-    """Samples of a step; the set that the mask is generated from is the same batch."""
-    lr: float = 0.05
-    """Learning rate of the weights (SGD)."""
-    head_lr: float = 0.3
-    """Learning rate of the head (SGD)."""
-    generator_lr: float = 3e-3
-    """Learning rate of the mask generator (Adam)."""
-    head: Start = "kept"
-    """kept: an episode takes up the head rows of its classes where the last one left them; zero: a new head in each."""
-    outer: Outer = "reptile"
-    """reptile: the weights move towards those at the end of an episode; fomaml: against the gradient taken there."""
-    outer_lr: float = 1.0
-    """Step of the weights towards an episode's; falls to zero along a line."""
-    ramp: float = 0.25
-    """Share of the episodes in which the strength of the cost rises from zero."""
-    looks: bool = True
-    """Show a reference data set also in grey, inverted, or both, one look an episode: with two data sets alone the
-    generator learns two masks, one for each."""
-    save_every: int = 25
-    """Episodes between checkpoints."""
-    augment: bool = True
-    """Augment the samples as the data source defines it, also those that masks are read from: the generator would take
-    whole images for another data set than shifted ones."""
-
-    mixed_precision: Precision = "no"
-    """bf16: the network under gates runs in bfloat16, in meta-training and in adaptation; sets are read and gates are
-    made in float32."""
-
-    def check(self) -> None:
-        """Raises ConfigError for a value that does not fit."""
-        for name, known in (("outer", Outer), ("head", Start), ("mixed_precision", Precision)):
-            require_choice(f"stamp.meta.{name}", getattr(self, name), get_args(known))
-        for name, low in (("episodes", 1), ("inner_steps", 1), ("batch_size", 2), ("save_every", 1), ("ramp", 0)):
-            require_number(f"stamp.meta.{name}", getattr(self, name), low)
-        for name in ("lr", "head_lr", "generator_lr", "outer_lr"):
-            require_number(f"stamp.meta.{name}", getattr(self, name), 0.0, open_low=True)
-        if len(self.ways) != 2 or not 2 <= self.ways[0] <= self.ways[1]:
-            raise ConfigError(f"stamp.meta.ways={list(self.ways)}: give least and most classes, at least 2")
-
-    def look(self, rng: Rng) -> str:
-        """Of one episode: half of them show the data as they are."""
-        draw = rng.child("look").numpy()
-        return LOOKS[int(draw.integers(1, len(LOOKS)))] if self.looks and draw.random() < 0.5 else LOOKS[0]
 
 
 @dataclass

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -28,143 +28,44 @@ from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
 from metaprune.methods.gating.training import Price, TrainableTensors, asked_share, gradient_steps, sgd
 from metaprune.methods.stamp.channels import Channels
+from metaprune.methods.stamp.config import StampConfig
 from metaprune.methods.stamp.episodes import Pool
-from metaprune.methods.stamp.generator import Encoder, MaskGenerator, Prior
+from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
-from metaprune.methods.stamp.meta import MetaConfig, MetaState, conditioning, fill_bank, meta_train, middle
+from metaprune.methods.stamp.meta import MetaState, conditioning, fill_bank, meta_train, middle
 from metaprune.methods.stamp.pairs import Pairs
 from metaprune.methods.stamp.reader import Head
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
-from metaprune.protocol.method import Task
-from metaprune.train.config import require_choice, require_number
+from metaprune.protocol.method import BaseMethod, PruneTask
+from metaprune.protocol.options import AT_RUN_TIME, fitted_options
 from metaprune.train.engine import engine
 from metaprune.train.processes import Processes
-from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
+from metaprune.values import Budget, Plan, Proposal
 
-Freeze = Literal["budget", "threshold"]
-Variant = Literal["weights", "structure", "filter"]
 _LEAST_MARGIN = 0.02  # in Jaccard, of masks of one task over masks of different tasks
-_FITTED = (
-    "meta",
-    "references",
-    "metric",
-    "strength",
-    "shares",
-    "kl_weight",
-    "logit_decay",
-    "prior",
-    "temperature",
-    "encoder",
-    "set_dim",
-    "heads",
-    "hidden",
-    "keep",
-    "use_set",
-    "use_activations",
-)
-FITTED_OPTIONS = (*_FITTED, "artifact")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stamp:
+class Stamp(StampConfig, BaseMethod):
     """Meta-trains a mask generator and the weights it masks, then fits both to a data set in a few steps."""
 
-    name: ClassVar[str] = "stamp"
-    needs_data: ClassVar[bool] = True
-
-    meta: MetaConfig = field(default_factory=MetaConfig)
-    """Meta-training."""
-    references: tuple[str, ...] = ()
-    """More reference data sets, as data specs; made to fit the shape of the first."""
-    metric: Metric = "params"
-    """Cost that the gates pay for; of variant = "filter" nonzero, which the default then is."""
-    strength: float = 2.0
-    """Weight of the price of an expected cost off the share that is asked for, beside the cross-entropy."""
-    shares: tuple[float, float] = (0.06, 0.5)
-    """Least and most share of the full cost that episodes ask for; the generator is told. Adaptation asks for its
-    budget's."""
-    logit_decay: float = 0.01
-    """Weight of the mean squared logit of the keep probabilities: saturated gates follow nothing any more."""
-    kl_weight: float = 0.0
-    """Weight of the KL to the sparse prior, mean over channels; needs prior = "beta_bernoulli"."""
-    prior: Prior = "none"
-    """none: independent keep probabilities; beta_bernoulli: with a distribution and a sparse prior over them."""
-    temperature: float = 0.5
-    """Of the relaxed gates in training."""
-    encoder: Encoder = "attention"
-    """How a set is read: attention over its samples, their mean, or by class and then across classes."""
-    set_dim: int = 32
-    """Width of a set's embedding."""
-    heads: int = 4
-    """Attention heads of the set encoder."""
-    hidden: int = 32
-    """Hidden units of every group's (every layer's) generator."""
-    keep: float = 0.95
-    """Probability to be kept that gates start with."""
-    use_set: bool = True
-    """Let the generator see the set's embedding."""
-    use_activations: bool = True
-    """Let the generator see the set's pooled activations."""
-    adapt_steps: int = 20
-    """Gradient steps on the target before the mask is frozen; 0 is allowed."""
-    blend: float = 0.5
-    """Share of the meta-trained weights, beside the pretrained ones', in those that adaptation starts from."""
-    sets: int = 4
-    """Samples of the target that the frozen mask is the mean of."""
-    freeze: Freeze = "budget"
-    """budget: what is most probable and fits; threshold: all above 0.5, which has to be within the budget."""
-    variant: Variant = "weights"
-    """Gates per channel, and weights: hand over the adapted weights; structure: only what is kept (for recover =
-    "scratch"). filter: a gate per pair of an output and an input of a layer; pairs are held at zero within a `nonzero`
-    budget, which brings no dense speed-up. An artifact is fitted for channels or for pairs."""
-    artifact: str | None = None
-    """Folder of `metaprune fit stamp`; None: meta-train on this task's own data first."""
-    fitted: Artifact | None = field(default=None, repr=False)
+    fitted: Artifact | None = field(default=None, repr=False, metadata=AT_RUN_TIME)
     """Set by `restore`."""
 
-    def __post_init__(self) -> None:
-        require_choice("stamp.metric", self.metric, METRICS)
-        require_choice("stamp.prior", self.prior, ("none", "beta_bernoulli"))
-        require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
-        require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
-        require_choice("stamp.variant", self.variant, ("weights", "structure", "filter"))
-        self.meta.check()
-        if self.variant == "filter":
-            if self.metric not in ("params", "nonzero"):
-                raise ConfigError(
-                    f"stamp.metric={self.metric!r} is a dense cost, which zeros do not change: with variant='filter' "
-                    "leave metric out when you fit, it is then 'nonzero'"
-                )
-            object.__setattr__(self, "metric", "nonzero")  # of full widths, params without what is zero
-        require_number("stamp.strength", self.strength, 0.0)
-        require_number("stamp.logit_decay", self.logit_decay, 0.0)
-        if len(self.shares) != 2 or not 0 < self.shares[0] <= self.shares[1] <= 1:
-            raise ConfigError(f"stamp.shares={list(self.shares)}: give least and most, in (0, 1]")
-        require_number("stamp.keep", self.keep, 0.01, 0.99)
-        require_number("stamp.blend", self.blend, 0.0, 1.0)
-        require_number("stamp.temperature", self.temperature, 0.0, open_low=True)
-        for name, low in (("set_dim", 1), ("heads", 1), ("hidden", 1), ("adapt_steps", 0), ("sets", 1)):
-            require_number(f"stamp.{name}", getattr(self, name), low)
-        if self.use_set and self.set_dim % self.heads:
-            raise ConfigError(f"stamp.set_dim={self.set_dim} does not divide by stamp.heads={self.heads}")
-        require_number("stamp.kl_weight", self.kl_weight, 0.0)
-        if self.kl_weight and self.prior == "none":
-            raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
-
-    def require_feasible(self, task: Task, budget: Budget) -> None:
+    def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`; before a meta-training, of its data too."""
         self._form(task).slack(budget)
         if self.artifact is None and self.fitted is None:
             self._pools(task)
             SoftCost(task.network.cost_model(), self.metric)  # raises for milliseconds without a table
 
-    def _form(self, task: Task) -> Channels | Pairs:
+    def _form(self, task: PruneTask) -> Channels | Pairs:
         """What has gates."""
         return Pairs(task) if self.variant == "filter" else Channels(task)
 
     # ------------------------------------------------------------------------------------------ meta-training
 
-    def fit(self, tasks: Sequence[Task], rng: Rng) -> Artifact:
+    def fit(self, tasks: Sequence[PruneTask], rng: Rng) -> Artifact:
         """Meta-train on the tasks' data sets, all on the network of the first; resumable where it has a folder.
 
         Launched as several processes (`accelerate launch`, `torchrun`), each takes its share of every batch.
@@ -230,20 +131,20 @@ class Stamp:
     def restore(self, artifact: Artifact) -> Self:
         return dataclasses.replace(self, fitted=artifact)
 
-    def _pools(self, *tasks: Task) -> list[Pool]:
+    def _pools(self, *tasks: PruneTask) -> list[Pool]:
         """The tasks' data sets and the references. Raises DataError for one without classes to choose from."""
         data = [*(t.require_data(self.name) for t in tasks), *self._more(tasks[0])]
         return [Pool(d, tasks[0].network.program.device) for d in data]
 
-    def _more(self, task: Task) -> list[Any]:
+    def _more(self, task: PruneTask) -> list[Any]:
         shape = task.require_data(self.name).input_shape
         return [load_data(spec, image_size=shape[1], channels=shape[0]) for spec in self.references]
 
     def _fit_options(self) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in _FITTED}
+        found = {name: plain(getattr(self, name)) for name in fitted_options(self)}
         if self.variant == "filter":  # an artifact that does not say is of channels
             found["variant"] = self.variant
-        return plain({**found, "meta": dataclasses.asdict(self.meta)})
+        return plain(found)
 
     def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> dict[str, Any]:
         """How alike masks are, see `meta.conditioning`; warns where they do not depend on the data set, and could."""
@@ -262,7 +163,7 @@ class Stamp:
 
     # ------------------------------------------------------------------------------------------ a target data set
 
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         """Adapt to `task.data` for `adapt_steps`, freeze the mask within `budget`, hand over the adapted weights.
 
         Raises:
@@ -295,7 +196,7 @@ class Stamp:
         new = None if self.variant == "structure" else {n: t.detach() for n, t in weights.tensors().items()}
         return dataclasses.replace(kept, weights=new, details=details)
 
-    def _report(self, task: Task, artifact: Artifact, plan: Plan) -> dict[str, Any]:
+    def _report(self, task: PruneTask, artifact: Artifact, plan: Plan) -> dict[str, Any]:
         full, kept = float(task.network.cost().macs), float(task.network.cost(plan).macs)
         samples = self.meta.batch_size
         return {
@@ -305,7 +206,7 @@ class Stamp:
             "targets": self._targets(task),
         }
 
-    def _targets(self, task: Task) -> list[dict[str, Any]]:
+    def _targets(self, task: PruneTask) -> list[dict[str, Any]]:
         """What the artifact was adapted to before, from the records beside it: the report compares with them."""
         found = []
         for path in sorted(Path(self.artifact).glob("targets/*/record.json")) if self.artifact else ():
@@ -315,7 +216,7 @@ class Stamp:
                 found.append({k: record.get(k) for k in ("data", "budget", "cost", "quality")} | {"kept": kept})
         return found
 
-    def _price(self, task: Task, budget: Budget) -> Price:
+    def _price(self, task: PruneTask, budget: Budget) -> Price:
         """Asks for the budget's share, if it bounds the metric that the gates pay for."""
         share = asked_share(task.network, budget, self.metric, middle(self.shares))
         low, high = self.shares
@@ -354,7 +255,7 @@ class Stamp:
 
     # ------------------------------------------------------------------------------------------ parts
 
-    def _learner(self, task: Task, rng: Rng, reference: Any) -> Learner:
+    def _learner(self, task: PruneTask, rng: Rng, reference: Any) -> Learner:
         form = self._form(task)
 
         def generator(widths: Sequence[int], tapped: set[int], features: int) -> MaskGenerator:
@@ -376,7 +277,7 @@ class Stamp:
 
         return form.learner(task.network, generator, reference, self.metric, self.temperature)
 
-    def _artifact(self, task: Task, rng: Rng) -> Artifact:
+    def _artifact(self, task: PruneTask, rng: Rng) -> Artifact:
         """A new one is meta-trained on the task's own data."""
 
         def expected() -> dict[str, Any]:
@@ -387,7 +288,7 @@ class Stamp:
         given = self.artifact if self.fitted is None else self.fitted
         return found_or_fitted(self.name, given, task.folder, expected, lambda: self.fit([task], rng))
 
-    def _as_fitted(self, task: Task, artifact: Artifact) -> Stamp:
+    def _as_fitted(self, task: PruneTask, artifact: Artifact) -> Stamp:
         """This method with the options that the artifact was fitted with.
 
         Raises:
@@ -407,9 +308,9 @@ class Stamp:
                 f"the artifact has gates of {has}, and stamp.variant={self.variant!r} needs others: set it to "
                 f"{fitted.variant!r}, or run `metaprune fit` with variant={self.variant!r}, into another folder"
             )
-        return dataclasses.replace(self, **{name: getattr(fitted, name) for name in _FITTED})
+        return dataclasses.replace(self, **{name: getattr(fitted, name) for name in fitted_options(self)})
 
-    def _restored(self, task: Task, artifact: Artifact, classes: int) -> tuple[Learner, TrainableTensors]:
+    def _restored(self, task: PruneTask, artifact: Artifact, classes: int) -> tuple[Learner, TrainableTensors]:
         """The learner as meta-training left it, on the target's network, with a head for the target.
 
         Weights start between the pretrained and the meta-trained ones: what the references taught costs something of
@@ -428,7 +329,7 @@ class Stamp:
         return learner, learner.weights(start, classes)
 
 
-def _require_within(task: Task, budget: Budget, kept: Proposal) -> None:
+def _require_within(task: PruneTask, budget: Budget, kept: Proposal) -> None:
     """Raises InfeasibleBudgetError where the generator's own mask, at a threshold, costs more."""
     cost, bounds = task.network.cost(kept.plan, masks=kept.masks), budget.bounds(task.network.cost())
     reached = {m: float(cost.metric(m)) for m in bounds}
@@ -441,6 +342,6 @@ def _require_within(task: Task, budget: Budget, kept: Proposal) -> None:
         )
 
 
-def _own(task: Task, head: Head) -> dict[str, Tensor]:
+def _own(task: PruneTask, head: Head) -> dict[str, Tensor]:
     """All tensors of the network but the head's, which is new for every data set."""
     return {n: t.detach() for n, t in task.network.tensors.items() if n not in (head.weight, head.bias)}

@@ -21,7 +21,7 @@ from metaprune.methods.stamp.generator import MaskGenerator, Part
 from metaprune.methods.stamp.learner import Learner
 from metaprune.methods.stamp.reader import Head
 from metaprune.methods.weight_masks.method import MaskedLayers, layer_groups
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.values import Budget, Plan, Proposal
 
 _RANK = 4
@@ -34,7 +34,7 @@ class PairLayers(MaskedLayers):
     layers: all of them, whatever the constraints, so that an artifact serves any. names: those that are masked.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: PruneTask):
         super().__init__(task, Plan(), None)
         self.groups = layer_groups(self.network)
         head = Head.of(self.network).weight
@@ -140,7 +140,7 @@ class PairLearner(Learner):
 class Pairs:
     """One gate per pair of every masked layer."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: PruneTask):
         self.task, self.layers = task, PairLayers(task)
         self.identity = {"masked": self.layers.names}
 
@@ -151,7 +151,7 @@ class Pairs:
         return PairLearner(self.layers, *arguments)
 
     def slack(self, budget: Budget) -> bool:
-        """Whether the network without masks meets `budget`. Raises what `Weights.require_feasible` raises."""
+        """Whether the network without masks meets `budget`. Raises what `WeightMasks.require_feasible` raises."""
         return self.layers.room(budget, "filter") == sum(math.prod(self.layers.sizes[n]) for n in self.layers.names)
 
     def best(self, budget: Budget, probabilities: Sequence[np.ndarray]) -> Proposal:

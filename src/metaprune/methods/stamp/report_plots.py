@@ -20,6 +20,7 @@ from metaprune.methods.stamp.report_rows import (
 )
 from metaprune.report.plots import BLUE, INK, MANY_GROUPS, MARK_GREY, ORANGE, axis_labels, style
 from metaprune.report.rows import Record
+from metaprune.report.section import SectionFigure
 from metaprune.report.units import shortened
 
 _SKY = "#56B4E9"
@@ -41,8 +42,8 @@ _NOTES = {
 }
 
 
-def stamp_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
-    """(key, heading, caption, figure) of everything this record can show of STAMP, in reading order."""
+def stamp_figures(record: Record) -> list[SectionFigure]:
+    """Everything this record can show of STAMP, in reading order."""
     made = [
         ("stamp-meta", "Meta-training by episode", _NOTES["meta"], meta_figure(record)),
         ("stamp-masks", "Masks by layer", _NOTES["masks"], masks_figure(record)),
@@ -50,7 +51,7 @@ def stamp_figures(record: Record) -> list[tuple[str, str, str, go.Figure]]:
         ("stamp-alike", "Masks of all targets", _NOTES["alike"], similarity_figure(target_rows(record))),
         ("stamp-targets", "Accuracy against cost", _NOTES["targets"], targets_figure(target_rows(record))),
     ]
-    return [(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
+    return [SectionFigure(key, heading, note, figure) for key, heading, note, figure in made if figure is not None]
 
 
 def meta_figure(record: Record) -> go.Figure | None:

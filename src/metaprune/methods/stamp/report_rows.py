@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metaprune.methods.pruningnet.report_rows import FactRow, effort_rows, list_or_empty, mapping_or_empty
 from metaprune.report.rows import GroupRow, PhaseRow, Record, group_rows, phase_rows
+from metaprune.report.section import FactRow, effort_rows, list_or_empty, mapping_or_empty, method_part
 from metaprune.report.units import duration, finite, percentage
 
 _READS = {
@@ -240,4 +240,4 @@ def _pairs(record: Record) -> Mapping[str, Any]:
 
 
 def _stamp(record: Record) -> Mapping[str, Any]:
-    return mapping_or_empty(mapping_or_empty(record.get("method_details")).get("stamp"))
+    return method_part(record, "stamp")

@@ -10,11 +10,10 @@ much as before.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,10 +23,10 @@ from metaprune.core.rng import Rng
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.graph.call import bound_arguments
 from metaprune.graph.capture import op_name
+from metaprune.methods.weight_masks.config import WeightMasksConfig, parse_pattern
 from metaprune.network import Network
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import BaseMethod, PruneTask
 from metaprune.search.allocate import require_table
-from metaprune.train.config import require_choice
 from metaprune.values import Budget, Plan, Proposal
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")  # their weights are [outputs, inputs, *kernel]
@@ -35,30 +34,15 @@ _PARTS = ("slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "ge
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class WeightMasks(WeightMasksConfig, BaseMethod):
     """Holds the smallest weights of layers at zero, within a `nonzero` budget; channels, biases and norms stay."""
 
-    name: ClassVar[str] = "weights"
-    needs_data: ClassVar[bool] = False
-
-    pattern: str = "unstructured"
-    """unstructured, or N:M as 2:4 (N kept of every M consecutive inputs of linear layers and convolutions)."""
-    scope: Literal["global", "layer"] = "global"
-    """Of unstructured masks: rank the weights of all layers together, or keep the same share of every layer."""
-
-    def __post_init__(self) -> None:
-        require_choice("weights.scope", self.scope, ("global", "layer"))
-        if parse_pattern(self.pattern) is not None and self.scope != "global":
-            raise ConfigError(
-                f"weights.scope={self.scope!r} is of unstructured masks; {self.pattern} fixes every layer"
-            )
-
-    def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
+    def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         """Raises what `masks` raises."""
         masks, details = self.masks(task, task.network.tensors, budget)
         return Proposal(Plan(), None, (), {"masks": details} if masks else {}, masks)
 
-    def require_feasible(self, task: Task, budget: Budget, plan: Plan | None = None) -> None:
+    def require_feasible(self, task: PruneTask, budget: Budget, plan: Plan | None = None) -> None:
         """What no weights are needed for: whether masks can meet `budget` at `plan`.
 
         Raises:
@@ -68,13 +52,13 @@ class Weights:
         """
         MaskedLayers(task, plan or Plan(), parse_pattern(self.pattern)).room(budget, self.pattern)
 
-    def slack(self, task: Task, budget: Budget) -> bool:
+    def slack(self, task: PruneTask, budget: Budget) -> bool:
         """Whether nothing is asked for: the full network meets the budget, and no N:M pattern is wanted."""
         full = task.network.cost()
         return self.pattern == "unstructured" and all(full.metric(m) <= b for m, b in budget.bounds(full).items())
 
     def masks(
-        self, task: Task, tensors: Mapping[str, Tensor], budget: Budget, plan: Plan | None = None
+        self, task: PruneTask, tensors: Mapping[str, Tensor], budget: Budget, plan: Plan | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Masks for `tensors` (full size, by name) at `plan`, and what the record says of them.
 
@@ -100,16 +84,6 @@ class Weights:
             found = largest(parts, room, self.scope)
         details = {"pattern": self.pattern, "whole": [n for n in layers.matrices if n not in found]}
         return {n: layers.full_size(m, n) for n, m in found.items()}, details
-
-
-def parse_pattern(text: str, also: str = "") -> tuple[int, int] | None:
-    """(N, M) of `N:M`; None of `unstructured`. Raises ConfigError for anything else; `also`: what else it names."""
-    if text == "unstructured":
-        return None
-    match = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
-    if match is None or not 0 < int(match[1]) < int(match[2]):
-        raise ConfigError(f"pattern {text!r} is not known: {also}unstructured, or N:M with 0 < N < M, as 2:4 or 1:4")
-    return int(match[1]), int(match[2])
 
 
 def n_of_m(weight: Tensor, n: int, m: int) -> Tensor:
@@ -166,7 +140,7 @@ class MaskedLayers:
     matrices: names of all parameters of two or more dimensions (of more than one index). names: those that are masked.
     """
 
-    def __init__(self, task: Task, plan: Plan, pattern: tuple[int, int] | None):
+    def __init__(self, task: PruneTask, plan: Plan, pattern: tuple[int, int] | None):
         self.task, self.network, self.plan, self.pattern = task, task.network, plan, pattern
         self.alive = self.network.survivors(plan) if plan.keep else None
         limits, space = task.constraints, self.network.space
@@ -194,7 +168,7 @@ class MaskedLayers:
         return unslice_tensor(mask, whole, self.network.labelled.parameters.get(name), self.alive)
 
     def room(self, budget: Budget, name: str) -> int:
-        """How many of the masked tensors' weights `budget` lets stay. Raises as `Weights.require_feasible`."""
+        """How many of the masked tensors' weights `budget` lets stay. Raises as `WeightMasks.require_feasible`."""
         if self.task.constraints.ratios and not self.plan.keep:
             raise ConfigError(
                 f"ratios {sorted(self.task.constraints.ratios)} fix widths of channels, and masks of single weights "

@@ -1,9 +1,10 @@
-"""What the verbs share: values from text, and output. No torch here: `--help` must not pay for it."""
+"""What verbs share, those of methods too: values from text, and output. No torch: `--help` must not pay for it."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from metaprune.core.errors import ConfigError
@@ -52,3 +53,13 @@ def console() -> Any:
     from rich.console import Console
 
     return Console()
+
+
+def show_result(record: Mapping[str, Any], page: Path) -> None:
+    """Print the summary of a run, and where its report is."""
+    from metaprune.report import print_summary
+    from metaprune.runs.sections import sections_of
+
+    out = console()
+    print_summary(record, out, sections_of(record))
+    out.print(f"report: {page}", highlight=False, soft_wrap=True)

@@ -8,33 +8,31 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.uniform import Uniform
+from metaprune.methods.pruningnet.config import PruningNetConfig
 from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact
-from metaprune.protocol.method import Task
+from metaprune.protocol.method import PruneTask
 from metaprune.search.codec import Codec
 from metaprune.search.study import Candidate, Search
 from metaprune.values import Budget
-
-if TYPE_CHECKING:
-    from metaprune.methods.pruningnet.method import PruningNet
 
 log = logging.getLogger("metaprune")
 
 
 @dataclass(frozen=True)
-class Session:
+class StructureSearch:
     """A fitted PruningNet on its network: searches, one budget after the other."""
 
-    method: PruningNet
-    task: Task
+    method: PruningNetConfig
+    task: PruneTask
     artifact: Artifact
     codec: Codec
     scorer: Scorer

@@ -1,0 +1,120 @@
+"""Options of the criteria, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from metaprune.core.errors import ConfigError
+from metaprune.protocol.options import MethodOptions
+from metaprune.search.config import Scope
+
+Normalise = Literal["mean", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformConfig(MethodOptions):
+    """Uniform width: the same keep ratio in every group, the control that every paper shows."""
+
+    name: ClassVar[str] = "uniform"
+
+    channels: Literal["magnitude", "first"] = "magnitude"
+    """Which channels stay in a group: those of largest L1 norm, or the first ones (as slimmable networks)."""
+
+    def __post_init__(self) -> None:
+        if self.channels not in ("magnitude", "first"):
+            raise ConfigError(f"channels is magnitude or first, not {self.channels!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(MethodOptions):
+    """Random channels: the control that learned methods have to beat."""
+
+    name: ClassVar[str] = "random"
+
+    widths: Literal["random", "uniform"] = "random"
+    """random: draws how fast each group shrinks (keep ratio r ** e with log2 e uniform in [-1, 1]); uniform: gives
+    every group the same ratio."""
+
+    def __post_init__(self) -> None:
+        if self.widths not in ("random", "uniform"):
+            raise ConfigError(f"widths is random or uniform, not {self.widths!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingConfig(MethodOptions):
+    """Channels are scored, and the lowest dropped."""
+
+    scope: Scope = "global"
+    """global: all channels in one ranking; local: the same share of every group; isomorphic: the same share of every
+    class of equal structure."""
+    steps: int = 1
+    """1 is one-shot; with n steps the cost falls linearly to the budget and scores are taken anew each time."""
+    normalise: Normalise = "mean"
+    """mean: each group's scores are divided by their mean before ranking; none: they are ranked as they are."""
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("global", "local", "isomorphic"):
+            raise ConfigError(f"scope is global, local or isomorphic, not {self.scope!r}")
+        if self.normalise not in ("mean", "none"):
+            raise ConfigError(f"normalise is mean or none, not {self.normalise!r}")
+        if self.steps < 1:
+            raise ConfigError(f"steps is at least 1, not {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnitudeConfig(RankingConfig):
+    """Magnitude: the norm of everything a channel owns."""
+
+    name: ClassVar[str] = "magnitude"
+
+    p: int = 2
+    """1 for L1, 2 for L2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p not in (1, 2):
+            raise ConfigError(f"p is 1 (L1) or 2 (L2), not {self.p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BNScaleConfig(RankingConfig):
+    """BatchNorm scale: |gamma| as the channel's importance."""
+
+    name: ClassVar[str] = "bn_scale"
+
+    normalise: Normalise = "none"
+    """mean: each group's scores are divided by their mean before ranking; none: they are ranked as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FPGMConfig(RankingConfig):
+    """FPGM: filters near the geometric median of their layer are redundant."""
+
+    name: ClassVar[str] = "fpgm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaylorConfig(RankingConfig):
+    """First-order Taylor: how much the loss changes when a channel goes."""
+
+    name: ClassVar[str] = "taylor"
+    needs_data: ClassVar[bool] = True
+
+    batches: int = 10
+    """Training mini-batches that the gradient is taken on, in eval mode (running BatchNorm statistics)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batches < 1:
+            raise ConfigError(f"batches is at least 1, not {self.batches}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnipConfig(TaylorConfig):
+    """SNIP by channel: how sensitive the loss is to every connection, summed over a channel."""
+
+    name: ClassVar[str] = "snip"
+
+    batches: int = 1
+    """Training mini-batches that the gradient is taken on, in eval mode (running BatchNorm statistics)."""

@@ -1,0 +1,59 @@
+"""Many data sets from one fit: what the verb `adapt` does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from metaprune.methods.stamp.method import Stamp
+from metaprune.protocol.artifact import Artifact
+from metaprune.runs.config import DataConfig, MethodConfig
+from metaprune.runs.fitted import budget_in_path, fitted_config
+from metaprune.runs.run import run
+from metaprune.values import Budget
+
+_OTHERS = ": `adapt` is for stamp"
+
+
+def adapt(
+    folder: str | Path,
+    data: DataConfig,
+    budget: Budget,
+    overrides: dict[str, Any] | None = None,
+    out: Path | None = None,
+    *,
+    progress: bool = True,
+) -> tuple[dict[str, Any], Path]:
+    """A fitted STAMP on another data set: adapt, freeze the mask, cut, train the small network, save, report.
+
+    Images are brought to the channels and, unless `data.image_size` says otherwise, the size of the reference data.
+
+    Returns:
+        the record, and the folder of the network (by default FOLDER/targets/NAME-BUDGET).
+
+    Raises:
+        ConfigError: no fitted run there, or of a method that does not adapt.
+    """
+    folder = Path(folder).resolve()
+    config = fitted_config(folder, overrides or {}, Stamp.name, ("budget", "model", "train", "data"), _OTHERS)
+    options = {**config.method.options, "artifact": str(folder)}
+    shape = Artifact.load(folder, Stamp.name).info["shape"]
+    if len(shape) == 3:
+        data = dataclasses.replace(data, channels=data.channels or shape[0], image_size=data.image_size or shape[1])
+    recover = config.recover
+    if options.get("variant") == "structure" and recover.kind != "scratch":
+        recover = dataclasses.replace(recover, kind="scratch")
+    model = dataclasses.replace(config.model, weights=str(folder / "dense.safetensors"), new_head=True)
+    model = dataclasses.replace(model, options={k: v for k, v in model.options.items() if k != "num_classes"})
+    config = dataclasses.replace(
+        config,
+        data=data,
+        budget=budget,
+        train=None,
+        recover=recover,
+        model=model,
+        method=MethodConfig(name=Stamp.name, options=options),
+    )
+    place = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{budget_in_path(budget)}"
+    return run(config, place, progress=progress), place

@@ -1,0 +1,173 @@
+"""All that a run needs before anything long begins, built once: network, latency table, module rules, task."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError
+from metaprune.core.rng import Rng
+from metaprune.data import Data
+from metaprune.latency import LatencyTable
+from metaprune.network import Network, trace
+from metaprune.protocol.method import Method, PruneTask, recovery_after, require_feasible
+from metaprune.recover.config import RecoverConfig, parse_recover
+from metaprune.recover.scratch import reinitialise
+from metaprune.runs.inputs import require_fit
+from metaprune.surgery.keep_module import ModuleRules, module_rules
+from metaprune.values import Budget, Constraints
+
+Form = Literal["auto", "module", "graph"]
+RecoveryLoop = Callable[[nn.Module, Any], None]
+"""A training loop of the user's own: trains the model in place; the second argument is the `Data`, or None."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that is ready to be pruned.
+
+    Attributes:
+        asked: the constraints as they were given; `constraints` hold what `keep_module` adds to them.
+        rules: what `keep_module` ties and leaves whole.
+        data: bound to the network, where its objective is label-free.
+        recover: the recovery that follows, once the method had its say; `asked_recover` is what was given.
+        own_loop: a recovery of the user's own, in the place of `recover`.
+        latency_table: what the table says of itself, for the record.
+    """
+
+    network: Network
+    method: Method
+    budget: Budget
+    asked: Constraints
+    constraints: Constraints
+    rules: ModuleRules
+    form: Form
+    data: Data | None
+    recover: RecoverConfig
+    asked_recover: RecoverConfig
+    own_loop: RecoveryLoop | None
+    free_outputs: bool | Sequence[str]
+    latency_table: dict[str, Any] | None
+    batch_size: int
+    seed: int
+    progress: bool
+
+    def task(self, folder: Path | None = None) -> PruneTask:
+        """What the method is given; its long work is kept in `folder`."""
+        return PruneTask(
+            self.network,
+            self.data,
+            self.constraints,
+            batch_size=self.batch_size,
+            folder=folder,
+            progress=self.progress,
+        )
+
+    def require_feasible(self) -> None:
+        """Say now what would fail after hours: a budget that no structure meets, patterns that match nothing.
+
+        Raises:
+            InfeasibleBudgetError, NotAvailableError, PlanError: as the method says.
+        """
+        with self.infeasible_explained():
+            require_feasible(self.method, self.task(), self.budget)
+
+    def infeasible_explained(self) -> _Explained:
+        """A block in which an infeasible budget says what `keep_module` left whole, and why."""
+        return _Explained(self)
+
+
+class _Explained:
+    def __init__(self, prepared: Prepared):
+        self._prepared = prepared
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        rules, groups = self._prepared.rules, len(self._prepared.network.space)
+        if isinstance(error, InfeasibleBudgetError) and rules.whole:
+            text = f"{error}. keep_module leaves {len(rules.whole)} of {groups} groups whole: {rules.why}"
+            raise InfeasibleBudgetError(text, error.smallest) from error
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    budget: Budget,
+    method: Method,
+    constraints: Constraints,
+    data: Data | None = None,
+    recover: RecoverConfig | str | RecoveryLoop | None = None,
+    form: Form = "auto",
+    free_outputs: bool | Sequence[str] = False,
+    latency_table: str | Path | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: bool = True,
+) -> Prepared:
+    """Trace `model` and check everything that can be checked before a method runs.
+
+    Raises:
+        ConfigError: data that is missing, options that exclude each other, a latency table of another network.
+        DataError: a model that does not run on the data, or an objective that does not fit either.
+        UntraceableError, PlanError, NotAvailableError: as `trace` and the method say.
+    """
+    own_loop = None if recover is None or isinstance(recover, (str, RecoverConfig)) else recover
+    if own_loop is not None and not callable(own_loop):
+        parse_recover(own_loop)  # type: ignore[arg-type]  # says what is accepted
+    asked = parse_recover("none" if own_loop is not None else recover)  # type: ignore[arg-type]
+    recovery = replace(asked, kind=recovery_after(method, asked.kind))
+    if data is None and (method.needs_data or recovery.kind != "none"):
+        what = f"method {method.name!r}" if method.needs_data else f"recover={recovery.kind!r}"
+        raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
+    args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
+    network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs)
+    table = use_table(network, latency_table)
+    data = None if data is None else data.bound_to(network.model)
+    require_fit(network.model, data)
+    rules = module_rules(network, seed) if constraints.keep_module else ModuleRules()
+    if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
+        reinitialise(copy.deepcopy(network.model), Rng(seed))
+    return Prepared(
+        network=network,
+        method=method,
+        budget=budget,
+        asked=constraints,
+        constraints=rules.applied_to(constraints),
+        rules=rules,
+        form="module" if constraints.keep_module and form == "auto" else form,
+        data=data,
+        recover=recovery,
+        asked_recover=asked,
+        own_loop=own_loop,
+        free_outputs=free_outputs,
+        latency_table=table,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | None:
+    """Let budgets know the milliseconds of a latency table; returns what it says of itself, for the record.
+
+    Raises:
+        ConfigError: no table, or one of another network.
+    """
+    if table is None:
+        return None
+    loaded = LatencyTable.load(table)
+    loaded.check(network)
+    network.use_latency(loaded.predict_ms)
+    if loaded.warning is not None:
+        warnings.warn(loaded.warning, stacklevel=2)
+    return dict(loaded.info)

@@ -1,0 +1,148 @@
+"""A whole run in its own folder: load -> train -> prune -> measure -> save -> report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaprune.core.errors import ConfigError
+from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.rng import Rng
+from metaprune.export.archive import save
+from metaprune.latency.side_by_side import latency_ms
+from metaprune.protocol.method import Method
+from metaprune.protocol.registry import create_method
+from metaprune.report import write_report
+from metaprune.runs.config import RunConfig
+from metaprune.runs.folder import Phases, RunFolder, log
+from metaprune.runs.inputs import Inputs, load_inputs
+from metaprune.runs.prepare import Prepared, prepare
+from metaprune.runs.prune import Result, prune_prepared
+from metaprune.runs.sections import sections_of
+from metaprune.train.loop import train
+
+
+def run(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    method: Method | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Do a whole run in its own folder and return the record. Killed and started again, it continues where it was.
+
+    `method` stands in for the config's, with what a file that is passed on should not hold (a storage's password).
+    """
+    method = method or create_method(config.method.name, dict(config.method.options))
+    if config.also and not config.method.options.get("artifact"):
+        raise ConfigError(
+            f"[[also]] names more networks for `metaprune fit {config.method.name}`: run that, then prune with --set "
+            "method.options.artifact=FOLDER; or leave the tables out"
+        )
+    place, phases = RunFolder(folder, config), Phases()
+    if place.finished is not None:
+        log.info("%s is finished already", place.path)
+        return place.finished
+    with place.logged():
+        with phases("load"):
+            inputs = load_inputs(config)
+        with phases("trace"):
+            prepared = prepared_of(config, inputs, method, progress)
+        history = train_dense(config, inputs, prepared, place, phases)
+        dense_bytes = inputs.save_dense(place.path / "dense.safetensors")
+        result = prune_prepared(prepared, phases=phases, checkpoint_dir=place.path / "checkpoints")
+        with phases("measure"):
+            latency = _latency(config, inputs, result)
+        with phases("save"):
+            save(result.pruned, place.path, spec=config.model.spec, options=inputs.options)
+        record: dict[str, Any] = {
+            **result.record,
+            "command": command,
+            "config": config.to_dict(),
+            "model": config.model.spec,
+            "data": None if config.data is None else config.data.spec,
+            "latency_ms": latency,
+            "file_bytes": {"before": dense_bytes, "after": (place.path / "model.safetensors").stat().st_size},
+            "history": {"train": history, **result.record["history"]},
+        }
+        if record["quality"] and config.model.new_head and config.train is None:
+            record["quality"]["untrained_head"] = True
+        write_report(record, place.path / "report.html", sections_of(record))
+        write_json(place.path / "record.json", record)  # last: it marks the run as finished
+    return record
+
+
+def prepared_of(config: RunConfig, inputs: Inputs, method: Method, progress: bool) -> Prepared:
+    """Everything that a run of `config` needs before anything long begins.
+
+    Raises what `prepare` raises, ConfigError where there is nothing to train on, and before a training what
+    `Prepared.require_feasible` raises: an impossible budget shows now, not after hours.
+    """
+    objective = None if inputs.data is None else inputs.data.objective
+    if config.train is not None and objective is not None and objective.is_label_free:
+        raise ConfigError(
+            f"objective {objective.name!r} judges a network by its own outputs, so there is nothing to train it on: "
+            "give model.weights, and leave out the [train] table"
+        )
+    prepared = prepare(
+        inputs.model,
+        inputs.args,
+        inputs.kwargs,
+        budget=config.budget,
+        method=method,
+        constraints=config.constraints,
+        data=inputs.data,
+        recover=config.recover,
+        form=config.form,
+        latency_table=config.latency.table,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        progress=progress,
+    )
+    if config.train is not None:
+        prepared.require_feasible()
+    return prepared
+
+
+def train_dense(
+    config: RunConfig, inputs: Inputs, prepared: Prepared, place: RunFolder, phases: Phases
+) -> dict[str, Any] | None:
+    """Train the dense network if asked to (resumable); the history, or None."""
+    if config.train is not None and inputs.data is not None:
+        with phases("train"):
+            return train(
+                inputs.model,
+                inputs.data,
+                config.train,
+                rng=Rng(config.seed).child("train"),
+                device=inputs.device,
+                checkpoint_dir=place.checkpoints("train"),
+                progress=prepared.progress,
+                identity={"weights": tensors_digest(prepared.network.tensors)},
+            ).to_dict()
+    if config.model.weights is None and not config.model.spec.startswith(("python:", "hf:")):
+        log.warning("warning: the network has random weights; give model.weights, or a [train] table with data")
+    return None
+
+
+def _latency(config: RunConfig, inputs: Inputs, result: Result) -> dict[str, Any] | None:
+    """Dense and pruned network in turns, on an example repeated to the configured batch size."""
+    if config.latency.repeats == 0:
+        return None
+    table = result.record["latency_table"]
+    batch = config.latency.batch_size if table is None else table["batch"]
+    args, kwargs = inputs.batch_of(batch)
+    before, after = latency_ms([inputs.model, result.model], args, kwargs, repeats=config.latency.repeats)
+    return {
+        "before": before["median"],
+        "after": after["median"],
+        "spread_before": before["quartiles"],
+        "spread_after": after["quartiles"],
+        "predicted": result.record["cost"]["after"].get("latency_ms"),
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "repeats": config.latency.repeats,
+    }

@@ -1,0 +1,172 @@
+"""What a run leaves in record.json: dataclasses with a schema number. No torch here: the command line reads records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metaprune.core.errors import ConfigError, DataError
+
+SCHEMA = 1
+"""Rises when a key changes its name or meaning. Records without a number are of schema 0, before objectives."""
+
+Figures = Mapping[str, float]
+"""Metrics by name; `samples` and `items` beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceRecord:
+    """Channel groups before and after, and what is locked and why."""
+
+    digest: str
+    groups: list[dict[str, Any]]
+    locked: list[dict[str, Any]]
+    uncovered: list[dict[str, Any]]
+    notes: list[str]
+    over_merged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRecord:
+    """Cost of one sample, metric -> value, of the full network and of the pruned one."""
+
+    before: Figures
+    after: Figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofRecord:
+    """How the cut was proved equal to its masked original; error is relative, None where nothing was compared."""
+
+    form: str
+    why: str
+    error: float | None
+    config: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRecord:
+    """Figures on one split of the original, right after the cut, and after recovery (None without one).
+
+    untrained_head: the original has a new head that nothing trained, so `dense` says nothing of the weights.
+    """
+
+    split: str
+    dense: Figures
+    cut: Figures
+    recovered: Figures | None = None
+    untrained_head: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffortRecord:
+    """What recovery took: samples of all epochs, and MACs (forward and backward are three forward passes).
+
+    None where a loop of the user's own recovered.
+    """
+
+    kind: str
+    samples: int | None = None
+    macs: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Everything that `prune` and `run` report; JSON-able by `to_dict`.
+
+    The first part says what was asked for, as resolved: `replay` repeats a run from it. The fields from `command` on
+    are those of a run in a folder, None after `prune`.
+    """
+
+    schema: int = SCHEMA
+    metaprune: str
+    created: str
+    environment: dict[str, Any]
+    seed: int
+    budget: dict[str, Any]
+    method: str
+    method_options: dict[str, Any]
+    constraints: dict[str, Any]
+    objective: dict[str, Any] | None
+    recover: dict[str, Any]
+    form: str
+    free_outputs: bool | list[str]
+    batch_size: int
+    bounds: dict[str, float]
+    space: SpaceRecord
+    cost: CostRecord
+    proof: ProofRecord
+    masks: dict[str, Any] | None
+    quality: QualityRecord | None
+    history: dict[str, Any]
+    recovery: EffortRecord | None
+    method_details: dict[str, Any]
+    latency_table: dict[str, Any] | None
+    module_rules: dict[str, Any] | None
+    seconds: dict[str, float]
+    command: str | None = None
+    config: dict[str, Any] | None = None
+    model: str | None = None
+    data: str | None = None
+    latency_ms: dict[str, Any] | None = None
+    file_bytes: dict[str, int] | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; what does not apply is None."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read a record.json of this schema or an older one, as `upgraded` returns it.
+
+    Raises:
+        ConfigError: no such file, no JSON, or a newer schema.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no {path}: give a record.json that a run wrote") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}): it was damaged, run its command again") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path} holds no record; give a record.json that a run wrote")
+    return upgraded(record, str(path))
+
+
+def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, Any]:
+    """A record of an older schema with the keys of this one; what was not recorded then is None.
+
+    Raises:
+        ConfigError: a newer schema than this version knows.
+    """
+    schema = record.get("schema", 0)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ConfigError(
+            f"{name} has schema {schema!r}, this version of metaprune reads up to {SCHEMA}: install a newer one"
+        )
+    if schema == SCHEMA:
+        return dict(record)
+    known = {f.name: None for f in dataclasses.fields(Record)}
+    history = {
+        phase: None if rows is None else {**rows, "rows": [_epoch(row) for row in rows.get("rows", ())]}
+        for phase, rows in (record.get("history") or {}).items()
+    }
+    return {**known, **record, "schema": SCHEMA, "history": history}
+
+
+def _epoch(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch of schema 0, which held losses and accuracies apart."""
+    if "train" in row:
+        return dict(row)
+    parts = {p: {m: row.get(f"{p}_{m}") for m in ("loss", "accuracy")} for p in ("train", "val")}
+    rest = {k: v for k, v in row.items() if not k.startswith(("train_", "val_"))}
+    return {**rest, "train": parts["train"], "val": None if parts["val"]["loss"] is None else parts["val"]}
