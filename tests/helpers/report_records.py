@@ -5,10 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-_EPOCH = {"train_accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.6, "lr": 0.1, "seconds": 1.0, "samples_per_s": 10.0}
+_ACCURACY = {"name": "accuracy", "label": "Accuracy", "higher_is_better": True, "percent": True}
+_EPOCH = {"val": {"loss": 1.1, "accuracy": 0.6}, "lr": 0.1, "seconds": 1.0, "samples_per_s": 10.0}
+
+
+def _train(loss: float, accuracy: float = 0.5) -> dict[str, float]:
+    return {"loss": loss, "accuracy": accuracy}
+
 
 _FULL: dict[str, Any] = {
+    "schema": 1,
     "metaprune": "0.1.0",
+    "objective": {"kind": "classification", "item": "sample", "primary": _ACCURACY},
     "created": "2026-03-04T12:33:10+00:00",
     "config": {"method": {"name": "magnitude"}},
     "seed": 0,
@@ -58,8 +66,8 @@ _FULL: dict[str, Any] = {
     "file_bytes": {"before": 1_123_456, "after": 561_234},
     "seconds": {"train": 300.0, "cut": 0.3, "recover": 99.7},
     "history": {
-        "train": {"rows": [{"epoch": 1, "train_loss": 1.5, **_EPOCH}, {"epoch": 2, "train_loss": 1.2, **_EPOCH}]},
-        "recover": {"rows": [{"epoch": 1, "train_loss": 0.9, **_EPOCH, "val_accuracy": None}]},
+        "train": {"rows": [{"epoch": 1, "train": _train(1.5), **_EPOCH}, {"epoch": 2, "train": _train(1.2), **_EPOCH}]},
+        "recover": {"rows": [{"epoch": 1, "train": _train(0.9), **_EPOCH, "val": {"loss": 1.1}}]},
     },
 }
 
@@ -80,7 +88,7 @@ _SEARCHED: dict[str, Any] = {
     "method_details": {
         "fit": {
             "options": {"weights": "generated", "sampling": "sandwich", "structures": 4, "distil": True},
-            "history": {"rows": [{"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "lr": 0.05, "seconds": 3.5}]},
+            "history": {"rows": [{"epoch": 1, "train": _train(2.3, 0.1), "val": None, "lr": 0.05, "seconds": 3.5}]},
             "seconds": 65.0,
             "macs": 19_650_000_000.0,
             "parameters": 2_544_954,

@@ -31,7 +31,7 @@ class FakeSplit:
             yield inputs.to(device), self.labels[index].to(device)
 
 
-def FakeData(train: FakeSplit | None, val: FakeSplit | None = None, name: str = "fake") -> Data:  # noqa: N802
+def FakeData(train: FakeSplit | None, val: FakeSplit | None = None, name: str = "fake") -> Data:
     """Data of the given splits, labels of three classes."""
     return Data(name, train or NO_SAMPLES, val or NO_SAMPLES, None, 3, (), ("a", "b", "c"), "")
 

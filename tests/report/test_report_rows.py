@@ -63,8 +63,8 @@ def test_changes():
 def test_summary_of_a_full_record():
     found = {row.key: row for row in rows.summary_rows(full())}
     assert list(found) == [
-        "accuracy",
-        "accuracy_cut",
+        "metric",
+        "metric_cut",
         "loss",
         "macs",
         "params",
@@ -74,7 +74,7 @@ def test_summary_of_a_full_record():
     ]
     macs = found["macs"]
     assert (macs.before, macs.after, macs.change, macs.factor) == ("40.55 M", "20.20 M", "-50.2%", "2.01x fewer")
-    accuracy = found["accuracy"]
+    accuracy = found["metric"]
     assert (accuracy.label, accuracy.after, accuracy.change) == ("Accuracy (test)", "90.80%", "-0.40 pp")
     assert (
         found["latency_ms"].detail == "batch 64, 1 thread, 20 repeats, quartiles 12.1 to 12.9 ms, then 7.00 to 7.30 ms"
@@ -89,8 +89,8 @@ def test_summary_holds_only_what_was_measured():
     record["quality"]["recovered"] = None
     record["latency_ms"]["after"] = math.nan
     found = {row.key: row for row in rows.summary_rows(record)}
-    assert found["accuracy"].after == "63.40%"
-    assert "accuracy_cut" not in found and "latency_ms" not in found
+    assert found["metric"].after == "63.40%"
+    assert "metric_cut" not in found and "latency_ms" not in found
 
 
 def test_every_function_takes_an_empty_record():
@@ -148,7 +148,7 @@ def test_phases_and_history():
     assert sum(p.part for p in phases) == pytest.approx(1.0)
     history = rows.history_rows(full())
     assert [(r.phase, r.epoch, r.step) for r in history] == [("train", 1, 1), ("train", 2, 2), ("recover", 1, 3)]
-    assert history[-1].val_accuracy is None
+    assert history[-1].val_metric is None
 
 
 def test_budgets():

@@ -68,10 +68,8 @@ def test_steps_drop_a_single_last_sample(samples, batch_size, processes, steps):
 def test_history_survives_json():
     row = EpochRow(
         epoch=1,
-        train_loss=0.5,
-        train_accuracy=0.25,
-        val_loss=None,
-        val_accuracy=None,
+        train={"loss": 0.5, "accuracy": 0.25},
+        val=None,
         lr=0.1,
         seconds=2.0,
         samples_per_s=64.0,

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaprune.core.errors import DataError, NoEffectWarning
 from metaprune.core.rng import Rng
+from metaprune.data.types import NO_SAMPLES
 from metaprune.objective import Split
 from metaprune.objective.batch import batch_size_of, call_model
 from metaprune.recover.task import RecoverTask
@@ -75,7 +76,7 @@ def recalibrate_batchnorm(
 def recover_batchnorm(task: RecoverTask) -> History:
     """Recalibrate `task.model` with training batches, on `task.device` (where the model is, unless given)."""
     split = task.data.train
-    if split is None:
+    if split is NO_SAMPLES:
         raise DataError(f"data {task.data.name!r} has no train split: BatchNorm is recalibrated on training samples")
     if task.device is not None:
         task.model.to(task.device)
