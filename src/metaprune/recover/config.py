@@ -17,7 +17,7 @@ class RecoverConfig:
 
     kind: RecoverKind = "finetune"
     """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; scratch: new weights;
-    auto: nothing, or what the method asks for (pruningnet: scratch, unless it hands over weights)."""
+    auto: nothing, or what the method asks for."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training of finetune, distil and scratch."""
     temperature: float = 4.0
