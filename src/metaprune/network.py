@@ -223,7 +223,7 @@ class Network:
 
     def explain(self) -> str:
         """One line per layer: width of its output, channel group, and whether it can be pruned or why not."""
-        return "\n".join(explain_lines(self))
+        return "\n".join(explain_lines(self.model, self.labelled, self.space, self.tensors, self.notes))
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """Data parallelism for training that is no single module: shares of a batch, means of gradients, one writer.
 
-The loop in `train.loop` leaves gradients to Accelerate's wrapped model. A step whose parameters are loose tensors (the
-meta-training of `stamp`) has nothing to wrap, and averages them itself, in one message.
+The loop in `train.loop` leaves gradients to Accelerate's wrapped model. A step whose parameters are loose tensors (of
+some meta-training) has nothing to wrap, and averages them itself, in one message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Static gates, learned with the weights on the data at hand: what STAMP's generator has to beat.
+"""Static gates, learned with the weights on the data at hand: the control of what emits gates for a data set.
 
 One gate per channel, the same whatever a set holds, in three forms. concrete: independent keep probabilities (relaxed
 as in Maddison et al., The concrete distribution, ICLR 2017; with a price on expected cost as in Louizos et al., ICLR
@@ -6,9 +6,10 @@ as in Maddison et al., The concrete distribution, ICLR 2017; with a price on exp
 variational information bottleneck, ICML 2018). beta_bernoulli: keep probabilities with a sparse prior (Lee et al.,
 Adaptive network sparsification with dependent variational Beta-Bernoulli dropout, 2018: BBDropout).
 
-Ours: gates on the channel groups of the traced network, consumed where STAMP's are; one draw a batch, not a sample; the
-price on expected cost beside each form's KL, so that all reach a budget in few steps; ranking by keep probability (for
-vib the sigmoid of ln mu^2 - ln sigma^2, a half at the paper's threshold); scales of what is kept are not folded in.
+Ours: gates on the channel groups of the traced network, consumed once per reader (`elastic/gated.py`); one draw a
+batch, not a sample; the price on expected cost beside each form's KL, so that all reach a budget in few steps; ranking
+by keep probability (for vib the sigmoid of ln mu^2 - ln sigma^2, a half at the paper's threshold); scales of what is
+kept are not folded in.
 """
 
 from __future__ import annotations
