@@ -130,11 +130,10 @@ def batching(network: mp.Network, shape: tuple[int, ...], together: int = 4) -> 
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.5 * network.cost().macs})
     rows = codec.widths(sampler.sample(together, np.random.default_rng(0)))
     x = torch.randn(250, *shape).to(memory_format=torch.channels_last)
-    whole = network.program.structure(None)
     with torch.no_grad():
         padded = [dict(supernet.weights(w, full_size=True)[0]) for w in rows]
         stacked = {n: torch.stack([p[n] for p in padded]) for n in padded[0]}
-        at_once = torch.func.vmap(lambda weights: network.program.run(whole, weights, (x.contiguous(),), {}))
+        at_once = torch.func.vmap(lambda weights: network.at().run(x.contiguous(), tensors=weights))
 
         def one_by_one() -> None:
             for widths in rows:

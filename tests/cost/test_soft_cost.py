@@ -30,7 +30,7 @@ def test_milliseconds_need_a_table_and_are_its_predictions():
     net = network()
     with pytest.raises(NotAvailableError, match="metaprune latency"):
         SoftCost(net.cost_model(), "latency_ms")
-    net.use_latency(lambda widths: 1.0 + 0.01 * widths.sum(axis=1))
+    net = net.with_latency(lambda widths: 1.0 + 0.01 * widths.sum(axis=1))
     soft = SoftCost(net.cost_model(), "latency_ms")
     widths = torch.from_numpy(net.space.widths / 2.0).requires_grad_()
     found = soft(widths)

@@ -6,6 +6,7 @@ vectorised call.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -51,6 +52,12 @@ class CostModel:
         self._macs = self._merge(self._term(t) for f in labelled.facts.values() for t in f.macs)
         self._params, self._weight_bytes = self._weights()
         self._tensors, self._allocated, self._freed, self._steps = self._liveness()
+
+    def with_latency(self, predict_ms: Callable[[np.ndarray], np.ndarray] | None) -> CostModel:
+        """The same costs, and milliseconds from a latency table (None: without)."""
+        new = copy.copy(self)
+        new.predict_ms = predict_ms
+        return new
 
     # ------------------------------------------------------------------------------------------ evaluation
 

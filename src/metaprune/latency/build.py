@@ -102,7 +102,7 @@ def build_table(
 def _enough(network: Network, args: tuple, kwargs: dict[str, Any], how: Repeats) -> int:
     with modes_restored(network.model):
         network.model.eval()
-        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], how, network.program.device)
+        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], how, network.device)
     return int(np.clip(SPENT_MS / full_ms, REPEATS, MOST_REPEATS))
 
 
@@ -250,7 +250,7 @@ def _protocol(how: Repeats, points: int, count: int, fitted: int) -> dict[str, A
 
 
 def _circumstances(network: Network, args: tuple, kwargs: dict, runtime: str, batch: int) -> dict[str, Any]:
-    device = network.program.device
+    device = network.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     if runtime == "onnxruntime":

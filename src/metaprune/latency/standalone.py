@@ -13,14 +13,14 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import NotAvailableError, described
 from metaprune.core.imports import import_optional
-from metaprune.elastic.program import Program, Ref, Scaled, Step, Structure, Weight
+from metaprune.elastic.program import Program, ProgramAtWidths, Ref, Scaled, Step, Weight
 
 Made = tuple[nn.Module, tuple]  # a module and its inputs
 
 
 def segment_modules(
     program: Program,
-    structure: Structure,
+    at_widths: ProgramAtWidths,
     tensors: Mapping[str, torch.Tensor],
     args: tuple,
     kwargs: dict[str, Any],
@@ -41,8 +41,8 @@ def segment_modules(
             made[segment].add(step)
         return values[step.slot]
 
-    program.run(structure, tensors, args, kwargs, call)
-    final = _slots(structure.output)
+    program.run(at_widths, tensors, args, kwargs, call)
+    final = _slots(at_widths.output)
     return {
         s: m.finish(lambda slot, s=s: slot in final or bool(readers.get(slot, set()) - {s})) for s, m in made.items()
     }

@@ -23,7 +23,7 @@ from metaprune.protocol.registry import create_method
 from metaprune.methods.stamp.method import FITTED_OPTIONS as STAMP_OPTIONS
 from metaprune.methods.stamp.method import Stamp
 from metaprune.network import trace
-from metaprune.runs.prune import run, train_dense, use_table
+from metaprune.runs.prune import attach_latency_table, run, train_dense
 from metaprune.runs.record import environment
 from metaprune.core.rng import Rng
 from metaprune.runs.folder import Phases, RunFolder, log
@@ -83,7 +83,7 @@ def _fitted(config: RunConfig, method: Learned, place: RunFolder, progress: bool
 
 def _task(config: RunConfig, inputs: Inputs, folder: Path, progress: bool) -> Task:
     network = trace(inputs.model, inputs.args, inputs.kwargs)
-    use_table(network, config.latency.table)
+    network, _ = attach_latency_table(network, config.latency.table)
     constraints = config.constraints
     if constraints.keep_module:
         constraints = module_rules(network, config.seed).applied_to(constraints)

@@ -116,7 +116,7 @@ def prune(
 
     with phases("trace"):
         network = trace(model, example_inputs, example_kwargs, free_outputs=free_outputs)
-        table = use_table(network, latency_table)
+        network, table = attach_latency_table(network, latency_table)
         require_fit(network.model, splits)
         rules = module_rules(network, seed) if keep_module else ModuleRules()
         constraints, form = rules.applied_to(constraints), "module" if keep_module and form == "auto" else form
@@ -170,7 +170,7 @@ def _recovered(
         return None
     network = pruned.network
     identity: dict[str, Any] = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
-    masks = network.masks_at(pruned.plan, pruned.masks)
+    masks = network.at(pruned.plan).masks(pruned.masks)
     if masks:
         identity["masks"] = tensors_digest(masks)
     with held_at_zero(pruned.model, masks):
@@ -267,20 +267,19 @@ def run(
     return record
 
 
-def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | None:
-    """Let budgets know the milliseconds of a latency table; returns what it says of itself, for the record.
+def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Network, dict[str, Any] | None]:
+    """The network with the milliseconds of a latency table, and what the table says of itself, for the record.
 
     Raises:
         ConfigError: no table, or one of another network.
     """
-    if table is None:
-        return None
-    found = LatencyTable.load(table)
-    found.check(network)
-    network.use_latency(found.predict_ms)
-    if found.warning is not None:
-        warnings.warn(found.warning, stacklevel=2)
-    return dict(found.info)
+    if path is None:
+        return network, None
+    table = LatencyTable.load(path)
+    table.check(network)
+    if table.warning is not None:
+        warnings.warn(table.warning, stacklevel=2)
+    return network.with_latency(table.predict_ms), dict(table.info)
 
 
 def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Phases, progress: bool) -> dict[str, Any]:
@@ -289,7 +288,7 @@ def train_dense(config: RunConfig, inputs: Inputs, place: RunFolder, phases: Pha
     if config.train is not None and inputs.data is not None:
         with phases("trace"):  # an impossible budget or a wrong pattern shows now, not after hours of training
             network = trace(inputs.model, inputs.args, inputs.kwargs)
-            use_table(network, config.latency.table)
+            network, _ = attach_latency_table(network, config.latency.table)
             how = create_method(config.method.name, dict(config.method.options))
             require_feasible(how, Task(network, inputs.data, config.constraints), config.budget)
             recovery_after(how, config.recover.kind)

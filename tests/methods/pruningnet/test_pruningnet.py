@@ -13,7 +13,6 @@ from metaprune.core.errors import ConfigError, DataError, InfeasibleBudgetError
 from metaprune.core.imports import allow_torchvision_import
 from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit, as_data
-from metaprune.elastic.batchnorm import calibrated
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, Generator, take
 from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, supernet_loss
@@ -201,8 +200,8 @@ def test_a_plain_network_with_the_banks_weights_is_the_supernet(network, kind):
     scorer = Scorer(supernet, [(x, None)], [])
     for genome in (codec.full, codec.random(1, np.random.default_rng(0))[0]):
         widths = codec.widths(genome)
-        structure, tensors = scorer.calibrated(widths)
-        expected = network.program.run(structure, tensors, (x,))
+        at, tensors = scorer.calibrated(widths)
+        expected = at.run(x, tensors=tensors)
         pruned = cut(network, codec.plan(widths), weights=scorer.full_size(widths))
         assert pruned.error <= 1e-9
         assert torch.allclose(pruned.model(x), expected, atol=1e-5)
@@ -258,11 +257,10 @@ def test_calibration_is_the_mean_of_the_batches_in_any_order(cnn):
     supernet = Supernet(cnn, codec, bank_of(cnn, codec))
     widths = codec.widths(codec.sizes // 2)
     batches = [torch.randn(16, 1, 28, 28) * (i + 1) for i in range(3)]
-    structure, tensors = Scorer(supernet, [], []).calibrated(widths)
+    at, tensors = Scorer(supernet, [], []).calibrated(widths)
 
     def statistics(order):
-        runs = [((batches[i],), {}) for i in order]
-        return calibrated(cnn.program, structure, tensors, runs, cnn.switchable)
+        return at.calibrated(tensors, [((batches[i],), {}) for i in order])
 
     forward, backward = statistics([0, 1, 2]), statistics([2, 1, 0])
     alone = [statistics([i]) for i in range(3)]

@@ -48,7 +48,7 @@ class Taylor(Ranking):
         totals = [np.zeros(g.width) for g in network.space]
         seen = 0
         with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
-            stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
+            stream = data.train.batches(task.batch_size, device=network.device, rng=rng.child("batches"))
             for seen, (inputs, labels) in enumerate(stream, start=1):
                 output = network.run(
                     inputs, plan=plan, tensors=network.sliced(network.survivors(plan), tensors=tensors)

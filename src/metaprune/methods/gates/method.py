@@ -94,7 +94,7 @@ class Gates:
         done = 0
         while done < self.steps:
             began, passed = done, rng.child("pass", done)
-            device = task.network.program.device
+            device = task.network.device
             for inputs, labels in data.train.batches(self.batch_size, device=device, rng=passed, augment=True):
                 if done == self.steps:
                     return
@@ -110,7 +110,7 @@ class _Static(GatedLoss):
     def __init__(self, task: Task, method: Gates):
         super().__init__(task.network, method.metric, method.temperature)
         self._form: Any = GATES[method.gate]
-        device = task.network.program.device
+        device = task.network.device
         start = torch.tensor(self._form.start(method.keep), device=device)
         self.raw = [nn.Parameter(start.repeat(width, 1)) for width in self.gated.widths]
 

@@ -197,7 +197,7 @@ def gradient_steps(
     mixed_precision: MixedPrecision = "no",
 ) -> list[dict[str, float]]:
     """An update for every sample, on Accelerate; returns their figures. Statistics end as the main process's."""
-    device = learner.network.program.device
+    device = learner.network.device
     with engine(mixed_precision, device) as accelerator:
         processes = Processes(accelerator, device)
         rows = [

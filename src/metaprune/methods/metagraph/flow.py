@@ -19,7 +19,6 @@ from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_
 from metaprune.methods.metagraph.data_models import dropped_are_zero
 from metaprune.methods.metagraph.learned import Learned
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, some_batches
 from metaprune.methods.metagraph.wire import wire
@@ -28,6 +27,7 @@ from metaprune.methods.weight_masks.method import Weights
 from metaprune.protocol.method import Task
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan, Proposal
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class Flow:
         self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
         self.plan = Plan()
         self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
-        data, device = task.require_data(method.name), task.network.program.device
+        data, device = task.require_data(method.name), task.network.device
         self.data = data
         self.calibration = some_batches(data.train, task.batch_size, _CALIBRATION, device, rng.child("calibration"))
         self.judged = some_batches(data.val, task.batch_size, _JUDGED, device, None)
         self._began = time.perf_counter()
-        self._judge("start", Structure(task.network, self.tensors))
+        self._judge("start", TracedModule(task.network, self.tensors))
 
     def initial(self) -> None:
         """The light pruning before the rewrite, and its fine-tuning."""
@@ -101,7 +101,7 @@ class Flow:
                 NoEffectWarning,
                 stacklevel=4,
             )
-        module = Structure(self.task.network, self.tensors, plan)
+        module = TracedModule(self.task.network, self.tensors, plan)
         self._judge("pruning", module, plan)
         return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
 
@@ -109,7 +109,7 @@ class Flow:
         """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
         network = self.task.network
         masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
-        module = Structure(network, zeroed(self.tensors, masks), self.plan)
+        module = TracedModule(network, zeroed(self.tensors, masks), self.plan)
         self._judge("masking", module, self.plan, masks=masks)
         details = {"metagraph": self.details} | ({"masks": told} if masks else {})
         return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
@@ -143,7 +143,7 @@ class Flow:
     def _tuned(self, step: str, config: TrainConfig | None, sparse: bool = False) -> None:
         """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
         network = self.task.network
-        module = Structure(network, self.tensors, self.plan)
+        module = TracedModule(network, self.tensors, self.plan)
         self._judge(step, module, self.plan)
         if config is not None:
             objective = None
@@ -168,7 +168,7 @@ class Flow:
     def _judge(
         self,
         step: str,
-        module: Structure,
+        module: TracedModule,
         plan: Plan | None = None,
         calibrate: bool = True,
         masks: Mapping[str, Tensor] | None = None,

@@ -9,25 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.methods.metagraph.pruner import Batches
-from metaprune.network import Network
+from metaprune.network import Network, NetworkAtWidths
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 
 
 def tuned_loss(
-    network: Network, structure: Any, small: Mapping[str, Tensor], batches: Batches, steps: int, lr: float
+    at: NetworkAtWidths, small: Mapping[str, Tensor], batches: Batches, steps: int, lr: float
 ) -> tuple[float, float]:
     """Cross-entropy and accuracy on the batches after the first `steps`, once trained on those.
 
-    `small`: the tensors of `structure`; the gradient at the trained weights is passed back through them (first-order
+    `small`: tensors of these widths; the gradient at the trained weights is passed back through them (first-order
     MAML, Finn et al. 2017), which with `steps=0` is the plain gradient.
     """
     names = [n for n, t in small.items() if t.requires_grad]
     tuned = {n: small[n].detach().clone().requires_grad_() for n in names}
     sgd = torch.optim.SGD(tuned.values(), lr=lr, momentum=0.9)
-    used = _with_own_statistics(network, small) | tuned
+    used = _with_own_statistics(at.network, small) | tuned
 
     def run(args: tuple, kwargs: dict[str, Any]) -> Any:
-        return network.program.run(structure, used, args, kwargs)
+        return at.execute(args, kwargs, tensors=used, training=True)
 
     for batch in batches[:steps]:
         sgd.zero_grad()

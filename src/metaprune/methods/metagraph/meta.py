@@ -22,7 +22,6 @@ from metaprune.core.rng import Rng
 from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.objective import Shrinkage
 from metaprune.methods.metagraph.pruner import Batches, Pruner, accuracy, area, some_batches
 from metaprune.methods.metagraph.wiring import Wiring
@@ -30,6 +29,7 @@ from metaprune.protocol.method import Task
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.progress import TrainProgress
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Constraints, Plan
 
 log = logging.getLogger("metaprune")
@@ -230,15 +230,14 @@ class Trainer:
         alive = network.survivors(plan) if plan.keep else None
         data = model.task.require_data("metagraph")
         count = self.config.tune_steps + self.config.batches
-        batches = some_batches(data.train, self.config.batch_size, count, network.program.device, rng)
+        batches = some_batches(data.train, self.config.batch_size, count, network.device, rng)
         batches = list(itertools.islice(itertools.cycle(batches), count))  # of a small data set, again
         if self.config.objective == "straight-through":
             gates = self.shrinkages[i].gates(tensors, plan)
             entropy, hit = gated_loss(network, tensors, gates, batches)
         else:
             small = dict(network.sliced(alive, tensors=tensors))
-            structure = network.program.structure(alive, training=True)
-            entropy, hit = tuned_loss(network, structure, small, batches, self.config.tune_steps, self.config.tune_lr)
+            entropy, hit = tuned_loss(network.at(alive), small, batches, self.config.tune_steps, self.config.tune_lr)
         shrunk = self.shrinkages[i].loss(tensors, self.shrinkages[i].weights(tensors, model.plan)) / self.norms[i]
         (self.config.shrinkage * strength * shrunk).backward()
         names = [n for n, leaf in leaves.items() if leaf.grad is not None]
@@ -295,13 +294,13 @@ class Trainer:
 
     def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
         """Accuracy of a data model with other tensors, without a further cut."""
-        module = Structure(self.models[i].task.network, tensors, self.models[i].plan)
+        module = TracedModule(self.models[i].task.network, tensors, self.models[i].plan)
         module.calibrate(calibration)
         return accuracy(module, judged)
 
     def _judging(self, i: int, rng: Rng) -> _Judging:
         data, size = self.models[i].task.require_data("metagraph"), self.config.batch_size
-        device = self.models[i].task.network.program.device
+        device = self.models[i].task.network.device
         calibration = some_batches(data.train, size, 4, device, rng.child("calibration"))
         judged = some_batches(data.val, size, math.ceil(self.config.judged / size), device, None)
         tuning = some_batches(data.train, size, self.config.tune_steps, device, rng.child("tuning"))

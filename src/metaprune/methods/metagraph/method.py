@@ -156,7 +156,7 @@ class MetaGraph:
         models = data_models(tasks, self.data_models, self.ranking, rng.child("data models"), first.progress)
         made = sum(m.seconds for m in models)
         with rng.child("metanet").torch_global():
-            metanet = Metanet(self.metanet).to(first.network.program.device)
+            metanet = Metanet(self.metanet).to(first.network.device)
         trainer = Trainer(metanet, models, self.meta, self.ranking, held=len(tasks))
         identity = self._identity(tasks, rng)
         folder = None if first.folder is None else first.folder / "checkpoints" / "metagraph"

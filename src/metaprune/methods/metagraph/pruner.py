@@ -16,10 +16,10 @@ from metaprune.core.errors import ConfigError, InfeasibleBudgetError
 from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
 from metaprune.methods.criteria.scores import Ranking
-from metaprune.methods.metagraph.module import Structure
 from metaprune.protocol.method import Task
 from metaprune.protocol.registry import create_method
 from metaprune.train.batch import call_arguments, channels_last, logits_of
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan
 
 Batches = Sequence[tuple[Any, Tensor]]
@@ -90,7 +90,7 @@ class Pruner:
         rows = []
         for share in shares:
             plan = self.at_share(tensors, share, rng)
-            module = Structure(self.task.network, tensors, plan)
+            module = TracedModule(self.task.network, tensors, plan)
             module.tune(tuning, lr)
             module.calibrate(calibration)
             rows.append({"macs": self.share(plan), "accuracy": accuracy(module, judged)})
@@ -107,7 +107,7 @@ def least_macs(task: Task) -> float:
 
 
 @torch.no_grad()
-def accuracy(module: Structure, batches: Batches) -> float:
+def accuracy(module: TracedModule, batches: Batches) -> float:
     """On (inputs, labels) batches, in evaluation mode."""
     module.eval()
     right = seen = 0

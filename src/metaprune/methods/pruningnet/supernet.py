@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, Weights
-from metaprune.network import Network
+from metaprune.network import Network, NetworkAtWidths
 from metaprune.search.codec import Codec
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 
@@ -52,8 +51,8 @@ class Supernet(nn.Module):
     def run(self, widths: np.ndarray, args: tuple, kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
         """The network at `widths` [groups], differentiable in the bank."""
         weights, alive = self.weights(widths)
-        structure = self.network.program.structure(alive, training=training)
-        return self.network.program.run(structure, weights, channels_last(args), channels_last(kwargs))
+        at = self.network.at(alive)
+        return at.execute(channels_last(args), channels_last(kwargs), tensors=weights, training=training)
 
     def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[Weights, Any]:
         """Tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
@@ -116,13 +115,12 @@ class Scorer:
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
         """`score` and `accuracy` in 0..1, and mean cross-entropy as `loss`. Leaves modes and random state alone."""
-        program = self.supernet.network.program
         correct, loss, samples = 0, 0.0, 0
         with torch.no_grad():
-            structure, tensors = self.calibrated(widths)
+            at, tensors = self.calibrated(widths)
             for inputs, labels in self.validation:
                 args, kwargs = call_arguments(inputs)
-                logits = logits_of(program.run(structure, tensors, args, kwargs))
+                logits = logits_of(at.execute(args, kwargs, tensors=tensors))
                 loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
                 correct += int((logits.argmax(dim=-1) == labels).sum())
                 samples += len(labels)
@@ -130,14 +128,13 @@ class Scorer:
         found = {"accuracy": correct / samples, "likelihood": math.exp(-loss) if math.isfinite(loss) else 0.0}
         return {"score": found[self.measure], "accuracy": found["accuracy"], "loss": loss}
 
-    def calibrated(self, widths: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
-        """(program structure, its tensors) with statistics of the calibration set."""
-        network = self.supernet.network
+    def calibrated(self, widths: np.ndarray) -> tuple[NetworkAtWidths, dict[str, Tensor]]:
+        """The network at `widths`, and its tensors with statistics of the calibration set."""
         weights, alive = self.supernet.weights(widths)
-        structure = network.program.structure(alive)
+        at = self.supernet.network.at(alive)
         with torch.no_grad():
             tensors = dict(weights)
-        return structure, calibrated(network.program, structure, tensors, self._calibration, network.switchable)
+        return at, at.calibrated(tensors, self._calibration)
 
     def full_size(self, widths: np.ndarray) -> dict[str, Tensor]:
         """All tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""

@@ -177,7 +177,7 @@ class Stamp:
         digest = task.network.space.digest()
         if any(t.network.space.digest() != digest for t in tasks):
             raise ConfigError("stamp meta-trains one network on several data sets: all tasks share the network")
-        device = task.network.program.device
+        device = task.network.device
         pools = self._pools(*tasks)
         data = [pool.data for pool in pools]
         learner = self._learner(task, rng, task.network.tensors)
@@ -233,7 +233,7 @@ class Stamp:
     def _pools(self, *tasks: Task) -> list[Pool]:
         """The tasks' data sets and the references. Raises DataError for one without classes to choose from."""
         data = [*(t.require_data(self.name) for t in tasks), *self._more(tasks[0])]
-        return [Pool(d, tasks[0].network.program.device) for d in data]
+        return [Pool(d, tasks[0].network.device) for d in data]
 
     def _more(self, task: Task) -> list[Any]:
         shape = task.require_data(self.name).input_shape
@@ -271,7 +271,7 @@ class Stamp:
         """
         data, form = task.require_data(self.name), self._form(task)
         slack = form.slack(budget)
-        pool = Pool(data, task.network.program.device)
+        pool = Pool(data, task.network.device)
         if slack:
             return Proposal(Plan())
         artifact = self._artifact(task, rng)
@@ -415,7 +415,7 @@ class Stamp:
         Weights start between the pretrained and the meta-trained ones: what the references taught costs something of
         what pretraining knew, and half of the way keeps most of both (Wortsman et al., WiSE-FT, CVPR 2022).
         """
-        device = task.network.program.device
+        device = task.network.device
 
         def part(prefix: str) -> dict[str, Tensor]:
             found = artifact.tensors.items()
