@@ -6,7 +6,7 @@ A network never changes: `with_tensors` and `with_latency` return new ones, and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from metaprune.core.errors import MetapruneError, PlanError, UncoveredOpWarning
-from metaprune.cost.analytic import CostModel
+from metaprune.cost.analytic import CostModel, PredictMs
+from metaprune.cost.terms import cost_terms
 from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.gated import Gated
 from metaprune.elastic.masked import run_masked
@@ -56,7 +57,7 @@ class Network:
         self.labelled = labelled
         self.space = space
         self._costs: dict[int, CostModel] = {}  # by batch, made when first asked for
-        self._predict_ms: Callable[[np.ndarray], np.ndarray] | None = None
+        self._predict_ms: PredictMs | None = None
         self.switchable = self._find_switchable()
         self.program = Program(captured, labelled.facts, self.switchable)
 
@@ -97,7 +98,7 @@ class Network:
         new.captured = replace(self.captured, tensors=taken)
         return new
 
-    def with_latency(self, predict_ms: Callable[[np.ndarray], np.ndarray] | None) -> Network:
+    def with_latency(self, predict_ms: PredictMs | None) -> Network:
         """This network with milliseconds as one more cost, for budgets too; None leaves them out again.
 
         Args:
@@ -105,7 +106,7 @@ class Network:
                 forward pass of the table's own batch, whatever `batch` a cost is asked for.
         """
         new = copy.copy(self)
-        new._costs = {batch: costs.with_latency(predict_ms) for batch, costs in self._costs.items()}
+        new._costs = {batch: replace(costs, predict_ms=predict_ms) for batch, costs in self._costs.items()}
         new._predict_ms = predict_ms
         return new
 
@@ -167,10 +168,10 @@ class Network:
         return NetworkAtWidths(self, widths, "full" if widths is None else None)
 
     def cost_model(self, batch: int = 1) -> CostModel:
-        """The polynomials behind `cost`, for `batch` samples."""
+        """What `cost` evaluates, for `batch` samples."""
         if batch not in self._costs:
-            costs = CostModel(self.captured, self.labelled, self.space, batch)
-            self._costs[batch] = costs.with_latency(self._predict_ms)
+            terms = cost_terms(self.captured, self.labelled, self.space, batch)
+            self._costs[batch] = CostModel(terms, self.space, self._predict_ms)
         return self._costs[batch]
 
     def cost(
@@ -273,9 +274,8 @@ class NetworkAtWidths:
     @property
     def widths(self) -> np.ndarray:
         """Surviving channels of every group, int64 [groups]."""
-        if self.survivors is None:
-            return self.network.space.widths
-        return np.array([self.survivors.rows_of(g.atoms[:, None]).sum() for g in self.network.space], dtype=np.int64)
+        space = self.network.space
+        return space.widths if self.survivors is None else self.survivors.widths(space)
 
     def run(
         self,
@@ -329,12 +329,9 @@ class NetworkAtWidths:
 
     def cost(self, *, batch: int = 1, masks: Mapping[str, torch.Tensor] | None = None) -> Cost:
         """The exact cost; see `Network.cost`."""
-        model = self.network.cost_model(batch)
-        if self.survivors is None:
-            cost = model.of_widths(self.widths)
-        else:
-            cost = replace(model.of_survivors(self.survivors), latency_ms=model.of_widths(self.widths).latency_ms)
-        return replace(cost, masked=sum(int((~m).sum()) for m in self.masks(masks or {}).values()))
+        alive = self.network.survivors(Plan()) if self.survivors is None else self.survivors
+        masked = sum(int((~m).sum()) for m in self.masks(masks or {}).values())
+        return self.network.cost_model(batch).of_survivors(alive, masked)
 
     def masks(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Masks of single weights (see `Proposal.masks`), cut to these widths.

@@ -12,6 +12,7 @@ from torch import fx
 
 from metaprune.graph.capture import Captured, module_of, op_name
 from metaprune.graph.labels import Atoms, Label
+from metaprune.values import Space
 
 Labels = list[Label]  # one label per dimension of a tensor
 
@@ -92,6 +93,10 @@ class Survivors:
     def rows_of(self, final: np.ndarray) -> np.ndarray:
         """As `rows`, of a label that is in its final form."""
         return np.asarray(self._alive[final].all(axis=1))
+
+    def widths(self, space: Space) -> np.ndarray:
+        """Surviving channels of every group, int64 [groups]."""
+        return np.array([self.rows_of(group.atoms[:, None]).sum() for group in space], dtype=np.int64)
 
     def count(self, label: np.ndarray) -> int:
         return int(self.rows(label).sum())

@@ -20,7 +20,7 @@ from metaprune.methods.stamp import report_rows as stamp_rows
 from metaprune.methods.stamp.report_plots import stamp_figures
 from metaprune.report import rows as data
 from metaprune.report.plots import figures
-from metaprune.report.units import duration
+from metaprune.report.units import cost_noun, duration
 
 _HERE = Path(__file__).parent
 _OPEN_GROUPS = 30  # a longer table of groups starts folded
@@ -105,7 +105,7 @@ def _figure_json(figure: Any) -> Markup:
 
 def _facts(record: data.Record) -> list[tuple[str, str]]:
     """The line under the headline: method, budget, seed, date."""
-    budget = ", ".join(f"{data.METRIC_NAMES.get(k, k)} ≤ {v}" for k, v in (record.get("budget") or {}).items())
+    budget = ", ".join(f"{cost_noun(k)} ≤ {v}" for k, v in (record.get("budget") or {}).items())
     created = str(record.get("created") or "").replace("T", " ")[:16]
     form = (record.get("proof") or {}).get("form")
     found = [

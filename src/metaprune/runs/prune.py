@@ -336,7 +336,7 @@ def _quality(model: nn.Module, data: Data | None) -> dict[str, Any] | None:
 
 def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> None:
     """Budgets are hard, whoever wrote the method."""
-    over = [f"{m} {cost.metric(m):,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost.metric(m) > bound]
+    over = [f"{m} {cost[m]:,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost[m] > bound]
     if over:
         raise PlanError(
             f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); Task.allocator(budget) meets it"

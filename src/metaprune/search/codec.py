@@ -6,12 +6,13 @@ A gene's candidates are the widths nearest below a grid of keep ratios (MetaPrun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.cost.analytic import CostModel
+from metaprune.cost.metrics import cost_metric
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
@@ -116,6 +117,11 @@ def _candidates(unit: Unit, grid: Sequence[float]) -> np.ndarray:
     return unit.levels[np.unique(np.clip(index, 0, None))]
 
 
+def is_monotone(metrics: Iterable[str]) -> bool:
+    """Whether none of the metrics grows when a width shrinks, so that the smallest widths cost least."""
+    return all(cost_metric(metric).monotone for metric in metrics)
+
+
 def load_of(widths: np.ndarray, costs: CostModel, bounds: Mapping[str, float]) -> np.ndarray:
     """Largest share of a bound that structures of these widths [n, groups] use, [n]."""
     return np.max([costs.metric(m, widths) / bound for m, bound in bounds.items()], axis=0)
@@ -136,7 +142,7 @@ def floor_of(
     """
     level = np.zeros(len(counts), dtype=np.int64)
     best, before = load_of(widths(level[None]), costs, bounds)[0], np.inf
-    while 1 < best < before and "latency_ms" in bounds:
+    while 1 < best < before and not is_monotone(bounds):
         before = best
         for unit, count in enumerate(counts):
             trials = np.repeat(level[None], count, axis=0)
@@ -172,7 +178,7 @@ class BudgetSampler:
         if missed:
             text = "; ".join(f"{m} <= {bounds[m]:,.6g} asked, smallest reachable {reach[m][0]:,.6g}" for m in missed)
             raise InfeasibleBudgetError(
-                f"no structure of the grid meets the budget: {text}. {TRIED if 'latency_ms' in missed else ''}"
+                f"no structure of the grid meets the budget: {text}. {'' if is_monotone(missed) else TRIED}"
                 "Raise the budget, use a grid with smaller ratios, or relax min_keep, round_to, ignore, only, ratios",
                 {m: float(r[0]) for m, r in reach.items()},
             )

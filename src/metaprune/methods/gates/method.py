@@ -22,13 +22,14 @@ from torch import nn
 
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
+from metaprune.cost.metrics import budget_metrics
 from metaprune.data import Data
 from metaprune.methods.gating.distributions import GATES
 from metaprune.methods.gating.training import GatedLoss, Price, Sample, asked_share, gradient_steps, sgd
 from metaprune.protocol.method import Task
 from metaprune.train.batch import call_arguments, channels_last
 from metaprune.train.config import require_choice, require_number
-from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
+from metaprune.values import Budget, Plan, Proposal
 
 _LEAST = 0.01  # share of the full cost that is asked for where the budget bounds another metric
 
@@ -49,7 +50,7 @@ class Gates:
     """Learning rate of the weights (SGD)."""
     gate_lr: float = 0.02
     """Learning rate of the gates (Adam)."""
-    metric: Metric = "params"
+    metric: str = "params"
     """Cost that the gates pay for."""
     strength: float = 2.0
     """Weight of the price of an expected cost off the budget's share, or off 1% where it bounds another metric."""
@@ -63,7 +64,7 @@ class Gates:
 
     def __post_init__(self) -> None:
         require_choice("gates.gate", self.gate, tuple(GATES))
-        require_choice("gates.metric", self.metric, METRICS)
+        require_choice("gates.metric", self.metric, budget_metrics())
         require_choice("gates.weights", self.weights, ("trained", "given"))
         require_number("gates.steps", self.steps, 1)
         require_number("gates.batch_size", self.batch_size, 2)

@@ -65,7 +65,7 @@ def asked_share(network: Network, budget: Budget, metric: str, otherwise: float)
     """The budget's share of the full cost by `metric`; `otherwise` where the budget bounds other metrics."""
     full = network.cost()
     bounds = budget.bounds(full)
-    return bounds[metric] / float(full.metric(metric)) if metric in bounds else otherwise
+    return bounds[metric] / float(full[metric]) if metric in bounds else otherwise
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class Flow:
             module.calibrate(self.calibration)
         now, network = time.perf_counter(), self.task.network
         full, cost = network.cost(), network.cost(plan or Plan(), masks=masks)
-        shares = {m: cost.metric(m) / full.metric(m) for m in ("macs", "params", "nonzero")}
+        shares = {m: cost[m] / full[m] for m in ("macs", "params", "nonzero")}
         self.details["steps"].append(
             {"step": step, "accuracy": accuracy(module, self.judged), **shares, "seconds": now - self._began}
         )

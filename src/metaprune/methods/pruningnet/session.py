@@ -63,7 +63,7 @@ class Session:
     def _name(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> str:
         """Of the study: the same search finds it again, any other makes its own."""
         costs, ends = self.task.network.cost_model(), np.stack([self.codec.full // 2, self.codec.full])
-        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.predict_ms is not None else None
+        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.knows("latency_ms") else None
         what = {
             "artifact": tensors_digest(self.artifact.tensors),
             "bounds": [dict(b) for b in bounds],

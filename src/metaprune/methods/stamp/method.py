@@ -24,6 +24,7 @@ from metaprune.core.errors import CollapseWarning, ConfigError, DataError, Infea
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.core.strict import from_dict
+from metaprune.cost.metrics import budget_metrics
 from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
 from metaprune.methods.gating.training import Price, TrainableTensors, asked_share, gradient_steps, sgd
@@ -39,7 +40,7 @@ from metaprune.protocol.method import Task
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.engine import engine
 from metaprune.train.processes import Processes
-from metaprune.values import METRICS, Budget, Metric, Plan, Proposal
+from metaprune.values import Budget, Plan, Proposal
 
 Freeze = Literal["budget", "threshold"]
 Variant = Literal["weights", "structure", "filter"]
@@ -76,7 +77,7 @@ class Stamp:
     """Meta-training."""
     references: tuple[str, ...] = ()
     """More reference data sets, as data specs; made to fit the shape of the first."""
-    metric: Metric = "params"
+    metric: str = "params"
     """Cost that the gates pay for; of variant = "filter" nonzero, which the default then is."""
     strength: float = 2.0
     """Weight of the price of an expected cost off the share that is asked for, beside the cross-entropy."""
@@ -123,7 +124,7 @@ class Stamp:
     """Set by `restore`."""
 
     def __post_init__(self) -> None:
-        require_choice("stamp.metric", self.metric, METRICS)
+        require_choice("stamp.metric", self.metric, budget_metrics())
         require_choice("stamp.prior", self.prior, ("none", "beta_bernoulli"))
         require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
         require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
@@ -431,7 +432,7 @@ class Stamp:
 def _require_within(task: Task, budget: Budget, kept: Proposal) -> None:
     """Raises InfeasibleBudgetError where the generator's own mask, at a threshold, costs more."""
     cost, bounds = task.network.cost(kept.plan, masks=kept.masks), budget.bounds(task.network.cost())
-    reached = {m: float(cost.metric(m)) for m in bounds}
+    reached = {m: float(cost[m]) for m in bounds}
     over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
     if over:
         raise InfeasibleBudgetError(
