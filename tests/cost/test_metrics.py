@@ -22,7 +22,7 @@ from metaprune.report.html import render_report
 from metaprune.report.rows import budget_rows, headline, summary_rows
 from metaprune.runs.config import RunConfig
 from metaprune.search.allocate import Allocator
-from metaprune.search.codec import BudgetSampler, Codec
+from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.testing import toy
 from metaprune.values import Budget, Constraints, Cost
 
@@ -101,7 +101,7 @@ def test_a_metric_that_reads_the_terms(registered):
 def test_searches_and_gates_know_it(registered):
     network = trace(toy("residual").model, toy("residual").args)
     costs = network.cost_model()
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     sampler = BudgetSampler(codec, costs, Budget(flops="50%").bounds(network.cost()))
     widths = codec.widths(sampler.sample(8, np.random.default_rng(0)))
     assert (costs.metric("flops", widths) <= network.cost().macs).all()

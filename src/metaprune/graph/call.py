@@ -140,6 +140,10 @@ class Call:
         assert labels is not None
         return list(labels)
 
+    def concrete(self, value: torch.Tensor) -> tuple[int, ...]:
+        """The shape of a traced tensor, with the batch symbol replaced by the example's batch."""
+        return self._captured.concrete(value)
+
     def shape(self, value: fx.Node) -> tuple[int, ...]:
         return self._captured.concrete(value.meta["val"])
 

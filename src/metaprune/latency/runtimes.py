@@ -8,10 +8,7 @@ alike; one structure is in every group, and times are scaled to one pace by it.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -24,6 +21,7 @@ from metaprune.core.imports import import_optional
 from metaprune.elastic.program import ProgramAtWidths, Step
 from metaprune.latency.segments import Segment, Sizes, axis_values
 from metaprune.latency.standalone import compiled, onnx_session, segment_modules
+from metaprune.latency.timing import Call, Repeats, medians
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
 from metaprune.values import Plan
@@ -31,24 +29,6 @@ from metaprune.values import Plan
 RUNTIMES = ("eager", "compile", "onnxruntime")
 GROUP_BYTES = 10**9  # weights of the structures that take turns
 GROUP_OPERATORS = 300  # their contractions: fewer than the kernels that oneDNN keeps
-Call = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """How often a thing is run: `warmup` runs, then the median of `repeats`; and by which clock.
-
-    clock: `wall`, or `cpu`: time that the calling thread had a processor, which other work on the machine disturbs less
-        (CPU and one thread only, where it equals wall time on an idle machine).
-    """
-
-    warmup: int = 2
-    repeats: int = 7
-    clock: str = "wall"
-
-    @property
-    def now(self) -> Callable[[], float]:
-        return time.thread_time if self.clock == "cpu" else time.perf_counter
 
 
 class Timer(Protocol):
@@ -254,23 +234,3 @@ class _Pace:
         for rows, total in self._groups:
             ms[rows] *= usual / total
         return ms
-
-
-def medians(calls: Sequence[Call], how: Repeats, device: torch.device) -> list[float]:
-    """Median milliseconds of each call; they take turns."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    with torch.inference_mode():
-        for turn in range(how.warmup + how.repeats):
-            for call, found in zip(calls, seconds, strict=True):
-                _synchronize(device)
-                start = how.now()
-                call()
-                _synchronize(device)
-                if turn >= how.warmup:
-                    found.append(how.now() - start)
-    return [1e3 * float(np.median(found)) for found in seconds]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

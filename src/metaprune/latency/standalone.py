@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.errors import NotAvailableError, described
+from metaprune.core.errors import NotAvailableError, one_line_error
 from metaprune.core.imports import import_optional
 from metaprune.elastic.program import Program, ProgramAtWidths, Ref, Scaled, Step, Weight
 
@@ -122,7 +122,8 @@ def compiled(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable
             run(*args, **kwargs)
     except Exception as error:  # the compiler raises many unrelated classes
         raise NotAvailableError(
-            f"torch.compile does not work here: {described(error)}. On the CPU it needs a C++ compiler such as g++; "
+            f"torch.compile does not work here: {one_line_error(error)}. On the CPU it needs a C++ compiler such as "
+            "g++; "
             "runtime=eager needs none"
         ) from error
     return lambda: run(*args, **kwargs)
@@ -147,7 +148,7 @@ def onnx_session(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Call
         session = runtime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # exporter and runtime raise many unrelated classes
         raise NotAvailableError(
-            f"ONNX Runtime cannot run this network: {described(error)}. Use runtime=eager or compile"
+            f"ONNX Runtime cannot run this network: {one_line_error(error)}. Use runtime=eager or compile"
         ) from error
     leaves = zip(program.graph_signature.user_inputs, pytree.tree_leaves((args, kwargs)), strict=True)
     wanted = {i.name for i in session.get_inputs()}

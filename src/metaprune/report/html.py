@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from metaprune.core.files import whole_file
 from metaprune.methods.metagraph import report_rows as metagraph_rows
 from metaprune.methods.metagraph.report_plots import metagraph_figures
 from metaprune.methods.pruningnet import report_rows as search_rows
@@ -83,13 +82,8 @@ def write_report(record: data.Record, path: str | Path) -> Path:
     """
     path = Path(path)
     text = render_report(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.runs.config import DataConfig, MethodConfig, RunConfig
 from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.files import write_json
-from metaprune.protocol.artifact import INFO, Artifact
-from metaprune.protocol.method import Learned, Task, recovery_after
+from metaprune.core.rng import Rng
+from metaprune.core.strict import from_dict, override
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.pruningnet.method import FITTED_OPTIONS, PruningNet
 from metaprune.methods.pruningnet.session import Session
-from metaprune.protocol.registry import create_method
 from metaprune.methods.stamp.method import FITTED_OPTIONS as STAMP_OPTIONS
 from metaprune.methods.stamp.method import Stamp
 from metaprune.network import trace
+from metaprune.protocol.artifact import INFO, Artifact
+from metaprune.protocol.method import Learned, Task, recovery_after
+from metaprune.protocol.registry import create_method
+from metaprune.runs.config import DataConfig, MethodConfig, RunConfig
+from metaprune.runs.folder import Phases, RunFolder, log
+from metaprune.runs.inputs import Inputs, load_inputs, resolve_device
 from metaprune.runs.prune import attach_latency_table, run, train_dense
 from metaprune.runs.record import environment
-from metaprune.core.rng import Rng
-from metaprune.runs.folder import Phases, RunFolder, log
 from metaprune.search.study import best_within, front
-from metaprune.runs.inputs import Inputs, load_inputs, resolve_device
-from metaprune.core.strict import from_dict, override
 from metaprune.surgery.keep_module import module_rules
 from metaprune.train.engine import engine
 from metaprune.train.processes import by_main_process, main_process_first
@@ -125,7 +125,7 @@ class Fitted:
         """Raises InfeasibleBudgetError, NotAvailableError or ConfigError for a budget that cannot be searched under."""
         method, task = self.session.method, self.session.task
         method.require_feasible(task, budget)
-        if task.allocator(budget).slack:
+        if task.allocator(budget).full_network_fits:
             raise ConfigError(f"the full network meets {budget.to_dict()}: there is nothing to search")
 
     def best(self, budget: Budget) -> dict[str, Any]:

@@ -14,26 +14,27 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from metaprune.runs.config import RunConfig
-from metaprune.data import Data, as_data
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, NoEffectWarning, PlanError
-from metaprune.export.archive import named_tensors, save
 from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.rng import Rng
+from metaprune.data import Data, as_data
+from metaprune.export.archive import save
 from metaprune.latency import LatencyTable
 from metaprune.latency.side_by_side import latency_ms
+from metaprune.network import Network, trace
 from metaprune.protocol.method import Method, Task, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
-from metaprune.network import Network, trace
-from metaprune.runs.record import describe_cut, describe_masks, environment
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.run import recover as recover_model
 from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
 from metaprune.report import write_report
-from metaprune.core.rng import Rng
+from metaprune.runs.config import RunConfig
 from metaprune.runs.folder import Phases, RunFolder, log
 from metaprune.runs.inputs import Inputs, load_inputs, require_fit
+from metaprune.runs.record import describe_cut, describe_masks, environment
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
+from metaprune.surgery.tensors import named_tensors
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import train
 from metaprune.train.masks import held_at_zero, set_to_zero

@@ -17,7 +17,7 @@ import numpy as np
 from metaprune.core.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.cost.analytic import CostModel
 from metaprune.cost.metrics import cost_metric
-from metaprune.search.codec import TRIED, floor_of, is_monotone
+from metaprune.search.encoding import LATENCY_NOTE, is_monotone, smallest_levels
 from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
@@ -37,7 +37,7 @@ class Allocator:
     """Widths and plans of one network under a budget and constraints.
 
     Raises:
-        InfeasibleBudgetError: even the smallest structure (see `floor_of`) exceeds a bound; holds the costs of it.
+        InfeasibleBudgetError: even the smallest structure (see `smallest_levels`) exceeds a bound; holds its costs.
         NotAvailableError: a bound on latency without a latency table.
         PlanError: a pattern of the constraints matches nothing.
     """
@@ -51,7 +51,7 @@ class Allocator:
         self.full: Cost = costs.of_widths(space.widths)
         self.bounds = budget.bounds(self.full)
         self.units = units_of(space, constraints, frozen)
-        self._floor = floor_of([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
+        self._floor = smallest_levels([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
         self._check_feasible(budget)
 
     def _check_feasible(self, budget: Budget) -> None:
@@ -66,7 +66,7 @@ class Allocator:
             )
             advice = "Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
             if not is_monotone(missed):
-                advice = TRIED + advice
+                advice = f"{LATENCY_NOTE} {advice}"
             if not len(self.space):
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
@@ -74,7 +74,7 @@ class Allocator:
             )
 
     @property
-    def slack(self) -> bool:
+    def full_network_fits(self) -> bool:
         """Whether the full network is within every bound already."""
         return all(float(self.full[m]) <= bound for m, bound in self.bounds.items())
 

@@ -21,8 +21,8 @@ from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import Learned, Task, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
-from metaprune.search.codec import Codec
 from metaprune.search.config import EvolutionConfig, SearchConfig
+from metaprune.search.encoding import WidthEncoding
 from metaprune.surgery import cut
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, perturb
@@ -65,7 +65,7 @@ def bank_of(network, codec, kind="generated", **options):
 
 
 def supernet_of(network, kind="generated", **options):
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     return Supernet(network, codec, bank_of(network, codec, kind), **options)
 
 
@@ -101,7 +101,7 @@ def test_generating_a_slice_is_generating_all_and_cropping(rank, rows):
 
 def test_the_same_vector_gives_the_same_weights_and_another_gives_others(network):
     """On the crop that two structures share: this is what tells generated from shared weights."""
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     small, large = codec.widths(np.maximum(codec.sizes // 2, 1)), codec.widths(codec.full)
     for kind, differs in (("generated", True), ("shared", False)):
         supernet = Supernet(network, codec, bank_of(network, codec, kind))
@@ -158,7 +158,7 @@ def test_parameter_counts_of_the_papers_networks():
     )
     for spec, options, limits, blocks, hidden, hidden_of, genes, parameters, smallest in cases:
         found = trace(create(spec, num_classes=1000, **options), torch.zeros(2, 3, 224, 224))
-        codec = Codec(found.space, Constraints(**limits))
+        codec = WidthEncoding(found.space, Constraints(**limits))
         bank = GeneratedBank(
             found,
             codec,
@@ -176,13 +176,13 @@ def test_parameter_counts_of_the_papers_networks():
 
 
 def test_a_factorised_second_layer_is_smaller(cnn):
-    codec = Codec(cnn.space)
+    codec = WidthEncoding(cnn.space)
     sizes = [sum(p.numel() for p in bank_of(cnn, codec, rank=r, hidden=32).parameters()) for r in (None, 8, 2)]
     assert sizes[0] > 3 * sizes[1] > 6 * sizes[2] / 2
 
 
 def test_norm_affine_off_trains_no_scale(cnn):
-    codec = Codec(cnn.space)
+    codec = WidthEncoding(cnn.space)
     frozen = [n for n, p in bank_of(cnn, codec, norm_affine=False).shared.items() if not p.requires_grad]
     assert frozen
     assert all("bn" in n or "downsample" in n or "shortcut" in n for n in frozen)
@@ -253,7 +253,7 @@ def test_structures_are_uniform_over_the_candidates(cnn):
 
 
 def test_calibration_is_the_mean_of_the_batches_in_any_order(cnn):
-    codec = Codec(cnn.space)
+    codec = WidthEncoding(cnn.space)
     supernet = Supernet(cnn, codec, bank_of(cnn, codec))
     widths = codec.widths(codec.sizes // 2)
     batches = [torch.randn(16, 1, 28, 28) * (i + 1) for i in range(3)]

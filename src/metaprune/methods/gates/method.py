@@ -73,7 +73,7 @@ class Gates:
 
     def propose(self, task: Task, budget: Budget, rng: Rng) -> Proposal:
         data, allocator = task.require_data(self.name), task.allocator(budget)
-        if allocator.slack:
+        if allocator.full_network_fits:
             return Proposal(Plan())
         share = asked_share(task.network, budget, self.metric, _LEAST)
         learner = _Static(task, self)

@@ -214,7 +214,7 @@ class MetaGraph:
         """
         task.require_data(self.name)
         self._require_reachable(task, budget)
-        slack = task.allocator(budget).slack if self.weights is None else self.weights.slack(task, budget)
+        slack = task.allocator(budget).full_network_fits if self.weights is None else self.weights.slack(task, budget)
         if slack:
             return Proposal(Plan())
         _require_finite(task.network.tensors)

@@ -33,8 +33,8 @@ from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import Task
 from metaprune.recover.config import RecoverKind
 from metaprune.search.allocate import require_table
-from metaprune.search.codec import PAPER_GRID, BudgetSampler, Codec
 from metaprune.search.config import SearchConfig
+from metaprune.search.encoding import PAPER_GRID, BudgetSampler, WidthEncoding
 from metaprune.search.study import best_within
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.train.loop import train
@@ -155,7 +155,8 @@ class PruningNet:
     def require_feasible(self, task: Task, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`: the grid decides what can be reached."""
         require_table(budget, task.network.cost_model())
-        codec = Codec(task.network.space, task.constraints, self.grid)  # widths alone: which channels stay is no matter
+        # widths alone: which channels stay is no matter
+        codec = WidthEncoding(task.network.space, task.constraints, self.grid)
         BudgetSampler(codec, task.network.cost_model(), budget.bounds(task.network.cost()), self.search.tolerance)
 
     def recovery(self, kind: RecoverKind) -> RecoverKind:
@@ -236,7 +237,7 @@ class PruningNet:
         found = {name: getattr(self, name) for name in _FITTED}
         return plain({**found, "train": dataclasses.asdict(self.train)})
 
-    def _fit_macs(self, task: Task, codec: Codec, samples: int, rng: Rng) -> float:
+    def _fit_macs(self, task: Task, codec: WidthEncoding, samples: int, rng: Rng) -> float:
         """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
         costs = task.network.cost_model()
         mean = float(costs.metric("macs", codec.widths(codec.random(1000, rng.child("macs").numpy()))).mean())
@@ -256,7 +257,7 @@ class PruningNet:
         """
         task.require_data(self.name)
         self.require_feasible(task, budget)
-        if task.allocator(budget).slack:
+        if task.allocator(budget).full_network_fits:
             return Proposal(Plan())
         bounds = budget.bounds(task.network.cost())
         artifact = self._artifact(task, rng)
@@ -280,7 +281,7 @@ class PruningNet:
         artifact.require(space=task.network.space.digest(), constraints=plain(task.constraints), **origin)
         made = from_dict(type(self), artifact.info["options"])
         order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
-        codec = Codec(task.network.space, task.constraints, made.grid, order)
+        codec = WidthEncoding(task.network.space, task.constraints, made.grid, order)
         with Rng(0).torch_global():  # what it draws is overwritten at once
             supernet = made._supernet(task, codec).to(device_of(task.network.model))
         state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
@@ -308,14 +309,14 @@ class PruningNet:
         data = task.require_data(self.name)
         return {"data_digest": data.digest, "network_weights": tensors_digest(task.network.tensors)}
 
-    def _codec(self, task: Task, rng: Rng) -> Codec:
+    def _codec(self, task: Task, rng: Rng) -> WidthEncoding:
         order = None
         if self.channels == "magnitude":
             scores = Magnitude(p=1).scores(task, Plan(), rng)
             order = [np.argsort(-s, kind="stable") for s in scores]
-        return Codec(task.network.space, task.constraints, self.grid, order)
+        return WidthEncoding(task.network.space, task.constraints, self.grid, order)
 
-    def _supernet(self, task: Task, codec: Codec) -> Supernet:
+    def _supernet(self, task: Task, codec: WidthEncoding) -> Supernet:
         if self.weights == "shared":
             bank = Bank(task.network, self.norm_affine)
         else:

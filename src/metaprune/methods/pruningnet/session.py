@@ -18,7 +18,7 @@ from metaprune.methods.criteria.uniform import Uniform
 from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import Task
-from metaprune.search.codec import Codec
+from metaprune.search.encoding import WidthEncoding
 from metaprune.search.study import Candidate, Search
 from metaprune.values import Budget
 
@@ -35,7 +35,7 @@ class Session:
     method: PruningNet
     task: Task
     artifact: Artifact
-    codec: Codec
+    codec: WidthEncoding
     scorer: Scorer
 
     def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:

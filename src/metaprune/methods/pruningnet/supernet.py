@@ -14,7 +14,7 @@ from torch.nn import functional
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, Weights
 from metaprune.network import Network, NetworkAtWidths
-from metaprune.search.codec import Codec
+from metaprune.search.encoding import WidthEncoding
 from metaprune.train.batch import call_arguments, channels_last, cross_entropy, logits_of
 
 Measure = Literal["likelihood", "accuracy"]
@@ -33,7 +33,9 @@ class Supernet(nn.Module):
             widest, the narrowest and `structures` - 2 random ones (Universally Slimmable Networks, ICCV 2019).
     """
 
-    def __init__(self, network: Network, codec: Codec, bank: Bank, sampling: Sampling = "uniform", structures: int = 4):
+    def __init__(
+        self, network: Network, codec: WidthEncoding, bank: Bank, sampling: Sampling = "uniform", structures: int = 4
+    ):
         super().__init__()
         self.bank = bank
         self._network, self.codec = [network], codec  # in a list: not a submodule, the user's model stays out
