@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import NETWORKS, build
 from process import first_line, memory, silenced, tail
 from torch import nn
 
@@ -23,6 +22,7 @@ from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import counted_macs, random_plan
 from metaprune.values import Constraints
+from networks import NETWORKS, build
 
 SEEDS = {0.3: 3, 0.5: 5, 0.9: 9}  # keep ratio -> seed of the plan
 Row = dict[str, Any]

@@ -103,8 +103,9 @@ def rounded(value: Any) -> Any:
 
 
 def sweep(options: argparse.Namespace) -> None:
-    from networks import NETWORKS, SKIPPED
     from peers import HELP
+
+    from networks import NETWORKS, SKIPPED
 
     tools = ["metaprune", RULES, *[t for t in options.peers.split(",") if t]]
     report: dict[str, Any] = {"rows": []}

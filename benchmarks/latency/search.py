@@ -61,8 +61,8 @@ class Comparison:
         session = self.study.session(backend, seed, searcher, score)
         search = replace(session.method.search, tolerance=TOLERANCE)
         session = replace(session, method=replace(session.method, search=search))
-        network = session.task.network
-        network.use_latency(self.table.predict_ms)
+        network = session.task.network.with_latency(self.table.predict_ms)
+        session = replace(session, task=replace(session.task, network=network))
         macs_plan = session.codec.plan(np.array(self.under_macs[f"search/{self.label}/{budget}/{seed}"]["widths"]))
         bound = Budget(latency_ms=network.cost(macs_plan).latency_ms)
         key = f"search/{budget}/{seed}"

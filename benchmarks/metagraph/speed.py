@@ -79,12 +79,11 @@ def data_models(together: int = 4, batch: int = 128, repeats: int = 4) -> dict[s
 
     torch.set_num_threads(1)
     network = mp.trace(create("zoo:resnet20"), torch.zeros(2, 3, 32, 32))
-    structure = network.program.structure(None)
     trained = {n: t.detach() for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
     images, labels = torch.randn(together, batch, 3, 32, 32), torch.randint(0, 10, (together, batch))
 
     def loss(tensors: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(network.program.run(structure, {**network.tensors, **tensors}, (x,), {}), y)
+        return nn.functional.cross_entropy(network.at().run(x, tensors={**network.tensors, **tensors}), y)
 
     stacked = {n: torch.stack([t] * together) for n, t in trained.items()}
     at_once = torch.func.vmap(torch.func.grad(loss))

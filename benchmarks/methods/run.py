@@ -54,9 +54,9 @@ def main() -> None:
     few = data.test.take(2000)
     tune = mp.TrainConfig(epochs=options.epochs, lr=0.01, batch_size=128)
     model = create("zoo:resnet20", weights=str(options.folder / "resnet20_cifar10.safetensors"))
-    as_loaded = evaluate(model, data.test).accuracy
+    as_loaded = evaluate(model, data.test)["accuracy"]
     train(model, data, mp.TrainConfig(epochs=3, lr=0.01), rng=Rng(0).child("dense"), progress=False)
-    dense = evaluate(model, data.test).accuracy
+    dense = evaluate(model, data.test)["accuracy"]
     print(f"dense: {as_loaded:.4f} as loaded, {dense:.4f} after fine-tuning", flush=True)
     network = mp.trace(model, torch.zeros(2, 3, 32, 32))
     full = network.cost()
@@ -69,7 +69,7 @@ def main() -> None:
             plan = create_method(method, settings).propose(task, budget, rng.child("method")).plan
             propose_s = time.perf_counter() - start
             pruned, cost = mp.cut(network, plan), network.cost(plan)
-            before = evaluate(pruned.model, few).accuracy
+            before = evaluate(pruned.model, few)["accuracy"]
             train(pruned.model, data, tune, rng=rng.child("recover"), progress=False)
             rows.append(
                 {
@@ -78,7 +78,7 @@ def main() -> None:
                     "options": settings,
                     "seed": seed,
                     "cut_accuracy": before,
-                    "accuracy": evaluate(pruned.model, data.test).accuracy,
+                    "accuracy": evaluate(pruned.model, data.test)["accuracy"],
                     "macs": cost.macs,
                     "params": cost.params,
                     "proof_error": pruned.error,

@@ -32,7 +32,7 @@ from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, supernet_loss
 from metaprune.models import create
 from metaprune.protocol.method import PruneTask
-from metaprune.search.codec import BudgetSampler, Codec
+from metaprune.search.encoding import BudgetSampler, WidthEncoding
 
 NETWORKS = {
     "ResNet-8, 28 px, batch 128": ("zoo:resnet8", {}, (1, 28, 28), 128),
@@ -62,7 +62,7 @@ def steps(network: mp.Network, shape: tuple[int, ...], batch: int) -> dict[str, 
     x, y = torch.randn(batch, *shape).to(memory_format=torch.channels_last), torch.randint(0, 10, (batch,))
     loss = supernet_loss(0.1, False)
     found: dict[str, float] = {}
-    drawn = Codec(network.space).random(40, np.random.default_rng(0))
+    drawn = WidthEncoding(network.space).random(40, np.random.default_rng(0))
     eight, fresh = drawn[:8], drawn[8:24]
     for name in ("generated", "shared"):
         method = PruningNet(weights=name)
@@ -92,7 +92,9 @@ def steps(network: mp.Network, shape: tuple[int, ...], batch: int) -> dict[str, 
     return found
 
 
-def plain(supernet: Any, codec: Codec, genome: np.ndarray, x: torch.Tensor, y: torch.Tensor, loss: Any) -> float:
+def plain(
+    supernet: Any, codec: WidthEncoding, genome: np.ndarray, x: torch.Tensor, y: torch.Tensor, loss: Any
+) -> float:
     """The same structure as a network of its own."""
     model = mp.cut(supernet.network, codec.plan(codec.widths(genome)), verify=False, form="graph").model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=4e-5)
@@ -130,11 +132,10 @@ def batching(network: mp.Network, shape: tuple[int, ...], together: int = 4) -> 
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.5 * network.cost().macs})
     rows = codec.widths(sampler.sample(together, np.random.default_rng(0)))
     x = torch.randn(250, *shape).to(memory_format=torch.channels_last)
-    whole = network.program.structure(None)
     with torch.no_grad():
         padded = [dict(supernet.weights(w, full_size=True)[0]) for w in rows]
         stacked = {n: torch.stack([p[n] for p in padded]) for n in padded[0]}
-        at_once = torch.func.vmap(lambda weights: network.program.run(whole, weights, (x.contiguous(),), {}))
+        at_once = torch.func.vmap(lambda weights: network.at().run(x.contiguous(), tensors=weights))
 
         def one_by_one() -> None:
             for widths in rows:
@@ -148,7 +149,7 @@ def batching(network: mp.Network, shape: tuple[int, ...], together: int = 4) -> 
 
 
 def sampling(network: mp.Network) -> dict[str, float]:
-    codec, found = Codec(network.space), {}
+    codec, found = WidthEncoding(network.space), {}
     for share in (0.75, 0.25, 0.05):
         sampler = BudgetSampler(codec, network.cost_model(), {"macs": share * network.cost().macs})
         draw = np.random.default_rng(0)
@@ -159,7 +160,7 @@ def sampling(network: mp.Network) -> dict[str, float]:
 def memory() -> dict[str, int]:
     """Parameters of MobileNetV1's generators (224 px), whole and with a factorised second layer."""
     network = mp.trace(create("zoo:mobilenet_v1", num_classes=1000), torch.zeros(2, 3, 224, 224))
-    codec, found = Codec(network.space, mp.Constraints(ignore=("=blocks.12.pointwise",))), {}
+    codec, found = WidthEncoding(network.space, mp.Constraints(ignore=("=blocks.12.pointwise",))), {}
     for rank in (None, 16, 8, 4):
         bank = GeneratedBank(
             network,

@@ -36,8 +36,8 @@ from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.models import create
 from metaprune.protocol.method import PruneTask
 from metaprune.recover.config import RecoverConfig
-from metaprune.search.codec import BudgetSampler
 from metaprune.search.config import EvolutionConfig, SearchConfig
+from metaprune.search.encoding import BudgetSampler
 from metaprune.train.loop import train
 from metaprune.values import Budget, Plan, Proposal
 

@@ -185,7 +185,8 @@ class Study:
         for label, plan in self.at_widths(network, stamp.plan.widths(network.space), seed).items():
             key = f"{place}/{label}, STAMP's widths, pretrained weights"
             self.once(key, lambda p=plan: self.trained(model, data, Given(p), seed))
-        plan = create_method("uniform").propose(PruneTask(network, data), Budget(params=place.split("/")[1]), Rng(seed)).plan
+        budget = Budget(params=place.split("/")[1])
+        plan = create_method("uniform").propose(PruneTask(network, data), budget, Rng(seed)).plan
         self.once(f"{place}/magnitude, uniform widths", lambda: self.trained(model, data, Given(plan), seed))
 
     def weights(self, place: str, model: Any, data: Any, network: Any, stamp: Proposal, seed: int) -> None:
@@ -251,7 +252,7 @@ class Study:
         share, config = float(budget[:-1]) / 100, self.tuned(data)
         subnet = edge_popup(model, data, share, replace(config, epochs=2 * config.epochs, lr=0.1), Rng(seed))
         params = sum(round(share * s.numel()) for s in subnet.scores.values())
-        accuracy = evaluate(subnet, data.test).accuracy
+        accuracy = evaluate(subnet, data.test)["accuracy"]
         return {"accuracy": accuracy, "params": params, "macs": macs, "training_macs": 6.0 * macs * STEPS * BATCH}
 
     def train_then_prune(self, name: str, budget: str, seed: int) -> dict[str, Any]:
@@ -263,7 +264,7 @@ class Study:
         return self.trained(model, data, Given(plan), seed) | {
             "dense_macs": full,
             "dense_cpu_s": spent,
-            "dense": evaluate(model, data.test).accuracy,
+            "dense": evaluate(model, data.test)["accuracy"],
         }
 
 

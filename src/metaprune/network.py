@@ -1,10 +1,13 @@
-"""`Network`: a traced model. Its channel groups, its cost at any widths, and how it runs at any widths."""
+"""`Network`: a traced model. Its channel groups, its cost at any widths, and how it runs at any widths.
+
+A network never changes: `with_tensors` and `with_latency` return new ones, and `at` looks at it at certain widths.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +16,12 @@ import torch
 from torch import nn
 
 from metaprune.core.errors import MetapruneError, PlanError, UncoveredOpWarning
-from metaprune.cost.analytic import CostModel
+from metaprune.cost.analytic import CostModel, PredictMs
+from metaprune.cost.terms import cost_terms
+from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.gated import Gated
 from metaprune.elastic.masked import run_masked
-from metaprune.elastic.program import Program
+from metaprune.elastic.program import CallStep, Program, ProgramAtWidths
 from metaprune.elastic.weights import SlicedTensors
 from metaprune.graph.call import Survivors
 from metaprune.graph.capture import Captured, capture, module_of, op_name
@@ -38,6 +43,12 @@ class Network:
     """A captured graph, the labels of every tensor dimension, and the `Space` of channel groups.
 
     Holds the model itself (never changed) and reads its tensors; make one with `trace`.
+
+    Example:
+        net = trace(model, torch.zeros(1, 3, 32, 32))
+        small = net.at(plan)
+        logits = small.run(images)
+        small.cost().macs
     """
 
     def __init__(self, model: nn.Module, captured: Captured, labelled: Labelled, space: Space):
@@ -45,9 +56,22 @@ class Network:
         self.captured = captured
         self.labelled = labelled
         self.space = space
-        self._costs: dict[int, CostModel] = {}
+        self._costs: dict[int, CostModel] = {}  # by batch, made when first asked for
+        self._predict_ms: PredictMs | None = None
         self.switchable = self._find_switchable()
         self.program = Program(captured, labelled.facts, self.switchable)
+
+    def __repr__(self) -> str:
+        cost = self.cost()
+        return (
+            f"Network({type(self.model).__name__}, {len(self.space)} groups, {cost.macs / 1e6:.1f}M MACs, "
+            f"{cost.params / 1e6:.2f}M params)"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors are."""
+        return self.program.device
 
     @property
     def uncovered(self) -> list[Uncovered]:
@@ -67,11 +91,23 @@ class Network:
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
         """This network with other weights, for methods that read `tensors`; graph, space and costs are shared."""
         new = copy.copy(self)
-        own = {
+        taken = {
             n: nn.Parameter(tensors[n].detach(), requires_grad=False) if isinstance(t, nn.Parameter) else tensors[n]
             for n, t in self.tensors.items()
         }
-        new.captured = replace(self.captured, tensors=own)
+        new.captured = replace(self.captured, tensors=taken)
+        return new
+
+    def with_latency(self, predict_ms: PredictMs | None) -> Network:
+        """This network with milliseconds as one more cost, for budgets too; None leaves them out again.
+
+        Args:
+            predict_ms: widths [n, groups] -> ms [n], as `LatencyTable.predict_ms`. The milliseconds are those of a
+                forward pass of the table's own batch, whatever `batch` a cost is asked for.
+        """
+        new = copy.copy(self)
+        new._costs = {batch: replace(costs, predict_ms=predict_ms) for batch, costs in self._costs.items()}
+        new._predict_ms = predict_ms
         return new
 
     def _find_switchable(self) -> frozenset[str]:
@@ -120,26 +156,23 @@ class Network:
             alive[group.atoms] = mask
         return Survivors(self.labelled.atoms, alive)
 
-    def cost_model(self, batch: int = 1) -> CostModel:
-        if batch not in self._costs:
-            self._costs[batch] = CostModel(self.captured, self.labelled, self.space, batch)
-        return self._costs[batch]
-
-    def use_latency(self, predict_ms: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        """Let `cost` and budgets know milliseconds. predict_ms: widths [n, groups] -> ms [n] of a latency table."""
-        self.cost_model().predict_ms = predict_ms
-
-    def masks_at(self, plan: Plan, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Masks of single weights (see `Proposal.masks`), cut to what `plan` keeps.
+    def at(self, widths: Plan | Survivors | None = None) -> NetworkAtWidths:
+        """This network with only what a plan keeps, or what survives; None is the full network.
 
         Raises:
-            PlanError: a mask that is no bool tensor of a parameter's full shape.
+            PlanError: the plan does not fit.
         """
-        for name, mask in masks.items():
-            of = self.tensors.get(name)
-            if not isinstance(of, nn.Parameter) or mask.dtype != torch.bool or mask.shape != of.shape:
-                raise PlanError(f"masks[{name!r}] must be a bool tensor of the full shape of a parameter")
-        return dict(self.sliced(self.survivors(plan), tensors=masks))
+        if isinstance(widths, Plan):
+            kept = tuple(sorted(widths.keep.items()))
+            return NetworkAtWidths(self, self.survivors(widths), kept) if kept else NetworkAtWidths(self, None, "full")
+        return NetworkAtWidths(self, widths, "full" if widths is None else None)
+
+    def cost_model(self, batch: int = 1) -> CostModel:
+        """What `cost` evaluates, for `batch` samples."""
+        if batch not in self._costs:
+            terms = cost_terms(self.captured, self.labelled, self.space, batch)
+            self._costs[batch] = CostModel(terms, self.space, self._predict_ms)
+        return self._costs[batch]
 
     def cost(
         self,
@@ -153,14 +186,13 @@ class Network:
         Args:
             widths: nothing; a Plan; group name -> width (others full); int [groups]; or int [candidates, groups], which
                 gives a Cost of arrays [candidates].
-            batch: samples per forward pass (MACs and peak_bytes scale with it).
+            batch: samples per forward pass. MACs and peak_bytes scale with it; latency_ms does not, it is always of
+                the batch that the latency table was measured with.
             masks: of single weights at full size, with a Plan; they change `nonzero` alone.
         """
-        model = self.cost_model(batch)
         if isinstance(widths, Plan):
-            exact = model.of_survivors(self.survivors(widths))
-            masked = sum(int((~m).sum()) for m in self.masks_at(widths, masks or {}).values())
-            return replace(exact, latency_ms=model.of_widths(widths.widths(self.space)).latency_ms, masked=masked)
+            return self.at(widths).cost(batch=batch, masks=masks)
+        model = self.cost_model(batch)
         if widths is None:
             return model.of_widths(self.space.widths)
         if isinstance(widths, Mapping):
@@ -196,18 +228,13 @@ class Network:
             training: BatchNorm uses batch statistics, dropout drops. Running statistics are copies: the model's own
                 stay as they are (recalibrate the structure that is chosen).
         """
-        alive = None if plan is None else self.survivors(plan)
-        if tensors is None:
-            own = self.tensors
-            if training:
-                own = {n: t if isinstance(t, nn.Parameter) else t.clone() for n, t in own.items()}
-            tensors = own if masked else self.sliced(alive, tensors=own)
-        if masked and alive is not None:
-            structure = self.program.structure(key="full", training=training)
-            return run_masked(self.program, structure, self.labelled, tensors, alive, args, kwargs)
-        key = "full" if plan is None else tuple(sorted(plan.keep.items()))
-        structure = self.program.structure(alive, key=key, training=training)
-        return self.program.run(structure, tensors, args, kwargs)
+        at = self.at(plan)
+        if not masked or at.survivors is None:
+            return at.execute(args, kwargs, tensors=tensors, training=training)
+        whole = self.at()
+        given = whole.default_tensors(training) if tensors is None else tensors
+        program = whole.program(training=training)
+        return run_masked(self.program, program, self.labelled, given, at.survivors, args, kwargs)
 
     def sliced(
         self,
@@ -224,6 +251,99 @@ class Network:
     def explain(self) -> str:
         """One line per layer: width of its output, channel group, and whether it can be pruned or why not."""
         return "\n".join(explain_lines(self.model, self.labelled, self.space, self.tensors, self.notes))
+
+
+@dataclass(frozen=True)
+class NetworkAtWidths:
+    """A network at certain widths, without a cut: how it runs there and what it costs. Made by `Network.at`.
+
+    survivors: which channels there are; None: all.
+    key: names the survivors in the network's cache of programs; None: only this object keeps its programs.
+    """
+
+    network: Network
+    survivors: Survivors | None
+    key: Any = None
+    _programs: dict[Any, ProgramAtWidths] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """The network's tensors at these widths: sliced on access, with gradients into the full parameters."""
+        return self.network.sliced(self.survivors)
+
+    @property
+    def widths(self) -> np.ndarray:
+        """Surviving channels of every group, int64 [groups]."""
+        space = self.network.space
+        return space.widths if self.survivors is None else self.survivors.widths(space)
+
+    def run(
+        self,
+        *args: Any,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        training: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the network with the model's own inputs; returns what the model returns, with gradients.
+
+        Args:
+            tensors: by parameter name, already of these widths; by default the network's own.
+            training: BatchNorm uses batch statistics, dropout drops. With the network's own tensors, running
+                statistics are updated in copies.
+        """
+        return self.execute(args, kwargs, tensors=tensors, training=training)
+
+    def execute(
+        self,
+        args: tuple,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        training: bool = False,
+        call: CallStep | None = None,
+    ) -> Any:
+        """Like `run`, for inputs that are at hand as a tuple and a dict. `call` replaces how a step is executed."""
+        tensors = self.default_tensors(training) if tensors is None else tensors
+        return self.network.program.run(self.program(training=training), tensors, args, dict(kwargs or {}), call)
+
+    def program(self, *, training: bool = False, dtype: torch.dtype | None = None) -> ProgramAtWidths:
+        """The program with its constants baked for these widths."""
+        if (training, dtype) not in self._programs:
+            self._programs[training, dtype] = self.network.program.at(
+                self.survivors, key=self.key, training=training, dtype=dtype
+            )
+        return self._programs[training, dtype]
+
+    def default_tensors(self, training: bool = False) -> Mapping[str, torch.Tensor]:
+        """`tensors`; for training with copies of the buffers, which training updates."""
+        if not training:
+            return self.tensors
+        copied = {n: t if isinstance(t, nn.Parameter) else t.clone() for n, t in self.network.tensors.items()}
+        return self.network.sliced(self.survivors, tensors=copied)
+
+    def calibrated(
+        self, tensors: Mapping[str, torch.Tensor], batches: Iterable[tuple[tuple, dict[str, Any]]]
+    ) -> dict[str, torch.Tensor]:
+        """`tensors` of these widths with BatchNorm statistics from (args, kwargs) batches."""
+        return calibrated(self.network.program, self.program(), tensors, batches, self.network.switchable)
+
+    def cost(self, *, batch: int = 1, masks: Mapping[str, torch.Tensor] | None = None) -> Cost:
+        """The exact cost; see `Network.cost`."""
+        alive = self.network.survivors(Plan()) if self.survivors is None else self.survivors
+        masked = sum(int((~m).sum()) for m in self.masks(masks or {}).values())
+        return self.network.cost_model(batch).of_survivors(alive, masked)
+
+    def masks(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Masks of single weights (see `Proposal.masks`), cut to these widths.
+
+        Raises:
+            PlanError: a mask that is no bool tensor of a parameter's full shape.
+        """
+        for name, mask in masks.items():
+            parameter = self.network.tensors.get(name)
+            if not isinstance(parameter, nn.Parameter) or mask.dtype != torch.bool or mask.shape != parameter.shape:
+                raise PlanError(f"masks[{name!r}] must be a bool tensor of the full shape of a parameter")
+        return dict(self.network.sliced(self.survivors, tensors=masks))
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

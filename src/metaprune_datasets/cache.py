@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metaprune.core.errors import DataError
+from metaprune.core.files import whole_folder
 from metaprune.data.arrays import Arrays
 from metaprune.data.npz import read_npz
 
@@ -49,20 +48,11 @@ def write_cache(name: str, arrays: dict[str, np.ndarray], origin: str) -> Path:
         The folder.
     """
     target = cache_folder(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
-    try:
+    with whole_folder(target) as work:
         content: dict[str, Any] = arrays
         np.savez(work / _FILE, **content)
         facts = {"sha256": sha256_of(work / _FILE), "origin": origin}
         (work / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        old = Path(tempfile.mkdtemp(prefix=f".{name}-old-", dir=target.parent))
-        if target.exists():
-            target.rename(old / "replaced")
-        work.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

@@ -23,14 +23,14 @@ def test_soft_cost_is_the_cost_at_whole_widths(kind, metric):
     for _ in range(5):
         widths = draw.integers(1, net.space.widths + 1)
         found = soft(torch.from_numpy(widths.astype(float)))
-        assert float(found) == pytest.approx(net.cost(widths).metric(metric) / net.cost().metric(metric), rel=1e-9)
+        assert float(found) == pytest.approx(net.cost(widths)[metric] / net.cost()[metric], rel=1e-9)
 
 
 def test_milliseconds_need_a_table_and_are_its_predictions():
     net = network()
     with pytest.raises(NotAvailableError, match="metaprune latency"):
         SoftCost(net.cost_model(), "latency_ms")
-    net.use_latency(lambda widths: 1.0 + 0.01 * widths.sum(axis=1))
+    net = net.with_latency(lambda widths: 1.0 + 0.01 * widths.sum(axis=1))
     soft = SoftCost(net.cost_model(), "latency_ms")
     widths = torch.from_numpy(net.space.widths / 2.0).requires_grad_()
     found = soft(widths)
@@ -48,5 +48,5 @@ def test_soft_cost_has_the_gradient_of_a_channel(metric):
     for g in range(len(net.space)):
         up, down = middle.copy(), middle.copy()
         up[g], down[g] = up[g] + 1, down[g] - 1
-        change = (net.cost(up).metric(metric) - net.cost(down).metric(metric)) / 2 / net.cost().metric(metric)
+        change = (net.cost(up)[metric] - net.cost(down)[metric]) / 2 / net.cost()[metric]
         assert float(widths.grad[g]) == pytest.approx(change, rel=1e-6, abs=1e-12)

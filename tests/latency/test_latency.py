@@ -195,17 +195,20 @@ def test_truncated_grid_is_damaged(table, tmp_path):
 
 
 def test_latency_is_a_budget(network, table):
-    network.use_latency(table.predict_ms)
-    try:
-        full = network.cost().latency_ms
-        scores = [np.random.default_rng(g).random(group.width) for g, group in enumerate(network.space)]
-        allocator = Allocator(network.space, network.cost_model(), Budget(latency_ms="60%"), Constraints())
-        cost = network.cost(allocator.by_scores(scores))
-        assert 0.55 * full < cost.latency_ms <= 0.6 * full
-        with pytest.raises(InfeasibleBudgetError, match="latency_ms"):
-            Allocator(network.space, network.cost_model(), Budget(latency_ms=1e-6), Constraints())
-    finally:
-        network.use_latency(None)
+    timed = network.with_latency(table.predict_ms)
+    assert network.cost().latency_ms is None
+    full = timed.cost().latency_ms
+    scores = [np.random.default_rng(g).random(group.width) for g, group in enumerate(network.space)]
+    allocator = Allocator(network.space, timed.cost_model(), Budget(latency_ms="60%"), Constraints())
+    plan = allocator.by_scores(scores)
+    cost = timed.cost(plan)
+    assert 0.55 * full < cost.latency_ms <= 0.6 * full
+    # a table's milliseconds are of its own batch, whatever batch the other figures are of
+    assert timed.cost(plan, batch=8).latency_ms == timed.at(plan).cost(batch=3).latency_ms == cost.latency_ms
+    assert timed.cost(batch=8).macs == 8 * timed.cost().macs
+    assert timed.with_latency(None).cost(batch=8).latency_ms is None
+    with pytest.raises(InfeasibleBudgetError, match="latency_ms"):
+        Allocator(network.space, timed.cost_model(), Budget(latency_ms=1e-6), Constraints())
 
 
 def test_bad_requests(network, args, monkeypatch):

@@ -96,7 +96,7 @@ class Searched(MethodSuite):
 
     def assert_nothing_more_fits(self, task, plan, bounds):
         cost = task.network.cost(plan)
-        assert max(cost.metric(m) / bound for m, bound in bounds.items()) >= 0.95
+        assert max(cost[m] / bound for m, bound in bounds.items()) >= 0.95
 
 
 class TestPruningNet(Searched):

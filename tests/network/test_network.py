@@ -226,3 +226,31 @@ def test_groups_name_rows_of_their_members(residual):
     assert {("stem.0.weight", 0), ("a.0.weight", 1), ("b.0.weight", 0), ("head.fc.weight", 1)} <= where
     assert all(np.array_equal(m.rows, np.arange(8)[:, None]) for m in stem.members)
     assert network.space.match(["a.1"]) == {network.space.index["a.0"]}
+
+
+def test_at_widths_runs_costs_and_says_what_it_is(residual):
+    network, args = residual
+    plan = Plan({"a.0": (0, 5, 7)})
+    at = network.at(plan)
+    assert torch.equal(at.run(*args), network.run(*args, plan=plan))
+    assert torch.equal(network.at(network.survivors(plan)).run(*args), at.run(*args))
+    assert at.widths.tolist() == plan.widths(network.space).tolist()
+    assert at.cost() == network.cost(plan) == network.at(network.survivors(plan)).cost()
+    assert network.at().cost() == network.at(Plan()).cost() == network.cost()
+    assert torch.equal(network.at().run(*args), network.model(*args))
+    assert at.tensors["a.0.weight"].shape[0] == 3
+    assert network.device == next(network.model.parameters()).device
+
+
+def test_repr_says_how_large_a_network_is():
+    network = trace(nn.Sequential(nn.Linear(400, 1000), nn.ReLU(), nn.Linear(1000, 100)), torch.zeros(1, 400))
+    assert repr(network) == "Network(Sequential, 1 groups, 0.5M MACs, 0.50M params)"
+
+
+def test_other_weights_and_a_latency_table_leave_the_network_as_it_is(residual):
+    network, _ = residual
+    timed = network.with_latency(lambda widths: widths.sum(axis=1).astype(float))
+    assert network.cost().latency_ms is None and timed.cost().latency_ms == network.space.widths.sum()
+    doubled = timed.with_tensors({n: 2 * t for n, t in timed.tensors.items()})
+    assert doubled.cost(batch=4).latency_ms == timed.cost().latency_ms
+    assert doubled.program is timed.program is network.program

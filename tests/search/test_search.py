@@ -21,8 +21,8 @@ from metaprune.core.errors import ConfigError, SearchError
 from metaprune.core.rng import Rng
 from metaprune.models import create
 from metaprune.network import trace
-from metaprune.search.codec import BudgetSampler, Codec
 from metaprune.search.config import EvolutionConfig, SearchConfig
+from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.sampler import SLOT, StrategySampler
 from metaprune.search.strategies import Evaluated, Evolution, GreedySlimming, RandomSearch
 from metaprune.search.study import Candidate, Search, best_within, front
@@ -49,7 +49,7 @@ def gain(network):
 def search_of(network, searcher="evolution", config=SMALL, share=0.3, seed=0, **options):
     bounds = {"macs": share * network.cost().macs}
     how = SearchConfig(searcher=searcher, evolution=config)
-    return Search(Codec(network.space), network.cost_model(), [bounds], how, Rng(seed), **options)
+    return Search(WidthEncoding(network.space), network.cost_model(), [bounds], how, Rng(seed), **options)
 
 
 # ---------------------------------------------------------------------------------------------------- strategies
@@ -70,7 +70,7 @@ def test_every_candidate_within_budget_no_duplicates(network, searcher):
 
 def test_nsga2_ends_when_every_structure_is_scored():
     network = trace(create("zoo:mlp", in_channels=1, image_size=4, widths=[6, 6]), torch.zeros(2, 1, 4, 4))
-    codec = Codec(network.space, grid=(0.5, 0.7, 1.0))
+    codec = WidthEncoding(network.space, grid=(0.5, 0.7, 1.0))
     bounds, how = {"macs": network.cost().macs}, SearchConfig(searcher="nsga2", evolution=SMALL, tolerance=1.0)
     found = Search(codec, network.cost_model(), [bounds], how, Rng(0)).run(gain(network))
     assert len({c.widths for c in found}) == len(found) == codec.sizes.prod() == 9
@@ -96,7 +96,7 @@ def test_the_best_never_gets_worse_and_parents_are_of_all_generations(network):
 
 
 def test_mutation_changes_a_gene_to_another_and_a_tenth_of_them(network):
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     strategy = Evolution(codec, [], Rng(0), EvolutionConfig())
     parent = codec.random(1, np.random.default_rng(0))
     children = strategy.mutated(parent, 20_000, np.random.default_rng(1))
@@ -110,7 +110,7 @@ def test_mutation_changes_a_gene_to_another_and_a_tenth_of_them(network):
 
 
 def test_crossover_takes_every_gene_from_two_different_parents(network):
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     strategy = Evolution(codec, [], Rng(0), EvolutionConfig())
     parents = np.stack([codec.smallest, codec.full])
     children = strategy._crossed(parents, 1000, np.random.default_rng(0))
@@ -123,7 +123,7 @@ def test_one_search_for_many_budgets(network):
     full = network.cost().macs
     bounds = [{"macs": share * full} for share in (0.1, 0.3, 0.6)]
     config = SearchConfig(evolution=EvolutionConfig(population=12, generations=5, parents=4))
-    found = Search(Codec(network.space), network.cost_model(), bounds, config, Rng(0)).run(gain(network))
+    found = Search(WidthEncoding(network.space), network.cost_model(), bounds, config, Rng(0)).run(gain(network))
     macs = network.cost_model().metric("macs", np.array([c.widths for c in found])) / full
     for share in (0.1, 0.3, 0.6):
         assert 15 <= ((macs <= share) & (macs >= 0.95 * share)).sum() <= 25
@@ -133,7 +133,7 @@ def test_one_search_for_many_budgets(network):
 
 
 def test_greedy_narrows_step_by_step_from_full_width(network):
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.4 * network.cost().macs})
     strategy, seen, score = GreedySlimming(codec, [sampler], Rng(0), steps=5), [], gain(network)
     index, loads = 0, []
@@ -174,7 +174,7 @@ def test_unknown_searcher_and_bad_options():
 
 
 def test_works_with_study_optimize_like_any_sampler(network):
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * network.cost().macs})
     study = optuna.create_study(
         direction="maximize", sampler=StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
@@ -273,7 +273,7 @@ def scored(storage):
 def test_a_slot_of_a_dead_process_is_free_again(network):
     """The same host and process number as ours, another process: a container that was started again."""
     search = search_of(network)
-    codec = search.codec
+    codec = search.encoding
     sampler = BudgetSampler(codec, network.cost_model(), search.bounds[0])
     mine = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
     study = optuna.create_study(direction="maximize", sampler=mine)
@@ -292,7 +292,7 @@ def test_a_slow_worker_on_this_host_is_not_taken_for_dead(network, monkeypatch):
     import metaprune.search.sampler as module
 
     monkeypatch.setattr(module, "_STALE_FLOOR_S", -1.0)
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * network.cost().macs})
     study = optuna.create_study(direction="maximize")
     for host, state in ((module.socket.gethostname(), "RUNNING"), ("elsewhere", "FAIL")):
@@ -306,7 +306,7 @@ def test_a_slow_worker_on_this_host_is_not_taken_for_dead(network, monkeypatch):
 def test_nsga2_serves_one_budget(network):
     search = search_of(network, "nsga2")
     with pytest.raises(ConfigError, match="one budget"):
-        Search(search.codec, search.costs, [search.bounds[0]] * 2, search.config, Rng(0)).run(gain(network))
+        Search(search.encoding, search.costs, [search.bounds[0]] * 2, search.config, Rng(0)).run(gain(network))
 
 
 def url_of(kind, folder):

@@ -21,7 +21,7 @@ from metaprune.cli.methods import Methods
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
-from metaprune.core.errors import ConfigError, MetapruneError, described
+from metaprune.core.errors import ConfigError, MetapruneError, one_line_error
 from metaprune.protocol.registry import METHODS, method_names, method_spec
 
 _FIRST: dict[str, type] = {"inspect": Inspect, "prune": Prune, "fit": Fit}
@@ -46,7 +46,7 @@ def _verbs() -> dict[str, type]:
         except Exception as error:  # a broken package must not take the command line with it
             if METHODS.is_builtin(name):
                 raise
-            reason = error if isinstance(error, ConfigError) else described(error)
+            reason = error if isinstance(error, ConfigError) else one_line_error(error)
             sys.stderr.write(f"metaprune: warning: the verbs of method {name!r} are left out: {reason}\n")
             continue
         found.update(verbs)

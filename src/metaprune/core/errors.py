@@ -83,7 +83,7 @@ class UncoveredOpWarning(UserWarning):
     """An operator without a rule locked what entered it."""
 
 
-def described(error: BaseException) -> str:
+def one_line_error(error: BaseException) -> str:
     """`TypeError: ... (file.py:12)`: a foreign error on one line, with the place that raised it."""
     import traceback
 

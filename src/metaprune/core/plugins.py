@@ -47,6 +47,10 @@ class Registry:
             raise ConfigError(f"{self.kind} {name!r} is registered already, as {known}")
         self._targets[name] = target
 
+    def unregister(self, name: str) -> None:
+        """Forget what `register` made known, so that a test or a notebook can define it again."""
+        self._targets.pop(name, None)
+
     def names(self) -> tuple[str, ...]:
         """All known names: what ships first, then what was registered or installed."""
         return tuple(dict.fromkeys((*self._targets, *self._installed)))

@@ -28,18 +28,26 @@ def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 
 
 def from_dict(kind: Any, data: Any, where: str = "") -> Any:
-    """Build a dataclass from nested mappings, strictly."""
+    """Build a dataclass from nested mappings, strictly; or a class that says its keys itself, by `key_types`."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'a recipe'} is a table, not {data!r}")
-    hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
+    if hasattr(kind, "key_types"):
+        hints, required = kind.key_types(), ()
+    else:
+        hints = typing.get_type_hints(kind)
+        required = [
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        hints = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+    known = list(hints)
     for key in data:
         if key not in known:
             raise ConfigError(f"unknown key {_join(where, key)}.{closest(str(key), known)} Known: {', '.join(known)}")
-    for f in dataclasses.fields(kind):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in data:
-            raise ConfigError(f"key {_join(where, f.name)} is missing")
+    for key in required:
+        if key not in data:
+            raise ConfigError(f"key {_join(where, key)} is missing")
     return kind(**{key: _convert(hints[key], value, _join(where, key)) for key, value in data.items()})
 
 
@@ -57,7 +65,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             with contextlib.suppress(ConfigError):
                 return _convert(option, value, where)
         return _convert(last, value, where)
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or hasattr(hint, "key_types"):
         return value if type(value) is hint else from_dict(hint, value, where)
     if origin is Literal:
         if value not in arguments:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,55 +12,86 @@ import torch
 from torch import Tensor
 
 from metaprune.core.errors import NotAvailableError
-from metaprune.cost.analytic import CostModel, Term
+from metaprune.cost.analytic import CostModel
+from metaprune.cost.metrics import cost_metric
+from metaprune.cost.sizes import Polynomial
+from metaprune.cost.terms import CostTerms, Term
 
 
 class SoftCost:
     """One metric of a network at real-valued widths [groups], relative to the full network.
 
     MACs and parameters are the exact polynomials: at whole widths they are what `CostModel` counts, and for independent
-    gates the polynomial of the expected widths is the expected cost (up to dimensions that meet themselves). Peak
-    memory and milliseconds are no polynomials: their value is taken at the nearest whole widths, their gradient from
-    differences of one channel up and down.
+    gates the polynomial of the expected widths is the expected cost (up to dimensions that meet themselves). So is
+    every metric that is `soft`. The others (peak memory, milliseconds) are no polynomials: their value is taken at the
+    nearest whole widths, their gradient from differences of one channel up and down.
 
     Raises:
-        NotAvailableError: milliseconds without a latency table.
+        NotAvailableError: a metric that needs a latency table, without one.
     """
 
     def __init__(self, costs: CostModel, metric: str):
-        if metric == "latency_ms" and costs.predict_ms is None:
+        if not costs.knows(metric):
             raise NotAvailableError(
-                "a cost in latency_ms needs a table measured on this device: make one with `metaprune latency MODEL`, "
+                f"a cost in {metric} needs a table measured on this device: make one with `metaprune latency MODEL`, "
                 "and pass it as latency_table=FILE (latency.table in a recipe)"
             )
         self._costs, self.metric = costs, metric
-        self._full = costs._space.widths
-        self._terms = {"macs": costs._macs, "params": costs._params, "nonzero": costs._params}.get(metric)
-        self.full = float(costs.metric(metric, self._full[None])[0])
+        self.full = float(costs.metric(metric, costs.terms.full[None])[0])
 
     def __call__(self, widths: Tensor) -> Tensor:
         """widths: float [groups] -> share of the full cost, []."""
-        if self._terms is None:
+        metric = cost_metric(self.metric)
+        if not metric.soft:
             return _Differences.apply(widths, self._costs, self.metric) / self.full
-        sizes = [self._size(polynomial, widths) for polynomial, _ in self._costs._sizes]
-        total: Any = sum(self._value(term, sizes) for term in self._terms)
+        total = metric.of(SoftFigures(self._costs.terms, widths))
         return torch.as_tensor(total, dtype=widths.dtype, device=widths.device) / self.full
 
-    def _size(self, polynomial: Any, widths: Tensor) -> Any:
-        return sum(
-            rows / math.prod(int(self._full[g]) for g in groups) * math.prod(widths[g] for g in groups)
-            for groups, rows in polynomial
-        )
 
-    @staticmethod
-    def _value(term: Term, sizes: list[Any]) -> Any:
-        return math.prod(sizes[s] for s in term.sizes) * (term.numerator / term.denominator)
+class SoftFigures:
+    """`Figures` of one structure of real-valued widths [groups], with gradients."""
+
+    masked = 0
+
+    def __init__(self, terms: CostTerms, widths: Tensor):
+        self.terms, self.widths = terms, widths
+        self._sizes = [_size(size.polynomial, widths, terms.full) for size in terms.sizes]
+
+    @cached_property
+    def macs(self) -> Any:
+        return self.total(self.terms.macs)
+
+    @cached_property
+    def params(self) -> Any:
+        return self.total(self.terms.params)
+
+    @cached_property
+    def weight_bytes(self) -> Any:
+        return self.total(self.terms.weight_bytes)
+
+    @property
+    def peak_bytes(self) -> Any:
+        raise NotAvailableError("peak_bytes has no gradient: a metric that uses it is not soft")
+
+    @property
+    def latency_ms(self) -> Any:
+        raise NotAvailableError("latency_ms has no gradient: a metric that uses it is not soft")
+
+    def total(self, terms: Sequence[Term]) -> Any:
+        return sum(math.prod(self._sizes[s] for s in t.sizes) * (t.numerator / t.denominator) for t in terms)
+
+
+def _size(polynomial: Polynomial, widths: Tensor, full: np.ndarray) -> Any:
+    return sum(
+        rows / math.prod(int(full[g]) for g in groups) * math.prod(widths[g] for g in groups)
+        for groups, rows in polynomial
+    )
 
 
 class _Differences(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, widths: Tensor, costs: CostModel, metric: str) -> Tensor:  # type: ignore[override]
-        full = costs._space.widths
+        full = costs.terms.full
         here = np.clip(np.rint(widths.detach().cpu().numpy()).astype(np.int64), 1, full)
         each = np.eye(len(full), dtype=np.int64)
         up, down = np.minimum(here + each, full), np.maximum(here - each, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, described
+from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, one_line_error
 from metaprune.data.arrays import Options, to_data
 from metaprune.data.folder import open_folder
 from metaprune.data.hub import open_hub
@@ -84,7 +84,7 @@ def _from_python(target: str, spec: str) -> Data:
     except MetapruneError:
         raise
     except Exception as error:  # the user's function may raise anything
-        raise DataError(f"{spec} gave no data: {described(error)}") from error
+        raise DataError(f"{spec} gave no data: {one_line_error(error)}") from error
     return as_data(source, name=spec)
 
 

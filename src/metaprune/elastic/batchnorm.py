@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from metaprune.elastic.program import Program, Step, Structure, Weight
+from metaprune.elastic.program import Program, ProgramAtWidths, Step, Weight
 from metaprune.graph.capture import op_name
 
 _MEAN, _VARIANCE, _TRAINING, _MOMENTUM = 3, 4, 5, 6  # arguments of aten.batch_norm
@@ -15,12 +15,12 @@ _MEAN, _VARIANCE, _TRAINING, _MOMENTUM = 3, 4, 5, 6  # arguments of aten.batch_n
 
 def calibrated(
     program: Program,
-    structure: Structure,
+    at_widths: ProgramAtWidths,
     tensors: Mapping[str, torch.Tensor],
     batches: Iterable[tuple[tuple, dict[str, Any]]],
     switchable: frozenset[str],
 ) -> dict[str, torch.Tensor]:
-    """`tensors` (of the structure's shapes) with running statistics that are the mean of the batches' statistics.
+    """`tensors` (of the shapes at these widths) with running statistics that are the mean of the batches' statistics.
 
     Every batch counts the same, whatever the order: an exponential average from reset values would leave 0.9^n of
     them (the 2019 code: 12% after 20 batches). Dropout stays off. Networks without BatchNorm come back as they are.
@@ -29,7 +29,7 @@ def calibrated(
         batches: (args, kwargs) of the network.
         switchable: nodes that follow the training flag (`Network.switchable`).
     """
-    norms = [s for s in structure.steps if s.node.name in switchable and op_name(s.target) == "batch_norm"]
+    norms = [s for s in at_widths.steps if s.node.name in switchable and op_name(s.target) == "batch_norm"]
     found = dict(tensors)
     for step in norms:
         for place in (step.args[_MEAN], step.args[_VARIANCE]):
@@ -45,5 +45,5 @@ def calibrated(
     with torch.no_grad():
         for args, kwargs in batches if norms else ():
             count += 1
-            program.run(structure, found, args, kwargs, call)
+            program.run(at_widths, found, args, kwargs, call)
     return found

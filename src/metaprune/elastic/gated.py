@@ -91,8 +91,8 @@ class Gated:
                 _multiply(place, a, k, product_of(values, place.slots))
             return run_step(step, self._labelled.facts[step.node.name], a, k, alive)
 
-        structure = self._program.structure(key="full", training=training)
-        return self._program.run(structure, tensors, args, dict(kwargs), call)
+        whole = self._program.at(key="full", training=training)
+        return self._program.run(whole, tensors, args, dict(kwargs), call)
 
     def _places(self, node: fx.Node) -> list[Place]:
         """Where `node` consumes channels."""

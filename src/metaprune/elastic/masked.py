@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from metaprune.elastic.program import Program, Step, Structure
+from metaprune.elastic.program import Program, ProgramAtWidths, Step
 from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
 from metaprune.graph.capture import op_name
 from metaprune.graph.labelling import Labelled
@@ -64,14 +64,14 @@ def run_step(step: Step, fact: Fact, args: list, kwargs: dict, alive: Survivors)
 
 def run_masked(
     program: Program,
-    structure: Structure,
+    whole: ProgramAtWidths,
     labelled: Labelled,
     tensors: Mapping[str, torch.Tensor],
     alive: Survivors,
     args: tuple,
     kwargs: dict[str, Any],
 ) -> Any:
-    """Run the full-size `structure` under masks; returns what the model returns."""
+    """Run the full-size program under masks; returns what the model returns."""
 
     def call(step: Step, a: list, k: dict) -> Any:
         fact = labelled.facts[step.node.name]
@@ -83,4 +83,4 @@ def run_masked(
             return [_apply_mask(v, ls, alive, False) for v, ls in zip(out, fact.labels, strict=False)]
         return _apply_mask(out, fact.labels[0], alive, kind == "inplace")
 
-    return program.run(structure, MaskedTensors(tensors, labelled, alive), args, kwargs, call)
+    return program.run(whole, MaskedTensors(tensors, labelled, alive), args, kwargs, call)

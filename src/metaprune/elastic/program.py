@@ -1,6 +1,6 @@
 """One executor for the traced graph: any widths, any weights, with gradients.
 
-`Program.structure(alive)` bakes the integer constants for a set of survivors (milliseconds, cached); `Program.run`
+`Program.at(alive)` bakes the integer constants for a set of survivors (milliseconds, cached); `Program.run`
 then executes it with tensors that are the model's own, sliced, masked, generated or rewritten: whatever the mapping
 `tensors` returns under a parameter's name. Supernet training, search, soft gates and the proof all use it.
 """
@@ -60,7 +60,7 @@ class Step:
 
 
 @dataclass
-class Structure:
+class ProgramAtWidths:
     """A program with its constants baked for one set of survivors."""
 
     steps: list[Step]
@@ -73,14 +73,16 @@ CallStep = Callable[[Step, list, dict], Any]
 
 
 class Program:
+    """Runs a captured graph. `at` bakes its constants for a set of survivors, `run` executes what was baked."""
+
     def __init__(self, captured: Captured, facts: dict[str, Fact], switchable: frozenset[str], cache: int = 16):
         self._captured = captured
         self._facts = facts
         self._switchable = switchable  # batch_norm and dropout nodes that follow the training flag
-        self._cache: OrderedDict[Any, Structure] = OrderedDict()
+        self._cache: OrderedDict[Any, ProgramAtWidths] = OrderedDict()
         self._cache_size = cache
 
-    def structure(
+    def at(
         self,
         alive: Survivors | None = None,
         *,
@@ -88,7 +90,7 @@ class Program:
         training: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
-    ) -> Structure:
+    ) -> ProgramAtWidths:
         """Bake constants. `dtype`/`device` rewrite explicit arguments of the graph (a float32 cast in a float64 run).
 
         `key` (hashable) names the survivors in the cache; without it nothing is cached.
@@ -98,16 +100,16 @@ class Program:
         if key is not None and full_key in self._cache:
             self._cache.move_to_end(full_key)
             return self._cache[full_key]
-        structure = self._bake(alive, training, dtype, device)
+        program = self._bake(alive, training, dtype, device)
         if key is not None:
-            self._cache[full_key] = structure
+            self._cache[full_key] = program
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
-        return structure
+        return program
 
     def _bake(
         self, alive: Survivors | None, training: bool, dtype: torch.dtype | None, device: torch.device
-    ) -> Structure:
+    ) -> ProgramAtWidths:
         places: dict[fx.Node, Any] = {}
         steps: list[Step] = []
         output: Any = None
@@ -146,7 +148,7 @@ class Program:
                 places[node] = Ref(slots)
                 slots += 1
         _mark_last_uses(steps, output)
-        return Structure(steps, output, slots)
+        return ProgramAtWidths(steps, output, slots)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +157,7 @@ class Program:
 
     def run(
         self,
-        structure: Structure,
+        program: ProgramAtWidths,
         tensors: Tensors,
         args: tuple,
         kwargs: dict[str, Any] | None = None,
@@ -166,15 +168,15 @@ class Program:
         Raises:
             PlanError: inputs of another structure than the traced ones.
         """
-        env: list[Any] = [None] * structure.slots
+        env: list[Any] = [None] * program.slots
         env[: len(self._captured.inputs)] = self.flatten_inputs(args, kwargs or {})
-        for step in structure.steps:
+        for step in program.steps:
             a = [_fetch(x, env, tensors) for x in step.args]
             k = {n: _fetch(x, env, tensors) for n, x in step.kwargs.items()} if step.kwargs else {}
             env[step.slot] = step.target(*a, **k) if call is None else call(step, a, k)
             for slot in step.free:
                 env[slot] = None
-        leaves = [_fetch(x, env, tensors) for x in pytree.tree_leaves(structure.output, is_leaf=_is_place)]
+        leaves = [_fetch(x, env, tensors) for x in pytree.tree_leaves(program.output, is_leaf=_is_place)]
         return pytree.tree_unflatten(leaves, self._captured.out_spec)
 
     def flatten_inputs(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:

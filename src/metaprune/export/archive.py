@@ -28,6 +28,7 @@ from metaprune.surgery.cut import Pruned
 from metaprune.surgery.graph_form import place_tensor
 from metaprune.surgery.hf_config import set_config
 from metaprune.surgery.module_form import set_attributes
+from metaprune.surgery.tensors import named_tensors
 
 FORMAT = 1
 SAFE_FACTORIES = ("zoo:", "timm:", "torchvision:", "hf:")  # `python:` would run code that a folder names
@@ -45,20 +46,6 @@ UNSAFE_OPTIONS = {
 }
 
 _KEYS = {"form", "why", "spec", "options", "aliases", "parameters", "attributes", "graph", "inputs"}
-
-
-def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Parameters and buffers (non-persistent ones too) once each, and alias -> name for tied ones."""
-    first: dict[int, str] = {}
-    tensors, aliases = {}, {}
-    pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in pairs:
-        kept = first.setdefault(id(tensor), name)
-        if kept == name:
-            tensors[name] = tensor
-        else:
-            aliases[name] = kept
-    return tensors, aliases
 
 
 def save(pruned: Pruned, folder: str | Path, *, spec: str | None = None, options: dict[str, Any] | None = None) -> Path:

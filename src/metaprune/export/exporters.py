@@ -6,8 +6,6 @@ folder beside the path and moved when it passed.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +16,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from metaprune.core.batches import batch_size, is_batched, with_batch
 from metaprune.core.errors import ConfigError, NotAvailableError, UntraceableError, VerificationError, closest
+from metaprune.core.files import draft_folder
 from metaprune.core.imports import import_optional
 from metaprune.graph.capture import untouched
 from metaprune.surgery.verify import relative_error
@@ -81,9 +81,7 @@ def export_model(
         for package in ONNX_PACKAGES:
             import_optional(package, "onnx")
     path, kwargs = Path(path), dict(kwargs or {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
+    with draft_folder(path) as folder:
         # the final name, as an ONNX file names its external data after itself
         draft = folder / path.name
         with untouched(model), torch.no_grad(), warnings.catch_warnings():
@@ -95,8 +93,6 @@ def export_model(
         # external data first: a model file must never point at weights that are not there yet
         for file in sorted(folder.iterdir(), key=lambda file: file == draft):
             file.replace(path.parent / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return ExportReport(path, format, error, size, dynamic)
 
 
@@ -105,13 +101,13 @@ def _capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Any
 
     Raises UntraceableError.
     """
-    batch = _batch_size(args, kwargs)
+    batch = batch_size(args, kwargs)
     # torch.export takes a size of one for a constant
-    example = _with_batch(args, kwargs, 2) if batch == 1 else (args, kwargs)
+    example = with_batch(args, kwargs, 2) if batch == 1 else (args, kwargs)
     shapes = torch.export.ShapesCollection()
     seen: set[int] = set()
-    for leaf in pytree.tree_leaves(example) if batch and _runs(model, *_with_batch(args, kwargs, batch + 1)) else []:
-        if _is_batched(leaf, max(batch, 2)) and id(leaf) not in seen:
+    for leaf in pytree.tree_leaves(example) if batch and _runs(model, *with_batch(args, kwargs, batch + 1)) else []:
+        if is_batched(leaf, max(batch, 2)) and id(leaf) not in seen:
             seen.add(id(leaf))
             shapes[leaf] = {0: torch.export.Dim.AUTO}
     error: Exception | None = None
@@ -197,10 +193,10 @@ def _check(
     model: nn.Module, run: Runner, args: tuple, kwargs: dict[str, Any], dynamic: bool, tolerance: float, format: str
 ) -> float:
     """Largest relative error over the checked batch sizes. Raises VerificationError above `tolerance`."""
-    batch, worst = _batch_size(args, kwargs), 0.0
+    batch, worst = batch_size(args, kwargs), 0.0
     sizes = [batch, *([batch + 1, batch + 3] if dynamic else [])]
     for size in sizes:
-        inputs = _with_batch(args, kwargs, size)
+        inputs = with_batch(args, kwargs, size)
         # models that write into their inputs must not feed the second run with what the first one left
         expected = _tensors(model(*_copied(inputs[0]), **_copied(inputs[1])))
         try:
@@ -217,25 +213,6 @@ def _check(
             )
         worst = max(worst, error)
     return worst
-
-
-def _is_batched(value: Any, batch: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch
-
-
-def _batch_size(args: tuple, kwargs: dict[str, Any]) -> int:
-    """Dimension 0 of the first tensor; 0 without one."""
-    tensors = (x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim())
-    return next((int(x.shape[0]) for x in tensors), 0)
-
-
-def _with_batch(args: tuple, kwargs: dict[str, Any], size: int) -> tuple[tuple, dict[str, Any]]:
-    """The inputs with every batch dimension at `size`, their rows repeated in turn."""
-    batch = _batch_size(args, kwargs)
-    if size == batch:
-        return args, kwargs
-    rows = torch.arange(size) % batch
-    return pytree.tree_map(lambda x: x[rows.to(x.device)] if _is_batched(x, batch) else x, (args, kwargs))
 
 
 def _copied(value: Any) -> Any:

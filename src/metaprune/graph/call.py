@@ -12,6 +12,7 @@ from torch import fx
 
 from metaprune.graph.capture import Captured, module_of, op_name
 from metaprune.graph.labels import Atoms, Label
+from metaprune.values import Space
 
 Labels = list[Label]  # one label per dimension of a tensor
 
@@ -93,6 +94,10 @@ class Survivors:
         """As `rows`, of a label that is in its final form."""
         return np.asarray(self._alive[final].all(axis=1))
 
+    def widths(self, space: Space) -> np.ndarray:
+        """Surviving channels of every group, int64 [groups]."""
+        return np.array([self.rows_of(group.atoms[:, None]).sum() for group in space], dtype=np.int64)
+
     def count(self, label: np.ndarray) -> int:
         return int(self.rows(label).sum())
 
@@ -134,6 +139,10 @@ class Call:
         labels = self._facts[value.name].labels[0]
         assert labels is not None
         return list(labels)
+
+    def concrete(self, value: torch.Tensor) -> tuple[int, ...]:
+        """The shape of a traced tensor, with the batch symbol replaced by the example's batch."""
+        return self._captured.concrete(value)
 
     def shape(self, value: fx.Node) -> tuple[int, ...]:
         return self._captured.concrete(value.meta["val"])

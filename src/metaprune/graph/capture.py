@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from metaprune.core.batches import batch_size, is_batched, with_batch
 from metaprune.core.errors import UntraceableError
 
 DROPPED_OPS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_guards_fn")
@@ -114,9 +115,8 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Captured:
 def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Any, tuple[tuple, dict]]:
     """Try with a batch of two (a batch of one would be taken for a constant), then with the inputs as given."""
     attempts = [(args, kwargs)]
-    resized = _with_batch(args, kwargs, 2)
-    if resized is not None:
-        attempts.insert(0, resized)
+    if batch_size(args, kwargs) not in (0, 2):
+        attempts.insert(0, with_batch(args, kwargs, 2))
     error: Exception | None = None
     for attempt in attempts:
         try:
@@ -131,35 +131,16 @@ def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Any, tuple[tup
 
 def _export_once(model: nn.Module, args: tuple, kwargs: dict) -> Any:
     shapes = torch.export.ShapesCollection()
-    batch = _batch_size(args, kwargs)
+    batch = batch_size(args, kwargs)
     seen: set[int] = set()
     for leaf in pytree.tree_leaves((args, kwargs)):
-        if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == batch and id(leaf) not in seen:
+        if is_batched(leaf, batch) and id(leaf) not in seen:
             seen.add(id(leaf))
             shapes[leaf] = {0: torch.export.Dim.AUTO}
     # torch.export (2.13) cannot name the shapes of `**kwargs`: such a forward keeps the batch size of the example
     named = set(kwargs) <= set(inspect.signature(model.forward).parameters)
     dynamic: Any = shapes if seen and batch > 1 and named else None
     return torch.export.export(model, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
-
-
-def _batch_size(args: tuple, kwargs: dict) -> int:
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
-    return int(tensors[0].shape[0]) if tensors else 0
-
-
-def _with_batch(args: tuple, kwargs: dict, size: int) -> tuple[tuple, dict] | None:
-    """The inputs with every batch dimension cut or repeated to `size`; None where that changes nothing."""
-    batch = _batch_size(args, kwargs)
-    if batch in (0, size):
-        return None
-
-    def resize(x: Any) -> Any:
-        if not (isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == batch):
-            return x
-        return x[:size].clone() if batch > size else x.repeat_interleave(size // batch, dim=0)
-
-    return pytree.tree_map(resize, (args, kwargs))
 
 
 def _inline_regions(graph: fx.Graph, root: nn.Module) -> None:

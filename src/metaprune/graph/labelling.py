@@ -112,9 +112,10 @@ _COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape
 
 
 def _lock_unread(atoms: Atoms, results: list[Fact], parameters: dict[str, Labels]) -> None:
-    """Rows that no operator's result depends on stay: positions beyond the traced length, which other inputs may read.
+    """Lock parameter rows that the traced graph never reads.
 
-    They are the atoms of one dimension of one tensor only, which are in no output and in no product.
+    Example: position embeddings beyond the traced length; a longer input would read them. Such rows label one dimension
+    of one tensor and occur in no output and in no MAC term.
     """
     uses = np.zeros(len(atoms), dtype=np.int64)
 
@@ -173,7 +174,7 @@ def _check(call: Call) -> None:
     for value, labels in zip(values, call.fact.labels, strict=False):
         if not isinstance(value, torch.Tensor):
             continue
-        shape = call._captured.concrete(value)
+        shape = call.concrete(value)
         if labels is None or len(labels) != len(shape):
             raise AssertionError(f"rule of {call.reason} returned {labels!r} for shape {shape}")
         for label, n in zip(labels, shape, strict=True):

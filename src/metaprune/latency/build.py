@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from metaprune.core.batches import batch_size
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.latency.grid import BLOCKS, Grid, fit_grid
-from metaprune.latency.runtimes import Repeats, Timer, make_timer, medians
+from metaprune.latency.runtimes import Timer, make_timer
 from metaprune.latency.segments import Segment, Sizes, axis_values, segments_of
 from metaprune.latency.table import LatencyTable
+from metaprune.latency.timing import Repeats, medians
 from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
 from metaprune.train.modes import modes_restored
@@ -69,13 +71,12 @@ def build_table(
     """
     say, rng, kwargs, begun = progress or (lambda _: None), rng or Rng(0), kwargs or {}, time.perf_counter()
     _check_numbers(points=points, samples=samples, repeats=repeats, structures=structures)
-    units = _shrinking(network, constraints or Constraints())
-    batch = _batch_of(args, kwargs)
+    units, batch = _shrinking(network, constraints or Constraints()), batch_size(args, kwargs) or 1
     segments, sizes = segments_of(network, batch)
-    how = Repeats(warmup, repeats or REPEATS, clock)
+    timing = Repeats(warmup, repeats or REPEATS, clock)
     if timer is None and repeats is None:
-        how = dataclasses.replace(how, repeats=_enough(network, args, kwargs, how))
-    timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, how)
+        timing = dataclasses.replace(timing, repeats=_enough(network, args, kwargs, timing))
+    timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, timing)
     design = Design(network.space.widths, units, points if timer.few_widths else None, rng)
     count = samples or (3 * points if timer.few_widths else 24 * points)
     say(f"{len(segments)} segments, {len({s.key for s in segments})} tables; {count} structures to measure")
@@ -83,26 +84,33 @@ def build_table(
     both = timer.segments(np.vstack([train, held]))
     grids = _fit(segments, sizes, train, both[: len(train)], points, (1,) if timer.few_widths else BLOCKS)
     table = LatencyTable(network.space.digest(), sizes, segments, grids)
-    fitted = min(CALIBRATION // 2 if timer.few_widths else CALIBRATION, structures)
-    say(f"tables fitted; {fitted} + {structures} whole networks to measure")
-    error = _end_to_end(table, timer, design.random(fitted + structures), fitted)
+    fitted, error = _end_to_end(table, timer, design, structures, say)
     table.info = {
         **_circumstances(network, args, kwargs, runtime, batch),
-        "protocol": _protocol(how, points, len(train), fitted),
-        "scale": table.scale,
-        "offset_ms": table.offset_ms,
-        "interpolation": _interpolation(table, held, both[len(train) :]),
-        "error": error,
-        "full_ms": float(table.predict_ms(network.space.widths[None])[0]),
+        "protocol": _protocol(timing, points, len(train), fitted),
+        **_quality(table, network, held, both[len(train) :], error),
         "seconds": time.perf_counter() - begun,
     }
     return table
 
 
+def _quality(
+    table: LatencyTable, network: Network, held: np.ndarray, ms: np.ndarray, error: dict[str, Any]
+) -> dict[str, Any]:
+    """What the table says of the full network, and how far off it is."""
+    return {
+        "scale": table.scale,
+        "offset_ms": table.offset_ms,
+        "interpolation": _interpolation(table, held, ms),
+        "error": error,
+        "full_ms": float(table.predict_ms(network.space.widths[None])[0]),
+    }
+
+
 def _enough(network: Network, args: tuple, kwargs: dict[str, Any], how: Repeats) -> int:
     with modes_restored(network.model):
         network.model.eval()
-        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], how, network.program.device)
+        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], how, network.device)
     return int(np.clip(SPENT_MS / full_ms, REPEATS, MOST_REPEATS))
 
 
@@ -117,11 +125,16 @@ def _shrinking(network: Network, constraints: Constraints) -> list[Unit]:
     return units
 
 
-def _end_to_end(table: LatencyTable, timer: Timer, widths: np.ndarray, fitted: int) -> dict[str, Any]:
-    """Fit scale and offset to the first `fitted` whole networks; the table's error on the others."""
+def _end_to_end(
+    table: LatencyTable, timer: Timer, design: Design, structures: int, say: Progress
+) -> tuple[int, dict[str, Any]]:
+    """Fit scale and offset to some whole networks; returns how many, and the table's error on `structures` others."""
+    fitted = min(CALIBRATION // 2 if timer.few_widths else CALIBRATION, structures)
+    say(f"tables fitted; {fitted} + {structures} whole networks to measure")
+    widths = design.random(fitted + structures)
     measured = timer.whole(widths)
     table.scale, table.offset_ms = _calibrated(table.predict_ms(widths[:fitted]), measured[:fitted])
-    return _errors(table.predict_ms(widths[fitted:]), measured[fitted:])
+    return fitted, _errors(table.predict_ms(widths[fitted:]), measured[fitted:])
 
 
 def _check_numbers(**numbers: int | None) -> None:
@@ -250,7 +263,7 @@ def _protocol(how: Repeats, points: int, count: int, fitted: int) -> dict[str, A
 
 
 def _circumstances(network: Network, args: tuple, kwargs: dict, runtime: str, batch: int) -> dict[str, Any]:
-    device = network.program.device
+    device = network.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     if runtime == "onnxruntime":
@@ -275,10 +288,3 @@ def _cpu_name() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _batch_of(args: tuple, kwargs: dict) -> int:
-    """Dimension 0 of the first tensor."""
-    return next(
-        (int(x.shape[0]) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()), 1
-    )

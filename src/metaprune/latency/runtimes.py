@@ -8,10 +8,7 @@ alike; one structure is in every group, and times are scaled to one pace by it.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -21,9 +18,10 @@ from torch import nn
 
 from metaprune.core.errors import ConfigError, closest
 from metaprune.core.imports import import_optional
-from metaprune.elastic.program import Step, Structure
+from metaprune.elastic.program import ProgramAtWidths, Step
 from metaprune.latency.segments import Segment, Sizes, axis_values
 from metaprune.latency.standalone import compiled, onnx_session, segment_modules
+from metaprune.latency.timing import Call, Repeats, medians
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
 from metaprune.values import Plan
@@ -31,24 +29,6 @@ from metaprune.values import Plan
 RUNTIMES = ("eager", "compile", "onnxruntime")
 GROUP_BYTES = 10**9  # weights of the structures that take turns
 GROUP_OPERATORS = 300  # their contractions: fewer than the kernels that oneDNN keeps
-Call = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """How often a thing is run: `warmup` runs, then the median of `repeats`; and by which clock.
-
-    clock: `wall`, or `cpu`: time that the calling thread had a processor, which other work on the machine disturbs less
-        (CPU and one thread only, where it equals wall time on an idle machine).
-    """
-
-    warmup: int = 2
-    repeats: int = 7
-    clock: str = "wall"
-
-    @property
-    def now(self) -> Callable[[], float]:
-        return time.thread_time if self.clock == "cpu" else time.perf_counter
 
 
 class Timer(Protocol):
@@ -74,12 +54,12 @@ def make_timer(
         raise ConfigError(f"no runtime {runtime!r}.{closest(str(runtime), RUNTIMES)} Known: {', '.join(RUNTIMES)}")
     if how.clock not in ("wall", "cpu"):
         raise ConfigError(f"no clock {how.clock!r}: wall or cpu")
-    if how.clock == "cpu" and (network.program.device.type != "cpu" or torch.get_num_threads() > 1):
+    if how.clock == "cpu" and (network.device.type != "cpu" or torch.get_num_threads() > 1):
         raise ConfigError("clock cpu needs device cpu and one thread: set OMP_NUM_THREADS=1, or use clock wall")
     if runtime == "onnxruntime":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             import_optional(package, "onnx")
-        if network.program.device.type != "cpu":
+        if network.device.type != "cpu":
             raise ConfigError(
                 "the onnxruntime table is measured on the CPU: use device cpu, or runtime eager or compile"
             )
@@ -107,7 +87,7 @@ class _Timer:
         reference = [self._prepare(self._module(self._reference))] if len(groups) > 1 else []
         for rows in groups:
             calls = [self._prepare(self._module(widths[r])) for r in rows]
-            spent = np.array(medians([*reference, *calls], self.how, self.network.program.device))[:, None]
+            spent = np.array(medians([*reference, *calls], self.how, self.network.device))[:, None]
             pace.add(rows, spent[: len(reference)])
             found[rows] = spent[len(reference) :]
         return pace.corrected(found)[:, 0]
@@ -134,13 +114,13 @@ class EagerTimer(_Timer):
         found, pace = np.zeros((len(widths), len(self.list))), _Pace()
         with torch.inference_mode():
             groups = self._groups(widths)
-            reference = [self._structure(self._reference)] if len(groups) > 1 else []
+            reference = [self._program(self._reference)] if len(groups) > 1 else []
             for rows in groups:
-                ready = [*reference, *(self._structure(widths[r]) for r in rows)]
+                ready = [*reference, *(self._program(widths[r]) for r in rows)]
                 runs: list[list[np.ndarray]] = [[] for _ in ready]
                 for turn in range(self.how.warmup + self.how.repeats):
-                    for (structure, tensors), seen in zip(ready, runs, strict=True):
-                        spent = self._run(structure, tensors)
+                    for (program, tensors), seen in zip(ready, runs, strict=True):
+                        spent = self._run(program, tensors)
                         if turn >= self.how.warmup:
                             seen.append(spent)
                 spent = np.array([np.median(seen, axis=0) for seen in runs])
@@ -148,16 +128,16 @@ class EagerTimer(_Timer):
                 found[rows] = spent[len(reference) :]
         return pace.corrected(found)
 
-    def _structure(self, widths: np.ndarray) -> tuple[Structure, dict[str, torch.Tensor]]:
+    def _program(self, widths: np.ndarray) -> tuple[ProgramAtWidths, dict[str, torch.Tensor]]:
         alive = self.network.survivors(plan_of(self.network, widths))
-        sliced = self.network.sliced(alive)
-        return self.network.program.structure(alive), {name: sliced[name].detach() for name in self.network.tensors}
+        at = self.network.at(alive)
+        return at.program(), {name: tensor.detach() for name, tensor in at.tensors.items()}
 
-    def _run(self, structure: Structure, tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        on_cuda = self.network.program.device.type == "cuda"
-        return (self._run_cuda if on_cuda else self._run_cpu)(structure, tensors)
+    def _run(self, program: ProgramAtWidths, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        on_cuda = self.network.device.type == "cuda"
+        return (self._run_cuda if on_cuda else self._run_cpu)(program, tensors)
 
-    def _run_cpu(self, structure: Structure, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+    def _run_cpu(self, program: ProgramAtWidths, tensors: dict[str, torch.Tensor]) -> np.ndarray:
         spent, place, clock = [0.0] * (len(self.list) + 1), self.place, self.how.now
         rest = len(self.list)
 
@@ -167,10 +147,10 @@ class EagerTimer(_Timer):
             spent[place.get(step.node.name, rest)] += clock() - start
             return result
 
-        self.network.program.run(structure, tensors, self.args, self.kwargs, call)
+        self.network.program.run(program, tensors, self.args, self.kwargs, call)
         return 1e3 * np.array(spent[:rest])
 
-    def _run_cuda(self, structure: Structure, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+    def _run_cuda(self, program: ProgramAtWidths, tensors: dict[str, torch.Tensor]) -> np.ndarray:
         marks: list[tuple[int, torch.cuda.Event]] = []
 
         def mark(segment: int) -> None:
@@ -186,7 +166,7 @@ class EagerTimer(_Timer):
 
         torch.cuda.synchronize()
         mark(-1)
-        self.network.program.run(structure, tensors, self.args, self.kwargs, call)
+        self.network.program.run(program, tensors, self.args, self.kwargs, call)
         torch.cuda.synchronize()
         spent = np.zeros(len(self.list))
         for (_, before), (segment, after) in pairwise(marks):
@@ -228,13 +208,13 @@ class StandaloneTimer(_Timer):
         if not wanted:
             return
         alive = self.network.survivors(plan_of(self.network, widths))
-        structure, tensors = self.network.program.structure(alive), self.network.sliced(alive)
+        at = self.network.at(alive)
         with torch.inference_mode():
             made = segment_modules(
-                self.network.program, structure, tensors, self.args, self.kwargs, self.place, set(wanted.values())
+                self.network.program, at.program(), at.tensors, self.args, self.kwargs, self.place, set(wanted.values())
             )
         calls = [self._prepare(module, inputs) for module, inputs in (made[s] for s in wanted.values())]
-        self._known.update(zip(wanted, medians(calls, self.how, self.network.program.device), strict=True))
+        self._known.update(zip(wanted, medians(calls, self.how, self.network.device), strict=True))
 
 
 class _Pace:
@@ -254,23 +234,3 @@ class _Pace:
         for rows, total in self._groups:
             ms[rows] *= usual / total
         return ms
-
-
-def medians(calls: Sequence[Call], how: Repeats, device: torch.device) -> list[float]:
-    """Median milliseconds of each call; they take turns."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    with torch.inference_mode():
-        for turn in range(how.warmup + how.repeats):
-            for call, found in zip(calls, seconds, strict=True):
-                _synchronize(device)
-                start = how.now()
-                call()
-                _synchronize(device)
-                if turn >= how.warmup:
-                    found.append(how.now() - start)
-    return [1e3 * float(np.median(found)) for found in seconds]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

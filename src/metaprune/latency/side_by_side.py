@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from metaprune.latency.timing import Repeats, milliseconds_of
 from metaprune.train.modes import modes_restored
 
 
@@ -20,29 +22,18 @@ def latency_ms(
 
     Models take turns within every repeat, so that a busy machine slows all alike.
     """
-    seconds: list[list[float]] = [[] for _ in models]
     device = next((a.device for a in args if isinstance(a, torch.Tensor)), torch.device("cpu"))
-    with torch.inference_mode():
-        for turn in range(warmup + repeats):
-            for model, found in zip(models, seconds, strict=True):
-                with modes_restored(model):
-                    model.eval()
-                    _synchronize(device)
-                    start = time.perf_counter()
-                    model(*args, **kwargs)
-                    _synchronize(device)
-                    if turn >= warmup:
-                        found.append(1e3 * (time.perf_counter() - start))
+    with ExitStack() as modes:
+        for model in models:
+            modes.enter_context(modes_restored(model))
+            model.eval()
+        calls = [partial(model, *args, **kwargs) for model in models]
+        times = milliseconds_of(calls, Repeats(warmup, repeats), device).tolist()
     return [
         {
-            "median": statistics.median(found),
-            "quartiles": statistics.quantiles(found, n=4) if repeats > 1 else found,
+            "median": statistics.median(ms),
+            "quartiles": statistics.quantiles(ms, n=4) if repeats > 1 else ms,
             "repeats": repeats,
         }
-        for found in seconds
+        for ms in times
     ]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

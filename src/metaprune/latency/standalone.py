@@ -11,16 +11,16 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.errors import NotAvailableError, described
+from metaprune.core.errors import NotAvailableError, one_line_error
 from metaprune.core.imports import import_optional
-from metaprune.elastic.program import Program, Ref, Scaled, Step, Structure, Weight
+from metaprune.elastic.program import Program, ProgramAtWidths, Ref, Scaled, Step, Weight
 
 Made = tuple[nn.Module, tuple]  # a module and its inputs
 
 
 def segment_modules(
     program: Program,
-    structure: Structure,
+    at_widths: ProgramAtWidths,
     tensors: Mapping[str, torch.Tensor],
     args: tuple,
     kwargs: dict[str, Any],
@@ -41,8 +41,8 @@ def segment_modules(
             made[segment].add(step)
         return values[step.slot]
 
-    program.run(structure, tensors, args, kwargs, call)
-    final = _slots(structure.output)
+    program.run(at_widths, tensors, args, kwargs, call)
+    final = _slots(at_widths.output)
     return {
         s: m.finish(lambda slot, s=s: slot in final or bool(readers.get(slot, set()) - {s})) for s, m in made.items()
     }
@@ -122,7 +122,8 @@ def compiled(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable
             run(*args, **kwargs)
     except Exception as error:  # the compiler raises many unrelated classes
         raise NotAvailableError(
-            f"torch.compile does not work here: {described(error)}. On the CPU it needs a C++ compiler such as g++; "
+            f"torch.compile does not work here: {one_line_error(error)}. On the CPU it needs a C++ compiler such as "
+            "g++; "
             "runtime=eager needs none"
         ) from error
     return lambda: run(*args, **kwargs)
@@ -147,7 +148,7 @@ def onnx_session(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Call
         session = runtime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # exporter and runtime raise many unrelated classes
         raise NotAvailableError(
-            f"ONNX Runtime cannot run this network: {described(error)}. Use runtime=eager or compile"
+            f"ONNX Runtime cannot run this network: {one_line_error(error)}. Use runtime=eager or compile"
         ) from error
     leaves = zip(program.graph_signature.user_inputs, pytree.tree_leaves((args, kwargs)), strict=True)
     wanted = {i.name for i in session.get_inputs()}

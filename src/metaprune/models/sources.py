@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from metaprune.core.errors import ConfigError, MetapruneError, MissingDependencyError, closest, described
+from metaprune.core.errors import ConfigError, MetapruneError, MissingDependencyError, closest, one_line_error
 from metaprune.core.imports import import_optional, import_python_target
 from metaprune.models.weights import load_weights
 from metaprune_networks.zoo import build_zoo, zoo_entry, zoo_names
@@ -138,7 +138,7 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
         raise
     except Exception as error:  # a package's or the user's builder may raise anything on options it does not like
         given = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "no options"
-        raise ConfigError(f"{spec} cannot be built with {given}: {described(error)}") from error
+        raise ConfigError(f"{spec} cannot be built with {given}: {one_line_error(error)}") from error
     return model if weights is None or pretrained else load_weights(model, weights, new_head=new_head)
 
 

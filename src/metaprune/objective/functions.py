@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metaprune.core.errors import DataError, described
+from metaprune.core.errors import DataError, one_line_error
 from metaprune.objective.base import Metric, Objective
 from metaprune.objective.split import Split
 
@@ -76,7 +76,7 @@ class FunctionObjective(Objective):
         try:
             self.loss_fn(output, target)
         except Exception as error:  # a user's function may raise anything
-            raise DataError(f"loss_fn failed on the first batch of {data}: {described(error)}") from error
+            raise DataError(f"loss_fn failed on the first batch of {data}: {one_line_error(error)}") from error
         super().require_fit(output, target, data=data, num_classes=num_classes)
 
     def score(self, model: nn.Module, split: Split) -> Mapping[str, float]:
@@ -86,7 +86,7 @@ class FunctionObjective(Objective):
             value = float(self.score_fn(model, split))
         except Exception as error:  # a user's function may raise anything
             raise DataError(
-                f"score_fn failed: {described(error)}; it takes (model, split) and returns a number"
+                f"score_fn failed: {one_line_error(error)}; it takes (model, split) and returns a number"
             ) from error
         if not math.isfinite(value):
             raise DataError(f"score_fn returned {value:g}: return a finite number, of which more is better")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from metaprune.core.files import whole_file
 from metaprune.report import rows as data
 from metaprune.report.latency_rows import latency_facts
 from metaprune.report.plots import figures, latency_figure
 from metaprune.report.section import Section, SectionFigure
-from metaprune.report.units import duration
+from metaprune.report.units import cost_noun, duration
 
 _HERE = Path(__file__).parent
 _OPEN_GROUPS = 30  # a longer table of groups starts folded
@@ -81,13 +80,8 @@ def write_report(record: data.Record, path: str | Path, sections: Sequence[Secti
     """
     path = Path(path)
     text = render_report(record, sections)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -120,7 +114,7 @@ def _figure_json(figure: Any) -> Markup:
 
 def _facts(record: data.Record) -> list[tuple[str, str]]:
     """The line under the headline: method, budget, seed, date."""
-    budget = ", ".join(f"{data.METRIC_NAMES.get(k, k)} ≤ {v}" for k, v in (record.get("budget") or {}).items())
+    budget = ", ".join(f"{cost_noun(k)} ≤ {v}" for k, v in (record.get("budget") or {}).items())
     created = str(record.get("created") or "").replace("T", " ")[:16]
     form = (record.get("proof") or {}).get("form")
     found = [

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from metaprune.cost.metrics import cost_metrics
 from metaprune.report.latency_rows import latency_fit
 from metaprune.report.metric import metric_of, value_of
 from metaprune.report.rows import GroupRow, HistoryRow, Record, group_rows, history_rows, summary_rows
@@ -37,7 +38,7 @@ def figures(record: Record) -> list[tuple[str, str, go.Figure]]:
 
 def cost_figure(record: Record) -> go.Figure | None:
     """Every cost that was measured, as a share of the original's; None without any."""
-    wanted = ("macs", "params", "nonzero", "latency_ms", "file_bytes", "memory_mb")
+    wanted = {"file_bytes", *(metric.name for metric in cost_metrics() if metric.listed)}
     rows = [r for r in summary_rows(record) if r.key in wanted and r.values[0] > 0]
     if not rows:
         return None

@@ -9,18 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from metaprune.cost.metrics import cost_metrics
 from metaprune.report.metric import MetricView, metric_of, value_of
 from metaprune.report.naming import pretty_data, pretty_model
 from metaprune.report.units import (
     byte_size,
+    cost_noun,
+    cost_text,
     duration,
     finite,
     milliseconds,
     number_change,
     percentage,
-    quantity,
     relative_change,
     share,
     times,
@@ -113,22 +116,20 @@ class BudgetRow:
 def summary_rows(record: Record) -> list[SummaryRow]:
     """The metric, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
     rows = _quality_rows(record)
-    for key, label, text, fewer, more in _COSTS:
-        if key == "nonzero" and not masks_text(record):  # the parameters, then
+    shown = [metric for metric in cost_metrics() if metric.listed]
+    for metric in shown:
+        if metric.name == "nonzero" and not masks_text(record):  # the parameters, then
             continue
-        before, after = _cost(record, "before", key), _cost(record, "after", key)
+        before, after = _both(record, metric.name)
         if before is not None and after is not None:
-            detail = "one sample: weights and peak activations" if key == "memory_mb" else ""
-            rows.append(_row(key, label, before, after, text, (fewer, more), detail))
-    latency = _pair(record, "latency_ms")
-    if latency:
-        rows.append(
-            _row("latency_ms", "Latency", *latency, milliseconds, ("faster", "slower"), _latency_detail(record))
-        )
+            detail = _latency_detail(record) if metric.name == "latency_ms" else metric.detail
+            text, words = partial(cost_text, metric.name), (metric.smaller, metric.larger)
+            rows.append(_row(metric.name, metric.label, before, after, text, words, detail))
     size = _pair(record, "file_bytes")
     if size:
         rows.append(_row("file_bytes", "File size", *size, byte_size, ("smaller", "larger"), ""))
-    order = ("metric", "metric_cut", "loss", "macs", "params", "nonzero", "latency_ms", "file_bytes", "memory_mb")
+    counts = [m.name for m in shown if m.count]
+    order = ["metric", "metric_cut", "loss", *counts, "latency_ms", "file_bytes", *(m.name for m in shown)]
     return sorted(rows, key=lambda row: order.index(row.key))
 
 
@@ -210,7 +211,7 @@ def budget_rows(record: Record) -> list[BudgetRow]:
         limit = finite(bound)
         if limit is None:
             continue
-        text = METRIC_TEXT.get(metric, quantity)
+        text = partial(cost_text, metric)
         reached = measured = _both(record, metric)[1]
         predicted = finite(((record.get("cost") or {}).get("after") or {}).get("latency_ms"))
         if metric == "latency_ms" and predicted is not None:  # what is bounded is what the latency table says
@@ -220,7 +221,7 @@ def budget_rows(record: Record) -> list[BudgetRow]:
         said = text(reached)
         if metric == "latency_ms" and predicted is not None:
             said += " predicted by the table" + ("" if measured is None else f" ({text(measured)} measured)")
-        rows.append(BudgetRow(METRIC_NAMES.get(metric, metric), str(asked.get(metric, "")), text(limit), said, met))
+        rows.append(BudgetRow(cost_noun(metric), str(asked.get(metric, "")), text(limit), said, met))
     return rows
 
 
@@ -237,7 +238,7 @@ def headline(record: Record) -> str:
     for metric in list(record.get("budget") or {}) or ["macs"]:
         before, after = _both(record, metric)
         if before and after is not None:
-            parts.append(f"{share(after, before)} of {METRIC_NAMES.get(metric, metric)}")
+            parts.append(f"{share(after, before)} of {cost_noun(metric)}")
     quality, metric = _primary(record), metric_of(record)
     if quality:
         _, before, after = quality
@@ -271,28 +272,6 @@ def masks_text(record: Record) -> str:
     if whole:
         text += f"; without a mask: {', '.join(whole[:4])}{', ...' if len(whole) > 4 else ''}"
     return f"{text}. Such masks bring no speed-up on dense hardware: they change neither MACs nor latency nor file size"
-
-
-METRIC_NAMES = {
-    "macs": "MACs",
-    "params": "parameters",
-    "nonzero": "nonzero parameters",
-    "memory_mb": "memory",
-    "latency_ms": "latency",
-}
-METRIC_TEXT = {
-    "macs": quantity,
-    "params": quantity,
-    "nonzero": quantity,
-    "memory_mb": lambda value: byte_size(None if finite(value) is None else value * 1e6),
-    "latency_ms": milliseconds,
-}
-_COSTS = (
-    ("macs", "MACs", METRIC_TEXT["macs"], "fewer", "more"),
-    ("params", "Parameters", METRIC_TEXT["params"], "fewer", "more"),
-    ("nonzero", "Nonzero parameters", METRIC_TEXT["nonzero"], "fewer", "more"),
-    ("memory_mb", "Memory", METRIC_TEXT["memory_mb"], "smaller", "larger"),
-)
 
 
 def _row(

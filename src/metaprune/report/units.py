@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from metaprune.cost.metrics import COST_METRICS, CostMetric, cost_metric
+
 MISSING = "–"
 
 _LARGE = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15))
@@ -54,6 +56,33 @@ def milliseconds(value: object) -> str:
     """`7.10 ms`, three significant digits."""
     number = finite(value)
     return MISSING if number is None else f"{_three_digits(number)} ms"
+
+
+def cost_text(metric: str, value: object) -> str:
+    """A figure of a cost metric with its unit; a plain quantity of what is no metric here (a record of elsewhere)."""
+    known = _metric(metric)
+    unit = known.unit if known else ""
+    if unit in _UNITS:
+        return _UNITS[unit](value)
+    return f"{quantity(value)} {unit}".rstrip()
+
+
+def cost_noun(metric: str) -> str:
+    """`memory` for `memory_mb`; the name itself of what is no metric here."""
+    known = _metric(metric)
+    return known.noun if known else metric
+
+
+def cost_axis(metric: str) -> str:
+    """`memory (MB)` for `memory_mb`; the name itself of what is no metric here."""
+    known = _metric(metric)
+    return known.axis_title if known else metric
+
+
+def is_count(metric: str) -> bool:
+    """Whether the metric is known here, and whole numbers."""
+    known = _metric(metric)
+    return known is not None and known.count
 
 
 def share(part: object, whole: object, digits: int = 1) -> str:
@@ -107,6 +136,18 @@ def shortened(name: str, length: int) -> str:
         return name
     head = (length - 1) // 2
     return f"{name[:head]}…{name[len(name) - (length - 1 - head) :]}"
+
+
+def _metric(name: str) -> CostMetric | None:
+    return cost_metric(name) if name in COST_METRICS.names() else None
+
+
+def _megabytes(value: object) -> str:
+    number = finite(value)
+    return byte_size(None if number is None else number * 1e6)
+
+
+_UNITS = {"MB": _megabytes, "bytes": byte_size, "ms": milliseconds}
 
 
 def _scaled(number: float) -> str:

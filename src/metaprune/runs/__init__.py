@@ -1,0 +1,1 @@
+"""A run: its config, folder and record, and what it does."""

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.errors import ConfigError, DataError, described
+from metaprune.core.batches import with_batch
+from metaprune.core.errors import ConfigError, DataError, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data, load_data
-from metaprune.export.archive import named_tensors
 from metaprune.models import create, default_input_shape
 from metaprune.objective.batch import call_arguments, call_model, share_of
 from metaprune.runs.config import RunConfig
+from metaprune.surgery.tensors import named_tensors
 from metaprune.train.modes import device_of, modes_restored
 from metaprune.train.processes import by_main_process
 
@@ -33,12 +34,8 @@ class Inputs:
     device: torch.device
 
     def batch_of(self, size: int) -> tuple[tuple, dict[str, Any]]:
-        """Example inputs repeated to `size` samples."""
-
-        def repeat(x: Any) -> Any:
-            return x[:1].expand(size, *x.shape[1:]).contiguous() if isinstance(x, torch.Tensor) and x.dim() else x
-
-        return pytree.tree_map(repeat, (self.args, self.kwargs))
+        """Example inputs, repeated or cut to `size` samples."""
+        return with_batch(self.args, self.kwargs, size)
 
     def save_dense(self, path: Path) -> int:
         """Write the dense network's tensors (the main process does); returns the size of the file in bytes."""
@@ -112,7 +109,8 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
             output = call_model(model, inputs)
         except Exception as error:  # a user's forward may raise anything
             raise DataError(
-                f"{type(model).__name__} does not run on samples of {data.name} (shape {shape}): {described(error)}. "
+                f"{type(model).__name__} does not run on samples of {data.name} (shape {shape}): "
+                f"{one_line_error(error)}. "
                 "Set data.channels and data.image_size, or the model's options, so that they fit"
             ) from error
         if data.objective is not None:

@@ -131,7 +131,7 @@ def prepare(
         raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
     network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs)
-    table = use_table(network, latency_table)
+    network, table = attach_latency_table(network, latency_table)
     data = None if data is None else data.bound_to(network.model)
     require_fit(network.model, data)
     rules = module_rules(network, seed) if constraints.keep_module else ModuleRules()
@@ -157,17 +157,16 @@ def prepare(
     )
 
 
-def use_table(network: Network, table: str | Path | None) -> dict[str, Any] | None:
-    """Let budgets know the milliseconds of a latency table; returns what it says of itself, for the record.
+def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Network, dict[str, Any] | None]:
+    """The network with the milliseconds of a latency table, and what the table says of itself, for the record.
 
     Raises:
         ConfigError: no table, or one of another network.
     """
-    if table is None:
-        return None
-    loaded = LatencyTable.load(table)
-    loaded.check(network)
-    network.use_latency(loaded.predict_ms)
-    if loaded.warning is not None:
-        warnings.warn(loaded.warning, stacklevel=2)
-    return dict(loaded.info)
+    if path is None:
+        return network, None
+    table = LatencyTable.load(path)
+    table.check(network)
+    if table.warning is not None:
+        warnings.warn(table.warning, stacklevel=2)
+    return network.with_latency(table.predict_ms), dict(table.info)

@@ -16,7 +16,7 @@ from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data
-from metaprune.export.archive import named_tensors, save
+from metaprune.export.archive import save
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
 from metaprune.protocol.method import Method
@@ -39,6 +39,7 @@ from metaprune.runs.record import (
 )
 from metaprune.runs.schema import QualityRecord, Record
 from metaprune.surgery.cut import Pruned, cut
+from metaprune.surgery.tensors import named_tensors
 from metaprune.train.evaluate import evaluate
 from metaprune.train.masks import held_at_zero, set_to_zero
 from metaprune.train.modes import device_of
@@ -248,7 +249,7 @@ def _recovered(
     if prepared.own_loop is None and (prepared.data is None or how.kind == "none"):
         return None
     network = pruned.network
-    masks = network.masks_at(pruned.plan, pruned.masks)
+    masks = network.at(pruned.plan).masks(pruned.masks)
     with held_at_zero(pruned.model, masks):
         if prepared.own_loop is not None:
             return run_own(prepared.own_loop, pruned.model, prepared.data).to_dict()
@@ -314,7 +315,7 @@ def _figures(model: nn.Module, prepared: Prepared) -> dict[str, float] | None:
 
 def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> None:
     """Budgets are hard, whoever wrote the method."""
-    over = [f"{m} {cost.metric(m):,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost.metric(m) > bound]
+    over = [f"{m} {cost[m]:,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost[m] > bound]
     if over:
         raise PlanError(
             f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); "

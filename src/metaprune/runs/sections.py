@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from metaprune.core.errors import ConfigError, described
+from metaprune.core.errors import ConfigError, one_line_error
 from metaprune.protocol.registry import METHODS, method_names, method_spec
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def sections_of(record: Mapping[str, Any]) -> list[Section]:
         except Exception as error:  # an installed package's code may raise anything; the run's result is whole
             if METHODS.is_builtin(name):
                 raise
-            reason = error if isinstance(error, ConfigError) else described(error)
+            reason = error if isinstance(error, ConfigError) else one_line_error(error)
             log.warning("warning: the report lacks the section of method %r: %s", name, reason)
             continue
         if section is not None:

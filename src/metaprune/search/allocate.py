@@ -16,8 +16,9 @@ import numpy as np
 
 from metaprune.core.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.cost.analytic import CostModel
-from metaprune.search.codec import TRIED, floor_of
+from metaprune.cost.metrics import cost_metric
 from metaprune.search.config import Scope
+from metaprune.search.encoding import LATENCY_NOTE, is_monotone, smallest_levels
 from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
@@ -35,7 +36,7 @@ class Allocator:
     """Widths and plans of one network under a budget and constraints.
 
     Raises:
-        InfeasibleBudgetError: even the smallest structure (see `floor_of`) exceeds a bound; holds the costs of it.
+        InfeasibleBudgetError: even the smallest structure (see `smallest_levels`) exceeds a bound; holds its costs.
         NotAvailableError: a bound on latency without a latency table.
         PlanError: a pattern of the constraints matches nothing.
     """
@@ -49,22 +50,22 @@ class Allocator:
         self.full: Cost = costs.of_widths(space.widths)
         self.bounds = budget.bounds(self.full)
         self.units = units_of(space, constraints, frozen)
-        self._floor = floor_of([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
+        self._floor = smallest_levels([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
         self._check_feasible(budget)
 
     def _check_feasible(self, budget: Budget) -> None:
         smallest = self._costs.of_widths(self._widths(self._floor))
-        reachable = {metric: float(smallest.metric(metric)) for metric in self.bounds}
+        reachable = {metric: float(smallest[metric]) for metric in self.bounds}
         missed = [m for m, bound in self.bounds.items() if reachable[m] > bound]
         if missed:
             text = "; ".join(
                 f"{m} <= {self.bounds[m]:,.6g} asked, smallest reachable {reachable[m]:,.6g} "
-                f"({100 * reachable[m] / float(self.full.metric(m)):.2f}% of {float(self.full.metric(m)):,.6g})"
+                f"({100 * reachable[m] / float(self.full[m]):.2f}% of {float(self.full[m]):,.6g})"
                 for m in missed
             )
             advice = "Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
-            if "latency_ms" in missed:
-                advice = TRIED + advice
+            if not is_monotone(missed):
+                advice = f"{LATENCY_NOTE} {advice}"
             if not len(self.space):
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
@@ -72,13 +73,13 @@ class Allocator:
             )
 
     @property
-    def slack(self) -> bool:
+    def full_network_fits(self) -> bool:
         """Whether the full network is within every bound already."""
-        return all(float(self.full.metric(m)) <= bound for m, bound in self.bounds.items())
+        return all(float(self.full[m]) <= bound for m, bound in self.bounds.items())
 
     def fits(self, cost: Cost) -> Any:
         """Whether (each of) the cost is within every bound."""
-        return np.logical_and.reduce([np.asarray(cost.metric(m)) <= bound for m, bound in self.bounds.items()])
+        return np.logical_and.reduce([np.asarray(cost[m]) <= bound for m, bound in self.bounds.items()])
 
     # ------------------------------------------------------------------------------------------ ranking
 
@@ -169,12 +170,16 @@ class Allocator:
 
 
 def require_table(budget: Budget, costs: CostModel) -> None:
-    """Raises NotAvailableError for a bound on latency without a latency table."""
-    if budget.latency_ms is not None and costs.predict_ms is None:
-        raise NotAvailableError(
-            "a latency budget needs a table measured on this device: make one with `metaprune latency MODEL`, pass "
-            "it as latency_table=FILE (--latency-table on the command line), or bound macs, params or memory_mb"
-        )
+    """Raises NotAvailableError for a bound on what only a latency table knows, without one."""
+    for metric in budget:
+        if not costs.knows(metric):
+            noun = cost_metric(metric).noun
+            article = "an" if noun[0] in "aeiou" else "a"
+            raise NotAvailableError(
+                f"{article} {noun} budget needs a table measured on this device: make one with `metaprune "
+                "latency MODEL`, pass it as latency_table=FILE (--latency-table on the command line), or bound macs, "
+                "params or memory_mb"
+            )
 
 
 def top(scores: np.ndarray, keep: int) -> np.ndarray:

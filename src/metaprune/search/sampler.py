@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from metaprune.search.codec import Codec
+from metaprune.search.encoding import WidthEncoding
 from metaprune.search.strategies import Evaluated, Strategy
 
 SLOT, WORKER = "slot", "worker"
@@ -59,7 +59,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
             slot, genome = self._wait_for_slot(study, trial)
             storage.set_trial_user_attr(number, SLOT, slot)
             self.slots[trial.number] = slot
-            rivals = self._read(study, trial.number)
+            rivals = self._sync_with_storage(study, trial.number)
             if slot not in self._scored and rivals.get(slot, trial.number) >= trial.number:  # the older one keeps it
                 return {name: int(i) for name, i in zip(search_space, genome, strict=True)}
 
@@ -70,12 +70,12 @@ class StrategySampler(optuna.samplers.BaseSampler):
 
     # ------------------------------------------------------------------------------------------ slots
 
-    def open_slots(self, study: Study, own: int = -1) -> list[tuple[int, np.ndarray]] | None:
-        """Slots and structures of the newest batch that no other trial than `own` holds; None: all are scored.
+    def open_slots(self, study: Study, asking: int = -1) -> list[tuple[int, np.ndarray]] | None:
+        """Slots and structures of the newest batch that no other trial than `asking` holds; None: all are scored.
 
         Frees the slots of dead workers.
         """
-        held = self._read(study, own)
+        held = self._sync_with_storage(study, asking)
         while self._batch is not None:
             slots = range(self._first, self._first + len(self._batch))
             missing = [(s, g) for s, g in zip(slots, self._batch, strict=True) if s not in self._scored]
@@ -93,10 +93,11 @@ class StrategySampler(optuna.samplers.BaseSampler):
         draw = self.strategy.rng.child("beyond", trial.number).numpy()
         return -1 - trial.number, self.strategy.samplers[0].sample(1, draw)[0]
 
-    def _read(self, study: Study, own: int) -> dict[int, int]:
-        """Slots that running trials other than `own` hold, and the oldest of those; takes note of what was scored.
+    def _sync_with_storage(self, study: Study, asking: int) -> dict[int, int]:
+        """Map slot -> number of the oldest running trial, other than `asking`, that holds it.
 
-        Only trials are looked at that were not finished the last time, so that a long search stays as quick.
+        Records the scores of newly finished trials. Only trials that were not finished the last time are looked at, so
+        that a long search stays as quick.
         """
         trials = trials_of(study)
         if fail_dead_workers(study, trials[self._settled :], self._worker):
@@ -104,7 +105,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
         held: dict[int, int] = {}
         for trial in trials[self._settled :]:
             slot = trial.user_attrs.get(SLOT, -1)
-            if trial.state == TrialState.RUNNING and trial.number != own:
+            if trial.state == TrialState.RUNNING and trial.number != asking:
                 held.setdefault(slot, trial.number)
             if (
                 trial.state == TrialState.COMPLETE
@@ -119,7 +120,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
         return held
 
 
-def distributions(codec: Codec) -> dict[str, BaseDistribution]:
+def distributions(codec: WidthEncoding) -> dict[str, BaseDistribution]:
     """The genes as Optuna's parameters."""
     return {name: IntDistribution(0, int(n) - 1) for name, n in zip(codec.genes, codec.sizes, strict=True)}
 

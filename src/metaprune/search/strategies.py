@@ -15,8 +15,8 @@ import numpy as np
 
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
-from metaprune.search.codec import BudgetSampler, Codec
 from metaprune.search.config import EvolutionConfig
+from metaprune.search.encoding import BudgetSampler, WidthEncoding
 
 _TRIALS = 10  # rounds of children before random structures fill the generation
 
@@ -32,7 +32,7 @@ class Evaluated:
 class Strategy(ABC):
     """`samplers`: one per budget; a batch is shared out between them in turns."""
 
-    def __init__(self, codec: Codec, samplers: Sequence[BudgetSampler], rng: Rng):
+    def __init__(self, codec: WidthEncoding, samplers: Sequence[BudgetSampler], rng: Rng):
         self.codec, self.samplers, self.rng = codec, list(samplers), rng
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Strategy(ABC):
 class RandomSearch(Strategy):
     """Budget-aware random structures: the control that every search has to beat."""
 
-    def __init__(self, codec: Codec, samplers: Sequence[BudgetSampler], rng: Rng, config: EvolutionConfig):
+    def __init__(self, codec: WidthEncoding, samplers: Sequence[BudgetSampler], rng: Rng, config: EvolutionConfig):
         super().__init__(codec, samplers, rng)
         self.config = config
 
@@ -127,7 +127,7 @@ class GreedySlimming(Strategy):
     Every batch tries each gene, lowered until the cost falls by 1/steps of what has to go; the best is kept.
     """
 
-    def __init__(self, codec: Codec, samplers: Sequence[BudgetSampler], rng: Rng, steps: int = 10):
+    def __init__(self, codec: WidthEncoding, samplers: Sequence[BudgetSampler], rng: Rng, steps: int = 10):
         super().__init__(codec, samplers, rng)
         if len(self.samplers) != 1:
             raise ConfigError("greedy slimming serves one budget at a time; search for a front with evolution")

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from metaprune.core.errors import ConfigError, SearchError
 from metaprune.core.rng import Rng
 from metaprune.cost.analytic import CostModel
-from metaprune.search.codec import BudgetSampler, Codec, load_of
 from metaprune.search.config import SearchConfig
+from metaprune.search.encoding import BudgetSampler, WidthEncoding, budget_use
 from metaprune.search.sampler import (
     SLOT,
     WORKER,
@@ -61,7 +61,7 @@ class Search:
     name: of the study; a search that finds its name in the storage goes on with it.
     """
 
-    codec: Codec
+    codec: WidthEncoding
     costs: CostModel
     bounds: Sequence[Mapping[str, float]]
     config: SearchConfig
@@ -183,7 +183,7 @@ class Search:
     def _candidates(self, study: optuna.Study, samplers: list[BudgetSampler]) -> list[Candidate]:
         trials = trials_of(study, TrialState.COMPLETE)
         rows = np.array([t.user_attrs["widths"] for t in trials], dtype=np.int64)
-        loads = np.min([load_of(rows, self.costs, s.bounds) for s in samplers], axis=0)
+        loads = np.min([budget_use(rows, self.costs, s.bounds) for s in samplers], axis=0)
         found = [
             Candidate(
                 t.user_attrs.get(SLOT, t.number),
@@ -201,7 +201,7 @@ class Search:
 def best_within(candidates: Sequence[Candidate], costs: CostModel, bounds: Mapping[str, float]) -> Candidate | None:
     """The best score within `bounds`; of equal ones the first that was found. None if nothing fits."""
     rows = np.array([c.widths for c in candidates], dtype=np.int64)
-    fits = [c for c, load in zip(candidates, load_of(rows, costs, bounds), strict=True) if load <= 1]
+    fits = [c for c, load in zip(candidates, budget_use(rows, costs, bounds), strict=True) if load <= 1]
     return max(fits, key=lambda c: (c.score, -c.slot), default=None)
 
 

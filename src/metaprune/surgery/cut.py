@@ -30,7 +30,7 @@ class Pruned:
     shapes: parameter name -> (shape before, shape after), for those that changed.
     attributes: module path -> attribute -> value that the module form needed.
     config: of a transformers model in module form, whether its config could follow the cut, and so save_pretrained.
-    masks: of single weights that were set to zero, at full size; `network.masks_at(plan, masks)` are the model's.
+    masks: of single weights that were set to zero, at full size; `network.at(plan).masks(masks)` are the model's.
     """
 
     network: Network  # the original, as traced
@@ -79,7 +79,7 @@ def cut(
     for name, value in (weights or {}).items():
         if name not in network.tensors or value.shape != network.tensors[name].shape:
             raise ConfigError(f"weights[{name!r}] must be a full-size tensor of the network")
-    network.masks_at(plan, masks or {})  # complains of masks that do not fit
+    network.at(plan).masks(masks or {})  # complains of masks that do not fit
     tensors = zeroed(tensors, masks or {})
     proof = Proof(network, alive, tensors)
     error = proof.check() if verify else None

@@ -236,9 +236,7 @@ class _Builder:
     def _index(self, positions: np.ndarray) -> fx.Node:
         name = f"_gather_{self.gathers}"
         self.gathers += 1
-        self.root.register_buffer(
-            name, torch.from_numpy(np.ascontiguousarray(positions)).to(self.network.program.device)
-        )
+        self.root.register_buffer(name, torch.from_numpy(np.ascontiguousarray(positions)).to(self.network.device))
         return self.graph.get_attr(name)
 
 

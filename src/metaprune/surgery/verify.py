@@ -85,21 +85,21 @@ class Proof:
     def __init__(self, network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]):
         self.network, self.alive, self.tensors = network, alive, tensors
         self.args, self.kwargs = pytree.tree_map(_varied, to_float64(network.captured.example))
-        structure = network.program.structure(alive, dtype=torch.float64)
+        program = network.at(alive).program(dtype=torch.float64)
         part = SlicedTensors(tensors, network.labelled, alive, torch.float64)
         try:
             with torch.no_grad():
-                self.sliced = network.program.run(structure, part, self.args, self.kwargs)
+                self.sliced = network.program.run(program, part, self.args, self.kwargs)
         except RuntimeError as error:
             raise VerificationError(f"the cut network does not run: {error}\n{_DEFECT}") from error
 
     def masked_error(self) -> float:
         """Relative error of the sliced graph against the masked original."""
-        structure = self.network.program.structure(key="full", dtype=torch.float64)
+        whole = self.network.at().program(dtype=torch.float64)
         full = SlicedTensors(self.tensors, self.network.labelled, None, torch.float64)
         labelled = self.network.labelled
         with torch.no_grad():
-            masked = run_masked(self.network.program, structure, labelled, full, self.alive, self.args, self.kwargs)
+            masked = run_masked(self.network.program, whole, labelled, full, self.alive, self.args, self.kwargs)
         return relative_error(self.sliced, self._without_dropped(masked))
 
     def _without_dropped(self, masked: Any) -> Any:

@@ -118,7 +118,7 @@ class MethodSuite:
             plan = self.make().propose(task, parsed, Rng(0)).plan
             plan.check(task.network.space)
             cost, bounds = task.network.cost(plan), parsed.bounds(task.network.cost())
-            assert all(cost.metric(m) <= b for m, b in bounds.items())
+            assert all(cost[m] <= b for m, b in bounds.items())
             self.assert_nothing_more_fits(task, plan, bounds)
 
     def assert_nothing_more_fits(self, task: PruneTask, plan: Plan, bounds: dict[str, float]) -> None:
@@ -128,7 +128,7 @@ class MethodSuite:
             more = widths.copy()
             more[g] += 1
             cost = task.network.cost(more)
-            assert any(cost.metric(m) > b for m, b in bounds.items()), task.network.space.groups[g].name
+            assert any(cost[m] > b for m, b in bounds.items()), task.network.space.groups[g].name
 
     def test_an_impossible_budget_says_what_is_possible(self) -> None:
         for kind in self.kinds:
@@ -221,7 +221,7 @@ class MethodSuite:
     def test_tighter_budgets_cost_less(self) -> None:
         task = self.task(self.kinds[0])
         proposals = [self.make().propose(task, Budget.parse({self.metric: b}), Rng(0)) for b in self.shares]
-        costs = [task.network.cost(p.plan, masks=p.masks).metric(self.metric) for p in proposals]
+        costs = [task.network.cost(p.plan, masks=p.masks)[self.metric] for p in proposals]
         assert costs == sorted(costs, reverse=True)
 
     def test_without_data_a_method_that_needs_it_says_so(self) -> None:

@@ -18,7 +18,6 @@ from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rewritten
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking, some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wire import wire
@@ -30,6 +29,7 @@ from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.networks import toy
 from metaprune.testing.oracles import perturb, random_plan
 from metaprune.train.config import TrainConfig
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan
 
 TUNE = TrainConfig(epochs=1, batch_size=32, lr=0.02, augment=False)
@@ -109,11 +109,10 @@ def test_a_steps_gradient_is_that_of_the_whole_loss():
     plan = trainer.pruners[0].at_share(new, config.share(row["strength"]), Rng(3).child("rank"))
     network = task.network
     small = dict(network.sliced(network.survivors(plan), tensors=new))
-    structure = network.program.structure(network.survivors(plan), training=True)
     losses = []
     for inputs, labels in some_batches(task.data.train, 16, 2, torch.device("cpu"), Rng(3)):
         used = {n: t if isinstance(network.tensors[n], nn.Parameter) else t.clone() for n, t in small.items()}
-        logits = network.program.run(structure, used, (inputs,), {})
+        logits = network.at(plan).run(inputs, tensors=used, training=True)
         losses.append(nn.functional.cross_entropy(logits, labels))
     shrinkage = trainer.shrinkages[0]
     shrunk = shrinkage.loss(new, shrinkage.weights(new, Plan())) / trainer.norms[0]
@@ -147,8 +146,7 @@ def test_straight_through_gates_give_the_loss_of_the_cut(kind):
     alive = network.survivors(plan)
     trained = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
     small = {n: t.detach().requires_grad_(n in trained) for n, t in network.sliced(alive, tensors=tensors).items()}
-    structure = network.program.structure(alive, training=True)
-    assert loss == pytest.approx(tuned_loss(network, structure, small, batches, 0, 0.1)[0], rel=1e-9)
+    assert loss == pytest.approx(tuned_loss(network.at(alive), small, batches, 0, 0.1)[0], rel=1e-9)
     dropped = [~torch.from_numpy(mask) for mask in plan.masks(network.space)]
     assert any(gate.grad[d].abs().max() > 0 for gate, d in zip(gates, dropped, strict=True) if d.any())
     assert all(tensors[n].grad is not None for n in trained)
@@ -164,8 +162,7 @@ def test_the_gradient_after_tuning_is_first_order_maml(steps):
         for _ in range(steps + 2)
     ]
     start = {n: t.detach().clone().requires_grad_() for n, t in network.tensors.items()}
-    structure = network.program.structure(None, training=True)
-    loss, _ = tuned_loss(network, structure, start, batches, steps, 0.1)
+    loss, _ = tuned_loss(network.at(), start, batches, steps, 0.1)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     model.load_state_dict(network.tensors)
@@ -174,7 +171,7 @@ def test_the_gradient_after_tuning_is_first_order_maml(steps):
         sgd.zero_grad()
         nn.functional.cross_entropy(model(inputs), labels).backward()
         sgd.step()
-    module = Structure(network, network.tensors)
+    module = TracedModule(network, network.tensors)
     module.tune(batches[:steps], 0.1)
     assert all(torch.allclose(module.tensors()[n], p, rtol=1e-12) for n, p in model.named_parameters())
     expected = sum(nn.functional.cross_entropy(model(x), y) for x, y in batches[steps:]) / 2
@@ -191,7 +188,7 @@ def test_a_structure_is_the_cut_network_and_its_training_comes_back():
     network = trace(perturb(toy("residual").model).double(), tuple(a.double() for a in toy("residual").args))
     plan = random_plan(network.space, 0.5, seed=0)
     tensors = {n: t.detach() for n, t in network.tensors.items()}
-    module, (x,) = Structure(network, tensors, plan).eval(), network.captured.example[0]
+    module, (x,) = TracedModule(network, tensors, plan).eval(), network.captured.example[0]
     assert torch.equal(module(x), network.run(x, plan=plan))
     with torch.no_grad():
         for parameter in module.parameters():
@@ -200,7 +197,7 @@ def test_a_structure_is_the_cut_network_and_its_training_comes_back():
     for name, rows in network.sliced(network.survivors(plan), tensors=full).items():
         assert torch.equal(rows, module.tensors()[name])
     other = random_plan(network.space, 0.5, seed=3)
-    assert Structure(network, tensors, other)(x).shape == module(x).shape  # no structure of another plan is reused
+    assert TracedModule(network, tensors, other)(x).shape == module(x).shape  # no structure of another plan is reused
 
 
 def test_a_curve_is_judged_after_tuning():
@@ -332,7 +329,7 @@ def test_every_step_is_in_the_record():
     assert steps[-1]["macs"] <= 0.5
     assert all(s["nonzero"] <= s["params"] <= 1 for s in steps)
     assert 0.5 < found.details["metagraph"]["strength"] < 1
-    judged = accuracy(Structure(task.network, found.weights, found.plan), [*task.data.val.batches(32)])
+    judged = accuracy(TracedModule(task.network, found.weights, found.plan), [*task.data.val.batches(32)])
     assert judged == pytest.approx(steps[-1]["accuracy"])
 
 

@@ -13,7 +13,6 @@ from metaprune.core.errors import ConfigError, DataError, InfeasibleBudgetError
 from metaprune.core.imports import allow_torchvision_import
 from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit, as_data
-from metaprune.elastic.batchnorm import calibrated
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, Generator, take
 from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, supernet_loss
@@ -22,8 +21,8 @@ from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import LearnedMethod, PruneTask, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
-from metaprune.search.codec import Codec
 from metaprune.search.config import EvolutionConfig, SearchConfig
+from metaprune.search.encoding import WidthEncoding
 from metaprune.surgery import cut
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, perturb
@@ -66,7 +65,7 @@ def bank_of(network, codec, kind="generated", **options):
 
 
 def supernet_of(network, kind="generated", **options):
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     return Supernet(network, codec, bank_of(network, codec, kind), **options)
 
 
@@ -102,7 +101,7 @@ def test_generating_a_slice_is_generating_all_and_cropping(rank, rows):
 
 def test_the_same_vector_gives_the_same_weights_and_another_gives_others(network):
     """On the crop that two structures share: this is what tells generated from shared weights."""
-    codec = Codec(network.space)
+    codec = WidthEncoding(network.space)
     small, large = codec.widths(np.maximum(codec.sizes // 2, 1)), codec.widths(codec.full)
     for kind, differs in (("generated", True), ("shared", False)):
         supernet = Supernet(network, codec, bank_of(network, codec, kind))
@@ -159,7 +158,7 @@ def test_parameter_counts_of_the_papers_networks():
     )
     for spec, options, limits, blocks, hidden, hidden_of, genes, parameters, smallest in cases:
         found = trace(create(spec, num_classes=1000, **options), torch.zeros(2, 3, 224, 224))
-        codec = Codec(found.space, Constraints(**limits))
+        codec = WidthEncoding(found.space, Constraints(**limits))
         bank = GeneratedBank(
             found,
             codec,
@@ -177,13 +176,13 @@ def test_parameter_counts_of_the_papers_networks():
 
 
 def test_a_factorised_second_layer_is_smaller(cnn):
-    codec = Codec(cnn.space)
+    codec = WidthEncoding(cnn.space)
     sizes = [sum(p.numel() for p in bank_of(cnn, codec, rank=r, hidden=32).parameters()) for r in (None, 8, 2)]
     assert sizes[0] > 3 * sizes[1] > 6 * sizes[2] / 2
 
 
 def test_norm_affine_off_trains_no_scale(cnn):
-    codec = Codec(cnn.space)
+    codec = WidthEncoding(cnn.space)
     frozen = [n for n, p in bank_of(cnn, codec, norm_affine=False).shared.items() if not p.requires_grad]
     assert frozen
     assert all("bn" in n or "downsample" in n or "shortcut" in n for n in frozen)
@@ -201,8 +200,8 @@ def test_a_plain_network_with_the_banks_weights_is_the_supernet(network, kind):
     scorer = Scorer(supernet, [(x, None)], [])
     for genome in (codec.full, codec.random(1, np.random.default_rng(0))[0]):
         widths = codec.widths(genome)
-        structure, tensors = scorer.calibrated(widths)
-        expected = network.program.run(structure, tensors, (x,))
+        at, tensors = scorer.calibrated(widths)
+        expected = at.run(x, tensors=tensors)
         pruned = cut(network, codec.plan(widths), weights=scorer.full_size(widths))
         assert pruned.error <= 1e-9
         assert torch.allclose(pruned.model(x), expected, atol=1e-5)
@@ -254,15 +253,14 @@ def test_structures_are_uniform_over_the_candidates(cnn):
 
 
 def test_calibration_is_the_mean_of_the_batches_in_any_order(cnn):
-    codec = Codec(cnn.space)
+    codec = WidthEncoding(cnn.space)
     supernet = Supernet(cnn, codec, bank_of(cnn, codec))
     widths = codec.widths(codec.sizes // 2)
     batches = [torch.randn(16, 1, 28, 28) * (i + 1) for i in range(3)]
-    structure, tensors = Scorer(supernet, [], []).calibrated(widths)
+    at, tensors = Scorer(supernet, [], []).calibrated(widths)
 
     def statistics(order):
-        runs = [((batches[i],), {}) for i in order]
-        return calibrated(cnn.program, structure, tensors, runs, cnn.switchable)
+        return at.calibrated(tensors, [((batches[i],), {}) for i in order])
 
     forward, backward = statistics([0, 1, 2]), statistics([2, 1, 0])
     alone = [statistics([i]) for i in range(3)]

@@ -319,7 +319,7 @@ def test_masks_and_channels_together():
         progress=False,
     )
     assert result.pruned.error <= 1e-9
-    held, named = network.masks_at(plan, masks), dict(result.model.named_parameters())
+    held, named = network.at(plan).masks(masks), dict(result.model.named_parameters())
     assert sum(int((~m).sum()) for m in held.values()) == network.cost(plan, masks=masks).masked > 0
     assert all(m.shape == named[n].shape and (named[n][~m] == 0).all() for n, m in held.items())
 
@@ -344,7 +344,7 @@ def test_the_flow_ends_in_masks_of_the_network_that_an_initial_pruning_left():
     steps = [s["step"] for s in result.record["method_details"]["metagraph"]["steps"]]
     assert steps[-1] == "masking"
     named, whole = dict(result.model.named_parameters()), result.record["masks"]["whole"]
-    held = result.pruned.network.masks_at(result.plan, result.pruned.masks)
+    held = result.pruned.network.at(result.plan).masks(result.pruned.masks)
     assert held
     for name, mask in held.items():  # of the inputs that are left
         assert name not in whole

@@ -88,7 +88,7 @@ class Ranking(RankingConfig, BaseMethod, ABC):
             if k == self.steps:
                 yield budget
             else:
-                start = {m: float(full.metric(m)) for m in bounds}
+                start = {m: float(full[m]) for m in bounds}
                 yield Budget(
                     **{m: start[m] + (min(b, start[m]) - start[m]) * k / self.steps for m, b in bounds.items()}
                 )

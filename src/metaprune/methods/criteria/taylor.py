@@ -40,7 +40,7 @@ class Taylor(TaylorConfig, Ranking):
         totals = [np.zeros(g.width) for g in network.space]
         seen = 0
         with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
-            stream = data.train.batches(task.batch_size, device=network.program.device, rng=rng.child("batches"))
+            stream = data.train.batches(task.batch_size, device=network.device, rng=rng.child("batches"))
             for seen, (inputs, target) in enumerate(stream, start=1):
                 args, kwargs = call_arguments(inputs)
                 sliced = network.sliced(network.survivors(plan), tensors=tensors)

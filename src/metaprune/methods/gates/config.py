@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from metaprune.cost.metrics import budget_metrics
 from metaprune.protocol.options import MethodOptions
 from metaprune.train.config import require_choice, require_number
-from metaprune.values import METRICS, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class GatesConfig(MethodOptions):
     """Learning rate of the weights (SGD)."""
     gate_lr: float = 0.02
     """Learning rate of the gates (Adam)."""
-    metric: Metric = "params"
+    metric: str = "params"
     """Cost that the gates pay for."""
     strength: float = 2.0
     """Weight of the price of an expected cost off the budget's share, or off 1% where it bounds another metric."""
@@ -40,7 +40,7 @@ class GatesConfig(MethodOptions):
 
     def __post_init__(self) -> None:
         require_choice("gates.gate", self.gate, ("concrete", "vib", "beta_bernoulli"))
-        require_choice("gates.metric", self.metric, METRICS)
+        require_choice("gates.metric", self.metric, budget_metrics())
         require_choice("gates.weights", self.weights, ("trained", "given"))
         require_number("gates.steps", self.steps, 1)
         require_number("gates.batch_size", self.batch_size, 2)

@@ -41,7 +41,7 @@ class Gates(GatesConfig, BaseMethod):
 
     def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         data, allocator = task.require_data(self.name), task.allocator(budget)
-        if allocator.slack:
+        if allocator.full_network_fits:
             return Proposal(Plan())
         share = asked_share(task.network, budget, self.metric, _LEAST)
         learner = _Static(task, self, data.require_objective())
@@ -63,7 +63,7 @@ class Gates(GatesConfig, BaseMethod):
         done = 0
         while done < self.steps:
             began, passed = done, rng.child("pass", done)
-            device = task.network.program.device
+            device = task.network.device
             for inputs, target in data.train.batches(self.batch_size, device=device, rng=passed, augment=True):
                 if done == self.steps:
                     return
@@ -79,7 +79,7 @@ class _Static(GatedLoss):
     def __init__(self, task: PruneTask, method: Gates, objective: Objective):
         super().__init__(task.network, method.metric, method.temperature, objective)
         self._form: Any = GATES[method.gate]
-        device = task.network.program.device
+        device = task.network.device
         start = torch.tensor(self._form.start(method.keep), device=device)
         self.raw = [nn.Parameter(start.repeat(width, 1)) for width in self.gated.widths]
 

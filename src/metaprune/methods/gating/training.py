@@ -67,7 +67,7 @@ def asked_share(network: Network, budget: Budget, metric: str, otherwise: float)
     """The budget's share of the full cost by `metric`; `otherwise` where the budget bounds other metrics."""
     full = network.cost()
     bounds = budget.bounds(full)
-    return bounds[metric] / float(full.metric(metric)) if metric in bounds else otherwise
+    return bounds[metric] / float(full[metric]) if metric in bounds else otherwise
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def gradient_steps(
     mixed_precision: MixedPrecision = "no",
 ) -> list[dict[str, float]]:
     """An update for every sample, on Accelerate; returns their figures. Statistics end as the main process's."""
-    device = learner.network.program.device
+    device = learner.network.device
     with engine(mixed_precision, device) as accelerator:
         processes = Processes(accelerator, device)
         rows = [

@@ -20,7 +20,6 @@ from metaprune.methods.criteria.random import Random
 from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.config import DataModelConfig
 from metaprune.methods.metagraph.meta import DataModel
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.pruner import least_macs
 from metaprune.methods.metagraph.wire import wire
 from metaprune.methods.metagraph.wiring import Wiring
@@ -30,6 +29,7 @@ from metaprune.protocol.method import PruneTask
 from metaprune.recover.scratch import reinitialise
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Constraints, Plan
 
 
@@ -60,7 +60,7 @@ def _made(
     place: Path | None,
     progress: bool,
 ) -> DataModel:
-    data, device, began = task.require_data("metagraph"), task.network.program.device, time.perf_counter()
+    data, device, began = task.require_data("metagraph"), task.network.device, time.perf_counter()
     identity = plain(
         {
             "options": plain(config),
@@ -80,7 +80,7 @@ def _made(
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
 
     def trained(given: Mapping[str, Tensor], plan: Plan, name: str, how: TrainConfig) -> dict[str, Tensor]:
-        module = Structure(task.network, given, plan)
+        module = TracedModule(task.network, given, plan)
         train(
             module,
             data,

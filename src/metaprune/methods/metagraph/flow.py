@@ -20,7 +20,6 @@ from metaprune.methods.metagraph.controls import SparseLoss, by_metanet, noise_l
 from metaprune.methods.metagraph.data_models import dropped_are_zero
 from metaprune.methods.metagraph.learned import RestoredMetanet
 from metaprune.methods.metagraph.meta import DataModel
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.pruner import Pruner, metric_of, ranking, some_batches, weight_criterion
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wire import wire
@@ -29,6 +28,7 @@ from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.method import PruneTask
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan, Proposal
 
 _CALIBRATION, _JUDGED = 4, 8  # batches
@@ -47,12 +47,12 @@ class Flow:
         self.plan = Plan()
         self.masking = weight_criterion(method)
         self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
-        data, device = task.require_data(method.name), task.network.program.device
+        data, device = task.require_data(method.name), task.network.device
         self.data = data
         self.calibration = some_batches(data.train, task.batch_size, _CALIBRATION, device, rng.child("calibration"))
         self.judged = some_batches(data.val, task.batch_size, _JUDGED, device, None)
         self._began = time.perf_counter()
-        self._judge("start", Structure(task.network, self.tensors))
+        self._judge("start", TracedModule(task.network, self.tensors))
 
     def initial(self) -> None:
         """The light pruning before the rewrite, and its fine-tuning."""
@@ -100,7 +100,7 @@ class Flow:
                 NoEffectWarning,
                 stacklevel=4,
             )
-        module = Structure(self.task.network, self.tensors, plan)
+        module = TracedModule(self.task.network, self.tensors, plan)
         self._judge("pruning", module, plan)
         return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
 
@@ -108,7 +108,7 @@ class Flow:
         """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
         network = self.task.network
         masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
-        module = Structure(network, zeroed(self.tensors, masks), self.plan)
+        module = TracedModule(network, zeroed(self.tensors, masks), self.plan)
         self._judge("masking", module, self.plan, masks=masks)
         details = {"metagraph": self.details} | ({"masks": told} if masks else {})
         return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
@@ -142,7 +142,7 @@ class Flow:
     def _tuned(self, step: str, config: TrainConfig | None, sparse: bool = False) -> None:
         """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
         network = self.task.network
-        module = Structure(network, self.tensors, self.plan)
+        module = TracedModule(network, self.tensors, self.plan)
         self._judge(step, module, self.plan)
         if config is not None:
             loss = None
@@ -168,7 +168,7 @@ class Flow:
     def _judge(
         self,
         step: str,
-        module: Structure,
+        module: TracedModule,
         plan: Plan | None = None,
         calibrate: bool = True,
         masks: Mapping[str, Tensor] | None = None,
@@ -177,7 +177,7 @@ class Flow:
             module.calibrate(self.calibration)
         now, network = time.perf_counter(), self.task.network
         full, cost = network.cost(), network.cost(plan or Plan(), masks=masks)
-        shares = {m: cost.metric(m) / full.metric(m) for m in ("macs", "params", "nonzero")}
+        shares = {m: cost[m] / full[m] for m in ("macs", "params", "nonzero")}
         metric = metric_of(module, self.judged, self.data.require_objective())
         self.details["steps"].append({"step": step, "metric": metric, **shares, "seconds": now - self._began})
         self._began = time.perf_counter()

@@ -48,8 +48,8 @@ def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
         config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
         meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
         with Rng(0).torch_global():  # its initialisation is overwritten, and draws
-            metanet = Metanet(config).to(task.network.program.device)
-        metanet.load_state_dict({n: t.to(task.network.program.device) for n, t in artifact.tensors.items()})
+            metanet = Metanet(config).to(task.network.device)
+        metanet.load_state_dict({n: t.to(task.network.device) for n, t in artifact.tensors.items()})
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.methods.metagraph.pruner import Batches
-from metaprune.network import Network
+from metaprune.network import Network, NetworkAtWidths
 from metaprune.objective import Objective
 from metaprune.objective.base import primary_of
 from metaprune.objective.batch import call_arguments, channels_last
 
 
 def tuned_loss(
-    network: Network,
-    structure: Any,
+    at: NetworkAtWidths,
     small: Mapping[str, Tensor],
     batches: Batches,
     objective: Objective,
@@ -26,16 +25,16 @@ def tuned_loss(
 ) -> tuple[float, float]:
     """Loss and primary metric on the batches after the first `steps`, once trained on those.
 
-    `small`: the tensors of `structure`; the gradient at the trained weights is passed back through them (first-order
+    `small`: tensors of these widths; the gradient at the trained weights is passed back through them (first-order
     MAML, Finn et al. 2017), which with `steps=0` is the plain gradient.
     """
     names = [n for n, t in small.items() if t.requires_grad]
     tuned = {n: small[n].detach().clone().requires_grad_() for n in names}
     sgd = torch.optim.SGD(tuned.values(), lr=lr, momentum=0.9)
-    used = _with_own_statistics(network, small) | tuned
+    used = _with_own_statistics(at.network, small) | tuned
 
     def run(args: tuple, kwargs: dict[str, Any]) -> Any:
-        return network.program.run(structure, used, args, kwargs)
+        return at.execute(args, kwargs, tensors=used, training=True)
 
     for batch in batches[:steps]:
         sgd.zero_grad()

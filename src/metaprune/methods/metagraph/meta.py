@@ -23,7 +23,6 @@ from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.config import MetaConfig
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.metagraph.pruner import Batches, Pruner, area, metric_of, some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.methods.metagraph.wiring import Wiring
@@ -31,6 +30,7 @@ from metaprune.objective import signed
 from metaprune.protocol.method import PruneTask
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from metaprune.train.progress import TrainProgress
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Constraints, Plan
 
 log = logging.getLogger("metaprune")
@@ -162,16 +162,15 @@ class Trainer:
         alive = network.survivors(plan) if plan.keep else None
         data = model.task.require_data("metagraph")
         count = self.config.tune_steps + self.config.batches
-        batches = some_batches(data.train, self.config.batch_size, count, network.program.device, rng)
+        batches = some_batches(data.train, self.config.batch_size, count, network.device, rng)
         batches = list(itertools.islice(itertools.cycle(batches), count))  # of a small data set, again
         if self.config.objective == "straight-through":
             gates = self.shrinkages[i].gates(tensors, plan)
             fit, metric = gated_loss(network, tensors, gates, batches, data.require_objective())
         else:
             small = dict(network.sliced(alive, tensors=tensors))
-            structure = network.program.structure(alive, training=True)
             objective, tune = data.require_objective(), (self.config.tune_steps, self.config.tune_lr)
-            fit, metric = tuned_loss(network, structure, small, batches, objective, *tune)
+            fit, metric = tuned_loss(network.at(alive), small, batches, objective, *tune)
         shrunk = self.shrinkages[i].loss(tensors, self.shrinkages[i].weights(tensors, model.plan)) / self.norms[i]
         (self.config.shrinkage * strength * shrunk).backward()
         names = [n for n, leaf in leaves.items() if leaf.grad is not None]
@@ -224,7 +223,7 @@ class Trainer:
     def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
         """Score of a data model with other tensors, without a further cut."""
         objective = self.models[i].task.require_data("metagraph").require_objective()
-        module = Structure(self.models[i].task.network, tensors, self.models[i].plan)
+        module = TracedModule(self.models[i].task.network, tensors, self.models[i].plan)
         module.calibrate(calibration)
         return signed(objective.primary, metric_of(module, judged, objective))
 
@@ -239,7 +238,7 @@ class Trainer:
 
     def _judging(self, i: int, rng: Rng) -> _Judging:
         data, size = self.models[i].task.require_data("metagraph"), self.config.batch_size
-        device = self.models[i].task.network.program.device
+        device = self.models[i].task.network.device
         calibration = some_batches(data.train, size, 4, device, rng.child("calibration"))
         judged = some_batches(data.val, size, math.ceil(self.config.judged / size), device, None)
         tuning = some_batches(data.train, size, self.config.tune_steps, device, rng.child("tuning"))

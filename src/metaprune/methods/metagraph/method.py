@@ -92,7 +92,7 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         models = data_models(tasks, self.data_models, self.ranking, rng.child("data models"), first.progress)
         made = sum(m.seconds for m in models)
         with rng.child("metanet").torch_global():
-            metanet = Metanet(self.metanet).to(first.network.program.device)
+            metanet = Metanet(self.metanet).to(first.network.device)
         trainer = Trainer(metanet, models, self.meta, self.ranking, held=len(tasks))
         identity = self._identity(tasks, rng)
         folder = None if first.folder is None else first.folder / "checkpoints" / "metagraph"
@@ -151,7 +151,7 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         """
         task.require_data(self.name)
         self._require_reachable(task, budget)
-        slack = task.allocator(budget).slack if self.weights is None else self.weights.slack(task, budget)
+        slack = task.allocator(budget).full_network_fits if self.weights is None else self.weights.slack(task, budget)
         if slack:
             return Proposal(Plan())
         _require_finite(task.network.tensors)

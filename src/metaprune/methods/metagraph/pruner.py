@@ -17,13 +17,13 @@ from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
 from metaprune.methods.criteria.scores import Ranking
 from metaprune.methods.metagraph.config import MetaGraphConfig
-from metaprune.methods.metagraph.module import Structure
 from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.objective import Objective, signed
 from metaprune.objective.batch import batch_size_of, call_model, channels_last
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
 from metaprune.train.evaluate import quality_on
+from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan
 
 Batches = Sequence[tuple[Any, Any]]
@@ -99,7 +99,7 @@ class Pruner:
         rows, objective = [], self.task.require_data("metagraph").require_objective()
         for share in shares:
             plan = self.at_share(tensors, share, rng)
-            module = Structure(self.task.network, tensors, plan)
+            module = TracedModule(self.task.network, tensors, plan)
             module.tune(tuning, lr, objective)
             module.calibrate(calibration)
             score = signed(objective.primary, metric_of(module, judged, objective))
@@ -116,7 +116,7 @@ def least_macs(task: PruneTask) -> float:
     return 1.0
 
 
-def metric_of(module: Structure, batches: Batches, objective: Objective) -> float:
+def metric_of(module: TracedModule, batches: Batches, objective: Objective) -> float:
     """The objective's primary metric on (inputs, target) batches, in evaluation mode."""
     module.eval()
     quality = quality_on(lambda inputs: call_model(module, channels_last(inputs)), batches, objective)

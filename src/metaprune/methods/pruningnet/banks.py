@@ -15,7 +15,7 @@ from metaprune.core.errors import ConfigError, closest
 from metaprune.elastic.weights import kept_rows
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
-from metaprune.search.codec import Codec
+from metaprune.search.encoding import WidthEncoding
 
 
 def take(tensor: Tensor, rows: Sequence[np.ndarray | None]) -> Tensor:
@@ -77,7 +77,7 @@ class Encoding:
         return ratios[list(self.groups)]
 
 
-def encodings(network: Network, codec: Codec, blocks: Sequence[str]) -> dict[str, Encoding]:
+def encodings(network: Network, codec: WidthEncoding, blocks: Sequence[str]) -> dict[str, Encoding]:
     """Encoding of every parameter that is generated: two or more dimensions, at least one gene.
 
     By default the genes of its own dimensions. `blocks` are globs over modules: all tensors of such a module read the
@@ -153,7 +153,7 @@ class GeneratedBank(Bank):
     def __init__(
         self,
         network: Network,
-        codec: Codec,
+        codec: WidthEncoding,
         *,
         hidden: int,
         hidden_of: Mapping[str, int],

@@ -36,7 +36,7 @@ from metaprune.protocol.method import BaseMethod, PruneTask
 from metaprune.protocol.options import AT_RUN_TIME, fitted_options
 from metaprune.recover.config import RecoverKind
 from metaprune.search.allocate import require_table
-from metaprune.search.codec import BudgetSampler, Codec
+from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.study import best_within
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
@@ -57,7 +57,8 @@ class PruningNet(PruningNetConfig, BaseMethod):
     def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`: the grid decides what can be reached."""
         require_table(budget, task.network.cost_model())
-        codec = Codec(task.network.space, task.constraints, self.grid)  # widths alone: which channels stay is no matter
+        # widths alone: which channels stay is no matter
+        codec = WidthEncoding(task.network.space, task.constraints, self.grid)
         BudgetSampler(codec, task.network.cost_model(), budget.bounds(task.network.cost()), self.search.tolerance)
 
     def recovery(self, kind: RecoverKind) -> RecoverKind:
@@ -137,7 +138,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
     def _fit_options(self) -> dict[str, Any]:
         return plain({name: plain(getattr(self, name)) for name in fitted_options(self)})
 
-    def _fit_macs(self, task: PruneTask, codec: Codec, samples: int, rng: Rng) -> float:
+    def _fit_macs(self, task: PruneTask, codec: WidthEncoding, samples: int, rng: Rng) -> float:
         """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
         costs = task.network.cost_model()
         mean = float(costs.metric("macs", codec.widths(codec.random(1000, rng.child("macs").numpy()))).mean())
@@ -157,7 +158,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
         """
         task.require_data(self.name)
         self.require_feasible(task, budget)
-        if task.allocator(budget).slack:
+        if task.allocator(budget).full_network_fits:
             return Proposal(Plan())
         bounds = budget.bounds(task.network.cost())
         artifact = self._artifact(task, rng)
@@ -181,7 +182,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
         artifact.require(space=task.network.space.digest(), constraints=plain(task.constraints), **origin)
         made = from_dict(type(self), artifact.info["options"])
         order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
-        codec = Codec(task.network.space, task.constraints, made.grid, order)
+        codec = WidthEncoding(task.network.space, task.constraints, made.grid, order)
         with Rng(0).torch_global():  # what it draws is overwritten at once
             supernet = made._supernet(task, codec).to(device_of(task.network.model))
         state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
@@ -211,14 +212,14 @@ class PruningNet(PruningNetConfig, BaseMethod):
         data = task.require_data(self.name)
         return {"data_digest": data.digest, "network_weights": tensors_digest(task.network.tensors)}
 
-    def _codec(self, task: PruneTask, rng: Rng) -> Codec:
+    def _codec(self, task: PruneTask, rng: Rng) -> WidthEncoding:
         order = None
         if self.channels == "magnitude":
             scores = Magnitude(p=1).scores(task, Plan(), rng)
             order = [np.argsort(-s, kind="stable") for s in scores]
-        return Codec(task.network.space, task.constraints, self.grid, order)
+        return WidthEncoding(task.network.space, task.constraints, self.grid, order)
 
-    def _supernet(self, task: PruneTask, codec: Codec) -> Supernet:
+    def _supernet(self, task: PruneTask, codec: WidthEncoding) -> Supernet:
         if self.weights == "shared":
             bank = Bank(task.network, self.norm_affine)
         else:

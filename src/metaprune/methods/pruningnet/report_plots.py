@@ -20,17 +20,10 @@ from metaprune.methods.pruningnet.report_rows import (
     winner,
 )
 from metaprune.report.plots import BLUE, INK, MANY_GROUPS, MARK_GREY, ORANGE, axis_labels, style
-from metaprune.report.rows import METRIC_NAMES, METRIC_TEXT, Record
+from metaprune.report.rows import Record
 from metaprune.report.section import SectionFigure
-from metaprune.report.units import finite, percentage, quantity, shortened
+from metaprune.report.units import cost_axis, cost_noun, cost_text, finite, is_count, percentage, shortened
 
-_AXES = {
-    "macs": "MACs of one sample",
-    "params": "parameters",
-    "nonzero": "nonzero parameters",
-    "memory_mb": "memory (MB)",
-    "latency_ms": "latency (ms, predicted by the table)",
-}
 _NOTES = {
     "generations": "Scores on sub-validation of the structures that were looked at, generation by generation.",
     "batches": "Scores on sub-validation of the structures that were looked at, batch by batch in their order.",
@@ -50,10 +43,10 @@ def search_figures(record: Record) -> list[SectionFigure]:
     batches = not counts_generations(record)
     by = "the number of structures looked at" if batches else "generation"
     note = _NOTES["batches" if batches else "generations"]
-    cost = METRIC_NAMES.get(cost_metric(record) or "", cost_metric(record) or "")
+    metric = cost_metric(record) or ""
     made = [
         ("search-scores", f"Best and median score by {by}", note, scores_figure(record), True),
-        ("search-front", f"Score against {cost}", _NOTES["front"], front_figure(record), True),
+        ("search-front", f"Score against {cost_noun(metric)}", _NOTES["front"], front_figure(record), True),
         ("search-kept", "Share kept by group: winner and uniform width", _NOTES["kept"], kept_figure(record), False),
     ]
     return [
@@ -111,21 +104,22 @@ def front_figure(record: Record) -> go.Figure | None:
     style(figure, height=360)
     bound = finite((record.get("bounds") or {}).get(metric))
     if bound is not None:
-        _bound_line(figure, bound, f"budget {METRIC_TEXT.get(metric, quantity)(bound)}")
-    figure.update_xaxes(title_text=_AXES.get(metric, html.escape(metric)), nticks=6)
-    if metric in ("macs", "params", "nonzero"):
+        _bound_line(figure, bound, f"budget {cost_text(metric, bound)}")
+    figure.update_xaxes(title_text=html.escape(cost_axis(metric)), nticks=6)
+    if is_count(metric):
         figure.update_xaxes(tickformat=".4~s")
     figure.update_yaxes(title_text=score_name(record), ticksuffix="%")
     return figure
 
 
 def _points(rows: Sequence[Scored], metric: str, name: str) -> go.Scatter:
-    text = METRIC_TEXT.get(metric, quantity)
     return go.Scatter(
         x=[row.cost for row in rows],
         y=[100 * row.score for row in rows],
         name=name,
-        customdata=[f"structure {row.index + 1:,}: {percentage(row.score)}, {text(row.cost)}" for row in rows],
+        customdata=[
+            f"structure {row.index + 1:,}: {percentage(row.score)}, {cost_text(metric, row.cost)}" for row in rows
+        ],
         hovertemplate="%{customdata}<extra></extra>",
     )
 

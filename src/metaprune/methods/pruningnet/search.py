@@ -63,7 +63,7 @@ class FittedPruningNet:
         """Raises InfeasibleBudgetError, NotAvailableError or ConfigError for a budget that cannot be searched under."""
         task = self.search.task
         self.method.require_feasible(task, budget)
-        if task.allocator(budget).slack:
+        if task.allocator(budget).full_network_fits:
             raise ConfigError(f"the full network meets {budget.to_dict()}: there is nothing to search")
 
     def best(self, budget: Budget) -> dict[str, Any]:

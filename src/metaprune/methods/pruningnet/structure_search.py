@@ -20,7 +20,7 @@ from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
-from metaprune.search.codec import Codec
+from metaprune.search.encoding import WidthEncoding
 from metaprune.search.study import Candidate, Search
 from metaprune.values import Budget
 
@@ -34,7 +34,7 @@ class StructureSearch:
     method: PruningNetConfig
     task: PruneTask
     artifact: Artifact
-    codec: Codec
+    codec: WidthEncoding
     scorer: Scorer
 
     def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:
@@ -62,7 +62,7 @@ class StructureSearch:
     def _name(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> str:
         """Of the study: the same search finds it again, any other makes its own."""
         costs, ends = self.task.network.cost_model(), np.stack([self.codec.full // 2, self.codec.full])
-        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.predict_ms is not None else None
+        pace = costs.metric("latency_ms", self.codec.widths(ends)).tolist() if costs.knows("latency_ms") else None
         what = {
             "artifact": tensors_digest(self.artifact.tensors),
             "bounds": [dict(b) for b in bounds],

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, StructureTensors
 from metaprune.methods.pruningnet.config import Measure, Sampling
-from metaprune.network import Network
+from metaprune.network import Network, NetworkAtWidths
 from metaprune.objective import Objective, signed
 from metaprune.objective.batch import call_arguments, channels_last, map_tensors
-from metaprune.search.codec import Codec
+from metaprune.search.encoding import WidthEncoding
 from metaprune.train.evaluate import quality_on
 from metaprune.train.loss import TrainLoss
 
@@ -34,7 +33,9 @@ class Supernet(nn.Module):
             widest, the narrowest and `structures` - 2 random ones (Universally Slimmable Networks, ICCV 2019).
     """
 
-    def __init__(self, network: Network, codec: Codec, bank: Bank, sampling: Sampling = "uniform", structures: int = 4):
+    def __init__(
+        self, network: Network, codec: WidthEncoding, bank: Bank, sampling: Sampling = "uniform", structures: int = 4
+    ):
         super().__init__()
         self.bank = bank
         self._network, self.codec = [network], codec  # in a list: not a submodule, the user's model stays out
@@ -52,8 +53,8 @@ class Supernet(nn.Module):
     def run(self, widths: np.ndarray, args: tuple, kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
         """The network at `widths` [groups], differentiable in the bank."""
         weights, alive = self.weights(widths)
-        structure = self.network.program.structure(alive, training=training)
-        return self.network.program.run(structure, weights, channels_last(args), channels_last(kwargs))
+        at = self.network.at(alive)
+        return at.execute(channels_last(args), channels_last(kwargs), tensors=weights, training=training)
 
     def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[StructureTensors, Any]:
         """Tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
@@ -125,12 +126,11 @@ class Scorer:
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
         """`score`, the primary metric as `metric`, and the mean loss as `loss`. Leaves modes and random state alone."""
-        program = self.supernet.network.program
         with torch.no_grad():
-            structure, tensors = self.calibrated(widths)
+            at, tensors = self.calibrated(widths)
 
         def run(inputs: Any) -> Any:
-            return program.run(structure, tensors, *call_arguments(inputs))
+            return at.execute(*call_arguments(inputs), tensors=tensors)
 
         quality = quality_on(run, self.validation, self.objective)
         loss, primary = quality["loss"], self.objective.primary
@@ -142,14 +142,13 @@ class Scorer:
             "loss": loss,
         }
 
-    def calibrated(self, widths: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
-        """(program structure, its tensors) with statistics of the calibration set."""
-        network = self.supernet.network
+    def calibrated(self, widths: np.ndarray) -> tuple[NetworkAtWidths, dict[str, Tensor]]:
+        """The network at `widths`, and its tensors with statistics of the calibration set."""
         weights, alive = self.supernet.weights(widths)
-        structure = network.program.structure(alive)
+        at = self.supernet.network.at(alive)
         with torch.no_grad():
             tensors = dict(weights)
-        return structure, calibrated(network.program, structure, tensors, self._calibration, network.switchable)
+        return at, at.calibrated(tensors, self._calibration)
 
     def full_size(self, widths: np.ndarray) -> dict[str, Tensor]:
         """All tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""

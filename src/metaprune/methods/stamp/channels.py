@@ -25,7 +25,7 @@ class Channels:
 
     def slack(self, budget: Budget) -> bool:
         """Whether the full network meets `budget`. Raises InfeasibleBudgetError if no structure does."""
-        return self.task.allocator(budget).slack
+        return self.task.allocator(budget).full_network_fits
 
     def best(self, budget: Budget, probabilities: Sequence[np.ndarray]) -> Proposal:
         """The most probable channels that fit."""

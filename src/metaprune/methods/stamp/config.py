@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from metaprune.core.errors import ConfigError
+from metaprune.cost.metrics import budget_metrics
 from metaprune.protocol.options import BY_FIT, MethodOptions
 from metaprune.train.config import require_choice, require_number
-from metaprune.values import METRICS, Metric
 
 if TYPE_CHECKING:
     from metaprune.core.rng import Rng
@@ -91,7 +91,7 @@ class StampConfig(MethodOptions):
     """Meta-training."""
     references: tuple[str, ...] = field(default=(), metadata=BY_FIT)
     """More reference data sets, as data specs; made to fit the shape of the first."""
-    metric: Metric = field(default="params", metadata=BY_FIT)
+    metric: str = field(default="params", metadata=BY_FIT)
     """Cost that the gates pay for; of variant = "filter" nonzero, which the default then is."""
     strength: float = field(default=2.0, metadata=BY_FIT)
     """Weight of the price of an expected cost off the share that is asked for, beside the cross-entropy."""
@@ -136,7 +136,7 @@ class StampConfig(MethodOptions):
     """Folder of `metaprune fit stamp`; None: meta-train on this task's own data first."""
 
     def __post_init__(self) -> None:
-        require_choice("stamp.metric", self.metric, METRICS)
+        require_choice("stamp.metric", self.metric, budget_metrics())
         require_choice("stamp.prior", self.prior, ("none", "beta_bernoulli"))
         require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
         require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))

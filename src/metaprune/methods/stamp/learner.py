@@ -26,7 +26,7 @@ class Learner(GatedLoss):
         self.head = Head.of(network)
         self.reader = Reader(network, self.gated, self.head, reference)
         self.generator: MaskGenerator = generator_of(self.gated.widths, self.reader.tapped, self.head.features)
-        self.generator.to(network.program.device)
+        self.generator.to(network.device)
 
     @property
     def gates(self) -> int:

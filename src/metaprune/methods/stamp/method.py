@@ -78,7 +78,7 @@ class Stamp(StampConfig, BaseMethod):
         digest = task.network.space.digest()
         if any(t.network.space.digest() != digest for t in tasks):
             raise ConfigError("stamp meta-trains one network on several data sets: all tasks share the network")
-        device = task.network.program.device
+        device = task.network.device
         pools = self._pools(*tasks)
         data = [pool.data for pool in pools]
         learner = self._learner(task, rng, task.network.tensors)
@@ -134,7 +134,7 @@ class Stamp(StampConfig, BaseMethod):
     def _pools(self, *tasks: PruneTask) -> list[Pool]:
         """The tasks' data sets and the references. Raises DataError for one without classes to choose from."""
         data = [*(t.require_data(self.name) for t in tasks), *self._more(tasks[0])]
-        return [Pool(d, tasks[0].network.program.device) for d in data]
+        return [Pool(d, tasks[0].network.device) for d in data]
 
     def _more(self, task: PruneTask) -> list[Any]:
         shape = task.require_data(self.name).input_shape
@@ -172,7 +172,7 @@ class Stamp(StampConfig, BaseMethod):
         """
         data, form = task.require_data(self.name), self._form(task)
         slack = form.slack(budget)
-        pool = Pool(data, task.network.program.device)
+        pool = Pool(data, task.network.device)
         if slack:
             return Proposal(Plan())
         artifact = self._artifact(task, rng)
@@ -316,7 +316,7 @@ class Stamp(StampConfig, BaseMethod):
         Weights start between the pretrained and the meta-trained ones: what the references taught costs something of
         what pretraining knew, and half of the way keeps most of both (Wortsman et al., WiSE-FT, CVPR 2022).
         """
-        device = task.network.program.device
+        device = task.network.device
 
         def part(prefix: str) -> dict[str, Tensor]:
             found = artifact.tensors.items()
@@ -332,7 +332,7 @@ class Stamp(StampConfig, BaseMethod):
 def _require_within(task: PruneTask, budget: Budget, kept: Proposal) -> None:
     """Raises InfeasibleBudgetError where the generator's own mask, at a threshold, costs more."""
     cost, bounds = task.network.cost(kept.plan, masks=kept.masks), budget.bounds(task.network.cost())
-    reached = {m: float(cost.metric(m)) for m in bounds}
+    reached = {m: float(cost[m]) for m in bounds}
     over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
     if over:
         raise InfeasibleBudgetError(

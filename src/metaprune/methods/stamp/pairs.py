@@ -129,8 +129,7 @@ class PairLearner(Learner):
     ) -> Any:
         pairs = zip(self.layers.names, gates, strict=True)
         under = {n: tensors[n] * self.layers.spread(gate, n).to(tensors[n].dtype) for n, gate in pairs}
-        program = self.network.program
-        return program.run(program.structure(key="full", training=True), {**tensors, **under}, args, dict(kwargs))
+        return self.network.at().execute(args, kwargs, tensors={**tensors, **under}, training=True)
 
     def kept(self, probabilities: Sequence[Tensor]) -> Tensor:
         pairs = zip(self.layers.names, probabilities, strict=True)
@@ -167,7 +166,7 @@ class Pairs:
         return self._masked(masks)
 
     def _masked(self, kept: Sequence[np.ndarray]) -> Proposal:
-        device, layers = self.task.network.program.device, self.layers
+        device, layers = self.task.network.device, self.layers
         masks = {
             n: layers.spread(torch.from_numpy(k), n).contiguous().to(device)
             for n, k in zip(layers.names, kept, strict=True)

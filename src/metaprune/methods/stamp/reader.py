@@ -109,8 +109,7 @@ class Reader:
                 features.append(a[0])
             return step.target(*a, **k)
 
-        program = self.network.program
-        program.run(program.structure(key="full"), self.tensors, args, dict(kwargs), call)
+        self.network.at().execute(args, kwargs, tensors=self.tensors, call=call)
         x = features[0]
         x = x if x.dim() == 2 else x.flatten(1, -2).mean(dim=1)
         return SetView(x, [seen.get(g) for g in range(len(self.network.space))])

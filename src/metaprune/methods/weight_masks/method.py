@@ -55,7 +55,7 @@ class WeightMasks(WeightMasksConfig, BaseMethod):
     def slack(self, task: PruneTask, budget: Budget) -> bool:
         """Whether nothing is asked for: the full network meets the budget, and no N:M pattern is wanted."""
         full = task.network.cost()
-        return self.pattern == "unstructured" and all(full.metric(m) <= b for m, b in budget.bounds(full).items())
+        return self.pattern == "unstructured" and all(full[m] <= b for m, b in budget.bounds(full).items())
 
     def masks(
         self, task: PruneTask, tensors: Mapping[str, Tensor], budget: Budget, plan: Plan | None = None
@@ -177,15 +177,13 @@ class MaskedLayers:
         require_table(budget, self.network.cost_model())
         full, cost = self.network.cost(), self.network.cost(self.plan)
         bounds = budget.bounds(full)
-        over = {m: b for m, b in bounds.items() if m != "nonzero" and cost.metric(m) > b}
+        over = {m: b for m, b in bounds.items() if m != "nonzero" and cost[m] > b}
         if over:
-            text = "; ".join(
-                f"{m} <= {b:,.6g} asked, smallest reachable {cost.metric(m):,.6g}" for m, b in over.items()
-            )
+            text = "; ".join(f"{m} <= {b:,.6g} asked, smallest reachable {cost[m]:,.6g}" for m, b in over.items())
             raise InfeasibleBudgetError(
                 f"masks of single weights ({name}) leave dense costs as they are: {text}. Bound nonzero instead, as "
                 "nonzero=50%, or take a method that drops channels",
-                {m: float(cost.metric(m)) for m in bounds},
+                {m: float(cost[m]) for m in bounds},
             )
         count, least = sum(math.prod(self.sizes[n]) for n in self.names), self.least()
         fixed = int(cost.params) - count

@@ -6,24 +6,25 @@ A gene's candidates are the widths nearest below a grid of keep ratios (MetaPrun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.cost.analytic import CostModel
+from metaprune.cost.metrics import cost_metric
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.search.config import PAPER_GRID
 from metaprune.search.units import Unit, units_of
 from metaprune.values import Constraints, Plan, Space
 
-TRIED = "(latency: tried from the smallest structure, with every unit in turn at each of its widths) "
+LATENCY_NOTE = "Latency was minimised by changing one unit at a time, so a feasible structure may have been missed."
 _BISECTIONS = 14  # of the common exponent: 10 / 2^14 is finer than any grid
 _REDRAWS = 12  # of what bisection and single steps leave below the band, which coarse grids have
 
 
-class Codec:
+class WidthEncoding:
     """Genomes [n, genes] of integers <-> widths [n, groups].
 
     genes: name of the first group of every unit that may take more than one width.
@@ -116,32 +117,40 @@ def _candidates(unit: Unit, grid: Sequence[float]) -> np.ndarray:
     return unit.levels[np.unique(np.clip(index, 0, None))]
 
 
-def load_of(widths: np.ndarray, costs: CostModel, bounds: Mapping[str, float]) -> np.ndarray:
-    """Largest share of a bound that structures of these widths [n, groups] use, [n]."""
+def is_monotone(metrics: Iterable[str]) -> bool:
+    """Whether none of the metrics grows when a width shrinks, so that the smallest widths cost least."""
+    return all(cost_metric(metric).monotone for metric in metrics)
+
+
+def budget_use(widths: np.ndarray, costs: CostModel, bounds: Mapping[str, float]) -> np.ndarray:
+    """Compute the largest share of a bound that structures of these widths [n, groups] use, [n]."""
     return np.max([costs.metric(m, widths) / bound for m, bound in bounds.items()], axis=0)
 
 
-def floor_of(
+def smallest_levels(
     counts: Sequence[int] | np.ndarray,
     widths: Callable[[np.ndarray], np.ndarray],
     costs: CostModel,
     bounds: Mapping[str, float],
 ) -> np.ndarray:
-    """Levels int64 [units] that everything else stays above: the lowest, unless milliseconds are lower elsewhere.
+    """Find the levels int64 [units] of the cheapest structure.
 
-    Time is not monotone in width (16 channels can be faster than 15). Where the lowest levels break the bounds, each
-    unit in turn therefore goes to its best level, until the bounds are met or no unit alone gets closer to them.
+    For monotone costs these are all zeros. Latency is not monotone in width (16 channels can be faster than 15): with a
+    bound on it, each unit in turn moves to the level that lowers the cost most, until the bounds hold or no single move
+    helps.
 
-    counts: levels of every unit. widths: levels [n, units] -> widths [n, groups].
+    Args:
+        counts: number of levels of every unit.
+        widths: levels [n, units] -> widths [n, groups].
     """
     level = np.zeros(len(counts), dtype=np.int64)
-    best, before = load_of(widths(level[None]), costs, bounds)[0], np.inf
-    while 1 < best < before and "latency_ms" in bounds:
+    best, before = budget_use(widths(level[None]), costs, bounds)[0], np.inf
+    while 1 < best < before and not is_monotone(bounds):
         before = best
         for unit, count in enumerate(counts):
             trials = np.repeat(level[None], count, axis=0)
             trials[:, unit] = np.arange(count)
-            loads = load_of(widths(trials), costs, bounds)
+            loads = budget_use(widths(trials), costs, bounds)
             if loads.min() < best:
                 level, best = trials[loads.argmin()], loads.min()
     return level
@@ -156,23 +165,24 @@ class BudgetSampler:
     child of crossover) is repaired in the same way. Only what a coarse grid leaves below the band is drawn again.
 
     Raises:
-        InfeasibleBudgetError: even the narrowest structure (see `floor_of`) exceeds a bound.
+        InfeasibleBudgetError: even the narrowest structure (see `smallest_levels`) exceeds a bound.
     """
 
-    def __init__(self, codec: Codec, costs: CostModel, bounds: Mapping[str, float], tolerance: float = 0.05):
+    def __init__(self, codec: WidthEncoding, costs: CostModel, bounds: Mapping[str, float], tolerance: float = 0.05):
         if not 0 < tolerance <= 1:
             raise ConfigError(
                 f"tolerance={tolerance!r} is the share of a budget that may be left over: a number in (0, 1]"
             )
         self.codec, self.costs, self.bounds, self.tolerance = codec, costs, dict(bounds), tolerance
-        self._floor = floor_of(codec.sizes, codec.widths, costs, bounds)
+        self._floor = smallest_levels(codec.sizes, codec.widths, costs, bounds)
         ends = self.codec.widths(np.stack([self._floor, codec.full]))
         reach = {m: self.costs.metric(m, ends) for m in bounds}
         missed = [m for m, bound in bounds.items() if reach[m][0] > bound]
         if missed:
             text = "; ".join(f"{m} <= {bounds[m]:,.6g} asked, smallest reachable {reach[m][0]:,.6g}" for m in missed)
+            note = "" if is_monotone(missed) else f"{LATENCY_NOTE} "
             raise InfeasibleBudgetError(
-                f"no structure of the grid meets the budget: {text}. {TRIED if 'latency_ms' in missed else ''}"
+                f"no structure of the grid meets the budget: {text}. {note}"
                 "Raise the budget, use a grid with smaller ratios, or relax min_keep, round_to, ignore, only, ratios",
                 {m: float(r[0]) for m, r in reach.items()},
             )
@@ -180,7 +190,7 @@ class BudgetSampler:
 
     def load(self, genomes: np.ndarray) -> np.ndarray:
         """Largest share of a bound that is used, [n]; 1 is exactly at a bound, above 1 breaks it."""
-        return load_of(self.codec.widths(genomes), self.costs, self.bounds)
+        return budget_use(self.codec.widths(genomes), self.costs, self.bounds)
 
     def within(self, load: np.ndarray) -> np.ndarray:
         """Whether loads are inside the band (or full width itself is below it)."""

@@ -1,4 +1,4 @@
-"""A traced network at one structure as a module that the training loop takes: no cut, weights of one's own."""
+"""A traced network at certain widths as a module that the training loop takes: nothing is cut."""
 
 from __future__ import annotations
 
@@ -8,54 +8,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaprune.elastic.batchnorm import calibrated
 from metaprune.elastic.weights import unslice_tensor
+from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.objective import Objective
 from metaprune.objective.batch import call_arguments, channels_last
 from metaprune.values import Plan
 
 
-class Structure(nn.Module):
-    """Holds the surviving rows of `tensors` (full size, by name); `full_size` puts what was trained back."""
+class TracedModule(nn.Module):
+    """Trains the surviving rows of full-size `tensors` (by name); `full_size` puts them back into their places."""
 
     def __init__(self, network: Network, tensors: Mapping[str, Tensor], plan: Plan | None = None):
         super().__init__()
-        self._network = [network]  # in a list: not a submodule, the user's model stays out
-        self.alive = None if plan is None or not plan.keep else network.survivors(plan)
-        self._key = "full" if self.alive is None else tuple(sorted(plan.keep.items()))  # type: ignore[union-attr]
+        self._at = [network.at(plan)]  # in a list: not a submodule, the user's model stays out
         self._names: dict[str, str] = {}
         for i, (name, tensor) in enumerate(network.sliced(self.alive, tensors=tensors).items()):
-            own = tensor.detach().clone()
+            copy = tensor.detach().clone()
             self._names[name] = f"tensor_{i}"
             if isinstance(network.tensors[name], nn.Parameter):
-                self.register_parameter(f"tensor_{i}", nn.Parameter(own, requires_grad=own.is_floating_point()))
+                self.register_parameter(f"tensor_{i}", nn.Parameter(copy, requires_grad=copy.is_floating_point()))
             else:
-                self.register_buffer(f"tensor_{i}", own)
+                self.register_buffer(f"tensor_{i}", copy)
 
     @property
     def network(self) -> Network:
-        return self._network[0]
+        return self._at[0].network
+
+    @property
+    def alive(self) -> Survivors | None:
+        """Which channels there are; None: all."""
+        return self._at[0].survivors
 
     def tensors(self) -> dict[str, Tensor]:
+        """The module's own tensors by the network's names."""
         return {name: getattr(self, attribute) for name, attribute in self._names.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        program = self.network.program
-        structure = program.structure(self.alive, key=self._key, training=self.training)
-        return program.run(structure, self.tensors(), args, kwargs)
+        return self._at[0].execute(args, kwargs, tensors=self.tensors(), training=self.training)
 
     def calibrate(self, batches: Sequence[Any]) -> None:
-        """BatchNorm statistics from (inputs, target) batches."""
-        program = self.network.program
-        given = [call_arguments(channels_last(inputs)) for inputs, _ in batches]
-        found = calibrated(
-            program, program.structure(self.alive, key=self._key), self.tensors(), given, self.network.switchable
-        )
+        """Set BatchNorm statistics from (inputs, target) batches."""
+        calls = [call_arguments(channels_last(inputs)) for inputs, _ in batches]
+        calibrated = self._at[0].calibrated(self.tensors(), calls)
         with torch.no_grad():
             for name, tensor in self.tensors().items():
-                if found[name] is not tensor:
-                    tensor.copy_(found[name])
+                if calibrated[name] is not tensor:
+                    tensor.copy_(calibrated[name])
 
     def tune(self, batches: Sequence[Any], lr: float, objective: Objective) -> None:
         """Take one SGD step (momentum 0.9) on each (inputs, target) batch."""

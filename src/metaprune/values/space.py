@@ -1,0 +1,119 @@
+"""What can be dropped: channel groups and locked dimensions."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from metaprune.core.errors import PlanError, closest
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a group lives in one parameter: `rows[i]` are the indices of dimension `dim` that channel i is part of."""
+
+    parameter: str
+    dim: int
+    rows: np.ndarray  # int64 [width, multiplicity]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can be dropped one by one; dropping channel i drops row i of every member.
+
+    role: `heads` (where queries are grouped: `kv_heads`, and `query_heads` of each), `head_dims` (query and key
+    dimensions of a head), `value_dims`, `stream` (the width that a residual connection carries on) or `hidden`.
+    """
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+    atoms: np.ndarray  # int64 [width], atom of every channel in the network's algebra
+    role: str = "hidden"
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
+
+        `=NAME` is the group of exactly that name.
+        """
+        if pattern.startswith("="):
+            return self.name == pattern[1:]
+        names = {self.name, f"{self.name.partition(':')[0]}:{self.role}"}
+        for member in self.members:
+            parts = member.parameter.split(".")
+            names |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+@dataclass(frozen=True)
+class LockedDim:
+    """A parameter dimension of which `locked` of `size` indices can never be dropped, and why."""
+
+    parameter: str
+    dim: int
+    size: int
+    locked: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """All that can be dropped: channel groups in the order of the network, and what is locked and why."""
+
+    groups: tuple[ChannelGroup, ...]
+    locked: tuple[LockedDim, ...] = ()
+    over_merged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[ChannelGroup]:
+        return iter(self.groups)
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        if name not in self.index:
+            raise PlanError(f"no channel group {name!r}.{closest(name, list(self.index))} `net.explain()` lists all.")
+        return self.groups[self.index[name]]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Group name -> its number."""
+        return {g.name: i for i, g in enumerate(self.groups)}
+
+    @cached_property
+    def widths(self) -> np.ndarray:
+        """Full widths, int64 [groups]."""
+        return np.array([g.width for g in self.groups], dtype=np.int64)
+
+    @property
+    def stuck(self) -> tuple[ChannelGroup, ...]:
+        """Groups of one channel: dropping it would remove the whole path, so it stays."""
+        return tuple(g for g in self.groups if g.width == 1)
+
+    def match(self, patterns: Sequence[str], what: str = "pattern") -> set[int]:
+        """Indices of the groups that any pattern names.
+
+        Raises:
+            PlanError: a pattern that matches nothing, with the closest name.
+        """
+        indices: set[int] = set()
+        names = list(dict.fromkeys(n for g in self.groups for n in (g.name, *(m.parameter for m in g.members))))
+        modules = list(dict.fromkeys(".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 2)))
+        locked = [d.parameter for d in self.locked]
+        for pattern in patterns:
+            hits = {i for i, g in enumerate(self.groups) if g.matches(pattern)}
+            if not hits and not any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in locked):
+                raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{closest(pattern, modules)}")
+            indices |= hits
+        return indices
+
+    def digest(self) -> str:
+        """Names the space: networks of equal groups in equal parameters have equal digests."""
+        text = json.dumps([(g.name, g.width, [(m.parameter, m.dim) for m in g.members]) for g in self.groups])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
