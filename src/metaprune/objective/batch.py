@@ -117,14 +117,23 @@ def moved(value: Any, device: torch.device | str, *, is_target: bool = False) ->
     return map_tensors(value, change)
 
 
-def channels_last(inputs: Any) -> Any:
-    """A batch with its images [B, C, H, W] laid out channels-last; convolutions keep the layout from there on.
+def channels_last_is_safe(device: torch.device | str = "cpu") -> bool:
+    """Whether convolutions on `device` may be trained in channels-last layout.
 
-    Faster on CPUs, most so for depthwise convolutions.
+    On CPUs without AVX-512, oneDNN's kernel for the weight gradient of 1x1 convolutions with a stride writes past its
+    buffer in this layout (torch 2.13: the process aborts, or continues on a damaged heap).
+    """
+    return torch.device(device).type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
+def channels_last(inputs: Any) -> Any:
+    """A batch with its images [B, C, H, W] laid out channels-last, where `channels_last_is_safe`.
+
+    Convolutions keep the layout from there on. Faster on CPUs, most so for depthwise convolutions.
     """
 
     def change(tensor: Tensor) -> Tensor:
-        images = tensor.dim() == 4 and tensor.is_floating_point()
+        images = tensor.dim() == 4 and tensor.is_floating_point() and channels_last_is_safe(tensor.device)
         return tensor.to(memory_format=torch.channels_last) if images else tensor
 
     return map_tensors(inputs, change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -16,13 +17,13 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from metaprune.core.errors import ConfigError, DataError, TrainingDivergedError
+from metaprune.core.errors import ConfigError, DataError, NoEffectWarning, TrainingDivergedError
 from metaprune.core.imports import import_python_target
 from metaprune.core.rng import Rng
 from metaprune.data.types import NO_SAMPLES, Data
 from metaprune.objective import Objective, Split
 from metaprune.objective.base import require_scalar
-from metaprune.objective.batch import batch_size_of, call_model, channels_last, share_of
+from metaprune.objective.batch import batch_size_of, call_model, channels_last, channels_last_is_safe, share_of
 from metaprune.train.averaging import WeightAverage
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
 from metaprune.train.config import PYTHON, TrainConfig
@@ -122,6 +123,13 @@ class _Run:
     ):
         self.accelerator, self.model, self.split, self.config = accelerator, model, split, config
         self.loss, self.objective, self.rng = loss, loss.objective, rng
+        if config.channels_last and not channels_last_is_safe(accelerator.device):
+            warnings.warn(
+                "channels_last=True does nothing on this CPU: its kernels damage memory in that layout, so images keep "
+                "PyTorch's own",
+                NoEffectWarning,
+                stacklevel=3,
+            )
         self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
         self.batch_size, self.pass_steps = pass_of(split, config, self.num_processes)
         self.steps_per_epoch = config.steps_per_epoch or self.pass_steps

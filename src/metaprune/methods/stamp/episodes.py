@@ -25,7 +25,7 @@ def seen_as(sample: Sample, look: str) -> Sample:
     if look == LOOKS[0] or not (isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()):
         return sample
     if "grey" in look:
-        images = images.mean(dim=1, keepdim=True).expand_as(images).contiguous(memory_format=torch.channels_last)
+        images = channels_last(images.mean(dim=1, keepdim=True).expand_as(images).contiguous())
     if "inverted" in look:
         images = -images  # of normalised values
     return dataclasses.replace(sample, args=(images, *sample.args[1:]))
