@@ -341,5 +341,6 @@ def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> Non
     over = [f"{m} {cost.metric(m):,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost.metric(m) > bound]
     if over:
         raise PlanError(
-            f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); PruneTask.allocator(budget) meets it"
+            f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); "
+            "PruneTask.allocator(budget) meets it"
         )
