@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CARDS = sorted(ROOT.glob("src/metaprune/methods/*/card.md"))
 
 
 def test_the_readme_example_runs(tmp_path, monkeypatch):
@@ -31,7 +32,9 @@ def test_curves_are_drawn_from_the_results(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name
+    "path",
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *CARDS, *ROOT.glob("examples/*/*.md")],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_links_in_documents_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
@@ -43,3 +46,14 @@ def test_recipes_read():
 
     recipes = [read_recipe(path) for path in (ROOT / "recipes").glob("*.toml")]
     assert recipes and all(recipe.budget.to_dict() for recipe in recipes)
+
+
+def test_cards_hold_the_options_of_their_method():
+    from metaprune.protocol.card import with_options
+    from metaprune.protocol.registry import method_names, method_spec
+
+    named = [spec for spec in map(method_spec, method_names()) if spec.card is not None]
+    assert len(named) == len(CARDS) == 3
+    for spec in named:
+        text = spec.card_path().read_text()
+        assert text == with_options(text, spec.config_class()), "run: python -m metaprune.protocol.card"

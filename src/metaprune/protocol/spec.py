@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from metaprune.core.errors import ConfigError
 from metaprune.protocol.options import MethodOptions
 
 
@@ -52,6 +54,17 @@ class MethodSpec:
     def section(self, record: Mapping[str, Any]) -> Any | None:
         """Return the report's section on `record`, or None where there is nothing to tell."""
         return None if self.report is None else _loaded(self.report)(record)
+
+    def card_path(self) -> Path:
+        """Where the page on the method lies.
+
+        Raises:
+            ConfigError: the method has none.
+        """
+        if self.card is None:
+            raise ConfigError(f"method {self.name!r} has no card")
+        place = self.method if isinstance(self.method, str) else f"{self.method.__module__}:"
+        return Path(str(import_module(place.partition(":")[0].rpartition(".")[0]).__file__)).with_name(self.card)
 
     def about(self) -> str:
         """First line of the docstring of the options."""

@@ -123,10 +123,7 @@ class Stamp(StampConfig, BaseMethod):
             "parameters": sum(p.numel() for p in learner.generator.parameters()),
             "seconds": rows.seconds,
         }
-        tensors = {f"generator.{n}": t.detach().cpu() for n, t in learner.generator.state_dict().items()}
-        tensors |= {f"network.{n}": t.detach().cpu().contiguous() for n, t in state.tensors().items()}
-        tensors |= {f"reference.{n}": t.detach().cpu().clone() for n, t in _own(task, learner.head).items()}
-        return Artifact(self.name, tensors, info)
+        return Artifact(self.name, _learned_tensors(task, learner, state), info)
 
     def restore(self, artifact: Artifact) -> Self:
         return dataclasses.replace(self, fitted=artifact)
@@ -340,6 +337,13 @@ def _require_within(task: PruneTask, budget: Budget, kept: Proposal) -> None:
             "larger strength",
             reached,
         )
+
+
+def _learned_tensors(task: PruneTask, learner: Learner, state: MetaState) -> dict[str, Tensor]:
+    """What an artifact holds: the generator, the meta-trained network, and the network before."""
+    tensors = {f"generator.{n}": t.detach().cpu() for n, t in learner.generator.state_dict().items()}
+    tensors |= {f"network.{n}": t.detach().cpu().contiguous() for n, t in state.tensors().items()}
+    return tensors | {f"reference.{n}": t.detach().cpu().clone() for n, t in _own(task, learner.head).items()}
 
 
 def _own(task: PruneTask, head: Head) -> dict[str, Tensor]:
