@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,15 @@ from metaprune.train.history import History
 _FORMAT = 1
 _TENSORS = "checkpoint.safetensors"
 _NUMBERS = "checkpoint.json"
+
+
+class SavedHistory(Protocol):
+    """What a checkpoint keeps of the steps so far: rows, as plain data."""
+
+    @property
+    def rows(self) -> Sequence[Any]: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: Any,
     scaler: Any,
-    history: History,
+    history: SavedHistory,
     identity: Mapping[str, Any],
     extra: Mapping[str, Tensor] | None = None,
 ) -> Path:

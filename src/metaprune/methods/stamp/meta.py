@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,8 @@ from metaprune.methods.stamp.config import MetaConfig
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS
 from metaprune.methods.stamp.learner import Learner
-from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from metaprune.train.meta_loop import MetaHistory, MetaLoop
 from metaprune.train.processes import ALONE, Processes
-from metaprune.train.progress import TrainProgress
-
-
-@dataclass
-class Rows:
-    """Figures of every episode, JSON-able; what `train.checkpoint` saves as a history."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    """Wall time of the episodes, those of killed starts that were saved included."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
 
 
 class MetaState(nn.Module):
@@ -86,7 +71,7 @@ def meta_train(
     identity: dict[str, Any],
     progress: bool,
     processes: Processes = ALONE,
-) -> Rows:
+) -> MetaHistory:
     """Train `state` in place; continues from `folder` after a kill, to the same numbers.
 
     Every episode aims at a share of the full cost between the generator's two, evenly in its logarithm.
@@ -95,38 +80,28 @@ def meta_train(
     tensors after every step but for BatchNorm statistics, which become the main process's at the end of an episode.
     """
     adam = torch.optim.Adam(learner.generator.parameters(), lr=config.generator_lr)
-    rows = Rows()
-    if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
-        restore(checkpoint, model=state, optimizer=adam)
-        rows = Rows(**checkpoint.numbers["history"])
+    loop = MetaLoop(
+        label="episodes",
+        state=state,
+        optimizer=adam,
+        steps=config.episodes,
+        save_every=config.save_every,
+        folder=folder,
+        identity=identity,
+        progress=progress,
+        processes=processes,
+    )
+    history = loop.resume()
     processes.copy_from_main([*state.parameters(), *state.buffers()])  # a GPU may round what was read otherwise
-    done = len(rows.rows)
-    show = progress and processes.is_main
-    bar = TrainProgress("episodes", total_steps=config.episodes, done_steps=done, show=show)
-    with bar:
-        for number in range(done, config.episodes):
-            began = time.perf_counter()
-            ramp = min(1.0, (number + 1) / max(1.0, config.ramp * config.episodes))
-            draw = rng.child("episode", number)
-            asked = math.exp(draw.child("share").numpy().uniform(*np.log(learner.generator.shares)))
-            ramped = dataclasses.replace(price, strength=ramp * price.strength, target=asked)
-            row = _episode(learner, state, pools, config, adam, draw, number, ramped, processes)
-            rows.rows.append(row)
-            rows.seconds += time.perf_counter() - began
-            bar.step(0.0)
-            last = number + 1 == config.episodes
-            if folder is not None and (last or (number + 1) % config.save_every == 0):
-                if processes.is_main:
-                    save_checkpoint(
-                        folder,
-                        model=state,
-                        optimizer=adam,
-                        scaler=None,
-                        history=rows,  # type: ignore[arg-type]
-                        identity=identity,  # type: ignore[arg-type]
-                    )
-                processes.wait()
-    return rows
+
+    def episode(number: int) -> dict[str, Any]:
+        ramp = min(1.0, (number + 1) / max(1.0, config.ramp * config.episodes))
+        draw = rng.child("episode", number)
+        asked = math.exp(draw.child("share").numpy().uniform(*np.log(learner.generator.shares)))
+        ramped = dataclasses.replace(price, strength=ramp * price.strength, target=asked)
+        return _episode(learner, state, pools, config, adam, draw, number, ramped, processes)
+
+    return loop.run(history, episode)
 
 
 def _episode(
