@@ -85,16 +85,16 @@ class Prune:
             "device": self.device,
             "latency.table": self.latency_table,
         }
-        found: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+        overrides: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
         if self.only:
-            found["constraints.only"] = list(self.only)
+            overrides["constraints.only"] = list(self.only)
         if self.keep_module:
-            found["constraints.keep_module"] = True
+            overrides["constraints.keep_module"] = True
         if self.budget is not None:
             from metaprune.values import Budget
 
-            found["budget"] = Budget.parse(self.budget).to_dict()
-        return {**found, **assignments(self.set, "--set")}
+            overrides["budget"] = Budget.parse(self.budget).to_dict()
+        return {**overrides, **assignments(self.set, "--set")}
 
     def _name(self) -> str:
         if self.recipe is not None:

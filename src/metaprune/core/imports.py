@@ -28,12 +28,12 @@ def import_python_target(target: str) -> Callable[..., Any]:
         raise ConfigError(
             f"python:{target}: module {module_name!r} does not import ({error}): install it, or put it on PYTHONPATH."
         ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    imported = getattr(module, attribute, None)
+    if not callable(imported):
         raise ConfigError(
             f"python:{target}: {module_name} has no callable {attribute!r}.{closest(attribute, dir(module))}"
         )
-    return found
+    return imported
 
 
 def allow_torchvision_import() -> None:

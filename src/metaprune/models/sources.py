@@ -149,9 +149,9 @@ def default_input_shape(spec: str, model: nn.Module | None = None) -> tuple[int,
     `config.image_size` and `config.num_channels` (transformers).
     """
     scheme, name = split_spec(spec)
-    own = getattr(model, "input_shape", None)
-    if isinstance(own, tuple) and len(own) == 3:
-        return own
+    input_shape = getattr(model, "input_shape", None)
+    if isinstance(input_shape, tuple) and len(input_shape) == 3:
+        return input_shape
     if scheme == "zoo":
         return zoo_entry(name).input_shape
     if scheme == "torchvision":

@@ -133,9 +133,9 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as config.json holds it: without what a method keeps out of files."""
-        found = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
-        found["method"]["options"] = public_options(self.method.name, self.method.options)
-        return found
+        plain = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        plain["method"]["options"] = public_options(self.method.name, self.method.options)
+        return plain
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

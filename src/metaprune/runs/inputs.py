@@ -25,7 +25,7 @@ from metaprune.train.processes import by_main_process
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunInputs:
     model: nn.Module
     options: dict[str, Any]  # as resolved: number of classes and channels from the data
     data: Data | None
@@ -57,7 +57,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_inputs(config: RunConfig) -> Inputs:
+def load_inputs(config: RunConfig) -> RunInputs:
     """Build everything a run needs. Random initial weights come from the run's seed.
 
     Raises:
@@ -90,7 +90,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     require_fit(model, data)
     args, kwargs = example_inputs(model, config, data)
     args, kwargs = pytree.tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
-    return Inputs(model, options, data, args, kwargs, device)
+    return RunInputs(model, options, data, args, kwargs, device)
 
 
 def require_fit(model: nn.Module, data: Data | None) -> None:

@@ -243,10 +243,10 @@ def _record(
 
 
 def _recovered(
-    pruned: Pruned, prepared: Prepared, how: RecoverConfig, rng: Rng, checkpoint_dir: Path | None
+    pruned: Pruned, prepared: Prepared, recovery: RecoverConfig, rng: Rng, checkpoint_dir: Path | None
 ) -> dict[str, Any] | None:
     """Recover `pruned.model` in place; the training history, or None if nothing was asked for."""
-    if prepared.own_loop is None and (prepared.data is None or how.kind == "none"):
+    if prepared.own_loop is None and (prepared.data is None or recovery.kind == "none"):
         return None
     network = pruned.network
     masks = network.at(pruned.plan).masks(pruned.masks)
@@ -260,7 +260,7 @@ def _recovered(
             pruned.model,
             network.model,
             cast("Data", prepared.data),
-            how,
+            recovery,
             rng=rng,
             device=device_of(pruned.model),
             progress=prepared.progress,

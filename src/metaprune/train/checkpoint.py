@@ -143,14 +143,14 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Any = None, 
 
     Raises `WeightsError` naming the tensors when names or shapes do not fit; nothing is changed then.
     """
-    own = _model_tensors(model)
+    tensors = _model_tensors(model)
     saved = checkpoint.part("model")
-    wrong = sorted(own.keys() ^ saved.keys())
-    wrong += [name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape]
+    wrong = sorted(tensors.keys() ^ saved.keys())
+    wrong += [name for name in tensors.keys() & saved.keys() if tensors[name].shape != saved[name].shape]
     if wrong:
         raise WeightsError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}; start the training over")
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in tensors.items():
             tensor.copy_(saved[name])
     if optimizer is not None:
         state: dict[int, dict[str, Any]] = {}

@@ -12,6 +12,7 @@ from torch import nn
 from metaprune.core.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, NoEffectWarning, WeightsError
 from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
+from metaprune.methods.metagraph.build_graph import build_network_graph
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
@@ -20,7 +21,6 @@ from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.metagraph.pruner import Pruner, area, metric_of, ranking, some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wire import wire
 from metaprune.models import create
 from metaprune.network import trace
 from metaprune.objective import Classification
@@ -57,7 +57,7 @@ def stirred(metanet):
 
 def data_model(task):
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
-    return DataModel(task, wire(task.network), tensors)
+    return DataModel(task, build_network_graph(task.network), tensors)
 
 
 # ---------------------------------------------------------------------------------------------------- objective
@@ -143,7 +143,9 @@ def test_straight_through_gates_give_the_loss_of_the_cut(kind):
         gate.retain_grad()
         assert torch.equal(gate.detach().round(decimals=12), torch.from_numpy(mask).double())
     loss, _ = gated_loss(network, tensors, gates, batches, Classification())
-    assert gated_loss(network, tensors, [g.detach() for g in gates], batches, Classification())[0] == loss  # of fixed weights
+    assert (
+        gated_loss(network, tensors, [g.detach() for g in gates], batches, Classification())[0] == loss
+    )  # of fixed weights
     alive = network.survivors(plan)
     trained = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
     small = {n: t.detach().requires_grad_(n in trained) for n, t in network.sliced(alive, tensors=tensors).items()}
@@ -374,7 +376,7 @@ def test_controls_move_as_far_as_the_metanetwork():
     assert far(new) > 0
     assert far(noise_like(new, model.tensors, Rng(0))) == pytest.approx(far(new), rel=1e-4)
     assert far(shrunk_like(new, model, Shrinkage(task.network))) == pytest.approx(far(new), rel=1e-4)
-    other = by_metanet(metanet, model, 0.5, shuffled(model.wiring, Rng(0)))
+    other = by_metanet(metanet, model, 0.5, shuffled(model.network_graph, Rng(0)))
     assert any(not torch.equal(other[n], t) for n, t in new.items())  # the graph matters
     assert not torch.equal(by_metanet(metanet, model, 1.0)[next(iter(new))], new[next(iter(new))])  # so does strength
 

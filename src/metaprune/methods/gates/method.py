@@ -52,11 +52,11 @@ class Gates(GatesConfig, BaseMethod):
         with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
             rows = gradient_steps(learner, weights, optimisers, drawn, price)
         with torch.no_grad():
-            found = [p.cpu().numpy() for p in learner.gates_of(None, share).probabilities()]
+            probabilities = [p.cpu().numpy() for p in learner.gates_of(None, share).probabilities()]
         macs = 3.0 * self.steps * self.batch_size * task.network.cost().macs
         details = {self.name: {"macs": macs, "steps": rows}}
         new = {n: t.detach() for n, t in weights.tensors().items()} if self.weights == "trained" else None
-        return Proposal(allocator.by_scores(found), new, (), details)
+        return Proposal(allocator.by_scores(probabilities), new, (), details)
 
     def _samples(self, task: PruneTask, data: Data, rng: Rng) -> Iterator[Sample]:
         """`steps` augmented batches, pass after pass over the training split."""

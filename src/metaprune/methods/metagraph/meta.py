@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from metaprune.core.errors import CollapseWarning, TrainingDivergedError
 from metaprune.core.rng import Rng
-from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.criteria.scores import ScoreMethod
 from metaprune.methods.metagraph.config import MetaConfig
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
+from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.pruner import Batches, Pruner, area, metric_of, some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.objective import signed
 from metaprune.protocol.method import PruneTask
 from metaprune.train.meta_loop import MetaHistory, MetaLoop
@@ -40,7 +40,7 @@ class DataModel:
     """A trained network that the metanetwork learns on: full-size tensors, and what it keeps already."""
 
     task: PruneTask
-    wiring: Wiring
+    network_graph: NetworkGraph
     tensors: Mapping[str, Tensor]
     plan: Plan = field(default_factory=Plan)
     seconds: float = 0.0
@@ -48,7 +48,7 @@ class DataModel:
 
     def graph(self) -> Graph:
         network = self.task.network
-        return Graph(self.wiring.at(network.survivors(self.plan) if self.plan.keep else None), self.tensors)
+        return Graph(self.network_graph.at(network.survivors(self.plan) if self.plan.keep else None), self.tensors)
 
 
 class State(nn.Module):
@@ -64,7 +64,7 @@ class State(nn.Module):
 
 def rewritten(metanet: Metanet, model: DataModel, graph: Graph, strength: float) -> dict[str, Tensor]:
     """All tensors of a data model, rewritten; differentiable in the metanetwork."""
-    return graph.wiring.written(model.tensors, metanet(graph, strength))
+    return graph.network_graph.written(model.tensors, metanet(graph, strength))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Trainer:
     """Meta-training on `models[:-held]`; the last `held` of them judge."""
 
     def __init__(
-        self, metanet: Metanet, models: Sequence[DataModel], config: MetaConfig, criterion: Ranking, held: int
+        self, metanet: Metanet, models: Sequence[DataModel], config: MetaConfig, criterion: ScoreMethod, held: int
     ):
         self.state, self.config, self.models = State(metanet), config, list(models)
         self.learnt, self.judges = range(len(models) - held), range(len(models) - held, len(models))
@@ -195,15 +195,17 @@ class Trainer:
             whole.append(self._whole(i, new, at.calibration, at.judged))
         uncut = float(np.mean(whole))
         mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
-        found = {
+        evaluation = {
             "step": number,
             "curve": mean,
             "area": area(mean),
             "uncut": uncut,
             "collapsed": self._has_collapsed(uncut, float(np.mean([at.before for at in judging.values()]))),
         }
-        log.info("meta-training step %d: %.4f after the cut, %.4f uncut", number, found["area"], found["uncut"])
-        return found
+        log.info(
+            "meta-training step %d: %.4f after the cut, %.4f uncut", number, evaluation["area"], evaluation["uncut"]
+        )
+        return evaluation
 
     def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
         """Score of a data model with other tensors, without a further cut."""

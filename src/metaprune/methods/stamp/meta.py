@@ -116,11 +116,11 @@ def _episode(
     processes: Processes,
 ) -> dict[str, Any]:
     domain = int(rng.child("domain").numpy().integers(len(pools)))
-    pool, kept = pools[domain], state.head(domain) if config.head == "kept" else {}
+    pool, kept_head = pools[domain], state.head(domain) if config.head == "kept" else {}
     classes, look = pool.choose(config.ways, rng.child("classes")), config.look(rng)
     weights = learner.weights(state.tensors(), len(classes))
     rows = np.searchsorted(pool.classes, classes)
-    for name, tensor in kept.items():
+    for name, tensor in kept_head.items():
         weights.head[name].data.copy_(tensor[rows])
     optimiser = sgd(weights, config.lr, config.head_lr)
     results: list[StepResult] = []
@@ -129,7 +129,7 @@ def _episode(
         sample = pool.draw(classes, config.batch_size, inner.child("sample"), augment=config.augment, look=look)
         gates = inner.child("gates")
         results.append(gradient_step(learner, weights, (optimiser, adam), sample, gates, price, processes))
-    for name, tensor in kept.items():
+    for name, tensor in kept_head.items():
         tensor[rows] = weights.head[name].detach()
     size = config.outer_lr * (1 - number / config.episodes)
     if config.outer == "reptile":
@@ -182,14 +182,14 @@ def _fomaml(
     gradients = torch.autograd.grad(loss, [weights.leaves[n] for n in names], allow_unused=True)
     processes.average([g for g in gradients if g is not None])
     processes.copy_from_main(weights.buffers.values())
-    own = state.tensors()
+    tensors = state.tensors()
     with torch.no_grad():
         for name, gradient in zip(names, gradients, strict=True):
             if gradient is not None:
-                own[name].sub_(gradient, alpha=size)
+                tensors[name].sub_(gradient, alpha=size)
         for name, buffer in weights.buffers.items():
             if buffer.is_floating_point():
-                own[name].lerp_(buffer, 0.1)
+                tensors[name].lerp_(buffer, 0.1)
 
 
 def conditioning(
@@ -204,12 +204,12 @@ def conditioning(
     for number in range(max(tasks, len(pools))):
         draw, pool = rng.child(number), pools[number % len(pools)]
         classes = pool.choose(config.ways, draw.child("classes"))
-        found = []
+        twins = []
         for twin in range(2):
             sample = pool.draw(classes, config.batch_size, draw.child("sample", twin), augment=config.augment)
             flat = np.concatenate(learner.probabilities([sample], middle(learner.generator.shares)))
-            found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
-        masks.append(found)
+            twins.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
+        masks.append(twins)
     same = float(np.mean([jaccard(*pair) for pair in masks]))
     n = len(masks)
     other = float(np.mean([jaccard(masks[i][0], masks[j][1]) for i in range(n) for j in range(n) if i != j]))
