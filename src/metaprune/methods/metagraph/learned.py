@@ -10,11 +10,11 @@ from typing import Any
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.core.strict import from_dict
-from metaprune.methods.metagraph.build_graph import ACTIVATIONS
 from metaprune.methods.metagraph.config import MetaConfig, MetanetConfig
 from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet
 from metaprune.methods.metagraph.network_graph import MAX_FEATURES
+from metaprune.methods.metagraph.operators import ACTIVATIONS
 from metaprune.protocol.artifact import Artifact, plain
 from metaprune.protocol.method import PruneTask
 

@@ -20,10 +20,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from metaprune.core.errors import ConfigError
-from metaprune.methods.metagraph.build_graph import ACTIVATIONS
 from metaprune.methods.metagraph.config import MetanetConfig
 from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.network_graph import MAX_FEATURES, Attribute, Edges, NetworkGraph
+from metaprune.methods.metagraph.operators import ACTIVATIONS
 
 EDGE_KINDS = ("conv", "grouped", "linear", "identity", "product", "head")
 NORM_KINDS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
