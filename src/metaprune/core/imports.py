@@ -59,12 +59,12 @@ def allow_torchvision_import() -> None:
 
 
 def import_optional(package: str, extra: str) -> Any:
-    """Import an optional package.
+    """Import an optional package, or a module of one.
 
     Raises:
         MissingDependencyError: it is not installed; names the extra.
     """
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(package.partition(".")[0]) is None:
         raise MissingDependencyError(f"{package} is not installed: run `pip install 'metaprune[{extra}]'`.")
     allow_torchvision_import()
     try:

@@ -41,6 +41,20 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Augmentation of training images beyond the crop and mirror, by torchvision's transforms (extra `vision`)."""
+
+    rand_augment: int | None = None
+    """Magnitude of RandAugment, 0 to 30; 9 is usual."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0 leaves it out."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0 leaves it out."""
+    random_erasing: float = 0.0
+    """Share of images that lose a random rectangle."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which data."""
 
@@ -54,6 +68,8 @@ class DataConfig:
     """1 or 3: convert images to grey or colour."""
     skip_corrupt: bool = False
     """Leave out image files that cannot be read, with a warning, instead of stopping."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """More augmentation in training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

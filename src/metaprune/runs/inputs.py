@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from metaprune.core.errors import ConfigError, DataError, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data, load_data
+from metaprune.data.augment import augmented
 from metaprune.models import create, default_input_shape
 from metaprune.objective.batch import call_arguments, call_model, share_of
 from metaprune.runs.config import RunConfig
@@ -75,6 +77,8 @@ def load_inputs(config: RunConfig) -> RunInputs:
             channels=d.channels,
             skip_corrupt=d.skip_corrupt,
         )
+        extra = dataclasses.asdict(d.augment)
+        data = dataclasses.replace(data, train=augmented(data.train, data.num_classes, extra))
         if config.objective is not None:
             data = as_data(data, objective={"kind": config.objective.kind, **config.objective.options})
     options = dict(config.model.options)
