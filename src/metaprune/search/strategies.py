@@ -18,6 +18,7 @@ from metaprune.core.rng import Rng
 from metaprune.search.config import EvolutionConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 
+_MUTANTS = 0.5  # share of the children that are mutations, as in the paper; the others are crossovers
 _TRIALS = 10  # rounds of children before random structures fill the generation
 
 
@@ -98,7 +99,7 @@ class Evolution(RandomSearch):
     def _children(
         self, sampler: BudgetSampler, parents: np.ndarray, count: int, known: set[bytes], draw: np.random.Generator
     ) -> list[np.ndarray]:
-        mutants = round(count * self.config.mutation_share)
+        mutants = round(count * _MUTANTS)
         children: list[np.ndarray] = []
         for wanted, make in ((mutants, self.mutated), (count, self._crossed)):
             for _ in range(_TRIALS):

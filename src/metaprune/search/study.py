@@ -111,7 +111,7 @@ class Search:
             return optuna.samplers.NSGAIISampler(population_size=evolution.population, seed=rng.integer() % 2**32)
         strategy: Strategy
         if kind == "greedy":
-            strategy = GreedySlimming(self.codec, samplers, rng, self.config.greedy_steps)
+            strategy = GreedySlimming(self.codec, samplers, rng)
         else:
             strategy = (Evolution if kind == "evolution" else RandomSearch)(self.codec, samplers, rng, evolution)
         return StrategySampler(strategy)

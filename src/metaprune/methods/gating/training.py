@@ -187,7 +187,7 @@ def gradient_step(
         result = dataclasses.replace(result, loss=figures[0].item(), metric=figures[1].item())
     if not math.isfinite(result.loss):
         raise TrainingDivergedError(
-            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr or head_lr, "
+            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr, "
             "and check the inputs for NaN"
         )
     nn.utils.clip_grad_norm_([*weights.leaves.values(), *weights.head.values()], 5.0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metaprune.core.rng import Rng
 from metaprune.methods.gating.training import Price, StepResult, TrainableTensors, gradient_step, sgd
-from metaprune.methods.stamp.config import MetaConfig
+from metaprune.methods.stamp.config import HEAD_LR, MetaConfig
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS
 from metaprune.methods.stamp.learner import Learner
@@ -122,7 +122,7 @@ def _episode(
     rows = np.searchsorted(pool.classes, classes)
     for name, tensor in kept_head.items():
         weights.head[name].data.copy_(tensor[rows])
-    optimiser = sgd(weights, config.lr, config.head_lr)
+    optimiser = sgd(weights, config.lr, HEAD_LR)
     results: list[StepResult] = []
     for step in range(config.inner_steps):
         inner = rng.child("step", step)

@@ -28,7 +28,7 @@ from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
 from metaprune.methods.gating.training import Price, TrainableTensors, asked_share, gradient_steps, sgd
 from metaprune.methods.stamp.channels import Channels
-from metaprune.methods.stamp.config import StampConfig
+from metaprune.methods.stamp.config import HEAD_LR, StampConfig
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
@@ -237,7 +237,7 @@ class Stamp(StampConfig, BaseMethod):
         self, learner: Learner, weights: TrainableTensors, pool: Pool, price: Price, rng: Rng
     ) -> list[dict[str, float]]:
         optimisers = (
-            sgd(weights, self.meta.lr, self.meta.head_lr),
+            sgd(weights, self.meta.lr, HEAD_LR),
             torch.optim.Adam(learner.generator.parameters(), lr=self.meta.generator_lr),
         )
         steps = [rng.child("step", step) for step in range(self.adapt_steps)]
