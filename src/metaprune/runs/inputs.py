@@ -19,6 +19,7 @@ from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data, load_data
 from metaprune.data.augment import augmented
 from metaprune.models import create, default_input_shape
+from metaprune.objective import TeacherSplit
 from metaprune.objective.batch import call_arguments, call_model, share_of
 from metaprune.runs.config import RunConfig
 from metaprune.surgery.tensors import named_tensors
@@ -118,7 +119,8 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
                 "Set data.channels and data.image_size, or the model's options, so that they fit"
             ) from error
         if data.objective is not None:
-            target = output if target is None and data.objective.is_label_free else target
+            if data.objective.is_label_free and not isinstance(data.val, TeacherSplit):
+                target = output  # bound to no network yet: labels, if there are any, do not matter
             data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
 
 
