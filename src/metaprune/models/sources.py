@@ -1,4 +1,4 @@
-"""Models from a spec string: `zoo:`, `timm:`, `torchvision:`, `hf:` and `python:module:function`."""
+"""Models from a spec string: `zoo:`, `builtin:`, `timm:`, `torchvision:`, `hf:` and `python:module:function`."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def split_spec(spec: str) -> tuple[str, str]:
     Raises:
         ConfigError: no known scheme before the first colon.
     """
-    schemes = ("zoo", "timm", "torchvision", "hf", "python")
+    schemes = ("zoo", "builtin", "timm", "torchvision", "hf", "python")
     scheme, separator, name = spec.partition(":")
     if separator and name and scheme in schemes:
         return scheme, name
     if not separator and spec in zoo_names():
         raise ConfigError(f"Model {spec!r} has no source: write 'zoo:{spec}' (or timm:{spec}, torchvision:{spec}).")
     raise ConfigError(
-        f"Model {spec!r} is not understood.{closest(scheme, schemes)} Write zoo:NAME, timm:NAME_OR_DIR, "
+        f"Model {spec!r} is not understood.{closest(scheme, schemes)} Write zoo:NAME, builtin:NAME, timm:NAME_OR_DIR, "
         "torchvision:NAME, hf:NAME_OR_DIR or python:module:function."
     )
 
@@ -107,8 +107,9 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
     """Build a model, in training mode as PyTorch builds it (hf: in evaluation mode, as transformers does).
 
     Args:
-        spec: `zoo:NAME`, `timm:NAME_OR_DIR`, `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`. A
-            folder, and a Hub name (`owner/name`), hold a config and weights, which are loaded.
+        spec: `zoo:NAME`, `builtin:NAME` (with its own weights, see `metaprune data list`), `timm:NAME_OR_DIR`,
+            `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`. A folder, and a Hub name (`owner/name`),
+            hold a config and weights, which are loaded.
         weights: a weight file, or "pretrained" for the package's own (timm, torchvision: fetched by that package).
             Default: those of the folder or Hub name, else random, from torch's global generator.
         new_head: the weights are of a network for other classes; its last layer stays random.
@@ -126,6 +127,10 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
     try:
         if scheme == "zoo":
             model = build_zoo(name, **options)
+        elif scheme == "builtin":
+            from metaprune_datasets.pretrained import build
+
+            model = build(name, **options)
         elif scheme == "timm":
             model = _from_timm(name, weights, dict(options))
         elif scheme == "torchvision":
