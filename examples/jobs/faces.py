@@ -1,0 +1,31 @@
+"""A detector without labels: mosaics of smileys for CenterFace, whose own outputs are the target."""
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from metaprune.data import load_data
+
+
+class Mosaics(Dataset):
+    """`count` mosaics of four emoji, float32 [3, 128, 128] in 0..255."""
+
+    def __init__(self, split, label: int, count: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        faces = (split.labels == label).nonzero().flatten()
+        self.images = split.images
+        self.chosen = faces[torch.randint(len(faces), (count, 4), generator=generator)]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        a, b, c, d = self.images[self.chosen[index]].float()
+        return torch.cat([torch.cat([a, b], dim=2), torch.cat([c, d], dim=2)], dim=1)
+
+
+def data():
+    """(train, val, test)."""
+    source = load_data("builtin:emoji")
+    label = source.classes.index("Smileys & Emotion")
+    parts = [(source.train, 1_000), (source.val, 64), (source.test, 128)]
+    return tuple(Mosaics(split, label, count, seed) for seed, (split, count) in enumerate(parts))
