@@ -30,14 +30,14 @@ def scenes(split, count: int, seed: int) -> TensorDataset:
 def data():
     """(train, val, test)."""
     source = load_data("builtin:animal-shapes")
-    parts = [(source.train, 5_000), (source.val, 500), (source.test, 1_000)]
+    parts = [(source.train, 3_000), (source.val, 300), (source.test, 1_000)]
     return tuple(scenes(split, count, seed) for seed, (split, count) in enumerate(parts))
 
 
 class UNet(nn.Module):
     """Three resolutions, with skips that are concatenated."""
 
-    def __init__(self, classes: int = 11, width: int = 16):
+    def __init__(self, classes: int = 11, width: int = 12):
         super().__init__()
         self.down = nn.ModuleList([block(1, width), block(width, 2 * width)])
         self.bottom = block(2 * width, 4 * width)
