@@ -24,5 +24,5 @@ def turned(split, count: int, seed: int) -> TensorDataset:
 def data():
     """(train, val, test)."""
     source = load_data("builtin:fashion-mnist")
-    parts = [(source.train, 8_000), (source.val, 500), (source.test, 2_000)]
+    parts = [(source.train, 4_000), (source.val, 250), (source.test, 1_000)]
     return tuple(turned(split, count, seed) for seed, (split, count) in enumerate(parts))

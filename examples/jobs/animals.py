@@ -30,7 +30,7 @@ def scenes(split, count: int, seed: int) -> TensorDataset:
 def data():
     """(train, val, test)."""
     source = load_data("builtin:animal-shapes")
-    parts = [(source.train, 3_000), (source.val, 300), (source.test, 1_000)]
+    parts = [(source.train, 2_000), (source.val, 200), (source.test, 500)]
     return tuple(scenes(split, count, seed) for seed, (split, count) in enumerate(parts))
 
 

@@ -28,5 +28,5 @@ def data():
     """(train, val, test)."""
     source = load_data("builtin:emoji")
     label = source.classes.index("Smileys & Emotion")
-    parts = [(source.train, 512), (source.val, 32), (source.test, 128)]
+    parts = [(source.train, 256), (source.val, 32), (source.test, 128)]
     return tuple(Mosaics(split, label, count, seed) for seed, (split, count) in enumerate(parts))

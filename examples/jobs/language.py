@@ -6,4 +6,4 @@ from metaprune_datasets.text import brown
 def data():
     """(train, val, test) of few sequences: a step of such a network takes seconds on a CPU."""
     train, val, test = brown(length=64)
-    return train.take(32), val.take(4), test.take(16)
+    return train.take(24), val.take(4), test.take(12)

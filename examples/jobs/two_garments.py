@@ -20,5 +20,5 @@ def pairs(split, count: int, seed: int) -> TensorDataset:
 def data():
     """(train, val, test)."""
     source = load_data("builtin:fashion-mnist")
-    parts = [(source.train, 5_000), (source.val, 500), (source.test, 2_000)]
+    parts = [(source.train, 3_000), (source.val, 250), (source.test, 1_000)]
     return tuple(pairs(split, count, seed) for seed, (split, count) in enumerate(parts))

@@ -191,6 +191,8 @@ def builtin(name: str) -> Builtin:
     Raises:
         ConfigError: no such set; names the closest one.
     """
+    if name in FILE_SETS:
+        raise ConfigError(f"{name} holds no labelled images: use it as {FILE_SETS[name].use}.")
     if name not in _BUILTIN:
         raise ConfigError(
             f"There is no built-in data set {name!r}.{closest(name, (*builtin_names(), *FILE_SETS))} "

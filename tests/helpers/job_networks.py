@@ -61,7 +61,9 @@ def perceptron(outputs: int = 1) -> nn.Module:
 
 def labeller(outputs: int = 5) -> nn.Module:
     first = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
-    return nn.Sequential(*first, nn.Conv2d(8, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, outputs))
+    return nn.Sequential(
+        *first, nn.Conv2d(8, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, outputs)
+    )
 
 
 def tiny_llama() -> nn.Module:

@@ -23,7 +23,9 @@ def prune(name, method, recover, **options):
     before = copy.deepcopy(model.state_dict())
     rows = [data[0][i] for i in range(2)]
     batch = torch.utils.data.default_collate(rows)
-    args, kwargs = call_arguments({k: v for k, v in batch.items() if k != "labels"} if name == "next_token" else batch[0])
+    args, kwargs = call_arguments(
+        {k: v for k, v in batch.items() if k != "labels"} if name == "next_token" else batch[0]
+    )
     recovery = recover if recover == "bn" else mp.RecoverConfig(kind=recover, train=TRAIN)
     arguments = {"budget": {"params": "60%"}, "batch_size": 8, "progress": False, **options}
     result = mp.prune(
@@ -57,7 +59,7 @@ def test_batchnorm_recovery_without_batchnorm_says_so():
 
 
 def test_taylor_tells_channels_apart_where_the_loss_has_no_gradient():
-    """At the original network the error to its own outputs is at its minimum; magnitude alone finds the dead channel."""
+    """The original network is at the minimum of the error to its own outputs."""
     torch.manual_seed(0)
     model = JOBS["match_outputs"].model().eval()
     with torch.no_grad():

@@ -37,9 +37,10 @@ def load_data(
     out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side).
 
     Args:
-        spec: `builtin:NAME` (of `builtin:brown`: sequences of 128 tokens of SmolLM2's tokenizer); `imagefolder:DIR` (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*);
-            `npz:FILE` with uint8 `images` and integer `labels`, or `train_images`, `train_labels`, `test_...`,
-            `val_...`, or `train_jpeg`, `train_offsets`, `train_labels`, ...; `hf:NAME_OR_DIR`;
+        spec: `builtin:NAME` (brown: sequences of 128 tokens of SmolLM2's tokenizer); `imagefolder:DIR`
+            (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*); `npz:FILE` with uint8 `images` and
+            integer `labels`, or `train_images`, `train_labels`, `test_...`, `val_...`, or `train_jpeg`,
+            `train_offsets`, `train_labels`, ...; `hf:NAME_OR_DIR`;
             `python:module:function`, which returns anything `as_data` accepts.
         seed: which training samples `limit` keeps.
         limit: number of training samples, in the classes' shares.
