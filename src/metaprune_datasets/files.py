@@ -63,7 +63,7 @@ def file_set(name: str) -> FileSet:
     """
     if name not in FILE_SETS:
         raise ConfigError(
-            f"There are no built-in weights or text {name!r}.{closest(name, FILE_SETS)} "
+            f"There are no built-in weights or text {name!r}.{closest(name, tuple(FILE_SETS))} "
             f"There are: {', '.join(sorted(FILE_SETS))}."
         )
     return FILE_SETS[name]

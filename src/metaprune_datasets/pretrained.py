@@ -50,7 +50,8 @@ def build(name: str, **options: Any) -> nn.Module:
     """
     if name not in MODELS:
         raise ConfigError(
-            f"There is no built-in model {name!r}.{closest(name, MODELS)} There are: {', '.join(sorted(MODELS))}."
+            f"There is no built-in model {name!r}.{closest(name, tuple(MODELS))} "
+            f"There are: {', '.join(sorted(MODELS))}."
         )
     if options:
         raise ConfigError(f"builtin:{name} takes no options, as its weights decide its shape: leave out {options}")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from job_networks import JOBS, Rows, picture_data, tiny_llama, token_data
 
 import metaprune as mp
 from metaprune.core.errors import DataError, MetapruneError, NoEffectWarning
+from metaprune.core.imports import import_python_target
+from metaprune.objective import create_objective
 from metaprune.objective.batch import call_arguments
 from metaprune.runs.config import read_recipe
 from metaprune.runs.run import run
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "jobs"
 TRAIN = mp.TrainConfig(epochs=1, batch_size=8, lr=0.01)
 
 
@@ -153,3 +157,13 @@ def test_sequences_of_another_length_than_traced():
     arguments = {"data": data, "objective": "next_token", "budget": "params=80%", "progress": False}
     with pytest.raises(DataError, match="padded to one length"):
         mp.prune(tiny_llama().eval(), None, {"input_ids": torch.ones(2, 7).long()}, method="taylor", **arguments)
+
+
+@pytest.mark.parametrize("recipe", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_example_recipes_name_what_there_is(recipe, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    config = read_recipe(recipe)
+    for spec in (config.model.spec, config.data.spec):
+        scheme, _, target = spec.partition(":")
+        assert scheme in ("builtin", "zoo") or callable(import_python_target(target))
+    assert create_objective({"kind": config.objective.kind, **config.objective.options}).name == config.objective.kind
