@@ -11,9 +11,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
-sys.path += [str(HERE / "metagraph")]
+sys.path += [str(HERE / "metagraph"), str(HERE / "jobs")]
 
 from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
+from jobs_tables import jobs_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
@@ -77,6 +78,7 @@ def overhead_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "overhead": overhead_table,
+    "jobs": jobs_table,
     "coverage": coverage_table,
     "coverage-all": coverage_all_table,
     "pruningnet-budgets": partial(budgets_table, MOBILENET),

@@ -18,6 +18,7 @@ from metaprune.data.hub import hub_arrays
 from metaprune.data.npz import read_npz
 from metaprune_datasets import fetch, readers
 from metaprune_datasets.cache import cache_folder, is_cached, read_cache, write_cache
+from metaprune_datasets.files import FILE_SETS, get_files
 from metaprune_datasets.readers import ArrayDict
 
 Progress = Callable[[str], None]
@@ -190,10 +191,12 @@ def builtin(name: str) -> Builtin:
     Raises:
         ConfigError: no such set; names the closest one.
     """
+    if name in FILE_SETS:
+        raise ConfigError(f"{name} holds no labelled images: use it as {FILE_SETS[name].use}.")
     if name not in _BUILTIN:
         raise ConfigError(
-            f"There is no built-in data set {name!r}.{closest(name, builtin_names())} "
-            f"There are: {', '.join(builtin_names())}."
+            f"There is no built-in data set {name!r}.{closest(name, (*builtin_names(), *FILE_SETS))} "
+            f"There are: {', '.join((*builtin_names(), *sorted(FILE_SETS)))}."
         )
     return _BUILTIN[name]
 
@@ -217,7 +220,7 @@ def builtin_arrays(name: str) -> Arrays:
 
 
 def get_builtin(name: str, *, progress: Progress | None = None, folder: str | Path | None = None) -> Path:
-    """Fetch a built-in set into the cache, replacing what is there; returns its folder.
+    """Fetch a built-in set, or built-in weights or text, into the cache, replacing what is there; returns its folder.
 
     Args:
         progress: called with a line of text at each step.
@@ -228,8 +231,10 @@ def get_builtin(name: str, *, progress: Progress | None = None, folder: str | Pa
         ConfigError: unknown name, or the set cannot be read from a folder.
         DataError: no source worked; lists each with the reason.
     """
-    entry = builtin(name)
     say = progress or (lambda _: None)
+    if name in FILE_SETS and folder is None:
+        return get_files(name, say)
+    entry = builtin(name)
     sources = entry.sources
     if folder is not None:
         reader, given = entry.read_folder, Path(folder)

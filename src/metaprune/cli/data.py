@@ -13,28 +13,29 @@ from metaprune.runs.verb_tools import console
 
 @dataclass(frozen=True)
 class ListData:
-    """List the built-in data sets and whether they are on this machine."""
+    """List the built-in data sets, weights and texts, and whether they are on this machine."""
 
     def run(self) -> int:
         from metaprune.data import builtin_names
         from metaprune_datasets.builtin import builtin
         from metaprune_datasets.cache import is_cached
+        from metaprune_datasets.files import FILE_SETS, has_files
 
         out = console()
-        for name in builtin_names():
-            state = "here" if is_cached(name) else f"metaprune data get {name}"
-            out.print(
-                f"builtin:{name:<16} {builtin(name).about}  [{state}]", highlight=False, markup=False, soft_wrap=True
-            )
+        rows = [(f"builtin:{name}", name, builtin(name).about, is_cached(name)) for name in builtin_names()]
+        rows += [(entry.use, name, entry.about, has_files(name)) for name, entry in FILE_SETS.items()]
+        for use, name, about, here in rows:
+            state = "here" if here else f"metaprune data get {name}"
+            out.print(f"{use:<27} {about}  [{state}]", highlight=False, markup=False, soft_wrap=True)
         return 0
 
 
 @dataclass(frozen=True)
 class GetData:
-    """Fetch a built-in data set into the cache folder, with its checksum."""
+    """Fetch a built-in data set, weights or text into the cache folder, with its checksum."""
 
     name: tyro.conf.Positional[str]
-    """Name of the set, as fashion-mnist."""
+    """Name of the set, as fashion-mnist or smollm2-135m."""
     folder: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Take it from this folder instead of its package."""
 

@@ -20,7 +20,7 @@ class Latency:
     """Measure how long a model takes on this machine at any widths, so that latency_ms can be a budget."""
 
     model: tyro.conf.Positional[str]
-    """zoo:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    """zoo:NAME, builtin:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
     option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Argument of the model, as num_classes=10; may be repeated."""
     weights: str | None = None

@@ -37,9 +37,10 @@ def load_data(
     out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side).
 
     Args:
-        spec: `builtin:NAME`; `imagefolder:DIR` (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*);
-            `npz:FILE` with uint8 `images` and integer `labels`, or `train_images`, `train_labels`, `test_...`,
-            `val_...`, or `train_jpeg`, `train_offsets`, `train_labels`, ...; `hf:NAME_OR_DIR`;
+        spec: `builtin:NAME` (brown: sequences of 128 tokens of SmolLM2's tokenizer); `imagefolder:DIR`
+            (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*); `npz:FILE` with uint8 `images` and
+            integer `labels`, or `train_images`, `train_labels`, `test_...`, `val_...`, or `train_jpeg`,
+            `train_offsets`, `train_labels`, ...; `hf:NAME_OR_DIR`;
             `python:module:function`, which returns anything `as_data` accepts.
         seed: which training samples `limit` keeps.
         limit: number of training samples, in the classes' shares.
@@ -68,6 +69,11 @@ def load_data(
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
     )
+    if scheme == "builtin" and name == "brown":
+        from metaprune_datasets.text import brown
+
+        train, val, test = brown()
+        return as_data((train if limit is None else train.take(limit), val, test), name=spec, objective="next_token")
     if scheme == "builtin":
         return to_data(spec, builtin_arrays(name), options, flip=builtin(name).flip)
     if scheme == "npz":

@@ -183,13 +183,25 @@ class Program:
         """RunInputs in the order of the graph's placeholders."""
         traced = self._captured.example[1]
         ordered = {n: kwargs[n] for n in traced if n in kwargs}
-        leaves, spec = pytree.tree_flatten((args, ordered))
+        leaves = pytree.tree_leaves((args, ordered))
         if len(leaves) != len(self._captured.inputs) or len(ordered) != len(kwargs):
             raise PlanError(
-                f"the network was traced with inputs {self._captured.in_spec}, but was called with {spec}; "
-                "pass inputs of the same structure"
+                f"the network was traced with {described_inputs(*self._captured.example)}, but was called with "
+                f"{described_inputs(args, kwargs)}: trace it with all inputs that it will be given, by the same names "
+                "(example_kwargs), or leave the others out of the batches"
             )
         return leaves
+
+
+def described_inputs(args: tuple, kwargs: Mapping[str, Any]) -> str:
+    """Inputs of a call in words, as `float32 [2, 3, 8, 8], attention_mask=int64 [2, 16]`."""
+
+    def word(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        return type(value).__name__
+
+    return ", ".join([*map(word, args), *(f"{name}={word(value)}" for name, value in kwargs.items())]) or "nothing"
 
 
 def _is_place(value: Any) -> bool:

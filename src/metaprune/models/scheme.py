@@ -38,6 +38,7 @@ MODEL_SCHEMES = Registry(
     "metaprune.models",
     {
         "zoo": "metaprune_networks.scheme:ZOO",
+        "builtin": "metaprune_datasets.scheme:BUILTIN_MODELS",
         "timm": "metaprune.models.sources:TIMM",
         "torchvision": "metaprune.models.sources:TORCHVISION",
         "hf": "metaprune.models.sources:HF",

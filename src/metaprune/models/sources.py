@@ -1,4 +1,4 @@
-"""Models from a spec string: `zoo:`, `timm:`, `torchvision:`, `hf:` and `python:module:function`."""
+"""Models from a spec string: `zoo:`, `builtin:`, `timm:`, `torchvision:`, `hf:` and `python:module:function`."""
 
 from __future__ import annotations
 
@@ -126,8 +126,9 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
     """Build a model, in training mode as PyTorch builds it (hf: in evaluation mode, as transformers does).
 
     Args:
-        spec: `zoo:NAME`, `timm:NAME_OR_DIR`, `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`. A
-            folder, and a Hub name (`owner/name`), hold a config and weights, which are loaded.
+        spec: `zoo:NAME`, `builtin:NAME` (with its own weights, see `metaprune data list`), `timm:NAME_OR_DIR`,
+            `torchvision:NAME`, `hf:NAME_OR_DIR` or `python:module:function`. A folder, and a Hub name (`owner/name`),
+            hold a config and weights, which are loaded.
         weights: a weight file, or "pretrained" for the package's own (timm, torchvision: fetched by that package).
             Default: those of the folder or Hub name, else random, from torch's global generator.
         new_head: the weights are of a network for other classes; its last layer stays random.

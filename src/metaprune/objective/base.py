@@ -71,6 +71,13 @@ class Objective:
         """Compute the mean loss [] of one batch."""
         raise ConfigError(f"objective {self.name!r} has no loss: define loss(output, target) -> Tensor []")
 
+    def sensitivity(self, output: Any, target: Any) -> Tensor:
+        """Compute a number [] whose gradient says what matters, for criteria that rank by gradients: the loss.
+
+        An objective whose loss is least at the network that is being ranked has no gradient there and gives another.
+        """
+        return self.loss(output, target)
+
     def sums(self, output: Any, target: Any) -> Tensor:
         """Compute what `metrics` needs, float64 [k], additive over batches."""
         return torch.zeros(0, dtype=torch.float64)

@@ -60,6 +60,9 @@ class FunctionObjective(Objective):
             return self.base.loss(output, target, label_smoothing=label_smoothing)
         return self.loss_fn(output, target)
 
+    def sensitivity(self, output: Any, target: Any) -> Tensor:
+        return self.base.sensitivity(output, target) if self.loss_fn is None else self.loss(output, target)
+
     def sums(self, output: Any, target: Any) -> Tensor:
         return self.base.sums(output, target)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metaprune.core.rng import Rng
 from metaprune.objective.base import Metric, Objective, error_sums, relative_error
-from metaprune.objective.batch import call_model, inputs_and_target
+from metaprune.objective.batch import call_model, inputs_and_target, tensors_in
 from metaprune.objective.split import Split
 
 
@@ -33,6 +33,17 @@ class MatchOutputs(Objective):
 
     def loss(self, output: Any, target: Any, *, label_smoothing: float = 0.0) -> Tensor:
         return relative_error(output, target)
+
+    def sensitivity(self, output: Any, target: Any) -> Tensor:
+        """Project the outputs onto a random direction, each tensor relative to its target's norm.
+
+        The original network is at a minimum of the loss, where all gradients are zero. The expected square of this
+        projection's change is the loss after that change.
+        """
+        pairs = zip(tensors_in(output), tensors_in(target), strict=True)
+        dense = [(a, b) for a, b in pairs if a.is_floating_point()]
+        parts = [(a * torch.randn_like(a)).sum() / b.norm().clamp_min(1e-6) for a, b in dense]
+        return torch.stack(parts).sum() / len(parts) ** 0.5
 
     def sums(self, output: Any, target: Any) -> Tensor:
         with torch.no_grad():
@@ -70,5 +81,6 @@ class TeacherSplit:
         """See `Split.batches`."""
         self._teacher.to(device)
         for inputs, _ in self._split.batches(batch_size, device=device, rng=rng, augment=augment, drop_last=drop_last):
-            with torch.no_grad():
-                yield inputs, call_model(self._teacher, inputs)
+            with torch.no_grad():  # not around the yield, which would switch gradients off for whoever walks
+                target = call_model(self._teacher, inputs)
+            yield inputs, target

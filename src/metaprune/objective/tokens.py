@@ -19,6 +19,12 @@ from metaprune.objective.dense import masked_cross_entropy
 IGNORED = -100
 
 
+def _are_token_labels(target: Any, logits: Tensor) -> bool:
+    """Whether `target` holds integers [B, T] for logits [B, T, C]."""
+    is_whole = isinstance(target, Tensor) and not target.is_floating_point()
+    return is_whole and target.ndim >= 2 and target.shape == logits.shape[:-1]
+
+
 @dataclass(frozen=True)
 class TokenClassification(Objective):
     """Integer labels [B, T], -100 where none is judged, and logits [B, T, C]."""
@@ -31,7 +37,7 @@ class TokenClassification(Objective):
     def _rows(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         """Logits [N, C] and labels [N] of all positions."""
         logits = logits_of(output)
-        if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != logits.shape[:-1]:
+        if not _are_token_labels(target, logits):
             given = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
             raise DataError(
                 f"labels {given} for outputs {list(logits.shape)}: objective {self.name!r} takes integer labels "
@@ -47,7 +53,8 @@ class TokenClassification(Objective):
 
     def sums(self, output: Any, target: Any) -> Tensor:
         logits, labels = (t.detach() for t in self._rows(output, target))
-        nats = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nats = functional.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum")
         right = (logits.argmax(dim=-1) == labels).sum()  # -100 is no class, so it is never right
         return torch.stack([right.double(), nats.double()])
 
@@ -89,7 +96,7 @@ class NextToken(TokenClassification):
 
     def _rows(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         logits = logits_of(output)
-        if not isinstance(target, Tensor) or target.shape != logits.shape[:-1] or target.is_floating_point():
+        if not _are_token_labels(target, logits):
             return super()._rows(output, target)  # says what is wrong
         return logits[:, :-1].flatten(0, 1), target[:, 1:].flatten()
 

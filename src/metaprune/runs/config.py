@@ -25,7 +25,7 @@ class ModelConfig:
     """Which network."""
 
     spec: str
-    """zoo:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
+    """zoo:NAME, builtin:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the model: num_classes, widths, in_channels, ..."""
     weights: str | None = None

@@ -18,7 +18,9 @@ from metaprune.core.files import write_tensors
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data, load_data
 from metaprune.data.augment import augmented
+from metaprune.elastic.program import described_inputs
 from metaprune.models import create, default_input_shape
+from metaprune.network import Network
 from metaprune.objective import TeacherSplit
 from metaprune.objective.batch import call_arguments, call_model, share_of
 from metaprune.runs.config import RunConfig
@@ -83,7 +85,7 @@ def load_inputs(config: RunConfig) -> RunInputs:
         if config.objective is not None:
             data = as_data(data, objective={"kind": config.objective.kind, **config.objective.options})
     options = dict(config.model.options)
-    if data is not None and not config.model.spec.startswith("python:"):
+    if data is not None and not config.model.spec.startswith(("python:", "builtin:")):
         if data.num_classes > 0:
             options.setdefault("num_classes", data.num_classes)
         grey = config.model.spec.startswith("timm:") and data.input_shape[:1] != (3,)
@@ -106,22 +108,47 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
     """
     if data is None:
         return
-    shape = "x".join(map(str, data.input_shape)) or "unknown"
     with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
         inputs, target = next(iter(data.val.batches(2, device=device_of(model))))
         try:
             output = call_model(model, inputs)
         except Exception as error:  # a user's forward may raise anything
+            given = described_inputs(*call_arguments(inputs))
+            advice = "Set data.channels and data.image_size, or the model's options, so that they fit"
+            if not data.input_shape:
+                advice = "Give batches whose inputs have the names and shapes that the model takes"
             raise DataError(
-                f"{type(model).__name__} does not run on samples of {data.name} (shape {shape}): "
-                f"{one_line_error(error)}. "
-                "Set data.channels and data.image_size, or the model's options, so that they fit"
+                f"{type(model).__name__} does not run on samples of {data.name} ({given}): "
+                f"{one_line_error(error)}. {advice}"
             ) from error
         if data.objective is not None:
             if data.objective.is_label_free and not isinstance(data.val, TeacherSplit):
                 target = output  # bound to no network yet: labels, if there are any, do not matter
             data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
+
+
+def require_traced(network: Network, data: Data | None) -> None:
+    """Run the traced graph on one validation batch: it takes the inputs that it was traced with, and no others.
+
+    Raises:
+        DataError: it does not run; says what it was traced with.
+    """
+    if data is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        inputs, _ = next(iter(data.val.batches(2, device=network.device)))
+        args, kwargs = call_arguments(inputs)
+        try:
+            network.run(*args, **kwargs)
+        except Exception as error:  # operators may raise anything
+            traced = described_inputs(*network.captured.example)
+            raise DataError(
+                f"the traced graph of {type(network.model).__name__} does not run on batches of {data.name} "
+                f"({described_inputs(args, kwargs)}): it was traced with {traced}. Give example inputs of the same "
+                "names and sizes as the batches (only the first dimension may differ), padded to one length, or leave "
+                f"what it does not know out of the batches ({one_line_error(error)})"
+            ) from error
 
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:

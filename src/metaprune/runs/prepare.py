@@ -19,7 +19,7 @@ from metaprune.network import Network, trace
 from metaprune.protocol.method import Method, PruneTask, recovery_after, require_feasible
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.scratch import reinitialise
-from metaprune.runs.inputs import require_fit
+from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.values import Budget, Constraints
 
@@ -134,6 +134,8 @@ def prepare(
     network, table = attach_latency_table(network, latency_table)
     data = None if data is None else data.bound_to(network.model)
     require_fit(network.model, data)
+    if method.needs_data:
+        require_traced(network, data)
     rules = module_rules(network, seed) if constraints.keep_module else ModuleRules()
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
         reinitialise(copy.deepcopy(network.model), Rng(seed))

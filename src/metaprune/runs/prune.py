@@ -25,7 +25,7 @@ from metaprune.recover.config import RecoverConfig
 from metaprune.recover.run import recover, run_own
 from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
 from metaprune.runs.folder import Phases
-from metaprune.runs.inputs import require_fit
+from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.prepare import Form, Prepared, RecoveryLoop, prepare
 from metaprune.runs.record import (
     OWN_LOOP,
@@ -192,6 +192,8 @@ def prune_prepared(
             weights=proposal.weights,
             masks=proposal.masks,
         )
+        if pruned.form == "graph":
+            require_traced(network, prepared.data)
         if recovery.kind != "none":  # a form that cannot be trained on this data is told before it is
             require_fit(pruned.model, prepared.data)
     figures = {"dense": _figures(network.model, prepared), "cut": _figures(pruned.model, prepared)}

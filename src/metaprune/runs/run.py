@@ -123,7 +123,7 @@ def train_dense(
                 progress=prepared.progress,
                 identity={"weights": tensors_digest(prepared.network.tensors)},
             ).to_dict()
-    if config.model.weights is None and not config.model.spec.startswith(("python:", "hf:")):
+    if config.model.weights is None and not config.model.spec.startswith(("python:", "hf:", "builtin:")):
         log.warning("warning: the network has random weights; give model.weights, or a [train] table with data")
     return None
 

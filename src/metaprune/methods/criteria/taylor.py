@@ -45,7 +45,7 @@ class Taylor(TaylorConfig, ScoreMethod):
                 args, kwargs = call_arguments(inputs)
                 sliced = network.sliced(network.survivors(plan), tensors=tensors)
                 output = network.run(*args, plan=plan, tensors=sliced, **kwargs)
-                loss = objective.loss(output, target)
+                loss = objective.sensitivity(output, target)
                 grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
                 change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
                 parts = group_scores(task, partial(self._part, change), "none")

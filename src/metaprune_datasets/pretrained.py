@@ -1,0 +1,58 @@
+"""Models with built-in weights, from the cache: `builtin:NAME` in a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from metaprune.core.errors import ConfigError, closest
+from metaprune.core.imports import import_optional
+from metaprune_datasets.files import cached_files
+
+
+def smollm2() -> nn.Module:
+    """SmolLM2-135M (float32, 30 layers) without a cache of keys and values, in evaluation mode.
+
+    Raises:
+        DataMissingError: not in the cache; holds the command that gets it.
+    """
+    import torch
+
+    transformers = import_optional("transformers", "hf")
+    model = transformers.LlamaForCausalLM.from_pretrained(cached_files("smollm2-135m"), dtype=torch.float32)
+    model.config.use_cache = False  # as a whole sequence goes through at once
+    return model.eval()
+
+
+def centerface() -> nn.Module:
+    """CenterFace, converted from ONNX: images [B, 3, H, W] in 0..255 to heat map, scale, offset and landmarks.
+
+    Height and width are multiples of 32.
+
+    Raises:
+        DataMissingError: not in the cache; holds the command that gets it.
+    """
+    onnx = import_optional("onnx", "onnx")
+    onnx2torch = import_optional("onnx2torch", "pretrained")
+    return onnx2torch.convert(onnx.load(cached_files("centerface") / "centerface.onnx")).eval()
+
+
+MODELS = {"smollm2-135m": smollm2, "centerface": centerface}
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """The model of `builtin:NAME`.
+
+    Raises:
+        ConfigError: unknown name, or options (the weights decide all of them).
+        DataMissingError: not in the cache; holds the command that gets it.
+    """
+    if name not in MODELS:
+        raise ConfigError(
+            f"There is no built-in model {name!r}.{closest(name, tuple(MODELS))} "
+            f"There are: {', '.join(sorted(MODELS))}."
+        )
+    if options:
+        raise ConfigError(f"builtin:{name} takes no options, as its weights decide its shape: leave out {options}")
+    return MODELS[name]()

