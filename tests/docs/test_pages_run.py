@@ -1,10 +1,11 @@
 """The code of the pages runs, block after block, as a reader would run it."""
 
-import metaprune as mp
 import pytest
 import torch
 from pages import code_of, run_blocks
 from torch.utils.data import DataLoader
+
+import metaprune as mp
 
 
 @pytest.mark.parametrize("page", ["docs/objectives.md"])
