@@ -36,20 +36,20 @@ def one(case: str) -> dict[str, float]:
     import torch
 
     import metaprune as mp
+    from metaprune.methods.metagraph.build_graph import build_network_graph
     from metaprune.methods.metagraph.metanet import Graph, Metanet, MetanetConfig
-    from metaprune.methods.metagraph.wire import wire
     from metaprune.models import create
 
     torch.set_num_threads(1)
     spec, size, hidden, layers, form, checkpointing = CASES[case]
     network = mp.trace(create(spec), torch.zeros(1, 3, size, size))
     began = time.process_time()
-    wiring = wire(network)
+    network_graph = build_network_graph(network)
     wired = time.process_time() - began
-    graph = Graph(wiring, network.tensors)
+    graph = Graph(network_graph, network.tensors)
     metanet = Metanet(MetanetConfig(hidden=hidden, layers=layers, form=form, checkpointing=checkpointing)).train()
     before, found = peak_gb(), []
-    for _ in range(1 if wiring.edge_count > 1e6 else 3):
+    for _ in range(1 if network_graph.edge_count > 1e6 else 3):
         metanet.zero_grad()
         began = time.process_time()
         loss = sum(v.square().sum() for v in metanet(graph, 0.5))
@@ -58,8 +58,8 @@ def one(case: str) -> dict[str, float]:
         found.append((forward - began, time.process_time() - forward))
     forward, backward = (min(f) for f in zip(*found, strict=True))
     return {
-        "nodes": wiring.nodes,
-        "edges": wiring.edge_count,
+        "nodes": network_graph.nodes,
+        "edges": network_graph.edge_count,
         "wire_cpu_s": wired,
         "forward_cpu_s": forward,
         "backward_cpu_s": backward,

@@ -161,7 +161,7 @@ def wrong_graphs() -> AbstractContextManager[Any]:
     right = DataModel.graph
 
     def graph(model: DataModel) -> Graph:
-        return Graph(shuffled(right(model).wiring, Rng(0)), model.tensors)
+        return Graph(shuffled(right(model).network_graph, Rng(0)), model.tensors)
 
     return mock.patch.object(DataModel, "graph", graph)
 

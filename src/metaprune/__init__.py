@@ -62,6 +62,7 @@ _HOME = {
     "fit": "metaprune.runs.fit",
     "Result": "metaprune.runs.prune",
     "prune": "metaprune.runs.prune",
+    "replay": "metaprune.runs.replay",
     "run": "metaprune.runs.run",
     "Pruned": "metaprune.surgery.cut",
     "cut": "metaprune.surgery.cut",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from metaprune.runs.config import RunConfig
     from metaprune.runs.fit import fit
     from metaprune.runs.prune import Result, prune
+    from metaprune.runs.replay import replay
     from metaprune.runs.run import run
     from metaprune.surgery.cut import Pruned, cut
     from metaprune.train.config import TrainConfig
@@ -182,6 +184,7 @@ __all__ = [
     "prune",
     "register",
     "register_cost_metric",
+    "replay",
     "rule",
     "run",
     "trace",

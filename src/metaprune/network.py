@@ -163,8 +163,8 @@ class Network:
             PlanError: the plan does not fit.
         """
         if isinstance(widths, Plan):
-            kept = tuple(sorted(widths.keep.items()))
-            return NetworkAtWidths(self, self.survivors(widths), kept) if kept else NetworkAtWidths(self, None, "full")
+            key = tuple(sorted(widths.keep.items()))
+            return NetworkAtWidths(self, self.survivors(widths), key) if key else NetworkAtWidths(self, None, "full")
         return NetworkAtWidths(self, widths, "full" if widths is None else None)
 
     def cost_model(self, batch: int = 1) -> CostModel:

@@ -68,7 +68,7 @@ def read_cache(name: str) -> Arrays:
         expected = json.loads((folder / _FACTS).read_text(encoding="utf-8"))["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / _FACTS} is damaged ({error}): {again}") from error
-    found = sha256_of(folder / _FILE)
-    if found != expected:
-        raise DataError(f"{folder / _FILE} is damaged: its sha256 is {found}, not {expected}: {again}")
+    digest = sha256_of(folder / _FILE)
+    if digest != expected:
+        raise DataError(f"{folder / _FILE} is damaged: its sha256 is {digest}, not {expected}: {again}")
     return read_npz(folder / _FILE)

@@ -42,17 +42,17 @@ def check_sha256(path: Path, expected: str) -> Path:
     Raises:
         DataError: it is not: the file is damaged or not the one that was published.
     """
-    found = sha256_of(path)
-    if found != expected:
-        raise DataError(f"{path.name} has sha256 {found}, expected {expected}: a damaged or exchanged file, not used")
+    digest = sha256_of(path)
+    if digest != expected:
+        raise DataError(f"{path.name} has sha256 {digest}, expected {expected}: a damaged or exchanged file, not used")
     return path
 
 
 def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if not found:
+    paths = sorted(folder.glob(pattern))
+    if not paths:
         raise DataError(f"the download left no {pattern}")
-    return found[0]
+    return paths[0]
 
 
 def npm_package(package: str, version: str, sha256: str, folder: Path) -> Path:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from metaprune.core.errors import ConfigError
-from metaprune.models import create, default_input_shape, load_weights, zoo_names
+from metaprune.models import create, default_input_shape, load_weights
+from metaprune_networks.zoo import zoo_names
 
 
 def count(spec, **options):

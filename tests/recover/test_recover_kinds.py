@@ -38,7 +38,7 @@ def test_parse():
         parse_recover("fine-tune")
     with pytest.raises(ConfigError, match="not understood"):
         parse_recover(3)
-    for options in ({"temperature": 0.0}, {"distil_weight": 1.5}, {"bn_batches": 0}, {"bn_batch_size": 1}):
+    for options in ({"temperature": 0.0}, {"distil_weight": 1.5}, {"bn_batches": 0}):
         with pytest.raises(ConfigError):
             RecoverConfig(**options)
 

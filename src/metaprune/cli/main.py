@@ -37,11 +37,11 @@ _LAST: dict[str, type] = {
 
 def _verbs() -> dict[str, type]:
     """All verbs by name. An installed package that does not load, or whose verb's name is taken, is warned of."""
-    found = dict(_FIRST)
+    all_verbs = dict(_FIRST)
     for name in method_names():
         try:
             verbs = method_spec(name).load_verbs()
-            if taken := [verb for verb in verbs if verb in found or verb in _LAST]:
+            if taken := [verb for verb in verbs if verb in all_verbs or verb in _LAST]:
                 raise ConfigError(f"its verb {taken[0]!r} is taken")
         except Exception as error:  # a broken package must not take the command line with it
             if METHODS.is_builtin(name):
@@ -49,8 +49,8 @@ def _verbs() -> dict[str, type]:
             reason = error if isinstance(error, ConfigError) else one_line_error(error)
             sys.stderr.write(f"metaprune: warning: the verbs of method {name!r} are left out: {reason}\n")
             continue
-        found.update(verbs)
-    return {**found, **_LAST}
+        all_verbs.update(verbs)
+    return {**all_verbs, **_LAST}
 
 
 def _parsed(arguments: Sequence[str] | None) -> Any:

@@ -12,14 +12,13 @@ class Models:
     """List the model specs that ship with metaprune, and how to name others."""
 
     def run(self) -> int:
-        from metaprune.models import zoo_names
+        from metaprune.models import MODEL_SCHEMES
 
         out = console()
-        for name in zoo_names():
-            out.print(f"zoo:{name}", highlight=False)
-        out.print(
-            "timm: or hf:NAME_OR_DIR, torchvision:NAME (packages of that name), python:module:function (your own)",
-            highlight=False,
-            soft_wrap=True,
-        )
+        for scheme in MODEL_SCHEMES.names():
+            source = MODEL_SCHEMES.get(scheme)
+            if source.names is None:
+                out.print(source.form, highlight=False, markup=False)
+            for name in () if source.names is None else source.names():
+                out.print(f"{scheme}:{name}", highlight=False, markup=False)
         return 0

@@ -23,13 +23,16 @@ class Prune:
     """
 
     recipe: tyro.conf.Positional[Path | None] = None
-    """TOML recipe; flags override it. Without one, give at least --model and --budget."""
+    """TOML recipe, or the record.json of a run to repeat; flags override it. Without one, give at least --model and
+    --budget."""
     model: str | None = None
     """Model spec, as zoo:resnet20."""
     weights: str | None = None
     """Weight file for the model."""
     data: str | None = None
     """Data spec, as builtin:fashion-mnist."""
+    objective: str | None = None
+    """What the network is trained for and judged by, as regression or next_token; by default what the data say."""
     budget: str | None = None
     """Upper bounds, as macs=50% or macs=50%,params=1e6; nonzero=50% for masks of single weights."""
     method: str | None = None
@@ -75,22 +78,23 @@ class Prune:
             "model.spec": self.model,
             "model.weights": self.weights,
             "data.spec": self.data,
+            "objective.kind": self.objective,
             "method.name": self.method,
             "recover.kind": self.recover,
             "seed": self.seed,
             "device": self.device,
             "latency.table": self.latency_table,
         }
-        found: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+        overrides: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
         if self.only:
-            found["constraints.only"] = list(self.only)
+            overrides["constraints.only"] = list(self.only)
         if self.keep_module:
-            found["constraints.keep_module"] = True
+            overrides["constraints.keep_module"] = True
         if self.budget is not None:
             from metaprune.values import Budget
 
-            found["budget"] = Budget.parse(self.budget).to_dict()
-        return {**found, **assignments(self.set, "--set")}
+            overrides["budget"] = Budget.parse(self.budget).to_dict()
+        return {**overrides, **assignments(self.set, "--set")}
 
     def _name(self) -> str:
         if self.recipe is not None:

@@ -28,12 +28,12 @@ def import_python_target(target: str) -> Callable[..., Any]:
         raise ConfigError(
             f"python:{target}: module {module_name!r} does not import ({error}): install it, or put it on PYTHONPATH."
         ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    imported = getattr(module, attribute, None)
+    if not callable(imported):
         raise ConfigError(
             f"python:{target}: {module_name} has no callable {attribute!r}.{closest(attribute, dir(module))}"
         )
-    return found
+    return imported
 
 
 def allow_torchvision_import() -> None:
@@ -59,12 +59,12 @@ def allow_torchvision_import() -> None:
 
 
 def import_optional(package: str, extra: str) -> Any:
-    """Import an optional package.
+    """Import an optional package, or a module of one.
 
     Raises:
         MissingDependencyError: it is not installed; names the extra.
     """
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(package.partition(".")[0]) is None:
         raise MissingDependencyError(f"{package} is not installed: run `pip install 'metaprune[{extra}]'`.")
     allow_torchvision_import()
     try:

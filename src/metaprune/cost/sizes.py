@@ -21,18 +21,18 @@ Polynomial = tuple[tuple[tuple[int, ...], int], ...]  # ((group indices of one c
 
 def owners(space: Space, labelled: Labelled) -> np.ndarray:
     """The group of every atom, -1 for none; the padding -1 of a label reads the last entry."""
-    found = np.full(len(labelled.atoms) + 1, -1, dtype=np.int64)
+    group_of_atom = np.full(len(labelled.atoms) + 1, -1, dtype=np.int64)
     for g, group in enumerate(space):
-        found[group.atoms] = g
-    return found
+        group_of_atom[group.atoms] = g
+    return group_of_atom
 
 
 def polynomial_of(rows: np.ndarray) -> Polynomial:
     """rows: int64 [n, k], the owners of every row's atoms."""
-    found: dict[tuple[int, ...], int] = defaultdict(int)
+    coefficients: dict[tuple[int, ...], int] = defaultdict(int)
     for combination, count in zip(*np.unique(np.sort(rows, axis=1), axis=0, return_counts=True), strict=True):
-        found[tuple(int(g) for g in combination if g >= 0)] += int(count)
-    return tuple(sorted(found.items()))
+        coefficients[tuple(int(g) for g in combination if g >= 0)] += int(count)
+    return tuple(sorted(coefficients.items()))
 
 
 def sizes_at(polynomials: Sequence[Polynomial], full: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -42,6 +42,6 @@ def sizes_at(polynomials: Sequence[Polynomial], full: np.ndarray, widths: np.nda
     for size, polynomial in zip(sizes, polynomials, strict=True):
         for groups, rows in polynomial:
             most = math.prod(int(full[g]) for g in groups)
-            kept: Any = math.prod(columns[g] for g in groups)  # 1 without groups
-            size += kept * (rows // most) if rows % most == 0 else -(-rows * kept // most)
+            product: Any = math.prod(columns[g] for g in groups)  # 1 without groups
+            size += product * (rows // most) if rows % most == 0 else -(-rows * product // most)
     return sizes

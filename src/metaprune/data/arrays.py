@@ -119,8 +119,8 @@ def to_data(name: str, arrays: Arrays, options: Options, *, flip: bool = True) -
         for part in ("train", "val", "test")
     }
     if options.limit is not None:
-        kept = stratified_limit(chosen["train"][1], options.limit, Rng(options.seed, ("data", "limit")))
-        splits["train"] = splits["train"].subset(torch.from_numpy(kept))
+        limited = stratified_limit(chosen["train"][1], options.limit, Rng(options.seed, ("data", "limit")))
+        splits["train"] = splits["train"].subset(torch.from_numpy(limited))
     digest = hashlib.sha256("".join(split.digest() for split in splits.values()).encode()).hexdigest()
     return Data(
         name,
@@ -139,14 +139,14 @@ def _pick(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of one part, in a fixed random order; `indices` are into the training part, None = given."""
     images, labels = arrays.parts["train" if indices is not None else part]
-    kept = np.arange(len(labels)) if indices is None else indices
-    if len(kept) == 0:
+    selected = np.arange(len(labels)) if indices is None else indices
+    if len(selected) == 0:
         raise DataError(f"{name}: the {part} split is empty: give more samples.")
     if labels.max() >= num_classes:
         raise DataError(f"{name}: label {labels.max()} has no class among {num_classes}: check labels and classes.")
     # Sources are often sorted by class; the first n samples of a split should be a fair draw.
-    kept = SPLIT_RNG.child("shuffle", part).numpy().permutation(kept)
-    return images[kept], labels[kept]
+    selected = SPLIT_RNG.child("shuffle", part).numpy().permutation(selected)
+    return images[selected], labels[selected]
 
 
 def _numbered(arrays: Arrays) -> tuple[str, ...]:

@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from metaprune.core.errors import DataError
-from metaprune.data.opened import Opened
+from metaprune.data.image_source import ImageSource
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 _PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
-def open_folder(folder: str | Path) -> Opened:
+def open_folder(folder: str | Path) -> ImageSource:
     """Images by class folder; the classes are the folder names, sorted.
 
     Raises:
@@ -24,9 +24,9 @@ def open_folder(folder: str | Path) -> Opened:
     if not root.is_dir():
         raise DataError(f"imagefolder:{root} is not a folder: check the path.")
     roots = {
-        part: found
+        part: image_paths
         for part, names in _PARTS.items()
-        if (found := next((root / n for n in names if (root / n).is_dir()), None)) is not None
+        if (image_paths := next((root / n for n in names if (root / n).is_dir()), None)) is not None
     }
     if "train" not in roots:
         roots = {"train": root}
@@ -41,9 +41,9 @@ def open_folder(folder: str | Path) -> Opened:
         for directory in sorted(p for p in inner.iterdir() if p.is_dir() and not p.name.startswith(".")):
             if directory.name not in classes:
                 raise DataError(f"imagefolder:{directory} is a class that {roots['train']} does not have.")
-            found = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _SUFFIXES)
-            files += found
-            labels += [classes.index(directory.name)] * len(found)
+            image_paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            files += image_paths
+            labels += [classes.index(directory.name)] * len(image_paths)
         if not labels:
             raise DataError(f"imagefolder:{inner} holds no images ({', '.join(sorted(_SUFFIXES))}).")
         parts[part] = (np.arange(start, len(files)), np.array(labels, dtype=np.int64))
@@ -51,4 +51,4 @@ def open_folder(folder: str | Path) -> Opened:
     def open_image(key: int) -> Image.Image:
         return Image.open(files[key])
 
-    return Opened(open_image, lambda key: str(files[key]), parts, classes)
+    return ImageSource(open_image, lambda key: str(files[key]), parts, classes)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from metaprune.core.errors import DataError, MissingDependencyError
-from metaprune.data.opened import Opened
+from metaprune.data.image_source import ImageSource
 
 _PARTS = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "target", "class")
@@ -45,17 +45,17 @@ def _load(name: str, cache: Path | None) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def open_hub(name: str, cache: Path | None = None) -> Opened:
+def open_hub(name: str, cache: Path | None = None) -> ImageSource:
     """Images and labels of a Hub data set or a saved folder.
 
     Raises:
         MissingDependencyError: `datasets` is not installed.
         DataError: it cannot be loaded, or has no training part, image or label column.
     """
-    found = _load(name, cache)
-    tables = {part: found[n] for part, names in _PARTS.items() for n in names if n in found}
+    loaded = _load(name, cache)
+    tables = {part: loaded[n] for part, names in _PARTS.items() for n in names if n in loaded}
     if "train" not in tables:
-        raise DataError(f"hf:{name} has the parts {sorted(found)}; one must be called train.")
+        raise DataError(f"hf:{name} has the parts {sorted(loaded)}; one must be called train.")
     features = tables["train"].features
     image_column = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     label_column = next((c for c in _LABELS if c in features), None) or next(
@@ -84,7 +84,7 @@ def open_hub(name: str, cache: Path | None = None) -> Opened:
             raise DataError(f"hf:{name}: row {index} holds a {type(image).__name__}, not an image.")
         return image
 
-    return Opened(open_image, lambda key: f"{name}[{rows[key][1]}]", parts, classes)
+    return ImageSource(open_image, lambda key: f"{name}[{rows[key][1]}]", parts, classes)
 
 
 def hub_arrays(name: str, cache: Path) -> dict[str, np.ndarray]:

@@ -9,9 +9,9 @@ from metaprune.core.errors import ConfigError, DataError, MetapruneError, closes
 from metaprune.data.arrays import Options, to_data
 from metaprune.data.folder import open_folder
 from metaprune.data.hub import open_hub
+from metaprune.data.image_source import image_source_to_data
 from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
-from metaprune.data.opened import opened_to_data
 from metaprune.data.types import Data
 from metaprune.objective import Objective, create_objective
 from metaprune_datasets.builtin import builtin, builtin_arrays
@@ -73,7 +73,7 @@ def load_data(
     if scheme == "npz":
         return to_data(spec, read_npz(name), options)
     source = open_folder(name) if scheme == "imagefolder" else open_hub(name)
-    return opened_to_data(spec, source, options, skip_corrupt=skip_corrupt)
+    return image_source_to_data(spec, source, options, skip_corrupt=skip_corrupt)
 
 
 def _from_python(target: str, spec: str) -> Data:

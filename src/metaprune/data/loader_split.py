@@ -115,15 +115,15 @@ def replayed(split: Split, rng: Rng) -> Iterator[None]:
     loader = getattr(split, "source", None)
     batches = getattr(loader, "batch_sampler", None)
     holders = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-    own = [g for h in holders if isinstance(g := getattr(h, "generator", None), torch.Generator)]
-    states = [g.get_state() for g in own]
+    generators = [g for h in holders if isinstance(g := getattr(h, "generator", None), torch.Generator)]
+    states = [g.get_state() for g in generators]
     with rng.torch_global():
         try:
-            for g in own:
+            for g in generators:
                 g.manual_seed(rng.integer())
             yield
         finally:
-            for g, state in zip(own, states, strict=True):
+            for g, state in zip(generators, states, strict=True):
                 g.set_state(state)
 
 

@@ -60,8 +60,8 @@ def stratified_limit(labels: np.ndarray, limit: int, rng: Rng) -> np.ndarray:
     quota = np.floor(exact).astype(int)
     for index in np.argsort(-(exact - quota), kind="stable")[: limit - quota.sum()]:
         quota[index] += 1
-    kept = [order[labels[order] == value][:count] for value, count in zip(values, quota, strict=True)]
-    return generator.permutation(np.concatenate(kept))
+    selected = [order[labels[order] == value][:count] for value, count in zip(values, quota, strict=True)]
+    return generator.permutation(np.concatenate(selected))
 
 
 def without(count: int, held: np.ndarray) -> np.ndarray:

@@ -30,11 +30,11 @@ def calibrated(
         switchable: nodes that follow the training flag (`Network.switchable`).
     """
     norms = [s for s in at_widths.steps if s.node.name in switchable and op_name(s.target) == "batch_norm"]
-    found = dict(tensors)
+    updated = dict(tensors)
     for step in norms:
-        for place in (step.args[_MEAN], step.args[_VARIANCE]):
-            if isinstance(place, Weight):
-                found[place.name] = found[place.name].detach().clone()
+        for argument in (step.args[_MEAN], step.args[_VARIANCE]):
+            if isinstance(argument, Weight):
+                updated[argument.name] = updated[argument.name].detach().clone()
     chosen, count = {id(s) for s in norms}, 0
 
     def call(step: Step, args: list, kwargs: dict) -> Any:
@@ -45,5 +45,5 @@ def calibrated(
     with torch.no_grad():
         for args, kwargs in batches if norms else ():
             count += 1
-            program.run(at_widths, found, args, kwargs, call)
-    return found
+            program.run(at_widths, updated, args, kwargs, call)
+    return updated

@@ -55,10 +55,10 @@ class SoftSurvivors(Survivors):
 def product_of(values: Tensor, slots: np.ndarray) -> Tensor:
     """values [n], slots int64 [rows, k] -> [rows]."""
     index = torch.from_numpy(slots).to(values.device)
-    found = values[index[:, 0]]
+    product = values[index[:, 0]]
     for column in range(1, slots.shape[1]):
-        found = found * values[index[:, column]]
-    return found
+        product = product * values[index[:, column]]
+    return product
 
 
 class Gated:
@@ -87,8 +87,8 @@ class Gated:
         alive = SoftSurvivors(self._labelled, self._slot_of, values)
 
         def call(step: Step, a: list, k: dict) -> Any:
-            for place in self.places.get(step.node.name, ()):
-                _multiply(place, a, k, product_of(values, place.slots))
+            for slot in self.places.get(step.node.name, ()):
+                _multiply(slot, a, k, product_of(values, slot.slots))
             return run_step(step, self._labelled.facts[step.node.name], a, k, alive)
 
         whole = self._program.at(key="full", training=training)
@@ -99,20 +99,20 @@ class Gated:
         fact = self._labelled.facts[node.name]
         if node.op != "call_function" or fact.masked is not None:
             return []  # a reference weighs what it consumes by itself
-        found = [(c, self.slots(_label_at(self._labelled, node, c))) for c in fact.consumed]
+        consumers = [(c, self.slots(_label_at(self._labelled, node, c))) for c in fact.consumed]
         if not fact.consumed and (alias_kind(node.target) != "view" or op_name(node.target) in UNIFORM):
-            found = self._reduced(node, fact)
+            consumers = self._reduced(node, fact)
         names = list(bound_arguments(node))
         return [
             Place(where, names.index(where.argument), slots)
-            for where, slots in found
+            for where, slots in consumers
             if slots is not None and (slots != self._none).any()
         ]
 
     def _reduced(self, node: fx.Node, fact: Fact) -> list[tuple[Consumed, np.ndarray | None]]:
         """Of an operator that is no product: channels of its operands that its result does not have, each once."""
         done = {s for labels in fact.labels for label in labels or [] for s in self._slots_in(label)}
-        found: list[tuple[Consumed, np.ndarray | None]] = []
+        reduced: list[tuple[Consumed, np.ndarray | None]] = []
         for argument, value in bound_arguments(node).items():
             labels = self._labelled.facts[value.name].labels if isinstance(value, fx.Node) else []
             taken: set[int] = set()
@@ -120,10 +120,10 @@ class Gated:
                 slots = self.slots(label)
                 if slots is not None:
                     left = np.where(np.isin(slots, list(done)), self._none, slots)
-                    found.append((Consumed(argument, dim), left))
+                    reduced.append((Consumed(argument, dim), left))
                     taken |= set(left.ravel().tolist())
             done |= taken
-        return found
+        return reduced
 
     def slots(self, label: Any) -> np.ndarray | None:
         """int64 [rows, k]: positions in the gates of all groups, one after the other; the one past them is none."""
@@ -145,11 +145,11 @@ def _label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
 def _multiply(at: Place, args: list, kwargs: dict, gate: Tensor) -> None:
     """Multiply one operand of a call along one dimension, in `args` or `kwargs`."""
     where = at.where
-    place: Any = args if at.number < len(args) else kwargs
+    holder: Any = args if at.number < len(args) else kwargs
     key: Any = at.number if at.number < len(args) else where.argument
-    operand = place[key] if where.position is None else place[key][where.position]
+    operand = holder[key] if where.position is None else holder[key][where.position]
     dim = where.dim % operand.dim()
     product = operand * gate.to(operand.dtype).reshape(-1, *[1] * (operand.dim() - 1 - dim))
     if where.position is not None:
-        product = [product if i == where.position else x for i, x in enumerate(place[key])]
-    place[key] = product
+        product = [product if i == where.position else x for i, x in enumerate(holder[key])]
+    holder[key] = product

@@ -131,7 +131,7 @@ class Program:
                 node,
                 self._facts[node.name],
                 alive,
-                lambda n, kept, total: Scaled(places[n], kept, total),
+                lambda n, count, total: Scaled(places[n], count, total),
                 lambda positions: torch.from_numpy(np.ascontiguousarray(positions)).to(device),
             )
             if training and node.name in self._switchable:
@@ -180,7 +180,7 @@ class Program:
         return pytree.tree_unflatten(leaves, self._captured.out_spec)
 
     def flatten_inputs(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-        """Inputs in the order of the graph's placeholders."""
+        """RunInputs in the order of the graph's placeholders."""
         traced = self._captured.example[1]
         ordered = {n: kwargs[n] for n in traced if n in kwargs}
         leaves, spec = pytree.tree_flatten((args, ordered))
@@ -213,8 +213,8 @@ def _reshape(self: torch.Tensor, size: Any) -> torch.Tensor:
     return self.reshape(size)
 
 
-def _unscale(value: int, kept: int, total: int) -> int:
-    return value * total // kept
+def _unscale(value: int, count: int, total: int) -> int:
+    return value * total // count
 
 
 def _resolve_nodes(value: Any, places: dict[fx.Node, Any]) -> Any:

@@ -28,22 +28,22 @@ def unslice_tensor(
     part: torch.Tensor, full: torch.Tensor, labels: list | None, alive: Survivors | None
 ) -> torch.Tensor:
     """A copy of `full` with `part` in the places that `slice_tensor` reads."""
-    found = full.detach().clone()
-    kept = [None] * full.dim() if labels is None or alive is None else kept_rows(labels, alive)
+    restored = full.detach().clone()
+    rows_kept = [None] * full.dim() if labels is None or alive is None else kept_rows(labels, alive)
     index = [
         (torch.arange(size) if rows is None else torch.from_numpy(rows)).to(full.device)
-        for rows, size in zip(kept, full.shape, strict=True)
+        for rows, size in zip(rows_kept, full.shape, strict=True)
     ]
-    found[torch.meshgrid(*index, indexing="ij") if index else ...] = part
-    return found
+    restored[torch.meshgrid(*index, indexing="ij") if index else ...] = part
+    return restored
 
 
 def zeroed(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`tensors` with zeros where a mask (bool, of the tensor's shape) is False; those without a mask as they are."""
-    found = dict(tensors)
+    masked = dict(tensors)
     for name, mask in masks.items():
-        found[name] = found[name].detach().masked_fill(~mask.to(found[name].device), 0)
-    return found
+        masked[name] = masked[name].detach().masked_fill(~mask.to(masked[name].device), 0)
+    return masked
 
 
 class SlicedTensors(Mapping[str, torch.Tensor]):

@@ -153,7 +153,7 @@ def _describe_inputs(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | No
 
 
 def example_inputs(folder: str | Path, device: str | torch.device = "cpu") -> tuple[tuple, dict[str, Any]]:
-    """Inputs of the traced shapes (normal floats, zeros for integers), for export and timing."""
+    """RunInputs of the traced shapes (normal floats, zeros for integers), for export and timing."""
     described = read_archive(Path(folder))["inputs"]
     if described is None:
         raise NotAvailableError(

@@ -282,7 +282,7 @@ def _decode(value: Any, known: dict[str, fx.Node]) -> Any:
     if kind == "device":
         return torch.device(inner)
     if kind in _TORCH_VALUES.values():
-        found = getattr(torch, inner, None)
-        if type(found) in _TORCH_VALUES:
-            return found
+        decoded = getattr(torch, inner, None)
+        if type(decoded) in _TORCH_VALUES:
+            return decoded
     raise DataError(f"graph holds a value {kind}={inner!r} that is not understood")

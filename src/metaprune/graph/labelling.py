@@ -73,8 +73,8 @@ def _lock_indispensable(atoms: Atoms, parameters: dict[str, Labels]) -> None:
         if final.shape[1] == 1:
             everywhere = final[:1, 0] if final.min() == final.max() else final[:0, 0]
         else:
-            found, count = np.unique(final, return_counts=True)
-            everywhere = found[(count == len(final)) & (found >= 0)]
+            unique_atoms, count = np.unique(final, return_counts=True)
+            everywhere = unique_atoms[(count == len(final)) & (unique_atoms >= 0)]
         if len(everywhere):
             atoms.lock(everywhere[:, None], "without it nothing would be left")
 
@@ -95,17 +95,17 @@ def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str])
 def _passed_on(captured: Captured) -> tuple[set[fx.Node], bool]:
     """Views and copies of the model's tensors, and whether any of them is cut into parts."""
     nodes = [n for n in captured.graph.nodes if n.op == "placeholder" and n.name in captured.sources]
-    found: set[fx.Node] = set()
+    reached: set[fx.Node] = set()
     cut = False
     while nodes:
         for user in nodes.pop().users:
             name = op_name(user.target) if user.op == "call_function" else ""
             if name in ("slice", "narrow", "select", "split", "split_with_sizes", "chunk"):
                 cut = True
-            elif name and (name in _COPIES or alias_kind(user.target) == "view") and user not in found:
-                found.add(user)
+            elif name and (name in _COPIES or alias_kind(user.target) == "view") and user not in reached:
+                reached.add(user)
                 nodes.append(user)
-    return found, cut
+    return reached, cut
 
 
 _COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape")

@@ -44,8 +44,8 @@ def patched_call(
             elif patch.label is None or not alive.cut(patch.label) or (isinstance(element, int) and element == -1):
                 continue
             else:
-                kept, total = alive.count(patch.label), len(patch.label)
-                new = element * kept // total if isinstance(element, int) else scale(element, kept, total)
+                count, total = alive.count(patch.label), len(patch.label)
+                new = element * count // total if isinstance(element, int) else scale(element, count, total)
             if patch.position is not None:
                 new = [*old[: patch.position], new, *old[patch.position + 1 :]]
             bound[patch.argument] = new

@@ -95,9 +95,9 @@ def _first_product(
     """The first product on the way over operators that pass a value on."""
     for _ in range(32):
         around = [n for n in near(node) if n.op == "call_function"]
-        found = [n for n in around if op_name(n.target) in _PRODUCTS and wanted(n, node)]
-        if found:
-            return found[0]
+        products = [n for n in around if op_name(n.target) in _PRODUCTS and wanted(n, node)]
+        if products:
+            return products[0]
         onward = [n for n in around if op_name(n.target) in _PASSING or is_pointwise(n.target)]
         if not onward:
             return None

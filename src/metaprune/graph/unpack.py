@@ -150,8 +150,8 @@ def _slice(graph: fx.Graph, pack: Pack, leaf: Leaf, values: dict[Any, torch.Tens
         sizes = [-1 if isinstance(s, torch.SymInt) else s for i, s in enumerate(_sizes(pack.node)) if i != pack.dim]
         if len(sizes) > len(pack.x.meta["val"].shape):
             value = add(aten.reshape.default, value, sizes)
-    kept = [d for d in leaf.order if d is not None]
-    ranks = [sorted(kept).index(d) for d in kept]
+    dims = [d for d in leaf.order if d is not None]
+    ranks = [sorted(dims).index(d) for d in dims]
     with graph.inserting_before(leaf.node):
         if ranks != sorted(ranks):
             value = add(aten.permute.default, value, ranks)

@@ -107,10 +107,10 @@ def _quality(
     }
 
 
-def _enough(network: Network, args: tuple, kwargs: dict[str, Any], how: Repeats) -> int:
+def _enough(network: Network, args: tuple, kwargs: dict[str, Any], repeats: Repeats) -> int:
     with modes_restored(network.model):
         network.model.eval()
-        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], how, network.device)
+        (full_ms,) = medians([lambda: network.model(*args, **kwargs)], repeats, network.device)
     return int(np.clip(SPENT_MS / full_ms, REPEATS, MOST_REPEATS))
 
 
@@ -154,7 +154,7 @@ class Design:
         """From small to full, spread evenly; many widths fill whole blocks of channels, as pruned networks' do."""
         draw = self._rng.child(name).numpy()
         levels = [draw.permutation(np.linspace(0, 1, count)) for _ in self._units]  # a Latin hypercube
-        found = np.tile(self._full, (count, 1))
+        points = np.tile(self._full, (count, 1))
         for unit, shares in zip(self._units, levels, strict=True):
             choices = _spread(len(unit.levels), self._few)
             for row, share in enumerate(shares):
@@ -162,19 +162,19 @@ class Design:
                 kind = draw.random()
                 if self._few is None and kind < 0.6:
                     level = _filled(unit, level, 16 if kind < 0.4 else 8)
-                found[row, unit.groups] = unit.levels[level]
-        return found
+                points[row, unit.groups] = unit.levels[level]
+        return points
 
     def random(self, count: int, name: str = "whole") -> np.ndarray:
         """A keep ratio per structure, even in 10..100%, and one per unit within 0.25 of it."""
         draw = self._rng.child(name).numpy()
         centres = draw.permutation(np.linspace(0.1, 1, count))
-        found = np.tile(self._full, (count, 1))
+        points = np.tile(self._full, (count, 1))
         for row, centre in enumerate(centres):
             for unit in self._units:
                 ratio = np.clip(centre + draw.uniform(-0.25, 0.25), 0, 1)
-                found[row, unit.groups] = unit.levels[int(np.abs(unit.ratios() - ratio).argmin())]
-        return found
+                points[row, unit.groups] = unit.levels[int(np.abs(unit.ratios() - ratio).argmin())]
+        return points
 
 
 def _spread(levels: int, few: int | None) -> np.ndarray:
@@ -248,12 +248,12 @@ def _interpolation(table: LatencyTable, widths: np.ndarray, ms: np.ndarray) -> d
     }
 
 
-def _protocol(how: Repeats, points: int, count: int, fitted: int) -> dict[str, Any]:
+def _protocol(repeats: Repeats, points: int, count: int, fitted: int) -> dict[str, Any]:
     return {
-        "warmup": how.warmup,
-        "repeats": how.repeats,
+        "warmup": repeats.warmup,
+        "repeats": repeats.repeats,
         "statistic": "median; structures take turns, groups of them are scaled to one pace by a common structure",
-        "clock": how.clock,
+        "clock": repeats.clock,
         "threads": torch.get_num_threads(),
         "points": points,
         "measured_structures": count,

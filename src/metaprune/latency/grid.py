@@ -123,10 +123,10 @@ class Grid:
 
     def cell(self, sizes: Sequence[np.ndarray]) -> np.ndarray:
         """Where in `dense` each candidate is; sizes: one int64 [n] per axis."""
-        found = np.int64(0)
+        cell = np.int64(0)
         for size, step, length in zip(sizes, self._steps, self.lengths, strict=True):
-            found = found * length + (size if step == 1 else (size + step // 2) // step)
-        return np.asarray(found)
+            cell = cell * length + (size if step == 1 else (size + step // 2) // step)
+        return np.asarray(cell)
 
     def to_dict(self) -> dict[str, Any]:
         axes = [{"full": a.full, "block": a.block, "nodes": list(a.nodes), "sizes": a.points} for a in self.axes]

@@ -47,14 +47,14 @@ class Timer(Protocol):
 
 
 def make_timer(
-    runtime: str, network: Network, segments: list[Segment], sizes: Sizes, args: tuple, kwargs: dict, how: Repeats
+    runtime: str, network: Network, segments: list[Segment], sizes: Sizes, args: tuple, kwargs: dict, repeats: Repeats
 ) -> Timer:
     """Raises ConfigError for an unknown runtime or clock, MissingDependencyError for one that is not installed."""
     if runtime not in RUNTIMES:
         raise ConfigError(f"no runtime {runtime!r}.{closest(str(runtime), RUNTIMES)} Known: {', '.join(RUNTIMES)}")
-    if how.clock not in ("wall", "cpu"):
-        raise ConfigError(f"no clock {how.clock!r}: wall or cpu")
-    if how.clock == "cpu" and (network.device.type != "cpu" or torch.get_num_threads() > 1):
+    if repeats.clock not in ("wall", "cpu"):
+        raise ConfigError(f"no clock {repeats.clock!r}: wall or cpu")
+    if repeats.clock == "cpu" and (network.device.type != "cpu" or torch.get_num_threads() > 1):
         raise ConfigError("clock cpu needs device cpu and one thread: set OMP_NUM_THREADS=1, or use clock wall")
     if runtime == "onnxruntime":
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -64,8 +64,8 @@ def make_timer(
                 "the onnxruntime table is measured on the CPU: use device cpu, or runtime eager or compile"
             )
     if runtime == "eager":
-        return EagerTimer(network, segments, args, kwargs, how)
-    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, how)
+        return EagerTimer(network, segments, args, kwargs, repeats)
+    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, repeats)
 
 
 def plan_of(network: Network, widths: np.ndarray) -> Plan:
@@ -76,21 +76,21 @@ def plan_of(network: Network, widths: np.ndarray) -> Plan:
 class _Timer:
     few_widths = False
 
-    def __init__(self, network: Network, segments: list[Segment], args: tuple, kwargs: dict, how: Repeats):
-        self.network, self.list, self.args, self.kwargs, self.how = network, segments, args, kwargs, how
+    def __init__(self, network: Network, segments: list[Segment], args: tuple, kwargs: dict, repeats: Repeats):
+        self.network, self.list, self.args, self.kwargs, self.repeats = network, segments, args, kwargs, repeats
         self._reference = np.maximum(network.space.widths // 2, 1)  # measured in every group
-        self.place = {name: s for s, segment in enumerate(segments) for name in segment.nodes}
+        self.segment_of = {name: s for s, segment in enumerate(segments) for name in segment.nodes}
 
     def whole(self, widths: np.ndarray) -> np.ndarray:
-        found, pace = np.zeros((len(widths), 1)), _Pace()
+        milliseconds, pace = np.zeros((len(widths), 1)), _Pace()
         groups = self._groups(widths)
         reference = [self._prepare(self._module(self._reference))] if len(groups) > 1 else []
         for rows in groups:
             calls = [self._prepare(self._module(widths[r])) for r in rows]
-            spent = np.array(medians([*reference, *calls], self.how, self.network.device))[:, None]
+            spent = np.array(medians([*reference, *calls], self.repeats, self.network.device))[:, None]
             pace.add(rows, spent[: len(reference)])
-            found[rows] = spent[len(reference) :]
-        return pace.corrected(found)[:, 0]
+            milliseconds[rows] = spent[len(reference) :]
+        return pace.corrected(milliseconds)[:, 0]
 
     def _module(self, widths: np.ndarray) -> nn.Module:
         alive = self.network.survivors(plan_of(self.network, widths))
@@ -111,22 +111,22 @@ class EagerTimer(_Timer):
     """Segments timed in place, step by step (CPU: clock around every call; CUDA: a chain of events)."""
 
     def segments(self, widths: np.ndarray) -> np.ndarray:
-        found, pace = np.zeros((len(widths), len(self.list))), _Pace()
+        milliseconds, pace = np.zeros((len(widths), len(self.list))), _Pace()
         with torch.inference_mode():
             groups = self._groups(widths)
             reference = [self._program(self._reference)] if len(groups) > 1 else []
             for rows in groups:
                 ready = [*reference, *(self._program(widths[r]) for r in rows)]
                 runs: list[list[np.ndarray]] = [[] for _ in ready]
-                for turn in range(self.how.warmup + self.how.repeats):
+                for turn in range(self.repeats.warmup + self.repeats.repeats):
                     for (program, tensors), seen in zip(ready, runs, strict=True):
                         spent = self._run(program, tensors)
-                        if turn >= self.how.warmup:
+                        if turn >= self.repeats.warmup:
                             seen.append(spent)
                 spent = np.array([np.median(seen, axis=0) for seen in runs])
                 pace.add(rows, spent[: len(reference)])
-                found[rows] = spent[len(reference) :]
-        return pace.corrected(found)
+                milliseconds[rows] = spent[len(reference) :]
+        return pace.corrected(milliseconds)
 
     def _program(self, widths: np.ndarray) -> tuple[ProgramAtWidths, dict[str, torch.Tensor]]:
         alive = self.network.survivors(plan_of(self.network, widths))
@@ -138,13 +138,13 @@ class EagerTimer(_Timer):
         return (self._run_cuda if on_cuda else self._run_cpu)(program, tensors)
 
     def _run_cpu(self, program: ProgramAtWidths, tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        spent, place, clock = [0.0] * (len(self.list) + 1), self.place, self.how.now
+        spent, segment_of, clock = [0.0] * (len(self.list) + 1), self.segment_of, self.repeats.now
         rest = len(self.list)
 
         def call(step: Step, args: list, kwargs: dict) -> Any:
             start = clock()
             result = step.target(*args, **kwargs)
-            spent[place.get(step.node.name, rest)] += clock() - start
+            spent[segment_of.get(step.node.name, rest)] += clock() - start
             return result
 
         self.network.program.run(program, tensors, self.args, self.kwargs, call)
@@ -160,8 +160,8 @@ class EagerTimer(_Timer):
 
         def call(step: Step, args: list, kwargs: dict) -> Any:
             result = step.target(*args, **kwargs)
-            if step.node.name in self.place:
-                mark(self.place[step.node.name])
+            if step.node.name in self.segment_of:
+                mark(self.segment_of[step.node.name])
             return result
 
         torch.cuda.synchronize()
@@ -192,7 +192,7 @@ class StandaloneTimer(_Timer):
 
     def segments(self, widths: np.ndarray) -> np.ndarray:
         sizes = self.sizes.of(widths)
-        found = np.zeros((len(widths), len(self.list)))
+        milliseconds = np.zeros((len(widths), len(self.list)))
         for row in range(len(widths)):
             wanted: dict[tuple, list[int]] = defaultdict(list)
             for s, segment in enumerate(self.list):
@@ -200,8 +200,8 @@ class StandaloneTimer(_Timer):
                 wanted[(segment.key, *values)].append(s)
             self._measure({key: places[0] for key, places in wanted.items() if key not in self._known}, widths[row])
             for key, places in wanted.items():
-                found[row, places] = self._known[key]
-        return found
+                milliseconds[row, places] = self._known[key]
+        return milliseconds
 
     def _measure(self, wanted: dict[tuple, int], widths: np.ndarray) -> None:
         """Build and time segments at one structure."""
@@ -211,10 +211,16 @@ class StandaloneTimer(_Timer):
         at = self.network.at(alive)
         with torch.inference_mode():
             made = segment_modules(
-                self.network.program, at.program(), at.tensors, self.args, self.kwargs, self.place, set(wanted.values())
+                self.network.program,
+                at.program(),
+                at.tensors,
+                self.args,
+                self.kwargs,
+                self.segment_of,
+                set(wanted.values()),
             )
         calls = [self._prepare(module, inputs) for module, inputs in (made[s] for s in wanted.values())]
-        self._known.update(zip(wanted, medians(calls, self.how, self.network.device), strict=True))
+        self._known.update(zip(wanted, medians(calls, self.repeats, self.network.device), strict=True))
 
 
 class _Pace:

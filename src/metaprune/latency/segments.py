@@ -78,20 +78,20 @@ def segments_of(network: Network, batch: int) -> tuple[list[Segment], Sizes]:
 
 def partition(network: Network) -> list[list[fx.Node]]:
     """The computing nodes of the graph, head first, each with the views and single consumers that follow it."""
-    found: list[list[fx.Node]] = []
-    place: dict[fx.Node, int] = {}
+    segments: list[list[fx.Node]] = []
+    segment_of: dict[fx.Node, int] = {}
     for node in network.captured.graph.nodes:
         if node.op != "call_function" or not _makes_tensors(node):
             continue
         sources = [n for n in node.all_input_nodes if _makes_tensors(n) and n.name not in network.captured.sources]
-        joins = len(sources) == 1 and sources[0] in place and (_is_view(node) or _follows(node, sources[0]))
+        joins = len(sources) == 1 and sources[0] in segment_of and (_is_view(node) or _follows(node, sources[0]))
         if joins:
-            place[node] = place[sources[0]]
-            found[place[node]].append(node)
-        elif not (_is_view(node) and sources and sources[0] not in place):  # a view of an input costs nothing
-            place[node] = len(found)
-            found.append([node])
-    return found
+            segment_of[node] = segment_of[sources[0]]
+            segments[segment_of[node]].append(node)
+        elif not (_is_view(node) and sources and sources[0] not in segment_of):  # a view of an input costs nothing
+            segment_of[node] = len(segments)
+            segments.append([node])
+    return segments
 
 
 def _follows(node: fx.Node, source: fx.Node) -> bool:
@@ -145,13 +145,13 @@ class _Segmenter:
         value = node.meta.get("val")
         fact = self.network.labelled.facts.get(node.name)
         labels = fact.labels if fact is not None else []
-        found = []
+        dims = []
         for i, tensor in enumerate(value if isinstance(value, (list, tuple)) else [value]):
             if isinstance(tensor, torch.Tensor):
-                own = labels[i] if i < len(labels) and labels[i] is not None else [None] * tensor.dim()
+                label_dims = labels[i] if i < len(labels) and labels[i] is not None else [None] * tensor.dim()
                 shape = self.network.captured.concrete(tensor, self.batch)
-                found.append([Dim(label, n) for label, n in zip(own or [], shape, strict=True)])
-        return found
+                dims.append([Dim(label, n) for label, n in zip(label_dims or [], shape, strict=True)])
+        return dims
 
     def _size_id(self, dim: Dim) -> int | None:
         """The id of a surviving size; None for one that never changes."""

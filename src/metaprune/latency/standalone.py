@@ -24,7 +24,7 @@ def segment_modules(
     tensors: Mapping[str, torch.Tensor],
     args: tuple,
     kwargs: dict[str, Any],
-    place: Mapping[str, int],
+    segment_of: Mapping[str, int],
     wanted: set[int],
 ) -> dict[int, Made]:
     """Run the network once and build the `wanted` segments with the inputs that they got. place: node -> segment."""
@@ -34,7 +34,7 @@ def segment_modules(
 
     def call(step: Step, a: list, k: dict) -> Any:
         values[step.slot] = step.target(*a, **k)
-        segment = place.get(step.node.name, -1)
+        segment = segment_of.get(step.node.name, -1)
         for slot in _slots((step.args, step.kwargs)):
             readers.setdefault(slot, set()).add(segment)
         if segment in made and _holds_tensor(values[step.slot]):

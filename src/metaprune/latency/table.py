@@ -58,11 +58,11 @@ class LatencyTable:
     def segments_ms(self, widths: np.ndarray) -> np.ndarray:
         """widths: int64 [n, groups] -> milliseconds of every segment alone, float64 [n, segments]."""
         sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
-        found = np.zeros((sizes.shape[1], len(self.segments)))
+        milliseconds = np.zeros((sizes.shape[1], len(self.segments)))
         for s, segment in enumerate(self.segments):
             grid = self.grids[segment.key]
-            found[:, s] = grid.dense[grid.cell([axis_values(axis, sizes) for axis in segment.axes])]
-        return found
+            milliseconds[:, s] = grid.dense[grid.cell([axis_values(axis, sizes) for axis in segment.axes])]
+        return milliseconds
 
     def _plan(self) -> list[tuple[Grid, int, list[np.ndarray | list[AxisTerms]]]]:
         """Of every table: its grid, how many segments use it, and per axis the sizes that its segments read."""
@@ -71,14 +71,14 @@ class LatencyTable:
             members[segment.key].append(segment)
         if not members.keys() <= self.grids.keys():
             raise ValueError("a segment has no table")
-        found = []
+        steps = []
         for key, grid in self.grids.items():
             columns: list[np.ndarray | list[AxisTerms]] = []
             for axes in zip(*(s.axes for s in members[key]), strict=True):
                 plain = all(len(axis) == 1 and axis[0][0] == 1 and len(axis[0][1]) == 1 for axis in axes)
                 columns.append(np.array([axis[0][1][0] for axis in axes]) if plain else list(axes))
-            found.append((grid, len(members[key]), columns))
-        return found
+            steps.append((grid, len(members[key]), columns))
+        return steps
 
     def check(self, network: Network) -> None:
         """Raises ConfigError if the table was made for another network, or for other sizes of input."""
@@ -104,8 +104,8 @@ class LatencyTable:
         median, rank = error.get("median_relative_error", 0.0), error.get("spearman", 1.0)
         if median <= _POOR_ERROR and rank >= _POOR_RANK:
             return None
-        found = f"off by {median:.0%} in the median, rank correlation {rank:.2f}"
-        return f"the latency table is {found}: measure it anew, on an idle machine"
+        error_text = f"off by {median:.0%} in the median, rank correlation {rank:.2f}"
+        return f"the latency table is {error_text}: measure it anew, on an idle machine"
 
     # ------------------------------------------------------------------------------------------ file
 

@@ -1,7 +1,7 @@
 """Models by spec string: the papers' networks (`zoo:`), timm, torchvision, transformers, or your own function."""
 
+from metaprune.models.scheme import MODEL_SCHEMES, ModelScheme
 from metaprune.models.sources import create, default_input_shape
 from metaprune.models.weights import load_weights
-from metaprune_networks.zoo import zoo_names
 
-__all__ = ["create", "default_input_shape", "load_weights", "zoo_names"]
+__all__ = ["MODEL_SCHEMES", "ModelScheme", "create", "default_input_shape", "load_weights"]

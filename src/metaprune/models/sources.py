@@ -10,8 +10,8 @@ from torch import nn
 
 from metaprune.core.errors import ConfigError, MetapruneError, MissingDependencyError, closest, one_line_error
 from metaprune.core.imports import import_optional, import_python_target
+from metaprune.models.scheme import MODEL_SCHEMES, ModelScheme, Shape, forms
 from metaprune.models.weights import load_weights
-from metaprune_networks.zoo import build_zoo, zoo_entry, zoo_names
 
 PRETRAINED = "pretrained"
 
@@ -52,16 +52,16 @@ def _not_loaded(scheme: str, name: str, error: Exception) -> str:
     )
 
 
-def _from_torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _from_torchvision(name: str, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
     if importlib.util.find_spec("torchvision") is None:
         raise MissingDependencyError("torchvision is not installed: run `pip install torchvision`.")
     models = import_optional("torchvision", "dev").models
     if name not in models.list_models():
         raise ConfigError(f"torchvision has no model {name!r}.{closest(name, models.list_models())}")
-    return models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    return models.get_model(name, weights="DEFAULT" if weights == PRETRAINED else None, **options)
 
 
-def _from_hf(name: str, options: dict[str, Any]) -> nn.Module:
+def _from_hf(name: str, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
     transformers = import_optional("transformers", "hf")
     if "num_classes" in options:
         options["num_labels"] = options.pop("num_classes")
@@ -78,28 +78,47 @@ def _from_hf(name: str, options: dict[str, Any]) -> nn.Module:
         raise ConfigError(_not_loaded("hf", name, error)) from error
 
 
-def _from_python(target: str, options: dict[str, Any]) -> nn.Module:
+def _from_python(target: str, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
     model = import_python_target(target)(**options)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"python:{target} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
 
 
-def split_spec(spec: str) -> tuple[str, str]:
+def _timm_shape(name: str, model: nn.Module | None) -> Shape | None:
+    if model is None:
+        return None
+    channels, height, width = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    return getattr(model, "in_chans", channels), height, width
+
+
+def _torchvision_shape(name: str, model: nn.Module | None) -> Shape:
+    return (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
+
+
+TIMM = ModelScheme(build=_from_timm, form="timm:NAME_OR_DIR", input_shape=_timm_shape)
+TORCHVISION = ModelScheme(build=_from_torchvision, form="torchvision:NAME", input_shape=_torchvision_shape)
+HF = ModelScheme(build=_from_hf, form="hf:NAME_OR_DIR")
+PYTHON = ModelScheme(build=_from_python, form="python:module:function", ships_weights=False)
+
+
+def split_spec(spec: str) -> tuple[ModelScheme, str]:
     """(scheme, name) of a model spec.
 
     Raises:
         ConfigError: no known scheme before the first colon.
     """
-    schemes = ("zoo", "timm", "torchvision", "hf", "python")
     scheme, separator, name = spec.partition(":")
-    if separator and name and scheme in schemes:
-        return scheme, name
-    if not separator and spec in zoo_names():
-        raise ConfigError(f"Model {spec!r} has no source: write 'zoo:{spec}' (or timm:{spec}, torchvision:{spec}).")
+    if separator and name and scheme in MODEL_SCHEMES.names():
+        return MODEL_SCHEMES.get(scheme), name
+    for source in () if separator else MODEL_SCHEMES.names():
+        names = MODEL_SCHEMES.get(source).names
+        if names is not None and spec in names():
+            raise ConfigError(
+                f"Model {spec!r} has no source: write '{source}:{spec}' (or timm:{spec}, torchvision:{spec})."
+            )
     raise ConfigError(
-        f"Model {spec!r} is not understood.{closest(scheme, schemes)} Write zoo:NAME, timm:NAME_OR_DIR, "
-        "torchvision:NAME, hf:NAME_OR_DIR or python:module:function."
+        f"Model {spec!r} is not understood.{closest(scheme, MODEL_SCHEMES.names())} Write one of {forms()}."
     )
 
 
@@ -120,45 +139,30 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
         WeightsError: the weight file does not fit.
     """
     scheme, name = split_spec(spec)
-    pretrained = weights == PRETRAINED
-    if pretrained and scheme in ("zoo", "python"):
+    if weights == PRETRAINED and not scheme.ships_weights:
         raise ConfigError(f"{spec} ships no weights: give a file, or leave `weights` out.")
     try:
-        if scheme == "zoo":
-            model = build_zoo(name, **options)
-        elif scheme == "timm":
-            model = _from_timm(name, weights, dict(options))
-        elif scheme == "torchvision":
-            model = _from_torchvision(name, pretrained, options)
-        elif scheme == "hf":
-            model = _from_hf(name, dict(options))
-        else:
-            model = _from_python(name, options)
+        model = scheme.build(name, weights, dict(options))
     except MetapruneError:
         raise
     except Exception as error:  # a package's or the user's builder may raise anything on options it does not like
         given = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "no options"
         raise ConfigError(f"{spec} cannot be built with {given}: {one_line_error(error)}") from error
-    return model if weights is None or pretrained else load_weights(model, weights, new_head=new_head)
+    return model if weights is None or weights == PRETRAINED else load_weights(model, weights, new_head=new_head)
 
 
-def default_input_shape(spec: str, model: nn.Module | None = None) -> tuple[int, int, int] | None:
+def default_input_shape(spec: str, model: nn.Module | None = None) -> Shape | None:
     """(channels, height, width) that the model of `spec` expects, or None where nothing says so.
 
-    The model's own statement goes before the spec's: `input_shape` (zoo), `default_cfg["input_size"]` (timm),
-    `config.image_size` and `config.num_channels` (transformers).
+    The model's own statement goes before the scheme's: `input_shape`, then `config.image_size` and
+    `config.num_channels` (transformers).
     """
     scheme, name = split_spec(spec)
-    own = getattr(model, "input_shape", None)
-    if isinstance(own, tuple) and len(own) == 3:
-        return own
-    if scheme == "zoo":
-        return zoo_entry(name).input_shape
-    if scheme == "torchvision":
-        return (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
-    if scheme == "timm" and model is not None:
-        channels, height, width = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
-        return getattr(model, "in_chans", channels), height, width
+    stated = getattr(model, "input_shape", None)
+    if isinstance(stated, tuple) and len(stated) == 3:
+        return stated
+    if scheme.input_shape is not None:
+        return scheme.input_shape(name, model)
     config = getattr(model, "config", None)
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
     return (channels, size, size) if isinstance(size, int) else None

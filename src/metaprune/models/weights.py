@@ -76,29 +76,29 @@ def load_weights(model: nn.Module, file: str | Path, *, strict: bool = True, new
     Raises:
         WeightsError: unreadable file, or names or shapes that do not fit; lists them.
     """
-    found = read_state_dict(file)
+    state = read_state_dict(file)
     wanted = model.state_dict()
     if new_head:
-        found = {k: wanted[k] if k in _head(found, wanted) else v for k, v in found.items()}
+        state = {k: wanted[k] if k in _head(state, wanted) else v for k, v in state.items()}
     # BatchNorm's batch counter is left out by some savers and has no effect on inference.
-    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in found if k not in wanted]
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in wanted]
     shapes = [
-        f"{k} {tuple(found[k].shape)} in the file, {tuple(wanted[k].shape)} in the model"
+        f"{k} {tuple(state[k].shape)} in the file, {tuple(wanted[k].shape)} in the model"
         for k in wanted
-        if k in found and found[k].shape != wanted[k].shape
+        if k in state and state[k].shape != wanted[k].shape
     ]
-    fitting = {k: v for k, v in found.items() if k in wanted}
+    fitting = {k: v for k, v in state.items() if k in wanted}
     if shapes or not fitting or (strict and (missing or unexpected)):
         raise WeightsError(_mismatch(Path(file), missing, unexpected, shapes))
     model.load_state_dict(fitting, strict=False)
     return model
 
 
-def _head(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> set[str]:
+def _head(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> set[str]:
     """Names that differ in the first dimension alone, if they are those of one layer at most."""
-    names = {k for k in found if k in wanted and found[k].shape != wanted[k].shape}
-    same_rest = all(found[k].shape[1:] == wanted[k].shape[1:] for k in names)
+    names = {k for k in state if k in wanted and state[k].shape != wanted[k].shape}
+    same_rest = all(state[k].shape[1:] == wanted[k].shape[1:] for k in names)
     return names if same_rest and len({k.rpartition(".")[0] for k in names}) <= 1 else set()
 
 

@@ -51,7 +51,7 @@ def inputs_and_target(batch: Any) -> tuple[Any, Any]:
 
 
 def call_arguments(inputs: Any) -> tuple[tuple, dict[str, Any]]:
-    """Inputs of a batch as (args, kwargs) of a model."""
+    """RunInputs of a batch as (args, kwargs) of a model."""
     named = as_mapping(inputs)
     if named is not None:
         return (), named

@@ -39,14 +39,14 @@ class FunctionObjective(Objective):
 
     def __post_init__(self) -> None:
         name = "own functions" if type(self.base) is Objective else f"{self.base.name} with own functions"
-        told = {
+        attributes = {
             "name": name,
             "primary": self.base.primary if self.score_fn is None else SCORE,
             "item": self.base.item,
             "smooths_labels": self.base.smooths_labels and self.loss_fn is None,
             "is_label_free": self.base.is_label_free,
         }
-        for attribute, value in told.items():
+        for attribute, value in attributes.items():
             object.__setattr__(self, attribute, value)
 
     def inputs_and_target(self, batch: Any) -> tuple[Any, Any]:

@@ -81,9 +81,9 @@ def found_or_fitted(
     if given is not None:
         return Artifact.load(given, method)
     if folder is not None and (folder / INFO).is_file():
-        found = Artifact.load(folder, method)
-        found.require(**expected())
-        return found
+        earlier = Artifact.load(folder, method)
+        earlier.require(**expected())
+        return earlier
     artifact = fit()
     if folder is not None:
         by_main_process(lambda: artifact.save(folder))

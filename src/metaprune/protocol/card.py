@@ -54,15 +54,15 @@ def _short(value: object) -> str:
 
 def _docstrings(config: type) -> dict[str, str]:
     """The string under each field, of the class and those that it derives from."""
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for kind in reversed([k for k in config.__mro__ if dataclasses.is_dataclass(k)]):
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, below in zip(body.body, body.body[1:], strict=False):
             text = ast.literal_eval(below.value) if _is_string(below) else None
             if text is not None and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                found[field.target.id] = " ".join(text.split())
-    return found
+                docstrings[field.target.id] = " ".join(text.split())
+    return docstrings
 
 
 def _is_string(statement: ast.stmt) -> TypeGuard[ast.Expr]:

@@ -63,8 +63,8 @@ class MethodSpec:
         """
         if self.card is None:
             raise ConfigError(f"method {self.name!r} has no card")
-        place = self.method if isinstance(self.method, str) else f"{self.method.__module__}:"
-        return Path(str(import_module(place.partition(":")[0].rpartition(".")[0]).__file__)).with_name(self.card)
+        target = self.method if isinstance(self.method, str) else f"{self.method.__module__}:"
+        return Path(str(import_module(target.partition(":")[0].rpartition(".")[0]).__file__)).with_name(self.card)
 
     def about(self) -> str:
         """First line of the docstring of the options."""

@@ -84,7 +84,6 @@ def recover_batchnorm(task: RecoverTask) -> History:
         task.model,
         split,
         num_batches=task.config.bn_batches,
-        batch_size=task.config.bn_batch_size,
         rng=task.rng.child("bn"),
     )
     return History()

@@ -38,8 +38,6 @@ class RecoverConfig:
     """Share of the teacher in distil's loss, in [0, 1]; the rest is cross-entropy with the labels."""
     bn_batches: int = 16
     """Training batches over which bn averages the statistics."""
-    bn_batch_size: int = 128
-    """Samples in each of them."""
 
     def __post_init__(self) -> None:
         if not self.kind.startswith(PYTHON):
@@ -47,7 +45,6 @@ class RecoverConfig:
         require_number("temperature", self.temperature, 0.0, open_low=True)
         require_number("distil_weight", self.distil_weight, 0.0, 1.0)
         require_number("bn_batches", self.bn_batches, 1)
-        require_number("bn_batch_size", self.bn_batch_size, 2)  # the variance of one sample does not exist
 
 
 def parse_recover(value: RecoverConfig | str | None) -> RecoverConfig:

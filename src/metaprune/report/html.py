@@ -38,12 +38,12 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     drawn = [_drawn(key, caption, figure) for key, caption, figure in figures(record)]
-    told = [_drawn_section(section) for section in (*sections, *_latency_section(record))]
+    section_parts = [_drawn_section(section) for section in (*sections, *_latency_section(record))]
     space = record.get("space") or {}
     groups = data.group_rows(record)
     return environment.get_template("report.html.jinja").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()) if drawn or any(section["rows"] for section in told) else "",
+        plotly=Markup(get_plotlyjs()) if drawn or any(section["rows"] for section in section_parts) else "",
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
@@ -51,7 +51,7 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
         budgets=data.budget_rows(record),
         masks_text=data.masks_text(record),
         figures=drawn,
-        sections=told,
+        sections=section_parts,
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
         locks=data.lock_rows(record),
@@ -117,14 +117,14 @@ def _facts(record: data.Record) -> list[tuple[str, str]]:
     budget = ", ".join(f"{cost_noun(k)} ≤ {v}" for k, v in (record.get("budget") or {}).items())
     created = str(record.get("created") or "").replace("T", " ")[:16]
     form = (record.get("proof") or {}).get("form")
-    found = [
+    facts = [
         ("method", record.get("method")),
         ("budget", budget),
         ("form", form),
         ("seed", record.get("seed")),
         ("made", created),
     ]
-    return [(name, str(value)) for name, value in found if value not in (None, "")]
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
 def _as_json(value: Any) -> str:

@@ -78,30 +78,30 @@ def metric_figure(record: Record) -> go.Figure | None:
     """The primary metric of the original, right after the cut, and after recovery; None without two of them."""
     names = {"dense": "original", "cut": "after the cut", "recovered": "after recovery"}
     quality, metric = record.get("quality") or {}, metric_of(record)
-    found = {k: v for k in names if (v := value_of(quality.get(k), metric.name)) is not None}
-    if len(found) < 2:
+    values = {k: v for k in names if (v := value_of(quality.get(k), metric.name)) is not None}
+    if len(values) < 2:
         return None
     colours = {"dense": GREY, "cut": ORANGE, "recovered": BLUE}
     figure = go.Figure()
     figure.add_bar(
-        y=[names[k] for k in found],
-        x=[metric.scale * v for v in found.values()],
+        y=[names[k] for k in values],
+        x=[metric.scale * v for v in values.values()],
         orientation="h",
         width=0.6,
-        marker_color=[colours[k] for k in found],
+        marker_color=[colours[k] for k in values],
         hovertemplate=f"%{{y}}: %{{x:.4~g}}{metric.suffix}<extra></extra>",
         showlegend=False,
     )
-    for key, value in found.items():
+    for key, value in values.items():
         text = f"<b>{metric.text(value)}</b>"
         figure.add_annotation(
             x=metric.scale * value, y=names[key], text=text, xanchor="left", showarrow=False, xshift=6
         )
-    style(figure, height=90 + 44 * len(found))
-    if metric.percent and max(found.values()) <= 1:
+    style(figure, height=90 + 44 * len(values))
+    if metric.percent and max(values.values()) <= 1:
         figure.update_xaxes(range=[0, 122], **_percent_ticks(100))
     else:
-        low, high = (metric.scale * v for v in (min(0.0, *found.values()), max(0.0, *found.values())))
+        low, high = (metric.scale * v for v in (min(0.0, *values.values()), max(0.0, *values.values())))
         figure.update_xaxes(range=[low, high + 0.22 * (high - low or 1.0)])
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -248,7 +248,7 @@ def _hover(row: GroupRow) -> str:
 def _percent_ticks(top: float) -> dict[str, Any]:
     """Axis options; plotly drops a tick suffix where it is given the places of the ticks."""
     places = list(range(0, int(top) + 1, 25 * max(1, round(top / 100))))
-    return {"tickvals": places, "ticktext": [f"{place}%" for place in places]}
+    return {"tickvals": places, "ticktext": [f"{tick}%" for tick in places]}
 
 
 def style(figure: go.Figure, height: int, **layout: Any) -> None:
@@ -296,12 +296,12 @@ def latency_figure(record: Record) -> go.Figure | None:
         marker={"color": BLUE, "size": 8},
         hovertemplate="predicted %{x:.3g} ms, measured %{y:.3g} ms<extra></extra>",
     )
-    told = []
+    texts = []
     if fit.median_error is not None:
-        told.append(f"median error {percentage(fit.median_error, 1)}")
+        texts.append(f"median error {percentage(fit.median_error, 1)}")
     if fit.rank_correlation is not None:
-        told.append(f"rank correlation {fit.rank_correlation:.3f}")
-    title = {"text": ", ".join(told), "x": 0, "xanchor": "left", "font_size": 13, "xref": "paper"}
+        texts.append(f"rank correlation {fit.rank_correlation:.3f}")
+    title = {"text": ", ".join(texts), "x": 0, "xanchor": "left", "font_size": 13, "xref": "paper"}
     style(figure, height=360, showlegend=False, title=title)
     figure.update_xaxes(title_text="predicted by the table (ms)", range=ends)
     figure.update_yaxes(title_text="measured (ms)", range=ends)

@@ -148,10 +148,10 @@ def group_rows(record: Record) -> list[GroupRow]:
 
 def lock_rows(record: Record, examples: int = 3) -> list[LockRow]:
     """Reasons why dimensions are locked, counted, most frequent first; `examples` bounds the names per reason."""
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for dim in _list(record, "space", "locked"):
         operator, reason = split_reason(str(dim.get("reason") or "not said"))
-        entry = found.setdefault(reason, {"operators": {}, "dims": 0, "indices": 0, "examples": []})
+        entry = entries.setdefault(reason, {"operators": {}, "dims": 0, "indices": 0, "examples": []})
         if operator:
             entry["operators"][operator] = None
         entry["dims"] += 1
@@ -160,7 +160,7 @@ def lock_rows(record: Record, examples: int = 3) -> list[LockRow]:
             entry["examples"].append(f"{dim.get('parameter', '?')}:{dim.get('dim', '?')}")
     rows = [
         LockRow(reason, tuple(e["operators"]), e["dims"], e["indices"], tuple(e["examples"]))
-        for reason, e in found.items()
+        for reason, e in entries.items()
     ]
     return sorted(rows, key=lambda row: -row.dims)
 
@@ -292,9 +292,9 @@ def _quality_rows(record: Record) -> list[SummaryRow]:
     if untrained := _untrained_head(record):
         detail += f"{', ' if detail else ''}before: a new head that nothing trained"
     rows = []
-    found = _primary(record)
-    if found:
-        after_key, before, after = found
+    primary = _primary(record)
+    if primary:
+        after_key, before, after = primary
         rows.append(_metric_row("metric", f"{metric.label}{named}", metric, (before, after), detail))
         raw = finite(_get(record, "quality", "cut", metric.name))
         if after_key == "recovered" and raw is not None:

@@ -15,6 +15,7 @@ from metaprune.core.errors import ConfigError, closest
 from metaprune.core.strict import from_dict, override
 from metaprune.protocol.registry import current_method_name, public_options, resolved_options
 from metaprune.recover.config import RecoverConfig
+from metaprune.runs.schema import read_record
 from metaprune.train.config import TrainConfig, require_number
 from metaprune.values import Budget, Constraints
 
@@ -40,6 +41,20 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Augmentation of training images beyond the crop and mirror, by torchvision's transforms (extra `vision`)."""
+
+    rand_augment: int | None = None
+    """Magnitude of RandAugment, 0 to 30; 9 is usual."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0 leaves it out."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0 leaves it out."""
+    random_erasing: float = 0.0
+    """Share of images that lose a random rectangle."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which data."""
 
@@ -53,6 +68,8 @@ class DataConfig:
     """1 or 3: convert images to grey or colour."""
     skip_corrupt: bool = False
     """Leave out image files that cannot be read, with a warning, instead of stopping."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """More augmentation in training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,9 +149,9 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as config.json holds it: without what a method keeps out of files."""
-        found = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
-        found["method"]["options"] = public_options(self.method.name, self.method.options)
-        return found
+        plain = json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
+        plain["method"]["options"] = public_options(self.method.name, self.method.options)
+        return plain
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
@@ -150,7 +167,10 @@ def _plain(value: Any) -> Any:
 
 
 def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """A RunConfig from TOML. `overrides`: dotted key -> value, as `{"train.epochs": 3}`, set before the checks.
+    """Read a RunConfig from TOML, or from the record.json or config.json of a run, which repeats that run.
+
+    Args:
+        overrides: dotted key -> value, as `{"train.epochs": 3}`, set before the checks.
 
     Raises:
         ConfigError: no such file, TOML that does not parse, an unknown key (with the closest), a value of a wrong type.
@@ -160,7 +180,16 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         near = [p.stem for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"no recipe {path}.{closest(path.stem, near)}")
     try:
-        data = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        data = _of_run(path) if path.suffix == ".json" else tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     return from_dict(RunConfig, override(data, overrides or {}))
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """The config in a run's record.json or config.json."""
+    data = read_record(path)
+    config = data["config"] if "cost" in data and data["cost"] is not None else json.loads(path.read_text())
+    if config is None:
+        raise ConfigError(f"{path} is the record of a call of prune, without a config: use metaprune.replay in Python")
+    return config

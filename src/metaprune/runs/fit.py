@@ -39,24 +39,24 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
         if accelerator.num_processes > 1 and not declared.shares_work:
             raise NotAvailableError(f"method {method.name!r} meta-trains in one process: start it without a launcher")
         with main_process_first() as main:
-            place = RunFolder(folder, config, writes=main)
-        if (place.path / INFO).is_file():
-            log.info("%s is fitted already", place.path)
-            return Artifact.load(place.path, method.name)
-        with place.logged():
-            artifact = _fitted(config, method, place, progress and main)
-            by_main_process(lambda: artifact.save(place.path))
+            run_folder = RunFolder(folder, config, writes=main)
+        if (run_folder.path / INFO).is_file():
+            log.info("%s is fitted already", run_folder.path)
+            return Artifact.load(run_folder.path, method.name)
+        with run_folder.logged():
+            artifact = _fitted(config, method, run_folder, progress and main)
+            by_main_process(lambda: artifact.save(run_folder.path))
     return artifact
 
 
-def _fitted(config: RunConfig, method: LearnedMethod, place: RunFolder, progress: bool) -> Artifact:
+def _fitted(config: RunConfig, method: LearnedMethod, run_folder: RunFolder, progress: bool) -> Artifact:
     """What `method` learned on the recipe's networks and data, with the figures of the run."""
     phases, tasks = Phases(), []
     each = [dataclasses.replace(config, model=model, also=()) for model in (config.model, *config.also)]
     with phases("load"):  # all of them, before the first is trained for hours
         inputs = [load_inputs(one) for one in each]
     for n, (one, given) in enumerate(zip(each, inputs, strict=True)):
-        at = RunFolder(place.path / f"also-{n}", one) if n else place
+        at = RunFolder(run_folder.path / f"also-{n}", one) if n else run_folder
         with phases("trace"):
             prepared = prepared_of(one, given, method, progress)
         train_dense(one, given, prepared, at, phases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from metaprune.core.errors import ConfigError, DataError, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data, load_data
+from metaprune.data.augment import augmented
 from metaprune.models import create, default_input_shape
+from metaprune.objective import TeacherSplit
 from metaprune.objective.batch import call_arguments, call_model, share_of
 from metaprune.runs.config import RunConfig
 from metaprune.surgery.tensors import named_tensors
@@ -25,7 +28,7 @@ from metaprune.train.processes import by_main_process
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunInputs:
     model: nn.Module
     options: dict[str, Any]  # as resolved: number of classes and channels from the data
     data: Data | None
@@ -57,7 +60,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_inputs(config: RunConfig) -> Inputs:
+def load_inputs(config: RunConfig) -> RunInputs:
     """Build everything a run needs. Random initial weights come from the run's seed.
 
     Raises:
@@ -75,6 +78,8 @@ def load_inputs(config: RunConfig) -> Inputs:
             channels=d.channels,
             skip_corrupt=d.skip_corrupt,
         )
+        extra = dataclasses.asdict(d.augment)
+        data = dataclasses.replace(data, train=augmented(data.train, data.num_classes, extra))
         if config.objective is not None:
             data = as_data(data, objective={"kind": config.objective.kind, **config.objective.options})
     options = dict(config.model.options)
@@ -90,7 +95,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     require_fit(model, data)
     args, kwargs = example_inputs(model, config, data)
     args, kwargs = pytree.tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
-    return Inputs(model, options, data, args, kwargs, device)
+    return RunInputs(model, options, data, args, kwargs, device)
 
 
 def require_fit(model: nn.Module, data: Data | None) -> None:
@@ -114,7 +119,8 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
                 "Set data.channels and data.image_size, or the model's options, so that they fit"
             ) from error
         if data.objective is not None:
-            target = output if target is None and data.objective.is_label_free else target
+            if data.objective.is_label_free and not isinstance(data.val, TeacherSplit):
+                target = output  # bound to no network yet: labels, if there are any, do not matter
             data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
 
 

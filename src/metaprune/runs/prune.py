@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from metaprune.data import Data, as_data
 from metaprune.export.archive import save
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
+from metaprune.protocol.artifact import plain
 from metaprune.protocol.method import Method
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
@@ -221,9 +221,9 @@ def _record(
         budget=prepared.budget.to_dict(),
         method=prepared.method.name,
         method_options=options_record(prepared.method),
-        constraints=asdict(prepared.asked),
+        constraints=plain(prepared.asked),
         objective=None if objective is None else describe_objective(objective),
-        recover={"kind": OWN_LOOP} if own_loop else asdict(prepared.asked_recover),
+        recover={"kind": OWN_LOOP} if own_loop else plain(prepared.asked_recover),
         form=prepared.form,
         free_outputs=free if isinstance(free, bool) else list(as_patterns(free)),
         batch_size=prepared.batch_size,
@@ -237,16 +237,16 @@ def _record(
         recovery=effort_record(pruned, recovery, history, own_loop),
         method_details=dict(proposal.details),
         latency_table=prepared.latency_table,
-        module_rules=dataclasses.asdict(prepared.rules) if prepared.asked.keep_module else None,
+        module_rules=plain(prepared.rules) if prepared.asked.keep_module else None,
         seconds=phases.seconds,
     )
 
 
 def _recovered(
-    pruned: Pruned, prepared: Prepared, how: RecoverConfig, rng: Rng, checkpoint_dir: Path | None
+    pruned: Pruned, prepared: Prepared, recovery: RecoverConfig, rng: Rng, checkpoint_dir: Path | None
 ) -> dict[str, Any] | None:
     """Recover `pruned.model` in place; the training history, or None if nothing was asked for."""
-    if prepared.own_loop is None and (prepared.data is None or how.kind == "none"):
+    if prepared.own_loop is None and (prepared.data is None or recovery.kind == "none"):
         return None
     network = pruned.network
     masks = network.at(pruned.plan).masks(pruned.masks)
@@ -260,7 +260,7 @@ def _recovered(
             pruned.model,
             network.model,
             cast("Data", prepared.data),
-            how,
+            recovery,
             rng=rng,
             device=device_of(pruned.model),
             progress=prepared.progress,

@@ -17,7 +17,7 @@ from metaprune.protocol.registry import create_method
 from metaprune.report import write_report
 from metaprune.runs.config import RunConfig
 from metaprune.runs.folder import Phases, RunFolder, log
-from metaprune.runs.inputs import Inputs, load_inputs
+from metaprune.runs.inputs import RunInputs, load_inputs
 from metaprune.runs.prepare import Prepared, prepare
 from metaprune.runs.prune import Result, prune_prepared
 from metaprune.runs.sections import sections_of
@@ -42,22 +42,22 @@ def run(
             f"[[also]] names more networks for `metaprune fit {config.method.name}`: run that, then prune with --set "
             "method.options.artifact=FOLDER; or leave the tables out"
         )
-    place, phases = RunFolder(folder, config), Phases()
-    if place.finished is not None:
-        log.info("%s is finished already", place.path)
-        return place.finished
-    with place.logged():
+    run_folder, phases = RunFolder(folder, config), Phases()
+    if run_folder.finished is not None:
+        log.info("%s is finished already", run_folder.path)
+        return run_folder.finished
+    with run_folder.logged():
         with phases("load"):
             inputs = load_inputs(config)
         with phases("trace"):
             prepared = prepared_of(config, inputs, method, progress)
-        history = train_dense(config, inputs, prepared, place, phases)
-        dense_bytes = inputs.save_dense(place.path / "dense.safetensors")
-        result = prune_prepared(prepared, phases=phases, checkpoint_dir=place.path / "checkpoints")
+        history = train_dense(config, inputs, prepared, run_folder, phases)
+        dense_bytes = inputs.save_dense(run_folder.path / "dense.safetensors")
+        result = prune_prepared(prepared, phases=phases, checkpoint_dir=run_folder.path / "checkpoints")
         with phases("measure"):
             latency = _latency(config, inputs, result)
         with phases("save"):
-            save(result.pruned, place.path, spec=config.model.spec, options=inputs.options)
+            save(result.pruned, run_folder.path, spec=config.model.spec, options=inputs.options)
         record: dict[str, Any] = {
             **result.record,
             "command": command,
@@ -65,17 +65,17 @@ def run(
             "model": config.model.spec,
             "data": None if config.data is None else config.data.spec,
             "latency_ms": latency,
-            "file_bytes": {"before": dense_bytes, "after": (place.path / "model.safetensors").stat().st_size},
+            "file_bytes": {"before": dense_bytes, "after": (run_folder.path / "model.safetensors").stat().st_size},
             "history": {"train": history, **result.record["history"]},
         }
         if record["quality"] and config.model.new_head and config.train is None:
             record["quality"]["untrained_head"] = True
-        write_report(record, place.path / "report.html", sections_of(record))
-        write_json(place.path / "record.json", record)  # last: it marks the run as finished
+        write_report(record, run_folder.path / "report.html", sections_of(record))
+        write_json(run_folder.path / "record.json", record)  # last: it marks the run as finished
     return record
 
 
-def prepared_of(config: RunConfig, inputs: Inputs, method: Method, progress: bool) -> Prepared:
+def prepared_of(config: RunConfig, inputs: RunInputs, method: Method, progress: bool) -> Prepared:
     """Everything that a run of `config` needs before anything long begins.
 
     Raises what `prepare` raises, ConfigError where there is nothing to train on, and before a training what
@@ -108,7 +108,7 @@ def prepared_of(config: RunConfig, inputs: Inputs, method: Method, progress: boo
 
 
 def train_dense(
-    config: RunConfig, inputs: Inputs, prepared: Prepared, place: RunFolder, phases: Phases
+    config: RunConfig, inputs: RunInputs, prepared: Prepared, run_folder: RunFolder, phases: Phases
 ) -> dict[str, Any] | None:
     """Train the dense network if asked to (resumable); the history, or None."""
     if config.train is not None and inputs.data is not None:
@@ -119,7 +119,7 @@ def train_dense(
                 config.train,
                 rng=Rng(config.seed).child("train"),
                 device=inputs.device,
-                checkpoint_dir=place.checkpoints("train"),
+                checkpoint_dir=run_folder.checkpoints("train"),
                 progress=prepared.progress,
                 identity={"weights": tensors_digest(prepared.network.tensors)},
             ).to_dict()
@@ -128,7 +128,7 @@ def train_dense(
     return None
 
 
-def _latency(config: RunConfig, inputs: Inputs, result: Result) -> dict[str, Any] | None:
+def _latency(config: RunConfig, inputs: RunInputs, result: Result) -> dict[str, Any] | None:
     """Dense and pruned network in turns, on an example repeated to the configured batch size."""
     if config.latency.repeats == 0:
         return None

@@ -17,7 +17,7 @@ log = logging.getLogger("metaprune")
 
 def sections_of(record: Mapping[str, Any]) -> list[Section]:
     """The section of every method that has something to tell; one that fails is left out, with a warning."""
-    found = []
+    sections = []
     for name in method_names():
         try:
             section = method_spec(name).section(record)
@@ -28,5 +28,5 @@ def sections_of(record: Mapping[str, Any]) -> list[Section]:
             log.warning("warning: the report lacks the section of method %r: %s", name, reason)
             continue
         if section is not None:
-            found.append(section)
-    return found
+            sections.append(section)
+    return sections

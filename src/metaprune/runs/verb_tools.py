@@ -20,13 +20,13 @@ def toml_value(text: str) -> Any:
 
 def assignments(items: Sequence[str], flag: str) -> dict[str, Any]:
     """`["a.b=3"]` -> {"a.b": 3}."""
-    found = {}
+    values = {}
     for item in items:
         key, sep, value = item.partition("=")
         if not sep or not key:
             raise ConfigError(f"{flag} {item!r} is not understood; write key=value")
-        found[key.strip()] = toml_value(value.strip())
-    return found
+        values[key.strip()] = toml_value(value.strip())
+    return values
 
 
 def traced(

@@ -26,14 +26,12 @@ class EvolutionConfig:
     """Best structures of all generations that children are made of."""
     mutation_probability: float = 0.1
     """Chance of a gene to change, in a mutated child."""
-    mutation_share: float = 0.5
-    """Share of children made by mutation; the others by crossover."""
 
     def __post_init__(self) -> None:
         if not (self.population >= 2 and self.generations >= 1 and self.parents >= 2):
             raise ConfigError("population and parents are at least 2, generations at least 1")
-        if not (0 < self.mutation_probability <= 1 and 0 <= self.mutation_share <= 1):
-            raise ConfigError("mutation_probability is in (0, 1], mutation_share in [0, 1]")
+        if not 0 < self.mutation_probability <= 1:
+            raise ConfigError(f"mutation_probability={self.mutation_probability} is not in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +42,6 @@ class SearchConfig:
     """evolution (MetaPruning's), random, greedy (AutoSlim's), nsga2 (Optuna's own)."""
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     """Population, generations, parents, mutation; random and nsga2 look at population x generations structures."""
-    greedy_steps: int = 10
-    """Steps in which greedy brings the cost down; each tries every gene."""
     tolerance: float = 0.05
     """Candidates lie within [budget - tolerance x budget, budget]."""
 
@@ -55,7 +51,5 @@ class SearchConfig:
             raise ConfigError(
                 f"no searcher {self.searcher!r}.{closest(self.searcher, known)} Known: {', '.join(known)}"
             )
-        if self.greedy_steps < 1:
-            raise ConfigError(f"greedy_steps is at least 1, not {self.greedy_steps}")
         if not 0 < self.tolerance <= 1:
             raise ConfigError(f"tolerance is a share of the budget in (0, 1], not {self.tolerance}")

@@ -87,8 +87,8 @@ class WidthEncoding:
 
     def plan(self, widths: np.ndarray) -> Plan:
         """Widths [groups] -> which channels stay: the first ones of `order`."""
-        kept = zip(self.space, self.order, widths, strict=True)
-        return Plan({g.name: tuple(sorted(map(int, o[:w]))) for g, o, w in kept if w < g.width})
+        triples = zip(self.space, self.order, widths, strict=True)
+        return Plan({g.name: tuple(sorted(map(int, o[:w]))) for g, o, w in triples if w < g.width})
 
     def survivors(self, network: Network, widths: np.ndarray) -> Survivors:
         """`plan`, without the detour over tuples: what a training step needs."""
@@ -223,9 +223,9 @@ class BudgetSampler:
                 break
             fresh, anew = draw.random((2, len(todo), quantiles.shape[1]))
             trial = self._fill(self._widest(np.where(anew < attempt / _REDRAWS, fresh, quantiles[todo])), draw)
-            found = self.load(trial)
-            fuller = found > load[todo]
-            genomes[todo[fuller]], load[todo[fuller]] = trial[fuller], found[fuller]
+            use = self.load(trial)
+            fuller = use > load[todo]
+            genomes[todo[fuller]], load[todo[fuller]] = trial[fuller], use[fuller]
         return genomes
 
     def _widest(self, quantiles: np.ndarray) -> np.ndarray:

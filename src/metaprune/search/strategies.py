@@ -18,6 +18,7 @@ from metaprune.core.rng import Rng
 from metaprune.search.config import EvolutionConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 
+_MUTANTS = 0.5  # share of the children that are mutations, as in the paper; the others are crossovers
 _TRIALS = 10  # rounds of children before random structures fill the generation
 
 
@@ -41,12 +42,12 @@ class Strategy(ABC):
 
     def _new(self, rows: np.ndarray, known: set[bytes]) -> list[np.ndarray]:
         """Those rows that were not seen; they are seen from now on."""
-        found = []
+        new = []
         for row in rows:
             if row.tobytes() not in known:
                 known.add(row.tobytes())
-                found.append(row)
-        return found
+                new.append(row)
+        return new
 
 
 class RandomSearch(Strategy):
@@ -62,17 +63,17 @@ class RandomSearch(Strategy):
         draw = self.rng.child("batch", index).numpy()
         return self._fill([], {e.genome.tobytes() for e in seen}, draw)
 
-    def _fill(self, found: list[np.ndarray], known: set[bytes], draw: np.random.Generator) -> np.ndarray:
+    def _fill(self, genomes: list[np.ndarray], known: set[bytes], draw: np.random.Generator) -> np.ndarray:
         """Random structures up to the population; fewer where the budgets leave no more."""
         count = self.config.population
         for _ in range(_TRIALS):
-            if len(found) >= count:
+            if len(genomes) >= count:
                 break
             for i, sampler in enumerate(self.samplers):
-                missing = len(range(i, count - len(found), len(self.samplers)))
+                missing = len(range(i, count - len(genomes), len(self.samplers)))
                 if missing > 0:
-                    found += self._new(sampler.sample(missing, draw), known)
-        return np.array(found[:count], dtype=np.int64).reshape(-1, len(self.codec.sizes))
+                    genomes += self._new(sampler.sample(missing, draw), known)
+        return np.array(genomes[:count], dtype=np.int64).reshape(-1, len(self.codec.sizes))
 
 
 class Evolution(RandomSearch):
@@ -98,13 +99,13 @@ class Evolution(RandomSearch):
     def _children(
         self, sampler: BudgetSampler, parents: np.ndarray, count: int, known: set[bytes], draw: np.random.Generator
     ) -> list[np.ndarray]:
-        mutants = round(count * self.config.mutation_share)
-        found: list[np.ndarray] = []
+        mutants = round(count * _MUTANTS)
+        children: list[np.ndarray] = []
         for wanted, make in ((mutants, self.mutated), (count, self._crossed)):
             for _ in range(_TRIALS):
-                if len(found) < wanted:
-                    found += self._new(sampler.repair(make(parents, wanted - len(found), draw), draw), known)
-        return found
+                if len(children) < wanted:
+                    children += self._new(sampler.repair(make(parents, wanted - len(children), draw), draw), known)
+        return children
 
     def mutated(self, parents: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
         """Each gene changes with the mutation probability, to any *other* candidate with equal chance."""

@@ -84,17 +84,17 @@ class Search:
             for trial, widths in self._asked(study, samplers):
                 start = time.perf_counter()
                 try:
-                    found = {k: float(v) for k, v in score(widths).items()}
-                    if not np.isfinite(found["score"]):  # Optuna would ask for this slot for ever
+                    figures = {k: float(v) for k, v in score(widths).items()}
+                    if not np.isfinite(figures["score"]):  # Optuna would ask for this slot for ever
                         raise SearchError(
-                            f"the score of the structure of widths {widths.tolist()} is {found['score']}: what scores "
-                            "it diverged; train it anew, with a lower learning rate"
+                            f"the score of the structure of widths {widths.tolist()} is {figures['score']}: what "
+                            "scores it diverged; train it anew, with a lower learning rate"
                         )
                 except BaseException:  # Ctrl-C, too: the slot is free again at once
                     with suppress(SearchError), storage_errors(self.storage):
                         study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
                     raise
-                done = self._keep(study, trial, found)
+                done = self._keep(study, trial, figures)
                 if on_candidate is not None:
                     on_candidate(done, self._planned, time.perf_counter() - start)
             with storage_errors(self.storage):
@@ -111,7 +111,7 @@ class Search:
             return optuna.samplers.NSGAIISampler(population_size=evolution.population, seed=rng.integer() % 2**32)
         strategy: Strategy
         if kind == "greedy":
-            strategy = GreedySlimming(self.codec, samplers, rng, self.config.greedy_steps)
+            strategy = GreedySlimming(self.codec, samplers, rng)
         else:
             strategy = (Evolution if kind == "evolution" else RandomSearch)(self.codec, samplers, rng, evolution)
         return StrategySampler(strategy)
@@ -172,19 +172,19 @@ class Search:
         evolution = self.config.evolution
         return 0 if self.config.searcher == "greedy" else evolution.population * evolution.generations
 
-    def _keep(self, study: optuna.Study, trial: optuna.Trial, found: Mapping[str, float]) -> int:
+    def _keep(self, study: optuna.Study, trial: optuna.Trial, figures: Mapping[str, float]) -> int:
         """Number of structures that are scored now."""
         with storage_errors(self.storage):
             with suppress(UpdateFinishedTrialError):  # another host took this worker for dead; its slot is free
-                trial.set_user_attr("found", found)
-                study.tell(trial, found["score"], skip_if_finished=True)
+                trial.set_user_attr("found", figures)
+                study.tell(trial, figures["score"], skip_if_finished=True)
             return len(trials_of(study, TrialState.COMPLETE))
 
     def _candidates(self, study: optuna.Study, samplers: list[BudgetSampler]) -> list[Candidate]:
         trials = trials_of(study, TrialState.COMPLETE)
         rows = np.array([t.user_attrs["widths"] for t in trials], dtype=np.int64)
         loads = np.min([budget_use(rows, self.costs, s.bounds) for s in samplers], axis=0)
-        found = [
+        candidates = [
             Candidate(
                 t.user_attrs.get(SLOT, t.number),
                 tuple(map(int, w)),
@@ -194,7 +194,7 @@ class Search:
             )
             for t, w, load in zip(trials, rows, loads, strict=True)
         ]
-        once = {c.slot: c for c in reversed(found)}  # two workers may have scored one slot
+        once = {c.slot: c for c in reversed(candidates)}  # two workers may have scored one slot
         return [once[slot] for slot in sorted(once)]
 
 
@@ -207,9 +207,9 @@ def best_within(candidates: Sequence[Candidate], costs: CostModel, bounds: Mappi
 
 def front(candidates: Sequence[Candidate], cost: Sequence[float] | np.ndarray) -> list[int]:
     """Indices on the Pareto front (lower cost, higher score), by rising cost."""
-    best, found = -np.inf, []
+    best, front_indices = -np.inf, []
     for i in sorted(range(len(candidates)), key=lambda i: (cost[i], -candidates[i].score)):
         if candidates[i].score > best:
             best = candidates[i].score
-            found.append(i)
-    return found
+            front_indices.append(i)
+    return front_indices

@@ -88,11 +88,11 @@ class Change:
 
 
 def family_attributes(module: nn.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for kinds, function in HANDLERS:
         if isinstance(module, kinds):
-            found.update({k: v for k, v in function(module).items() if getattr(module, k, v) != v})
-    return found
+            attributes.update({k: v for k, v in function(module).items() if getattr(module, k, v) != v})
+    return attributes
 
 
 def traced_changes(network: Network, alive: Survivors) -> list[Change]:

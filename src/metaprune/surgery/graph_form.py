@@ -208,12 +208,12 @@ class _Builder:
     def _value(self, value: Any) -> Any:
         """Old nodes -> new nodes; literal devices and dtypes -> those of a parameter."""
         if isinstance(value, fx.Node):
-            place = self.places.get(value, value)
-            if not isinstance(place, str):
-                return place
-            if place not in self.weights:
-                self.weights[place] = self.graph.get_attr(place)
-            return self.weights[place]
+            target = self.places.get(value, value)
+            if not isinstance(target, str):
+                return target
+            if target not in self.weights:
+                self.weights[target] = self.graph.get_attr(target)
+            return self.weights[target]
         if isinstance(value, (list, tuple)):
             return (
                 type(value)(self._value(v) for v in value)
@@ -228,9 +228,9 @@ class _Builder:
             return self.graph.call_function(getattr, (self.reference[0], "dtype"))
         return value
 
-    def _scale(self, value: fx.Node, kept: int, total: int) -> fx.Node:
+    def _scale(self, value: fx.Node, count: int, total: int) -> fx.Node:
         return self.graph.call_function(
-            operator.floordiv, (self.graph.call_function(operator.mul, (self._value(value), kept)), total)
+            operator.floordiv, (self.graph.call_function(operator.mul, (self._value(value), count)), total)
         )
 
     def _index(self, positions: np.ndarray) -> fx.Node:

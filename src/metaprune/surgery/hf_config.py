@@ -56,12 +56,12 @@ def fit_config(model: nn.Module, shapes: Shapes, attributes: dict[str, dict[str,
             "save_pretrained would write a folder that does not load"
         )
     old = {key: _read(model.config, key) for key in changes}
-    told = ", ".join(f"{key} {old[key]} -> {value}" for key, value in changes.items()) or "no number changes"
+    changed = ", ".join(f"{key} {old[key]} -> {value}" for key, value in changes.items()) or "no number changes"
     set_config(model, changes)
     for path, values in search.adopted.items():
         attributes.setdefault(path, {}).update(values)
     set_attributes(model, search.adopted)
-    return ConfigFit(f"its config expresses these widths ({told}): save_pretrained works", changes)
+    return ConfigFit(f"its config expresses these widths ({changed}): save_pretrained works", changes)
 
 
 def set_config(model: nn.Module, changes: Mapping[str, int]) -> None:
@@ -137,12 +137,12 @@ class _Search:
         self.uneven = _uneven(self.original, self.wanted)
         options = self._ranked()
         for order in (options, options[::-1]):  # heads or head dimension: both may explain one width
-            found = self._from(order)
-            if found is not None or self.uneven:
+            changes = self._from(order)
+            if changes is not None or self.uneven:
                 break
-        if found is None and self.uneven:
+        if changes is None and self.uneven:
             self.reason = f"uneven layers: {self.uneven}"
-        return found
+        return changes
 
     def _from(self, options: list[Option]) -> Changes | None:
         """Commit all that only brings sizes nearer, then try the other options together, few at a time."""
@@ -260,13 +260,13 @@ class _Search:
 
 def _other_numbers(model: nn.Module, rebuilt: nn.Module) -> dict[str, dict[str, Any]]:
     """Whole numbers that the constructor sets otherwise than the cut did: two may be right (heads of one group)."""
-    found: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for path, module in model.named_modules():
-        own = vars(rebuilt.get_submodule(path))
+        attributes = vars(rebuilt.get_submodule(path))
         for name, value in vars(module).items():
-            if type(value) is int and type(own.get(name)) is int and own[name] != value:
-                found.setdefault(path, {})[name] = own[name]
-    return found
+            if type(value) is int and type(attributes.get(name)) is int and attributes[name] != value:
+                numbers.setdefault(path, {})[name] = attributes[name]
+    return numbers
 
 
 def _uneven(before: Mapping[str, Shape], after: Mapping[str, Shape]) -> str:
@@ -274,8 +274,8 @@ def _uneven(before: Mapping[str, Shape], after: Mapping[str, Shape]) -> str:
     seen: dict[tuple, tuple[str, int]] = {}
     for name in before:
         for dim, (a, b) in enumerate(zip(before[name], after[name], strict=True)):
-            place = (re.sub(r"\b\d+\b", "#", name), dim, a)
-            first, width = seen.setdefault(place, (name, b))
+            key = (re.sub(r"\b\d+\b", "#", name), dim, a)
+            first, width = seen.setdefault(key, (name, b))
             if width != b:
                 return f"{first} {a} -> {width}, {name} {a} -> {b}"
     return ""

@@ -106,11 +106,11 @@ class _Search:
 
     def _policies(self) -> list[_Policy]:
         parts = tuple(self._equal_parts())
-        found = [tuple(self._groups(label) for label in labels) for labels in self._attention_labels()]
-        dims = tuple((*q, *v) for _, q, v, _ in found if len({*q, *v}) == 2)
+        attention_groups = [tuple(self._groups(label) for label in labels) for labels in self._attention_labels()]
+        dims = tuple((*q, *v) for _, q, v, _ in attention_groups if len({*q, *v}) == 2)
         roles = [g.role for g in self.network.space]
         whole = frozenset(g for g, role in enumerate(roles) if role in (HEAD_DIMS, VALUE_DIMS))
-        aligned = tuple((*heads, *stream) for heads, _, _, stream in found if heads and stream)
+        aligned = tuple((*heads, *stream) for heads, _, _, stream in attention_groups if heads and stream)
         policies = [
             _Policy("any widths"),
             _Policy("equal parts where a layer is split", parts),
@@ -146,8 +146,8 @@ class _Search:
         final = None if label is None else self.network.labelled.atoms.final(label)
         if final is None:
             return ()
-        found = self.group_of[np.unique(final[final >= 0])]
-        return tuple(int(g) for g in dict.fromkeys(found[found >= 0].tolist()))
+        groups = self.group_of[np.unique(final[final >= 0])]
+        return tuple(int(g) for g in dict.fromkeys(groups[groups >= 0].tolist()))
 
     # ---------------------------------------------------------------------------------------- trying
 

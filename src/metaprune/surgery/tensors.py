@@ -12,9 +12,9 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
     tensors, aliases = {}, {}
     pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in pairs:
-        kept = first.setdefault(id(tensor), name)
-        if kept == name:
+        canonical = first.setdefault(id(tensor), name)
+        if canonical == name:
             tensors[name] = tensor
         else:
-            aliases[name] = kept
+            aliases[name] = canonical
     return tensors, aliases

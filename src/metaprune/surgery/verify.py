@@ -108,11 +108,11 @@ class Proof:
         leaves, spec = pytree.tree_flatten(masked)
         nodes = pytree.tree_leaves(output.args[0])
         facts = self.network.labelled.facts
-        kept = [
+        remaining = [
             slice_tensor(leaf, facts[node.name].labels[0] or [], self.alive) if isinstance(leaf, torch.Tensor) else leaf
             for leaf, node in zip(leaves, nodes, strict=True)
         ]
-        return pytree.tree_unflatten(kept, spec)
+        return pytree.tree_unflatten(remaining, spec)
 
     def check(self) -> float:
         """Raises VerificationError unless sliced = masked; returns the error."""

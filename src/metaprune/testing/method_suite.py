@@ -214,12 +214,12 @@ class MethodSuite:
                 self.make().propose(self.task(kind), self.budget(), Rng(0))
 
     def test_mode_and_frozen_parameters_make_no_difference(self) -> None:
-        found = []
+        decisions = []
         for frozen in (False, True):
             model = small_network(self.kinds[0]).train(frozen).requires_grad_(not frozen)
             task = PruneTask(trace(model, torch.zeros(2, 1, 28, 28)), self.data, batch_size=32)
-            found.append(decided(self.make().propose(task, self.budget(), Rng(1))))
-        assert found[0] == found[1]
+            decisions.append(decided(self.make().propose(task, self.budget(), Rng(1))))
+        assert decisions[0] == decisions[1]
 
     # ------------------------------------------------------------------------------------------ the result
 

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,15 @@ from metaprune.train.history import History
 _FORMAT = 1
 _TENSORS = "checkpoint.safetensors"
 _NUMBERS = "checkpoint.json"
+
+
+class SavedHistory(Protocol):
+    """What a checkpoint keeps of the steps so far: rows, as plain data."""
+
+    @property
+    def rows(self) -> Sequence[Any]: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: Any,
     scaler: Any,
-    history: History,
+    history: SavedHistory,
     identity: Mapping[str, Any],
     extra: Mapping[str, Tensor] | None = None,
 ) -> Path:
@@ -134,14 +143,14 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Any = None, 
 
     Raises `WeightsError` naming the tensors when names or shapes do not fit; nothing is changed then.
     """
-    own = _model_tensors(model)
+    tensors = _model_tensors(model)
     saved = checkpoint.part("model")
-    wrong = sorted(own.keys() ^ saved.keys())
-    wrong += [name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape]
+    wrong = sorted(tensors.keys() ^ saved.keys())
+    wrong += [name for name in tensors.keys() & saved.keys() if tensors[name].shape != saved[name].shape]
     if wrong:
         raise WeightsError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}; start the training over")
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in tensors.items():
             tensor.copy_(saved[name])
     if optimizer is not None:
         state: dict[int, dict[str, Any]] = {}

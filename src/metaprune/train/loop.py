@@ -276,12 +276,12 @@ class _Run:
         length = -(-size // min(self.config.accumulate, size))
         if length == size:
             return [(inputs, target, items / everywhere if everywhere else 1.0)]
-        found = []
+        parts = []
         for start in range(0, size, length):
             part_inputs, part_target = (share_of(v, start, start + length) for v in (inputs, target))
             share = self.objective.items(part_target) / everywhere if everywhere else 0.0
-            found.append((part_inputs, part_target, share))
-        return found
+            parts.append((part_inputs, part_target, share))
+        return parts
 
     def _require_finite(self, what: str, value: Tensor, step: int) -> None:
         bad = (~torch.isfinite(value)).to(torch.float32).reshape(1)

@@ -31,10 +31,15 @@ class Processes:
         self._accelerator = accelerator
         self.rank = 0 if accelerator is None else accelerator.process_index
         self.count = 1 if accelerator is None else accelerator.num_processes
-        own = torch.device("cpu") if accelerator is None else accelerator.device
-        if self.count > 1 and device is not None and own.type != "cpu" and own.index != device.index:
+        process_device = torch.device("cpu") if accelerator is None else accelerator.device
+        if (
+            self.count > 1
+            and device is not None
+            and process_device.type != "cpu"
+            and process_device.index != device.index
+        ):
             raise ConfigError(
-                f"the network is on {device}, and process {self.rank} of {self.count} works on {own}: call "
+                f"the network is on {device}, and process {self.rank} of {self.count} works on {process_device}: call "
                 "torch.cuda.set_device(LOCAL_RANK) before the network is moved"
             )
 
@@ -55,16 +60,16 @@ class Processes:
         """
         if self.count == 1 or samples < 2 * self.count:
             return slice(None), 1.0
-        own = len(range(self.rank, samples, self.count))
-        return slice(self.rank, None, self.count), own * self.count / samples
+        count = len(range(self.rank, samples, self.count))
+        return slice(self.rank, None, self.count), count * self.count / samples
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Every tensor becomes its mean over the processes, in place; all in one message."""
         if self.count == 1 or self._accelerator is None:
             return
-        found = self._accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), reduction="mean")
-        _spread(found, tensors)
+        averages = self._accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), reduction="mean")
+        _spread(averages, tensors)
 
     @torch.no_grad()
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:

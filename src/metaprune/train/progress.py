@@ -46,10 +46,11 @@ class TrainProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def step(self, samples_per_s: float) -> None:
-        """One optimiser update is done."""
+    def step(self, samples_per_s: float | None = None) -> None:
+        """One update is done."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, rate=f"{samples_per_s:,.0f} samples/s")
+            rate = "" if samples_per_s is None else f"{samples_per_s:,.0f} samples/s"
+            self._bar.update(self._task, advance=1, rate=rate)
 
     def epoch(self, row: EpochRow, num_epochs: int) -> None:
         """One epoch is done."""

@@ -75,7 +75,7 @@ class Budget(Mapping[str, Bound]):
 
     @classmethod
     def key_types(cls) -> dict[str, Any]:
-        """Keys of a `[budget]` table and their types, for the strict reader of recipes."""
+        """ChannelIds of a `[budget]` table and their types, for the strict reader of recipes."""
         return dict.fromkeys(budget_metrics(), float | str | None)
 
     def bounds(self, full: Mapping[str, Any]) -> dict[str, float]:

@@ -21,28 +21,28 @@ class Plan:
     @classmethod
     def of(cls, space: Space, masks: Sequence[np.ndarray]) -> Plan:
         """From one boolean mask [width] per group, in the order of the space."""
-        kept = {g.name: tuple(int(i) for i in np.flatnonzero(m)) for g, m in zip(space, masks, strict=True)}
-        return cls({name: k for name, k in kept.items() if len(k) < space[name].width})
+        keep = {g.name: tuple(int(i) for i in np.flatnonzero(m)) for g, m in zip(space, masks, strict=True)}
+        return cls({name: k for name, k in keep.items() if len(k) < space[name].width})
 
     def check(self, space: Space) -> None:
         """Raises PlanError if the plan does not fit the space."""
-        for name, kept in self.keep.items():
+        for name, channels in self.keep.items():
             group = space[name]
-            if not kept:
+            if not channels:
                 raise PlanError(f"group {name!r} would keep nothing; at least one of its {group.width} channels stays")
-            if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.width:
+            if list(channels) != sorted(set(channels)) or channels[0] < 0 or channels[-1] >= group.width:
                 raise PlanError(
-                    f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {kept[:8]}"
+                    f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {channels[:8]}"
                 )
 
     def masks(self, space: Space) -> list[np.ndarray]:
         """One boolean mask [width] per group: what stays."""
         self.check(space)
         masks = [np.ones(g.width, dtype=bool) for g in space]
-        for name, kept in self.keep.items():
+        for name, channels in self.keep.items():
             mask = masks[space.index[name]]
             mask[:] = False
-            mask[list(kept)] = True
+            mask[list(channels)] = True
         return masks
 
     def widths(self, space: Space) -> np.ndarray:
@@ -50,8 +50,8 @@ class Plan:
         return np.array([m.sum() for m in self.masks(space)], dtype=np.int64)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"keep": {name: list(kept) for name, kept in self.keep.items()}}
+        return {"keep": {name: list(channels) for name, channels in self.keep.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        return cls({str(name): tuple(int(i) for i in kept) for name, kept in data["keep"].items()})
+        return cls({str(name): tuple(int(i) for i in channels) for name, channels in data["keep"].items()})

@@ -12,17 +12,18 @@ from torch import nn
 from metaprune.core.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, NoEffectWarning, WeightsError
 from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
+from metaprune.methods.metagraph.build_graph import build_network_graph
 from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rewritten
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
-from metaprune.methods.metagraph.pruner import Pruner, accuracy, area, ranking, some_batches
+from metaprune.methods.metagraph.pruner import Pruner, area, metric_of, ranking, some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wire import wire
 from metaprune.models import create
 from metaprune.network import trace
+from metaprune.objective import Classification
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_data, small_network
@@ -56,7 +57,7 @@ def stirred(metanet):
 
 def data_model(task):
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
-    return DataModel(task, wire(task.network), tensors)
+    return DataModel(task, build_network_graph(task.network), tensors)
 
 
 # ---------------------------------------------------------------------------------------------------- objective
@@ -141,12 +142,14 @@ def test_straight_through_gates_give_the_loss_of_the_cut(kind):
     for gate, mask in zip(gates, plan.masks(network.space), strict=True):
         gate.retain_grad()
         assert torch.equal(gate.detach().round(decimals=12), torch.from_numpy(mask).double())
-    loss, _ = gated_loss(network, tensors, gates, batches)
-    assert gated_loss(network, tensors, [g.detach() for g in gates], batches)[0] == loss  # of fixed weights
+    loss, _ = gated_loss(network, tensors, gates, batches, Classification())
+    assert (
+        gated_loss(network, tensors, [g.detach() for g in gates], batches, Classification())[0] == loss
+    )  # of fixed weights
     alive = network.survivors(plan)
     trained = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
     small = {n: t.detach().requires_grad_(n in trained) for n, t in network.sliced(alive, tensors=tensors).items()}
-    assert loss == pytest.approx(tuned_loss(network.at(alive), small, batches, 0, 0.1)[0], rel=1e-9)
+    assert loss == pytest.approx(tuned_loss(network.at(alive), small, batches, Classification(), 0, 0.1)[0], rel=1e-9)
     dropped = [~torch.from_numpy(mask) for mask in plan.masks(network.space)]
     assert any(gate.grad[d].abs().max() > 0 for gate, d in zip(gates, dropped, strict=True) if d.any())
     assert all(tensors[n].grad is not None for n in trained)
@@ -162,7 +165,7 @@ def test_the_gradient_after_tuning_is_first_order_maml(steps):
         for _ in range(steps + 2)
     ]
     start = {n: t.detach().clone().requires_grad_() for n, t in network.tensors.items()}
-    loss, _ = tuned_loss(network.at(), start, batches, steps, 0.1)
+    loss, _ = tuned_loss(network.at(), start, batches, Classification(), steps, 0.1)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     model.load_state_dict(network.tensors)
@@ -209,13 +212,13 @@ def test_a_curve_is_judged_after_tuning():
     plain, tuned = (
         pruner.curve(tensors, [0.5], train, train, Rng(0), tuning, 0.05)[0] for tuning in ((), train * 5)
     )  # on the images it is judged by
-    assert tuned["accuracy"] > plain["accuracy"] and tuned["macs"] == plain["macs"]
+    assert tuned["score"] > plain["score"] and tuned["macs"] == plain["macs"]
     assert all(torch.equal(t, before[n]) for n, t in tensors.items())
 
 
-def test_area_is_the_mean_accuracy():
-    assert area([{"macs": 1.0, "accuracy": 0.8}, {"macs": 0.5, "accuracy": 0.6}]) == pytest.approx(0.7)
-    assert area([{"macs": 0.5, "accuracy": 0.6}]) == 0.6
+def test_area_is_the_mean_score():
+    assert area([{"macs": 1.0, "score": 0.8}, {"macs": 0.5, "score": 0.6}]) == pytest.approx(0.7)
+    assert area([{"macs": 0.5, "score": 0.6}]) == 0.6
 
 
 def test_dropped_channels_become_zero_and_stay_last():
@@ -329,8 +332,9 @@ def test_every_step_is_in_the_record():
     assert steps[-1]["macs"] <= 0.5
     assert all(s["nonzero"] <= s["params"] <= 1 for s in steps)
     assert 0.5 < found.details["metagraph"]["strength"] < 1
-    judged = accuracy(TracedModule(task.network, found.weights, found.plan), [*task.data.val.batches(32)])
-    assert judged == pytest.approx(steps[-1]["accuracy"])
+    module = TracedModule(task.network, found.weights, found.plan)
+    judged = metric_of(module, [*task.data.val.batches(32)], Classification())
+    assert judged == pytest.approx(steps[-1]["metric"])
 
 
 @pytest.mark.parametrize(
@@ -372,7 +376,7 @@ def test_controls_move_as_far_as_the_metanetwork():
     assert far(new) > 0
     assert far(noise_like(new, model.tensors, Rng(0))) == pytest.approx(far(new), rel=1e-4)
     assert far(shrunk_like(new, model, Shrinkage(task.network))) == pytest.approx(far(new), rel=1e-4)
-    other = by_metanet(metanet, model, 0.5, shuffled(model.wiring, Rng(0)))
+    other = by_metanet(metanet, model, 0.5, shuffled(model.network_graph, Rng(0)))
     assert any(not torch.equal(other[n], t) for n, t in new.items())  # the graph matters
     assert not torch.equal(by_metanet(metanet, model, 1.0)[next(iter(new))], new[next(iter(new))])  # so does strength
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from metaprune.core.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, WeightsError
 from metaprune.core.rng import Rng
+from metaprune.methods.metagraph.build_graph import build_network_graph
 from metaprune.methods.metagraph.data_models import data_models
 from metaprune.methods.metagraph.metanet import Graph
 from metaprune.methods.metagraph.pruner import some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wire import wire
 from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_network
@@ -171,7 +171,7 @@ class Rows(nn.Module):
 def test_what_the_graph_cannot_express_is_said():
     method = QUICK.restore(QUICK.fit([task_of()], Rng(0)))
     task = task_of(model=Rows(nn.LSTM(16, 24, batch_first=True)).eval())
-    assert wire(task.network).breaks == ("head",)
+    assert build_network_graph(task.network).breaks == ("head",)
     with pytest.warns(UserWarning) as said:
         method.propose(task, Budget(macs="90%"), Rng(0))
     texts = [str(w.message) for w in said]
@@ -219,17 +219,17 @@ class Windows(nn.Module):
 
 
 def test_a_standardised_weight_is_covered_and_overlapping_rows_are_not():
-    wiring = wire(trace(Standardised(), torch.zeros(2, 3, 8, 8)))
-    assert "weight" not in dict(wiring.uncovered)
-    wiring = wire(trace(Windows(), torch.zeros(2, 16)))
-    assert "vector" in dict(wiring.uncovered)
+    network_graph = build_network_graph(trace(Standardised(), torch.zeros(2, 3, 8, 8)))
+    assert "weight" not in dict(network_graph.uncovered)
+    network_graph = build_network_graph(trace(Windows(), torch.zeros(2, 16)))
+    assert "vector" in dict(network_graph.uncovered)
 
 
 def test_a_network_without_any_covered_weight_is_refused():
     model = nn.Conv2d(3, 4, 20, bias=False)  # 400 taps, more than an edge may carry
     task = PruneTask(trace(model, torch.zeros(1, 3, 20, 20)))
     with pytest.raises(ConfigError, match="no parameter of this network is in its graph: weight"):
-        Graph(wire(task.network), task.network.tensors)
+        Graph(build_network_graph(task.network), task.network.tensors)
 
 
 def test_a_group_without_trained_weights_weighs_nothing():

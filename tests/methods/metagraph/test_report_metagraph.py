@@ -11,8 +11,8 @@ from report_pages import EVIL, rendered
 from report_records import full, minimal
 
 from metaprune.methods.metagraph import report_rows as rows
-from metaprune.methods.metagraph.report_plots import metagraph_figures, wiring_figure
-from metaprune.methods.metagraph.wire import wire
+from metaprune.methods.metagraph.build_graph import build_network_graph
+from metaprune.methods.metagraph.report_plots import graph_figure, metagraph_figures
 from metaprune.models import create
 from metaprune.network import trace
 
@@ -94,9 +94,9 @@ def test_names_are_escaped():
 
 
 def test_a_graph_is_drawn_whole():
-    wiring = wire(trace(create("zoo:vit_micro"), torch.zeros(1, 1, 28, 28)))
-    sites, edges = wiring.drawn()
-    assert sum(s["nodes"] for s in sites) == wiring.nodes
-    figure = wiring_figure(sites, edges)
+    network_graph = build_network_graph(trace(create("zoo:vit_micro"), torch.zeros(1, 1, 28, 28)))
+    sites, edges = network_graph.drawn()
+    assert sum(s["nodes"] for s in sites) == network_graph.nodes
+    figure = graph_figure(sites, edges)
     assert len(figure.data[-1].x) == len(sites)
     assert {t.name for t in figure.data} >= {"linear", "identity", "product", "head"}

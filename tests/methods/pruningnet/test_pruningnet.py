@@ -15,9 +15,10 @@ from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit, as_data
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, Generator, take
 from metaprune.methods.pruningnet.method import PruningNet
-from metaprune.methods.pruningnet.supernet import Scorer, Supernet, supernet_loss
+from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
 from metaprune.models import create
 from metaprune.network import trace
+from metaprune.objective import Classification
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import LearnedMethod, PruneTask, recovery_after, require_feasible
 from metaprune.protocol.registry import create_method
@@ -197,7 +198,7 @@ def test_a_plain_network_with_the_banks_weights_is_the_supernet(network, kind):
     supernet = supernet_of(network, kind)
     codec = supernet.codec
     x = torch.randn(32, 1, 28, 28)
-    scorer = Scorer(supernet, [(x, None)], [])
+    scorer = Scorer(supernet, [(x, None)], [], Classification())
     for genome in (codec.full, codec.random(1, np.random.default_rng(0))[0]):
         widths = codec.widths(genome)
         at, tensors = scorer.calibrated(widths)
@@ -209,7 +210,7 @@ def test_a_plain_network_with_the_banks_weights_is_the_supernet(network, kind):
 
 def test_training_reaches_every_parameter(network):
     supernet = supernet_of(network).train()
-    loss = supernet_loss(0.1, False)
+    loss = SupernetLoss(Classification(), 0.1, False)
     for _ in range(4):
         with Rng(_).torch_global():
             x, y = torch.randn(8, 1, 28, 28), torch.randint(0, 10, (8,))
@@ -230,11 +231,12 @@ def test_one_structure_or_the_sandwich(cnn):
     assert (drawn[1] == sandwich.codec.smallest).all()
     assert len(drawn) == len(outputs) == 4
     y = torch.tensor([0, 1, 2, 3])
-    with_labels, with_teacher = (supernet_loss(0.0, distil)(outputs, x, y) for distil in (False, True))
+    with_labels, with_teacher = (SupernetLoss(Classification(), 0.0, distil)(outputs, x, y) for distil in (False, True))
     hard = torch.stack([nn.functional.cross_entropy(o, y) for o in outputs]).mean()
     assert with_labels == hard
     soft = [nn.functional.cross_entropy(outputs[0], y)]
-    soft += [-(outputs[0].softmax(-1) * o.log_softmax(-1)).sum(-1).mean() for o in outputs[1:]]
+    teacher = outputs[0].log_softmax(-1)
+    soft += [(teacher.exp() * (teacher - o.log_softmax(-1))).sum(-1).mean() for o in outputs[1:]]
     assert torch.allclose(with_teacher, torch.stack(soft).mean())
     grad = torch.autograd.grad(with_teacher - soft[0] / 4, outputs[0], allow_unused=True, retain_graph=True)[0]
     assert grad is None or grad.abs().max() < 1e-7  # the teacher is detached
@@ -257,7 +259,7 @@ def test_calibration_is_the_mean_of_the_batches_in_any_order(cnn):
     supernet = Supernet(cnn, codec, bank_of(cnn, codec))
     widths = codec.widths(codec.sizes // 2)
     batches = [torch.randn(16, 1, 28, 28) * (i + 1) for i in range(3)]
-    at, tensors = Scorer(supernet, [], []).calibrated(widths)
+    at, tensors = Scorer(supernet, [], [], Classification()).calibrated(widths)
 
     def statistics(order):
         return at.calibrated(tensors, [((batches[i],), {}) for i in order])
@@ -278,7 +280,7 @@ def test_scoring_is_deterministic_and_leaves_everything_alone(network):
     supernet = supernet_of(network)
     x, y = torch.randn(40, 1, 28, 28), torch.randint(0, 10, (40,))
     batches = [(x, y)], [(x[:30], y[:30]), (x[30:], y[30:])]
-    scorer = Scorer(supernet, *batches)
+    scorer = Scorer(supernet, *batches, Classification())
     widths = supernet.codec.widths(supernet.codec.sizes // 2)
     before = {n: t.clone() for n, t in supernet.state_dict().items()}
     state = torch.get_rng_state()
@@ -288,14 +290,15 @@ def test_scoring_is_deterministic_and_leaves_everything_alone(network):
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(t, supernet.state_dict()[n]) for n, t in before.items())
     assert first["score"] == math.exp(-first["loss"])
-    assert first["accuracy"] == round(first["accuracy"] * 40) / 40
-    assert Scorer(supernet, *batches, "accuracy")(widths) == {**first, "score": first["accuracy"]}
+    assert first["metric"] == round(first["metric"] * 40) / 40
+    assert Scorer(supernet, *batches, Classification(), "metric")(widths) == {**first, "score": first["metric"]}
 
 
 def test_a_structure_whose_loss_is_not_finite_scores_nothing(network):
     supernet = supernet_of(network)
     bad = torch.full((4, 1, 28, 28), torch.nan)
-    scorer = Scorer(supernet, [(torch.randn(8, 1, 28, 28), None)], [(bad, torch.zeros(4, dtype=torch.int64))])
+    judged = [(bad, torch.zeros(4, dtype=torch.int64))]
+    scorer = Scorer(supernet, [(torch.randn(8, 1, 28, 28), None)], judged, Classification())
     assert scorer(supernet.codec.widths(supernet.codec.full))["score"] == 0
 
 
@@ -353,7 +356,7 @@ def test_inherit_hands_over_the_generated_weights(fitted):
     hits, count = 0, 0
     for x, y in session.scorer.validation:
         hits, count = hits + int((pruned.model(x).argmax(-1) == y).sum()), count + len(y)
-    assert hits / count == session.scorer(widths)["accuracy"]
+    assert hits / count == session.scorer(widths)["metric"]
 
 
 def test_a_killed_fit_ends_as_an_uninterrupted_one(cnn, tmp_path, monkeypatch):
@@ -405,7 +408,7 @@ def test_learning_on_real_digits_separates_wide_from_narrow():
     )
     session = method.session(task, method.fit([task], Rng(0)))
     wide, narrow = (
-        session.scorer(session.codec.widths(g))["accuracy"] for g in (session.codec.full, session.codec.smallest)
+        session.scorer(session.codec.widths(g))["metric"] for g in (session.codec.full, session.codec.smallest)
     )
     assert wide > 0.5
     assert wide > narrow + 0.05

@@ -95,7 +95,7 @@ def test_gates_of_0_and_1_are_the_network_with_weights_of_zero(kind):
         torch.testing.assert_close(learner.run(tensors, gates, (x,), {}), model(x), rtol=0, atol=0)
     gone = sum(int((model.get_parameter(n) == 0).sum()) for n in learner.layers.names)
     left = learner.network.cost().params - gone
-    assert float(learner.kept(gates)) == pytest.approx(left / learner.network.cost().params, rel=1e-6)
+    assert float(learner.expected_share(gates)) == pytest.approx(left / learner.network.cost().params, rel=1e-6)
     assert learner.gates == sum(len(g) for g in gates)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from metaprune.core.rng import Rng
-from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.methods.criteria.scores import ScoreMethod, group_scores, member_scores
 from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 from metaprune_reader_norm.config import ReaderNormConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReaderNorm(ReaderNormConfig, Ranking):
+class ReaderNorm(ReaderNormConfig, ScoreMethod):
     """A channel's score is the mean over its readers of the sum of |weight| ** power."""
 
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:

@@ -11,13 +11,13 @@ from torch import nn
 from metaprune.core.errors import NotAvailableError
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import BNScaleConfig
-from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.methods.criteria.scores import ScoreMethod, group_scores, member_scores
 from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class BNScale(BNScaleConfig, Ranking):
+class BNScale(BNScaleConfig, ScoreMethod):
     """Mean of |gamma| over the BatchNorms of a group, ranked as they are. Groups without a BatchNorm stay whole."""
 
     def _scales(self, task: PruneTask) -> set[str]:

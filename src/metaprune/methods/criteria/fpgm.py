@@ -9,18 +9,18 @@ import torch
 
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import FPGMConfig
-from metaprune.methods.criteria.scores import Ranking, group_scores
+from metaprune.methods.criteria.scores import ScoreMethod, group_scores
 from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class FPGM(FPGMConfig, Ranking):
+class FPGM(FPGMConfig, ScoreMethod):
     """Sum of Euclidean distances of a channel's filter to all filters of its layer; mean over the layers of a group."""
 
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
-        kept = plan.masks(task.network.space)
-        alive = {g.name: mask for g, mask in zip(task.network.space, kept, strict=True)}
+        masks = plan.masks(task.network.space)
+        alive = {g.name: mask for g, mask in zip(task.network.space, masks, strict=True)}
 
         def distances(group: ChannelGroup, member: Member, tensor: torch.Tensor) -> np.ndarray | None:
             if tensor.dim() < 2 or (member.dim != 0 and _has_filters(task, group)):

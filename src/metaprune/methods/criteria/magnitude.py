@@ -8,13 +8,13 @@ import numpy as np
 
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import MagnitudeConfig
-from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.methods.criteria.scores import ScoreMethod, group_scores, member_scores
 from metaprune.protocol.method import PruneTask
 from metaprune.values import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitude(MagnitudeConfig, Ranking):
+class Magnitude(MagnitudeConfig, ScoreMethod):
     """A channel's score is the mean over its coupled weights of the L_p norm of its rows."""
 
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:

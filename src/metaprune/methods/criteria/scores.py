@@ -34,7 +34,7 @@ def group_scores(
     task: PruneTask, score: Callable[[ChannelGroup, Member, torch.Tensor], np.ndarray | None], normalise: Normalise
 ) -> list[np.ndarray]:
     """One array [width] per group. `score(group, member, tensor)` scores one member, or None to leave it out."""
-    found = []
+    scores_by_group = []
     for group in task.network.space:
         parts = []
         for member in group.members:
@@ -51,12 +51,12 @@ def group_scores(
         total = np.mean(parts, axis=0) if parts else np.ones(group.width)
         if normalise == "mean" and total.mean() > 0:
             total = total / total.mean()
-        found.append(total)
-    return found
+        scores_by_group.append(total)
+    return scores_by_group
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking(RankingConfig, BaseMethod, ABC):
+class ScoreMethod(RankingConfig, BaseMethod, ABC):
     """A method that scores channels and drops the lowest."""
 
     @abstractmethod

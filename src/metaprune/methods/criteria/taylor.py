@@ -16,14 +16,14 @@ from torch import nn
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import TaylorConfig
-from metaprune.methods.criteria.scores import Ranking, group_scores, member_scores
+from metaprune.methods.criteria.scores import ScoreMethod, group_scores, member_scores
 from metaprune.objective.batch import call_arguments
 from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taylor(TaylorConfig, Ranking):
+class Taylor(TaylorConfig, ScoreMethod):
     """Averages squared first-order changes of the loss over training mini-batches."""
 
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:

@@ -24,8 +24,6 @@ class GatesConfig(MethodOptions):
     batch_size: int = 64
     lr: float = 0.02
     """Learning rate of the weights (SGD)."""
-    gate_lr: float = 0.02
-    """Learning rate of the gates (Adam)."""
     metric: str = "params"
     """Cost that the gates pay for."""
     strength: float = 2.0

@@ -74,12 +74,12 @@ class BetaBernoulli:
         return [kumaraswamy_mean(a, b) for a, b in zip(self._a, self._b, strict=True)]
 
     def draw(self, temperature: float) -> list[Tensor]:
-        found = []
+        drawn = []
         for a, b in zip(self._a, self._b, strict=True):
             u = torch.rand_like(a).clamp(1e-6, 1 - 1e-6)
             pi = (1 - u.pow(1 / b)).clamp(1e-6, 1 - 1e-6).pow(1 / a).clamp(1e-6, 1 - 1e-6)
-            found.append(concrete(pi.log() - (-pi).log1p(), temperature))
-        return found
+            drawn.append(concrete(pi.log() - (-pi).log1p(), temperature))
+        return drawn
 
     def kl(self) -> Tensor:
         """Mean over all channels."""

@@ -103,7 +103,7 @@ class GatedLoss(ABC):
         """What the network returns under drawn gates, in training mode."""
         return self.gated.run(tensors, gates, args, kwargs, training=True)
 
-    def kept(self, probabilities: Sequence[Tensor]) -> Tensor:
+    def expected_share(self, probabilities: Sequence[Tensor]) -> Tensor:
         """Expected share of the full cost, []."""
         return self.cost(torch.stack([p.sum() for p in probabilities]))
 
@@ -136,22 +136,22 @@ class GatedLoss(ABC):
         """
         gates = self.gates_of(sample, price.target)
         drawn = gates.draw(self.temperature)
-        own, part = processes.share(batch_size_of((sample.args, sample.kwargs)))
+        share, part = processes.share(batch_size_of((sample.args, sample.kwargs)))
         args, kwargs, target = sample.args, sample.kwargs, sample.target
         if processes.count > 1:
-            args, kwargs, target = (share_of(x, own.start, own.stop, own.step) for x in (args, kwargs, target))
+            args, kwargs, target = (share_of(x, share.start, share.stop, share.step) for x in (args, kwargs, target))
         with processes.autocast():
             output = self.run(weights.tensors(), drawn, args, kwargs)
         output = map_tensors(output, lambda t: t.float() if t.dtype == torch.bfloat16 else t)
         probabilities = gates.probabilities()
-        kept = self.kept(probabilities)
+        kept_share = self.expected_share(probabilities)
         fit = self.objective.loss(output, target)
         loss = part * fit
-        loss = loss + price.strength * torch.log(kept / price.target).square() + price.kl_weight * gates.kl()
+        loss = loss + price.strength * torch.log(kept_share / price.target).square() + price.kl_weight * gates.kl()
         if price.decay:
             loss = loss + price.decay * torch.logit(torch.cat(probabilities), eps=1e-6).square().mean()
         metric = part * primary_of(self.objective, output, target, fit.item())
-        return loss, StepResult(loss.item(), metric, kept.item())
+        return loss, StepResult(loss.item(), metric, kept_share.item())
 
 
 def sgd(weights: TrainableTensors, lr: float, head_lr: float) -> torch.optim.Optimizer:
@@ -187,7 +187,7 @@ def gradient_step(
         result = dataclasses.replace(result, loss=figures[0].item(), metric=figures[1].item())
     if not math.isfinite(result.loss):
         raise TrainingDivergedError(
-            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr or head_lr, "
+            f"the loss is {result.loss:g}; the artifact of an earlier start is left as it was. Lower lr, "
             "and check the inputs for NaN"
         )
     nn.utils.clip_grad_norm_([*weights.leaves.values(), *weights.head.values()], 5.0)

@@ -25,30 +25,30 @@ class Graph:
     """Draw it to this HTML file: a circle per layer, a line per block of edges."""
 
     def run(self) -> int:
-        from metaprune.methods.metagraph.wire import wire
+        from metaprune.methods.metagraph.build_graph import build_network_graph
 
-        wiring = wire(traced(self.model, self.option, None, self.input_shape)[1])
+        network_graph = build_network_graph(traced(self.model, self.option, None, self.input_shape)[1])
         out = console()
 
         def say(text: str) -> None:
             out.print(text, highlight=False, markup=False, soft_wrap=True)
 
-        say(f"{wiring.nodes:,} nodes, {wiring.edge_count:,} edges")
-        for title, counts in wiring.counts().items():
+        say(f"{network_graph.nodes:,} nodes, {network_graph.edge_count:,} edges")
+        for title, counts in network_graph.counts().items():
             say(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in counts.items()))
-        left = wiring.uncovered
+        left = network_graph.uncovered
         say(
             f"not in the graph: {sum(left.values()):,} elements of {', '.join(left)}"
             if left
             else "every parameter is in the graph, each element once"
         )
-        if wiring.breaks:
-            say(f"in pieces: no rule follows the channels that are read by {', '.join(wiring.breaks)}")
+        if network_graph.breaks:
+            say(f"in pieces: no rule follows the channels that are read by {', '.join(network_graph.breaks)}")
         if self.out is not None:
-            from metaprune.methods.metagraph.report_plots import wiring_figure
+            from metaprune.methods.metagraph.report_plots import graph_figure
 
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            wiring_figure(*wiring.drawn()).write_html(self.out, include_plotlyjs=True)
+            graph_figure(*network_graph.drawn()).write_html(self.out, include_plotlyjs=True)
             say(f"drawn: {self.out}")
         return 0
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.meta import DataModel
 from metaprune.methods.metagraph.metanet import Graph, Metanet
+from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.objective import Objective
 from metaprune.train.loss import TrainLoss
 
@@ -21,37 +21,39 @@ Tensors = Mapping[str, Tensor]
 
 
 @torch.no_grad()
-def by_metanet(metanet: Metanet, model: DataModel, strength: float, wiring: Wiring | None = None) -> dict[str, Tensor]:
-    """The rewrite itself; `wiring` stands in for the model's own graph."""
-    graph = model.graph() if wiring is None else Graph(wiring, model.tensors)
+def by_metanet(
+    metanet: Metanet, model: DataModel, strength: float, network_graph: NetworkGraph | None = None
+) -> dict[str, Tensor]:
+    """The rewrite itself; `network_graph` stands in for the model's own graph."""
+    graph = model.graph() if network_graph is None else Graph(network_graph, model.tensors)
     metanet.eval()
-    return graph.wiring.written(model.tensors, metanet(graph, strength))
+    return graph.network_graph.written(model.tensors, metanet(graph, strength))
 
 
 def noise_like(new: Tensors, old: Tensors, rng: Rng) -> dict[str, Tensor]:
     """Every tensor moved as far as in `new`, in a random direction; what did not move or is zero stays."""
-    found = {}
+    noisy = {}
     for name, value in new.items():
         change = value - old[name] if value.is_floating_point() else torch.zeros(1)
         if not change.any():
-            found[name] = value
+            noisy[name] = value
             continue
         noise = torch.randn(value.shape, generator=rng.child(name).torch()).to(value) * (old[name] != 0)
-        found[name] = old[name] + noise * change.norm() / noise.norm().clamp_min(1e-12)
-    return found
+        noisy[name] = old[name] + noise * change.norm() / noise.norm().clamp_min(1e-12)
+    return noisy
 
 
-def shuffled(wiring: Wiring, rng: Rng) -> Wiring:
+def shuffled(network_graph: NetworkGraph, rng: Rng) -> NetworkGraph:
     """The same weights in a graph that is wrong: the inputs of every block are mixed up."""
     edges = []
-    for number, e in enumerate(wiring.edges):
+    for number, e in enumerate(network_graph.edges):
         order = torch.randperm(e.into.shape[1], generator=rng.child(number).torch())
         if e.into.shape[1] == 1:  # blocks of one input (depthwise, identity) exchange theirs
             blocks = torch.randperm(len(e.into), generator=rng.child(number).torch())
             edges.append(replace(e, into=e.into[blocks]))
         else:
             edges.append(replace(e, into=e.into[:, order]))
-    return replace(wiring, edges=tuple(edges))
+    return replace(network_graph, edges=tuple(edges))
 
 
 @torch.no_grad()

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from metaprune.core.files import tensors_digest, write_json, write_tensors
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.random import Random
-from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.criteria.scores import ScoreMethod
+from metaprune.methods.metagraph.build_graph import build_network_graph
 from metaprune.methods.metagraph.config import DataModelConfig
 from metaprune.methods.metagraph.meta import DataModel
+from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.pruner import least_macs
-from metaprune.methods.metagraph.wire import wire
-from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.network import Network
 from metaprune.protocol.artifact import plain
 from metaprune.protocol.method import PruneTask
@@ -34,30 +34,32 @@ from metaprune.values import Budget, Constraints, Plan
 
 
 def data_models(
-    tasks: Sequence[PruneTask], config: DataModelConfig, criterion: Ranking, rng: Rng, progress: bool
+    tasks: Sequence[PruneTask], config: DataModelConfig, criterion: ScoreMethod, rng: Rng, progress: bool
 ) -> list[DataModel]:
     """`config.count` per task, in turns over the tasks, so that the last ones are of different tasks.
 
     Kept in the task's folder: killed and started again, those that are whole, and of the same weights, data, options
     and seed, are taken as they are.
     """
-    wirings = [wire(task.network) for task in tasks]
-    found = []
+    network_graphs = [build_network_graph(task.network) for task in tasks]
+    models = []
     for number in range(config.count):
         for t, task in enumerate(tasks):
-            place = None if task.folder is None else task.folder / "checkpoints" / "data_models" / f"{t}-{number}"
-            found.append(_made(task, wirings[t], config, criterion, rng.child(t, number), number, place, progress))
-    return found
+            folder = None if task.folder is None else task.folder / "checkpoints" / "data_models" / f"{t}-{number}"
+            models.append(
+                _made(task, network_graphs[t], config, criterion, rng.child(t, number), number, folder, progress)
+            )
+    return models
 
 
 def _made(
     task: PruneTask,
-    wiring: Wiring,
+    network_graph: NetworkGraph,
     config: DataModelConfig,
-    criterion: Ranking,
+    criterion: ScoreMethod,
     rng: Rng,
     number: int,
-    place: Path | None,
+    folder: Path | None,
     progress: bool,
 ) -> DataModel:
     data, device, began = task.require_data("metagraph"), task.network.device, time.perf_counter()
@@ -72,23 +74,23 @@ def _made(
             "space": task.network.space.digest(),
         }
     )
-    if place is not None and (place / "plan.json").is_file():
-        kept = json.loads((place / "plan.json").read_text())
-        if kept["identity"] == identity:
-            tensors = {n: t.to(device) for n, t in load_file(place / "tensors.safetensors").items()}
-            return DataModel(task, wiring, tensors, Plan.from_dict(kept["plan"]), kept["seconds"])
+    if folder is not None and (folder / "plan.json").is_file():
+        saved = json.loads((folder / "plan.json").read_text())
+        if saved["identity"] == identity:
+            tensors = {n: t.to(device) for n, t in load_file(folder / "tensors.safetensors").items()}
+            return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), saved["seconds"])
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
 
-    def trained(given: Mapping[str, Tensor], plan: Plan, name: str, how: TrainConfig) -> dict[str, Tensor]:
+    def trained(given: Mapping[str, Tensor], plan: Plan, name: str, method: TrainConfig) -> dict[str, Tensor]:
         module = TracedModule(task.network, given, plan)
         train(
             module,
             data,
-            how,
+            method,
             rng=rng.child(name),
             progress=progress,
             label=f"data model {number + 1}/{config.count}, {name}",
-            checkpoint_dir=None if place is None else place / name,
+            checkpoint_dir=None if folder is None else folder / name,
             identity={**identity, "plan": plan.to_dict()},
         )
         return module.full_size(given)
@@ -100,38 +102,38 @@ def _made(
     macs = full * (low + (high - low) * float(rng.child("share").numpy().uniform()))
     plan = Plan()
     if macs < full:
-        how = criterion if number % 2 else Random()
+        method = criterion if number % 2 else Random()
         here = dataclasses.replace(task, network=task.network.with_tensors(tensors), constraints=Constraints())
-        plan = how.propose(here, Budget(macs=max(macs, least_macs(here))), rng.child("plan")).plan
+        plan = method.propose(here, Budget(macs=max(macs, least_macs(here))), rng.child("plan")).plan
     tensors = dropped_are_zero(task.network, trained(tensors, plan, "light", config.train), plan)
     seconds = time.perf_counter() - began
-    if place is not None:
-        write_tensors(place / "tensors.safetensors", tensors)  # the other file is last: it marks the model as whole
-        write_json(place / "plan.json", {"identity": identity, "plan": plan.to_dict(), "seconds": seconds})
+    if folder is not None:
+        write_tensors(folder / "tensors.safetensors", tensors)  # the other file is last: it marks the model as whole
+        write_json(folder / "plan.json", {"identity": identity, "plan": plan.to_dict(), "seconds": seconds})
         for name in ("scratch", "light"):
-            shutil.rmtree(place / name, ignore_errors=True)
-    return DataModel(task, wiring, tensors, plan, seconds)
+            shutil.rmtree(folder / name, ignore_errors=True)
+    return DataModel(task, network_graph, tensors, plan, seconds)
 
 
 def _fresh(network: Network, rng: Rng) -> Mapping[str, Tensor]:
     model = copy.deepcopy(network.model)
     reinitialise(model, rng)
-    own = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-    return {n: own[n].detach() if n in own else t.detach() for n, t in network.tensors.items()}
+    fresh_tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    return {n: fresh_tensors[n].detach() if n in fresh_tensors else t.detach() for n, t in network.tensors.items()}
 
 
 def dropped_are_zero(network: Network, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """Full-size tensors in which what the plan drops is zero (statistics and buffers stay)."""
     if not plan.keep:
         return dict(tensors)
-    alive, found = network.survivors(plan), dict(tensors)
+    alive, zeroed_tensors = network.survivors(plan), dict(tensors)
     for name, labels in network.labelled.parameters.items():
         if not isinstance(network.tensors[name], nn.Parameter):
             continue
-        value = found[name].clone()
+        value = zeroed_tensors[name].clone()
         for dim, label in enumerate(labels):
             if label is not None and alive.cut(label):
                 gone = torch.from_numpy((~alive.rows(label)).nonzero()[0]).to(value.device)
                 value.index_fill_(dim, gone, 0)
-        found[name] = value
-    return found
+        zeroed_tensors[name] = value
+    return zeroed_tensors

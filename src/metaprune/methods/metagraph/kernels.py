@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metaprune.methods.metagraph.wiring import MAX_FEATURES
+from metaprune.methods.metagraph.network_graph import MAX_FEATURES
 
 KERNEL = 7  # kernels up to 7 x 7 share a grid, by their centres; what else has several values per pair is listed after
 SLOTS = KERNEL * KERNEL + MAX_FEATURES
 
 
 def folded(into: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs that come from one node several times (a flattened feature map) are further features of one edge."""
+    """RunInputs that come from one node several times (a flattened feature map) are further features of one edge."""
     if len(into) != 1:
         return into, p
     nodes, inverse, counts = torch.unique(into[0], return_inverse=True, return_counts=True)

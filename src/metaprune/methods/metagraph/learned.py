@@ -13,20 +13,20 @@ from metaprune.core.strict import from_dict
 from metaprune.methods.metagraph.config import MetaConfig, MetanetConfig
 from metaprune.methods.metagraph.kernels import SLOTS
 from metaprune.methods.metagraph.metanet import ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, Metanet
-from metaprune.methods.metagraph.wire import ACTIVATIONS
-from metaprune.methods.metagraph.wiring import MAX_FEATURES
+from metaprune.methods.metagraph.network_graph import MAX_FEATURES
+from metaprune.methods.metagraph.operators import ACTIVATIONS
 from metaprune.protocol.artifact import Artifact, plain
 from metaprune.protocol.method import PruneTask
 
 
 def features() -> list[Any]:
-    """What the metanetwork's inputs mean; artefacts of other features cannot be used."""
+    """What the metanetwork's inputs mean; artifacts of other features cannot be used."""
     return plain([ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, ACTIVATIONS, SLOTS, MAX_FEATURES])
 
 
 @dataclass(frozen=True)
 class RestoredMetanet:
-    """An artefact, ready: the metanetwork, and how it was told of budgets."""
+    """An artifact, ready: the metanetwork, and how it was told of budgets."""
 
     metanet: Metanet
     meta: MetaConfig
@@ -34,16 +34,16 @@ class RestoredMetanet:
 
 
 def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
-    """Raises ConfigError for an artefact whose inputs mean something else, or that is damaged."""
+    """Raises ConfigError for an artifact whose inputs mean something else, or that is damaged."""
     if artifact.info.get("features") != features():
         raise ConfigError(
-            "the artefact was fitted with other node and edge features than this version's: fit it again with "
+            "the artifact was fitted with other node and edge features than this version's: fit it again with "
             "`metaprune fit metagraph RECIPE`"
         )
     bad = [n for n, t in artifact.tensors.items() if not t.isfinite().all()]
     if bad:
-        raise ConfigError(f"NaN or infinity in the artefact's {', '.join(bad[:4])}: fit it again")
-    told = {k: artifact.info.get(k) for k in ("seconds", "stages", "macs", "history", "options", "graph")}
+        raise ConfigError(f"NaN or infinity in the artifact's {', '.join(bad[:4])}: fit it again")
+    figures = {k: artifact.info.get(k) for k in ("seconds", "stages", "macs", "history", "options", "graph")}
     try:
         config = from_dict(MetanetConfig, dict(artifact.info["options"]["metanet"]), "metanet")
         meta = from_dict(MetaConfig, dict(artifact.info["options"]["meta"]), "meta")
@@ -53,13 +53,13 @@ def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"the artefact's tensors and options do not belong together ({reason}): fit it again"
+            f"the artifact's tensors and options do not belong together ({reason}): fit it again"
         ) from error
-    return RestoredMetanet(metanet, meta, told)
+    return RestoredMetanet(metanet, meta, figures)
 
 
 def warn_of_others(artifact: Artifact, mine: Mapping[str, Any], default: Mapping[str, Any]) -> None:
-    """An artefact brings its own sizes and meta-training; what a recipe says of them has no effect.
+    """An artifact brings its own sizes and meta-training; what a recipe says of them has no effect.
 
     mine, default: the options of a fit, as the recipe has them and as they are by default.
     """

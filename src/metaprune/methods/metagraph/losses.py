@@ -41,9 +41,9 @@ def tuned_loss(
         _averaged(run, [batch], objective)
         sgd.step()
     sgd.zero_grad()
-    found = _averaged(run, batches[steps:], objective)
+    figures = _averaged(run, batches[steps:], objective)
     _pass_back(small, tuned)
-    return found
+    return figures
 
 
 def gated_loss(
@@ -52,11 +52,11 @@ def gated_loss(
     """Loss and primary metric of the full-size network under `gates`; gradients go to them and to `tensors`."""
     used = _with_own_statistics(network, tensors)
     leaves = {k: gate.detach().requires_grad_() for k, gate in enumerate(gates)}
-    found = _averaged(
+    figures = _averaged(
         lambda a, k: network.gated.run(used, list(leaves.values()), a, k, training=True), batches, objective
     )
     _pass_back(dict(enumerate(gates)), leaves)
-    return found
+    return figures
 
 
 def _averaged(
@@ -81,5 +81,5 @@ def _pass_back(sources: Mapping[Any, Tensor], leaves: Mapping[Any, Tensor]) -> N
 
 def _with_own_statistics(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Training mode writes running statistics: into copies."""
-    found = dict(tensors)
-    return found | {n: t.clone() for n, t in found.items() if not isinstance(network.tensors[n], nn.Parameter)}
+    copies = dict(tensors)
+    return copies | {n: t.clone() for n, t in copies.items() if not isinstance(network.tensors[n], nn.Parameter)}

@@ -6,7 +6,6 @@ import copy
 import itertools
 import logging
 import math
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +18,16 @@ from torch import Tensor, nn
 
 from metaprune.core.errors import CollapseWarning, TrainingDivergedError
 from metaprune.core.rng import Rng
-from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.criteria.scores import ScoreMethod
 from metaprune.methods.metagraph.config import MetaConfig
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.metanet import Graph, Metanet
+from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.pruner import Batches, Pruner, area, metric_of, some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.objective import signed
 from metaprune.protocol.method import PruneTask
-from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
-from metaprune.train.progress import TrainProgress
+from metaprune.train.meta_loop import MetaHistory, MetaLoop
 from metaprune.train.traced_module import TracedModule
 from metaprune.values import Constraints, Plan
 
@@ -42,7 +40,7 @@ class DataModel:
     """A trained network that the metanetwork learns on: full-size tensors, and what it keeps already."""
 
     task: PruneTask
-    wiring: Wiring
+    network_graph: NetworkGraph
     tensors: Mapping[str, Tensor]
     plan: Plan = field(default_factory=Plan)
     seconds: float = 0.0
@@ -50,18 +48,7 @@ class DataModel:
 
     def graph(self) -> Graph:
         network = self.task.network
-        return Graph(self.wiring.at(network.survivors(self.plan) if self.plan.keep else None), self.tensors)
-
-
-@dataclass
-class Rows:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    """Wall time of steps and evaluations, those of killed starts that were saved included."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "evaluations": self.evaluations, "seconds": self.seconds}
+        return Graph(self.network_graph.at(network.survivors(self.plan) if self.plan.keep else None), self.tensors)
 
 
 class State(nn.Module):
@@ -77,7 +64,7 @@ class State(nn.Module):
 
 def rewritten(metanet: Metanet, model: DataModel, graph: Graph, strength: float) -> dict[str, Tensor]:
     """All tensors of a data model, rewritten; differentiable in the metanetwork."""
-    return graph.wiring.written(model.tensors, metanet(graph, strength))
+    return graph.network_graph.written(model.tensors, metanet(graph, strength))
 
 
 @dataclass(frozen=True)
@@ -94,7 +81,7 @@ class Trainer:
     """Meta-training on `models[:-held]`; the last `held` of them judge."""
 
     def __init__(
-        self, metanet: Metanet, models: Sequence[DataModel], config: MetaConfig, criterion: Ranking, held: int
+        self, metanet: Metanet, models: Sequence[DataModel], config: MetaConfig, criterion: ScoreMethod, held: int
     ):
         self.state, self.config, self.models = State(metanet), config, list(models)
         self.learnt, self.judges = range(len(models) - held), range(len(models) - held, len(models))
@@ -108,44 +95,42 @@ class Trainer:
         squares = self.shrinkages[i].squares(self.models[i].tensors)
         return float(sum(s.sum() for s in squares)) / 2
 
-    def run(self, rng: Rng, folder: Path | None, identity: Mapping[str, Any], progress: bool) -> Rows:
+    def run(self, rng: Rng, folder: Path | None, identity: Mapping[str, Any], progress: bool) -> MetaHistory:
         """Train; ends early, with a warning, when the rewritten networks lose all they knew."""
-        config, rows = self.config, Rows()
+        config = self.config
         adam = torch.optim.AdamW(self.state.current.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
-            restore(checkpoint, model=self.state, optimizer=adam)
-            rows = Rows(**checkpoint.numbers["history"])
+        loop = MetaLoop(
+            label="meta-training",
+            state=self.state,
+            optimizer=adam,
+            steps=config.steps,
+            save_every=config.save_every,
+            folder=folder,
+            identity=identity,
+            progress=progress,
+        )
+        history = loop.resume()
         judging = {i: self._judging(i, rng) for i in self.judges}
-        if not rows.evaluations:
-            rows.evaluations.append(self._evaluation(0, judging, rng))
-        done = config.steps if rows.evaluations[-1]["collapsed"] else len(rows.rows)
-        with TrainProgress("meta-training", total_steps=config.steps, done_steps=done, show=progress) as bar:
-            for number in range(done, config.steps):
-                began = time.perf_counter()
-                for group in adam.param_groups:
-                    group["lr"] = config.lr * (1 + math.cos(math.pi * number / config.steps)) / 2
-                rows.rows.append(self._step(adam, rng.child("step", number), number))
-                bar.step(rows.rows[-1]["loss"])
-                last = number + 1 == config.steps
-                if last or (number + 1) % config.evaluate_every == 0:
-                    rows.evaluations.append(self._evaluation(number + 1, judging, rng))
-                    if rows.evaluations[-1]["area"] > max(e["area"] for e in rows.evaluations[:-1]):
-                        self.state.keep()
-                    last = last or rows.evaluations[-1]["collapsed"]
-                rows.seconds += time.perf_counter() - began
-                if folder is not None and (last or (number + 1) % config.save_every == 0):
-                    save_checkpoint(
-                        folder,
-                        model=self.state,
-                        optimizer=adam,
-                        scaler=None,
-                        history=rows,  # type: ignore[arg-type]
-                        identity=identity,  # type: ignore[arg-type]
-                    )
-                if rows.evaluations[-1]["collapsed"]:
-                    break
-        self._warn(rows)
-        return rows
+        if not history.evaluations:
+            history.evaluations.append(self._evaluation(0, judging, rng))
+
+        def step(number: int) -> dict[str, Any]:
+            for group in adam.param_groups:
+                group["lr"] = config.lr * (1 + math.cos(math.pi * number / config.steps)) / 2
+            return self._step(adam, rng.child("step", number), number)
+
+        def has_ended(number: int, history: MetaHistory) -> bool:
+            evaluations = history.evaluations
+            if number + 1 == config.steps or (number + 1) % config.evaluate_every == 0:
+                evaluations.append(self._evaluation(number + 1, judging, rng))
+                if evaluations[-1]["area"] > max(e["area"] for e in evaluations[:-1]):
+                    self.state.keep()
+            return evaluations[-1]["collapsed"]
+
+        if not history.evaluations[-1]["collapsed"]:
+            loop.run(history, step, has_ended)
+        self._warn(history)
+        return history
 
     def _step(self, adam: torch.optim.Optimizer, rng: Rng, number: int) -> dict[str, Any]:
         """One update: gradients of all losses at the rewritten weights, then once through the metanetwork."""
@@ -210,15 +195,17 @@ class Trainer:
             whole.append(self._whole(i, new, at.calibration, at.judged))
         uncut = float(np.mean(whole))
         mean = [{k: float(np.mean([p[k] for p in points])) for k in points[0]} for points in zip(*curves, strict=True)]
-        found = {
+        evaluation = {
             "step": number,
             "curve": mean,
             "area": area(mean),
             "uncut": uncut,
             "collapsed": self._has_collapsed(uncut, float(np.mean([at.before for at in judging.values()]))),
         }
-        log.info("meta-training step %d: %.4f after the cut, %.4f uncut", number, found["area"], found["uncut"])
-        return found
+        log.info(
+            "meta-training step %d: %.4f after the cut, %.4f uncut", number, evaluation["area"], evaluation["uncut"]
+        )
+        return evaluation
 
     def _whole(self, i: int, tensors: Mapping[str, Tensor], calibration: Batches, judged: Batches) -> float:
         """Score of a data model with other tensors, without a further cut."""
@@ -244,15 +231,15 @@ class Trainer:
         tuning = some_batches(data.train, size, self.config.tune_steps, device, rng.child("tuning"))
         return _Judging(tuning, calibration, judged, self._whole(i, self.models[i].tensors, calibration, judged))
 
-    def _warn(self, rows: Rows) -> None:
-        if rows.evaluations[-1]["collapsed"]:
+    def _warn(self, history: MetaHistory) -> None:
+        if history.evaluations[-1]["collapsed"]:
             warnings.warn(
-                f"meta-training collapsed at step {rows.evaluations[-1]['step']}: rewritten networks are at chance. "
+                f"meta-training collapsed at step {history.evaluations[-1]['step']}: rewritten networks are at chance. "
                 "The best state before is kept; lower meta.lr or meta.shrinkage",
                 CollapseWarning,
                 stacklevel=4,
             )
-        elif max(e["area"] for e in rows.evaluations) <= rows.evaluations[0]["area"]:
+        elif max(e["area"] for e in history.evaluations) <= history.evaluations[0]["area"]:
             warnings.warn(
                 "no state of the metanetwork did better than no rewrite: the artifact rewrites nothing. More steps, a "
                 "lower meta.lr or meta.shrinkage may help",

@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from metaprune.core.errors import ConfigError
 from metaprune.methods.metagraph.config import MetanetConfig
 from metaprune.methods.metagraph.kernels import SLOTS
-from metaprune.methods.metagraph.wire import ACTIVATIONS
-from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
+from metaprune.methods.metagraph.network_graph import MAX_FEATURES, Attribute, Edges, NetworkGraph
+from metaprune.methods.metagraph.operators import ACTIVATIONS
 
 EDGE_KINDS = ("conv", "grouped", "linear", "identity", "product", "head")
 NORM_KINDS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -44,29 +44,31 @@ _MANY_BYTES = 2e9
 class Graph:
     """One network's graph with its weights, ready for a metanetwork of `dtype`: scaled to unit size, and typed."""
 
-    def __init__(self, wiring: Wiring, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32):
-        self.wiring = wiring
-        self.values = [v.to(dtype) for v in wiring.values(tensors)]
+    def __init__(self, network_graph: NetworkGraph, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32):
+        self.network_graph = network_graph
+        self.values = [v.to(dtype) for v in network_graph.values(tensors)]
         if not self.values:
-            raise ConfigError(f"no parameter of this network is in its graph: {', '.join(wiring.uncovered)}")
+            raise ConfigError(f"no parameter of this network is in its graph: {', '.join(network_graph.uncovered)}")
         device = self.values[0].device
         self.scales = [_rms(v) for v in self.values]
-        deepest = max([s.depth for s in wiring.sites], default=0) or 1
-        depth = torch.zeros(wiring.nodes)
-        meta = torch.zeros(wiring.nodes, _SITE_META)
-        for site in wiring.sites:
+        deepest = max([s.depth for s in network_graph.sites], default=0) or 1
+        depth = torch.zeros(network_graph.nodes)
+        meta = torch.zeros(network_graph.nodes, _SITE_META)
+        for site in network_graph.sites:
             rows = slice(site.first, site.first + site.size)
             depth[rows] = site.depth / deepest
             meta[rows, SITE_KINDS.index(_site_kind(site.kind))] = 1
             meta[rows, len(SITE_KINDS) + ACTIVATIONS.index(site.activation)] = 1
             meta[rows, -2], meta[rows, -1] = site.depth / deepest, math.log2(max(site.size, 1)) / 8
         self.node_meta = meta.to(device, dtype)
-        edges = [e for e in wiring.edges if e.count]
-        weighted = {id(p): i for i, p in enumerate(wiring.parts())}
+        edges = [e for e in network_graph.edges if e.count]
+        weighted = {id(p): i for i, p in enumerate(network_graph.parts())}
         self.edges = [(e, weighted.get(id(e))) for e in edges]
         self.edge_meta = [self._edge_meta(e, i, depth).to(device, dtype) for e, i in self.edges]
         self.ends = [(e.out.to(device), e.into.to(device)) for e, _ in self.edges]
-        self.attributes = [(p, i) for i, p in enumerate(wiring.parts()) if isinstance(p, Attribute) and len(p.nodes)]
+        self.attributes = [
+            (p, i) for i, p in enumerate(network_graph.parts()) if isinstance(p, Attribute) and len(p.nodes)
+        ]
 
     def _edge_meta(self, e: Edges, index: int | None, depth: Tensor) -> Tensor:
         kind = torch.zeros(len(EDGE_KINDS))
@@ -92,7 +94,7 @@ def _site_kind(kind: str) -> str:
 
 
 class Metanet(nn.Module):
-    """forward(graph, strength) -> new values, one per part of the wiring.
+    """forward(graph, strength) -> new values, one per part of the network_graph.
 
     strength: how hard the network is going to be pruned, 0 (not at all) to 1.
     """
@@ -122,7 +124,7 @@ class Metanet(nn.Module):
         edges = [self._edge(graph, i) for i in range(len(graph.edges))]
         again = self.config.checkpointing
         if again is None:
-            again = self.config.kept_bytes(graph.wiring.edge_count) > _MANY_BYTES
+            again = self.config.kept_bytes(graph.network_graph.edge_count) > _MANY_BYTES
         for one in self.rounds:
             if again and self.training:
                 nodes, *edges = checkpoint(self._round, one, nodes, graph.ends, *edges, use_reentrant=False)  # type: ignore[misc]
@@ -194,12 +196,12 @@ class _Messages(nn.Module):
     ) -> Tensor:
         """dim: the dimension of the edges that is summed over (2: towards outputs, 1: towards inputs)."""
         source, target = functional.silu(self.source(nodes)) * sign, functional.silu(self.target(nodes))
-        found: list[list[Tensor]] = []
+        messages: list[list[Tensor]] = []
         for state, (out, into) in zip(edges, ends, strict=True):
             sender, receiver = (into, out) if dim == 2 else (out, into)
             reduced = _Reduced.apply(state, source[sender], dim)
-            found.append([receiver.reshape(-1), receiver.new_full((receiver.numel(),), sender.shape[1]), *reduced])
-        to, counts, total, squares, highest, lowest = (torch.cat(f) for f in zip(*found, strict=True))
+            messages.append([receiver.reshape(-1), receiver.new_full((receiver.numel(),), sender.shape[1]), *reduced])
+        to, counts, total, squares, highest, lowest = (torch.cat(f) for f in zip(*messages, strict=True))
         wide, zeros = to[:, None].expand_as(total), torch.zeros_like(nodes)
         count = nodes.new_zeros(len(nodes)).index_add(0, to, counts.to(nodes.dtype))[:, None].clamp_min(1)
         mean = zeros.index_add(0, to, total) / count
@@ -221,8 +223,8 @@ class _Reduced(torch.autograd.Function):
         (highest, at_highest), (lowest, at_lowest) = product.max(dim), product.min(dim)
         ctx.save_for_backward(state, source, at_highest, at_lowest)
         ctx.dim = dim
-        found = product.sum(dim), product.square_().sum(dim), highest, lowest
-        return tuple(f.flatten(0, 1) for f in found)
+        reduced = product.sum(dim), product.square_().sum(dim), highest, lowest
+        return tuple(f.flatten(0, 1) for f in reduced)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]

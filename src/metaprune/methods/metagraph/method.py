@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from metaprune.core.errors import InfeasibleBudgetError, WeightsError
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
-from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.criteria.scores import ScoreMethod
 from metaprune.methods.metagraph.config import MetaGraphConfig
 from metaprune.methods.metagraph.data_models import data_models
-from metaprune.methods.metagraph.flow import Flow
 from metaprune.methods.metagraph.learned import features, restored, warn_of_others
 from metaprune.methods.metagraph.meta import Trainer
 from metaprune.methods.metagraph.metanet import Metanet
 from metaprune.methods.metagraph.pruner import ranking, weight_criterion
+from metaprune.methods.metagraph.rewrite import RewriteAndPrune
 from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import BaseMethod, PruneTask
@@ -43,7 +43,7 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
     """Set by `restore`."""
 
     @property
-    def ranking(self) -> Ranking:
+    def ranking(self) -> ScoreMethod:
         """The criterion of channels."""
         return ranking(self.criterion, self.ranking_options)
 
@@ -102,7 +102,7 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
             "history": rows.to_dict(),
             **identity,
             "data_models": [{"macs": p.share(m.plan)} for p, m in zip(trainer.pruners, models, strict=True)],
-            "graph": {"nodes": models[0].wiring.nodes, "edges": models[0].wiring.edge_count},
+            "graph": {"nodes": models[0].network_graph.nodes, "edges": models[0].network_graph.edge_count},
             "parameters": sum(p.numel() for p in metanet.parameters()),
             "stages": {"data_models": made, "meta": rows.seconds},
             "seconds": made + rows.seconds,
@@ -146,7 +146,7 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         """Initial pruning, rewrite, plan within `budget`; with fine-tuning between where the options say so.
 
         Raises:
-            InfeasibleBudgetError: no structure meets the budget. ConfigError: an artefact of other node features.
+            InfeasibleBudgetError: no structure meets the budget. ConfigError: an artifact of other node features.
             WeightsError: NaN or infinity in the weights.
         """
         task.require_data(self.name)
@@ -160,7 +160,7 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
             artifact = self._artifact(task, rng)
             learned = restored(artifact, task)
             warn_of_others(artifact, self._fit_options(), MetaGraph()._fit_options())
-        flow = Flow(self, task, budget, rng.child("prune"))
+        flow = RewriteAndPrune(self, task, budget, rng.child("prune"))
         flow.initial()
         flow.rewritten(learned)
         return flow.pruned() if self.weights is None else flow.masked(self.weights)

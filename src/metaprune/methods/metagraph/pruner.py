@@ -15,7 +15,7 @@ from torch import Tensor
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError
 from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
-from metaprune.methods.criteria.scores import Ranking
+from metaprune.methods.criteria.scores import ScoreMethod
 from metaprune.methods.metagraph.config import MetaGraphConfig
 from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.objective import Objective, signed
@@ -29,10 +29,10 @@ from metaprune.values import Budget, Plan
 Batches = Sequence[tuple[Any, Any]]
 
 
-def ranking(name: str, options: Mapping[str, Any]) -> Ranking:
+def ranking(name: str, options: Mapping[str, Any]) -> ScoreMethod:
     """Raises ConfigError for a method that ranks no channels."""
     method = create_method(name, dict(options))
-    if not isinstance(method, Ranking):
+    if not isinstance(method, ScoreMethod):
         raise ConfigError(f"criterion {name!r} ranks no channels: use magnitude, bn_scale, taylor, fpgm or snip")
     return method
 
@@ -47,7 +47,7 @@ class Pruner:
     """One task's network under other weights; channels that `start` dropped stay dropped."""
 
     task: PruneTask
-    criterion: Ranking
+    criterion: ScoreMethod
     start: Plan = dataclasses.field(default_factory=Plan)
 
     @cached_property
@@ -65,9 +65,9 @@ class Pruner:
         """Raises InfeasibleBudgetError if no structure meets the budget."""
         space, allocator = self.task.network.space, self.task.allocator(budget)
         classes = self.task.network.isomorphic_classes if self.criterion.scope == "isomorphic" else None
-        found = allocator.by_scores(self.scores(tensors, rng), self.criterion.scope, classes)
+        allocated = allocator.by_scores(self.scores(tensors, rng), self.criterion.scope, classes)
         # a loose budget has room for channels that are gone: they would come back as zeros
-        pairs = zip(found.masks(space), self.start.masks(space), strict=True)
+        pairs = zip(allocated.masks(space), self.start.masks(space), strict=True)
         return Plan.of(space, [mask & alive for mask, alive in pairs])
 
     def at_share(self, tensors: Mapping[str, Tensor], share: float, rng: Rng) -> Plan:
@@ -138,5 +138,5 @@ def some_batches(split: Any, batch_size: int, count: int, device: torch.device, 
     A last batch of one sample is left out: it has no variance.
     """
     with replayed(split, rng or Rng(0)):
-        found = list(itertools.islice(split.batches(batch_size, device=device, rng=rng), count))
-    return found[:-1] if len(found) > 1 and batch_size_of(found[-1][0]) == 1 else found
+        batches = list(itertools.islice(split.batches(batch_size, device=device, rng=rng), count))
+    return batches[:-1] if len(batches) > 1 and batch_size_of(batches[-1][0]) == 1 else batches

@@ -47,7 +47,7 @@ class NormRow:
 
 
 def evaluation_rows(record: Record) -> list[EvaluationRow]:
-    history = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("history"))
+    history = mapping_or_empty(mapping_or_empty(_details(record).get("meta_training")).get("history"))
     rows = [mapping_or_empty(e) for e in list_or_empty(history.get("evaluations"))]
     return [
         EvaluationRow(
@@ -58,7 +58,7 @@ def evaluation_rows(record: Record) -> list[EvaluationRow]:
 
 
 def step_rows(record: Record) -> list[StepRow]:
-    rows = [mapping_or_empty(s) for s in list_or_empty(_found(record).get("steps"))]
+    rows = [mapping_or_empty(s) for s in list_or_empty(_details(record).get("steps"))]
     numbers = ("metric", "seconds", "macs", "params", "nonzero")
     return [StepRow(str(s.get("step") or ""), *(finite(s.get(k)) for k in numbers)) for s in _renamed(rows)]
 
@@ -70,7 +70,7 @@ def _renamed(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def norm_rows(record: Record) -> list[NormRow]:
     rows = []
-    for name, norms in mapping_or_empty(_found(record).get("norms")).items():
+    for name, norms in mapping_or_empty(_details(record).get("norms")).items():
         sides = [
             tuple(float(v) for v in list_or_empty(mapping_or_empty(norms).get(side)) if finite(v) is not None)
             for side in ("before", "after")
@@ -82,25 +82,25 @@ def norm_rows(record: Record) -> list[NormRow]:
 
 def moved_rows(record: Record) -> list[tuple[str, float]]:
     """(parameter, change relative to its norm), in the order of the network."""
-    found = mapping_or_empty(_found(record).get("moved"))
-    return [(name, value) for name, v in found.items() if (value := finite(v)) is not None]
+    changes = mapping_or_empty(_details(record).get("moved"))
+    return [(name, value) for name, v in changes.items() if (value := finite(v)) is not None]
 
 
 def metagraph_text(record: Record) -> str:
     """`Rewritten by a metanetwork at strength 0.67; graph of 701 nodes and 30,672 edges`; what is not known is out."""
-    found = _found(record)
-    if not found:
+    details = _details(record)
+    if not details:
         return ""
-    how, strength = str(found.get("rewrite") or ""), finite(found.get("strength"))
-    text = "Rewritten by a metanetwork" if how == "metanet" else f"Control in the place of the rewrite: {how}"
+    kind, strength = str(details.get("rewrite") or ""), finite(details.get("strength"))
+    text = "Rewritten by a metanetwork" if kind == "metanet" else f"Control in the place of the rewrite: {kind}"
     parts = [text + (f" at strength {strength:.2f}" if strength is not None else "")]
-    graph = mapping_or_empty(found.get("graph"))
+    graph = mapping_or_empty(details.get("graph"))
     nodes, edges = (finite(graph.get(k)) for k in ("nodes", "edges"))
     if nodes is not None and edges is not None:
         parts += [f"graph of {int(nodes):,} nodes and {int(edges):,} edges"]
     if uncovered := mapping_or_empty(graph.get("uncovered")):
         parts += [f"not in the graph, and not rewritten: {', '.join(uncovered)}"]
-    if how == "metanet" and found.get("moved") == {}:
+    if kind == "metanet" and details.get("moved") == {}:
         parts += ["nothing moved"]
     return "; ".join(parts)
 
@@ -116,11 +116,11 @@ def fact_rows(record: Record) -> list[FactRow]:
             parts += [f"{percentage(step.nonzero, 1)} not zero"]
         parts += [f"{step.seconds:.1f} s"] if step.seconds is not None else []
         rows.append(FactRow(step.name[:1].upper() + step.name[1:], metric, ", ".join(["validation split", *parts])))
-    seconds = mapping_or_empty(mapping_or_empty(_found(record).get("meta_training")).get("stages"))
+    seconds = mapping_or_empty(mapping_or_empty(_details(record).get("meta_training")).get("stages"))
     for key, title in (("data_models", "Data models (made once)"), ("meta", "Meta-training (paid once)")):
         rows += effort_rows(title, {"seconds": seconds.get(key)}, "")
     return rows
 
 
-def _found(record: Record) -> Mapping[str, Any]:
+def _details(record: Record) -> Mapping[str, Any]:
     return method_part(record, "metagraph")

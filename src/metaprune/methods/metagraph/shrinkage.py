@@ -38,16 +38,16 @@ class Shrinkage:
         return self._sums(tensors, torch.square)
 
     def _sums(self, tensors: Mapping[str, Tensor], of: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        found: dict[tuple[str, int], Tensor] = {}
+        sums: dict[tuple[str, int], Tensor] = {}
         groups = []
         for group, members in zip(self._space, self._members, strict=True):
             rows = []
             for name, dim, index in members:
-                if (name, dim) not in found:
+                if (name, dim) not in sums:
                     others = [d for d in range(tensors[name].dim()) if d != dim]
                     values = of(tensors[name])
-                    found[name, dim] = values.sum(others) if others else values
-                rows.append(found[name, dim][index.to(tensors[name].device)].sum(1))
+                    sums[name, dim] = values.sum(others) if others else values
+                rows.append(sums[name, dim][index.to(tensors[name].device)].sum(1))
             none = torch.zeros(1, group.width, device=next(iter(tensors.values())).device)  # no trained weights
             groups.append(torch.stack(rows) if rows else none)
         return groups
@@ -78,12 +78,12 @@ class Shrinkage:
         """
         gates = []
         for sums, mask in zip(self._sums(tensors, torch.abs), plan.masks(self._space), strict=True):
-            kept = torch.from_numpy(mask).to(sums.device)
+            mask_tensor = torch.from_numpy(mask).to(sums.device)
             score = sums.mean(0)
             score = score / score.mean().clamp_min(1e-12)
             with torch.no_grad():
-                dropped = score[~kept].max() if not kept.all() else score.min()
-                threshold = (score[kept].min() + dropped) / 2
+                dropped = score[~mask_tensor].max() if not mask_tensor.all() else score.min()
+                threshold = (score[mask_tensor].min() + dropped) / 2
             soft = torch.sigmoid((score - threshold) / temperature)
-            gates.append(kept.to(soft) + soft - soft.detach())
+            gates.append(mask_tensor.to(soft) + soft - soft.detach())
         return gates

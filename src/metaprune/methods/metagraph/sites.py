@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metaprune.graph.labels import Label
-from metaprune.methods.metagraph.keys import Keys, places
-from metaprune.methods.metagraph.wiring import Attribute, Edges, Site
+from metaprune.methods.metagraph.channel_ids import ChannelIds, match_channels
+from metaprune.methods.metagraph.network_graph import Attribute, Edges, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Sites:
     """Sites in the order they are met, the parts of them that values carry, edges and attributes."""
 
     def __init__(self) -> None:
-        self.keys = Keys()
+        self.keys = ChannelIds()
         self.sites: list[Site] = []
         self.parts: list[Part] = []
         self.edges: list[Edges] = []
@@ -65,26 +65,26 @@ class Sites:
     def nodes_of(self, part: int) -> Tensor:
         return torch.from_numpy(self.parts[part].nodes)
 
-    def found(self, parts: Sequence[int], keys: np.ndarray, flattened: bool = False) -> np.ndarray:
+    def positions(self, parts: Sequence[int], keys: np.ndarray, flattened: bool = False) -> np.ndarray:
         """Node of every key among the parts, or -1; see `places`."""
-        at = places(keys, [self.parts[i].keys for i in parts], flattened)
+        at = match_channels(keys, [self.parts[i].keys for i in parts], flattened)
         nodes = np.concatenate([self.parts[i].nodes for i in parts] or [np.empty(0, dtype=np.int64)])
         return np.where(at >= 0, nodes[at], -1) if len(nodes) else at
 
     def identity(self, before: Sequence[int], part: int, kind: str) -> None:
         """One edge per channel that a site takes over from those before."""
-        found = self.found(before, self.parts[part].keys)
-        rows = np.flatnonzero(found >= 0)
+        positions = self.positions(before, self.parts[part].keys)
+        rows = np.flatnonzero(positions >= 0)
         site = self.site_of(part)
         site.depth = max([site.depth, *(self.site_of(i).depth + 1 for i in before)])
-        self.pair(site.name, kind, self.nodes_of(part)[rows], torch.from_numpy(found[rows]))
+        self.pair(site.name, kind, self.nodes_of(part)[rows], torch.from_numpy(positions[rows]))
 
     def pairs(self, a: Sequence[int], b: Sequence[int]) -> None:
         """Channels that are multiplied with one another."""
         for part in a:
-            found = self.found([i for i in b if i != part], self.parts[part].keys)
-            rows = np.flatnonzero(found >= 0)
-            self.pair(self.site_of(part).name, "product", self.nodes_of(part)[rows], torch.from_numpy(found[rows]))
+            positions = self.positions([i for i in b if i != part], self.parts[part].keys)
+            rows = np.flatnonzero(positions >= 0)
+            self.pair(self.site_of(part).name, "product", self.nodes_of(part)[rows], torch.from_numpy(positions[rows]))
 
     def pair(self, name: str, kind: str, out: Tensor, into: Tensor) -> None:
         if len(out):
@@ -93,9 +93,9 @@ class Sites:
     def join(self, keep: int, join: int) -> bool:
         """Let two sites be one, if they have the same channels."""
         a, b = self.site_of(keep), self.site_of(join)
-        found = self.found([keep], self.parts[join].keys)
-        if a is b or (found < 0).any() or not len(found) == a.size == b.size == len(self.parts[keep].nodes):
+        positions = self.positions([keep], self.parts[join].keys)
+        if a is b or (positions < 0).any() or not len(positions) == a.size == b.size == len(self.parts[keep].nodes):
             return False
-        self.same[self.parts[join].site] = torch.from_numpy(found)
+        self.same[self.parts[join].site] = torch.from_numpy(positions)
         a.depth = max(a.depth, b.depth)
         return True

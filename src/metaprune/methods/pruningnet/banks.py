@@ -91,7 +91,7 @@ def encodings(network: Network, codec: WidthEncoding, blocks: Sequence[str]) -> 
                 carried.setdefault(member.parameter, []).append((member.dim, unit))
     carried = {n: sorted(carried[n]) for n in network.tensors if n in carried}
     modules = [n for n, _ in network.model.named_modules() if any(fnmatch.fnmatchcase(n, p) for p in blocks)]
-    found = {}
+    encoded = {}
     for name, units in carried.items():
         free = [u for _, u in units if codec.gene_of[u] >= 0]
         block = next((m for m in modules if name.startswith(m + ".")), None)
@@ -102,8 +102,8 @@ def encodings(network: Network, codec: WidthEncoding, blocks: Sequence[str]) -> 
             chosen = [*made, *(u for dim, u in inside[0] if dim == 1)]
             free = [u for u in chosen if codec.gene_of[u] >= 0]
         if free and isinstance(network.tensors[name], nn.Parameter):
-            found[name] = Encoding(tuple(chosen))
-    return found
+            encoded[name] = Encoding(tuple(chosen))
+    return encoded
 
 
 class Bank(nn.Module):

@@ -72,20 +72,20 @@ class Search:
 
     def _search(self, fitted: Any) -> int:
         budget = self._budget(fitted)
-        found = fitted.best(budget)
+        best = fitted.best(budget)
         out = console()
-        for name, width in found["widths"].items():
+        for name, width in best["widths"].items():
             out.print(f"{name:<40} {width:>6} of {fitted.search.task.network.space[name].width}", highlight=False)
-        costs = ", ".join(f"{k} {v:,.6g}" for k, v in found["cost"].items())
+        costs = ", ".join(f"{k} {v:,.6g}" for k, v in best["cost"].items())
         out.print(
-            f"score {found['score']:.4f} on sub-validation, best of {found['evaluated']}; {costs}",
+            f"score {best['score']:.4f} on sub-validation, best of {best['evaluated']}; {costs}",
             highlight=False,
             soft_wrap=True,
         )
         if self.only_search:
             return 0
-        record, place = fitted.network(budget, self.out, progress=not self.quiet)
-        show_result(record, place / "report.html")
+        record, run_folder = fitted.network(budget, self.out, progress=not self.quiet)
+        show_result(record, run_folder / "report.html")
         return 0
 
     def _pareto(self, fitted: Any) -> int:

@@ -265,12 +265,12 @@ class PruningNet(PruningNetConfig, BaseMethod):
 
 def _calibration(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:
     """`count` samples as batches on the device, always the same ones, of all classes, without augmentation."""
-    found, seen, rng = [], 0, Rng(0).child("calibration")
+    batches, seen, rng = [], 0, Rng(0).child("calibration")
     with replayed(split, rng):
         for batch in split.batches(min(batch_size, count, len(split)), device=device, rng=rng):
             if batch_size_of(batch[0]) > 1:  # one sample has no variance
-                found.append(batch)
+                batches.append(batch)
             seen += batch_size_of(batch[0])
             if seen >= count:
                 break
-    return found
+    return batches

@@ -175,6 +175,6 @@ def kept_figure(record: Record) -> go.Figure | None:
 
 def _kept_hover(row: KeepRow) -> str:
     name = html.escape(shortened(row.name, 80))
-    kept = f"winner {row.width} of {row.before} channels ({percentage(row.winner, 0)})"
+    text = f"winner {row.width} of {row.before} channels ({percentage(row.winner, 0)})"
     uniform = "" if row.uniform is None else f"<br>uniform width {percentage(row.uniform, 0)}"
-    return f"<b>{name}</b><br>{kept}{uniform}"
+    return f"<b>{name}</b><br>{text}{uniform}"

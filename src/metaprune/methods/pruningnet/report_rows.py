@@ -52,10 +52,10 @@ class KeepRow:
 
 def scored(record: Record) -> list[Scored]:
     """All candidates with a score, in the order of evaluation."""
-    found = method_part(record, "search")
-    costs = list_or_empty(mapping_or_empty(found.get("costs")).get(cost_metric(record) or ""))
+    search = method_part(record, "search")
+    costs = list_or_empty(mapping_or_empty(search.get("costs")).get(cost_metric(record) or ""))
     rows = []
-    for i, value in enumerate(list_or_empty(found.get("scores"))):
+    for i, value in enumerate(list_or_empty(search.get("scores"))):
         score = finite(value)
         if score is not None:
             rows.append(Scored(i, score, finite(costs[i]) if i < len(costs) else None))
@@ -81,12 +81,12 @@ def generation_rows(record: Record) -> list[GenerationRow]:
     rows = scored(record)
     if size < 1 or not rows:
         return []
-    found: dict[int, list[Scored]] = {}
+    generations: dict[int, list[Scored]] = {}
     for row in rows:
-        found.setdefault(row.index // size, []).append(row)
+        generations.setdefault(row.index // size, []).append(row)
     return [
         GenerationRow(k + 1, g[-1].index + 1, max(r.score for r in g), statistics.median(r.score for r in g))
-        for k, g in sorted(found.items())
+        for k, g in sorted(generations.items())
     ]
 
 
@@ -107,19 +107,19 @@ def front_rows(record: Record) -> list[Scored]:
 
 def keep_rows(record: Record) -> list[KeepRow]:
     """Kept shares per channel group, in the order of the network; empty without a winner."""
-    found, best = method_part(record, "search"), winner(record)
-    groups = [str(name) for name in list_or_empty(found.get("groups"))]
-    widths = [list_or_empty(row) for row in list_or_empty(found.get("widths"))]
+    search, best = method_part(record, "search"), winner(record)
+    groups = [str(name) for name in list_or_empty(search.get("groups"))]
+    widths = [list_or_empty(row) for row in list_or_empty(search.get("widths"))]
     full = {row.name: row.before for row in group_rows(record)}
-    uniform = [finite(w) for w in list_or_empty(found.get("uniform_widths"))]
+    uniform = [finite(w) for w in list_or_empty(search.get("uniform_widths"))]
     if best is None or best.index >= len(widths) or len(widths[best.index]) != len(groups):
         return []
     rows = []
-    for place, name in enumerate(groups):
+    for index, name in enumerate(groups):
         before = full.get(name)
-        width = finite(widths[best.index][place])
+        width = finite(widths[best.index][index])
         if before and width is not None:
-            same = uniform[place] if len(uniform) == len(groups) else None
+            same = uniform[index] if len(uniform) == len(groups) else None
             rows.append(KeepRow(name, int(width), before, width / before, None if same is None else same / before))
     return rows
 
@@ -193,20 +193,20 @@ def _fit_facts(record: Record) -> list[FactRow]:
 
 
 def _search_facts(record: Record) -> list[FactRow]:
-    found, best, count = method_part(record, "search"), winner(record), len(scored(record))
+    search, best, count = method_part(record, "search"), winner(record), len(scored(record))
     rows = []
     if count:
-        size = finite(found.get("generation_size"))
+        size = finite(search.get("generation_size"))
         word = "generation" if counts_generations(record) else "batch"
         by = f", {int(size):,} per {word}" if size else ""
-        rows.append(FactRow("Structures scored", f"{count:,}", f"by {found.get('searcher') or 'a search'}{by}"))
+        rows.append(FactRow("Structures scored", f"{count:,}", f"by {search.get('searcher') or 'a search'}{by}"))
     if best is not None:
         rows.append(
             FactRow("Best score", score_text(record, best.score), f"on sub-validation; structure {best.index + 1:,}")
         )
-    rows += effort_rows("Search", found, "calibration and scoring of every structure, forward only")
+    rows += effort_rows("Search", search, "calibration and scoring of every structure, forward only")
     propose = finite(mapping_or_empty(record.get("seconds")).get("propose"))
-    if found and propose is not None and finite(found.get("seconds")) is None:
+    if search and propose is not None and finite(search.get("seconds")) is None:
         detail = "the whole phase “propose”: the fit too, unless a finished one was loaded"
         rows.append(FactRow("Search: wall time", duration(propose), detail))
     return rows

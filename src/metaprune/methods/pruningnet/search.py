@@ -72,10 +72,10 @@ class FittedPruningNet:
         network = self.search.task.network
         bounds = budget.bounds(network.cost())
         candidates = self.search.search([bounds], self.rng)
-        found = best_within(candidates, network.cost_model(), bounds)
-        if found is None:
+        best = best_within(candidates, network.cost_model(), bounds)
+        if best is None:
             raise ConfigError("the search ended without a structure within the budget; use --searcher evolution")
-        return self._described(np.array(found.widths), found.score) | {"evaluated": len(candidates)}
+        return self._described(np.array(best.widths), best.score) | {"evaluated": len(candidates)}
 
     def pareto(self, targets: int = 8) -> list[dict[str, Any]]:
         """One search over `targets` budgets of MACs, from the smallest structure's to the full network's; its front."""
@@ -90,9 +90,9 @@ class FittedPruningNet:
 
     def network(self, budget: Budget, folder: Path | None = None, *, progress: bool = True) -> tuple[dict, Path]:
         """The whole way to a network: search (or what an earlier search found), cut, recover, save, report."""
-        config, place = self.run_of(budget, folder)
+        config, run_folder = self.run_of(budget, folder)
         method = dataclasses.replace(self.method, artifact=str(self.folder), storage=self.search.storage)
-        return run(config, place, method=method, progress=progress), place
+        return run(config, run_folder, method=method, progress=progress), run_folder
 
     def run_of(self, budget: Budget, folder: Path | None = None) -> tuple[RunConfig, Path]:
         """Config and folder of the run that makes the network.
@@ -111,10 +111,10 @@ class FittedPruningNet:
         )
         name = budget_in_path(budget)
         searcher = self.method.search.searcher
-        place = folder or self.folder / "networks" / (name if searcher == "evolution" else f"{name}-{searcher}")
+        run_folder = folder or self.folder / "networks" / (name if searcher == "evolution" else f"{name}-{searcher}")
         recovery_after(self.method, config.recover.kind)
-        RunFolder(place, config, writes=False)
-        return config, place
+        RunFolder(run_folder, config, writes=False)
+        return config, run_folder
 
     def _described(self, widths: np.ndarray, score: float) -> dict[str, Any]:
         space = self.search.task.network.space

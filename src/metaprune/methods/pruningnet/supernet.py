@@ -156,8 +156,8 @@ class Scorer:
         weights, alive = self.supernet.weights(widths, full_size=True)
         network = self.supernet.network
         with torch.no_grad():
-            found = {name: t.clone() for name, t in weights.items()}
+            full = {name: t.clone() for name, t in weights.items()}
         for name, t in tensors.items():
             if not isinstance(network.tensors[name], nn.Parameter):
-                found[name] = unslice_tensor(t, found[name], network.labelled.parameters.get(name), alive)
-        return found
+                full[name] = unslice_tensor(t, full[name], network.labelled.parameters.get(name), alive)
+        return full

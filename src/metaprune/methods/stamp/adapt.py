@@ -55,5 +55,5 @@ def adapt(
         model=model,
         method=MethodConfig(name=Stamp.name, options=options),
     )
-    place = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{budget_in_path(budget)}"
-    return run(config, place, progress=progress), place
+    run_folder = out or folder / "targets" / f"{data.spec.replace(':', '-').replace('/', '_')}-{budget_in_path(budget)}"
+    return run(config, run_folder, progress=progress), run_folder

@@ -38,11 +38,11 @@ class Channels:
             mask[np.argsort(-p, kind="stable")[: max(1, self.task.constraints.min_keep)]] = True
         return Proposal(Plan.of(self.task.network.space, masks))
 
-    def figures(self, kept: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
+    def figures(self, proposal: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
         """For the record: numbers of the kept channels, and the probabilities of every group."""
         space = self.task.network.space
         return {
-            "kept": np.flatnonzero(np.concatenate(kept.plan.masks(space))).tolist(),
+            "kept": np.flatnonzero(np.concatenate(proposal.plan.masks(space))).tolist(),
             "probabilities": {
                 g.name: [round(float(p), 4) for p in ps] for g, ps in zip(space, probabilities, strict=True)
             },

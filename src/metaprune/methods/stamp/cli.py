@@ -44,10 +44,10 @@ class Adapt:
         if self.steps is not None:
             overrides["method.options.adapt_steps"] = self.steps
         data = from_dict(DataConfig, override({"spec": self.data}, chosen), "data")
-        record, place = adapt(
+        record, run_folder = adapt(
             self.run_folder, data, Budget.parse(self.budget), overrides, self.out, progress=not self.quiet
         )
-        show_result(record, place / "report.html")
+        show_result(record, run_folder / "report.html")
         return 0
 
 

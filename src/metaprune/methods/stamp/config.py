@@ -23,6 +23,10 @@ Variant = Literal["weights", "structure", "filter"]
 LOOKS = ("as it is", "grey", "inverted", "grey and inverted")
 
 
+HEAD_LR = 0.3
+"""Learning rate (SGD) of the head, which starts at zero and has few steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetaConfig:
     """Meta-training. Not read in the paper: the steps are Reptile's (Nichol et al. 2018), the figures are ours."""
@@ -37,8 +41,6 @@ class MetaConfig:
     """Samples of a step; the set that the mask is generated from is the same batch."""
     lr: float = 0.05
     """Learning rate of the weights (SGD)."""
-    head_lr: float = 0.3
-    """Learning rate of the head (SGD)."""
     generator_lr: float = 3e-3
     """Learning rate of the mask generator (Adam)."""
     head: Start = "kept"
@@ -67,7 +69,7 @@ class MetaConfig:
             require_choice(f"stamp.meta.{name}", getattr(self, name), get_args(known))
         for name, low in (("episodes", 1), ("inner_steps", 1), ("batch_size", 2), ("save_every", 1), ("ramp", 0)):
             require_number(f"stamp.meta.{name}", getattr(self, name), low)
-        for name in ("lr", "head_lr", "generator_lr", "outer_lr"):
+        for name in ("lr", "generator_lr", "outer_lr"):
             require_number(f"stamp.meta.{name}", getattr(self, name), 0.0, open_low=True)
         if len(self.ways) != 2 or not 2 <= self.ways[0] <= self.ways[1]:
             raise ConfigError(f"stamp.meta.ways={list(self.ways)}: give least and most classes, at least 2")

@@ -81,9 +81,9 @@ class Pool:
         draw = rng.numpy()
         order = draw.permutation(len(classes))
         chosen = []
-        for place, position in enumerate(order):
+        for turn, position in enumerate(order):
             members = self._members[int(classes[position])]
-            wanted = count // len(classes) + (place < count % len(classes))
+            wanted = count // len(classes) + (turn < count % len(classes))
             chosen.append(draw.choice(members, wanted, replace=wanted > len(members)))
         part = self.split.subset(np.concatenate(chosen))
         inputs, labels = next(

@@ -148,8 +148,10 @@ class MaskGenerator(nn.Module):
         raw = []
         for number in self.active:
             bias, seen = self.biases[number], [*(pooled[g] for g in self.sees[number] if g in pooled), *embedding]
-            own = bias + asked * self.slopes[number] if self.slopes else bias * 1.0
-            raw.append(own + self.gates_from(number, self.bodies[str(number)](torch.cat(seen))) if seen else own)
+            group_bias = bias + asked * self.slopes[number] if self.slopes else bias * 1.0
+            raw.append(
+                group_bias + self.gates_from(number, self.bodies[str(number)](torch.cat(seen))) if seen else group_bias
+            )
         return self.prior(raw)
 
     def gates_from(self, number: int, values: Tensor) -> Tensor:
@@ -159,5 +161,5 @@ class MaskGenerator(nn.Module):
     def _asked(self, share: float) -> float:
         """The share as the slopes take it: its logarithm, from -1 to 1 over what training asked for, no further."""
         low, high = (math.log(s) for s in self.shares)
-        place = (2 * math.log(max(share, 1e-9)) - low - high) / (high - low) if low < high else 0.0
-        return min(1.0, max(-1.0, place))
+        position = (2 * math.log(max(share, 1e-9)) - low - high) / (high - low) if low < high else 0.0
+        return min(1.0, max(-1.0, position))

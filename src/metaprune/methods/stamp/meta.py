@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,12 @@ from torch import Tensor, nn
 
 from metaprune.core.rng import Rng
 from metaprune.methods.gating.training import Price, StepResult, TrainableTensors, gradient_step, sgd
-from metaprune.methods.stamp.config import MetaConfig
+from metaprune.methods.stamp.config import HEAD_LR, MetaConfig
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import BANK_SAMPLES, BANK_SETS
 from metaprune.methods.stamp.learner import Learner
-from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint
+from metaprune.train.meta_loop import MetaHistory, MetaLoop
 from metaprune.train.processes import ALONE, Processes
-from metaprune.train.progress import TrainProgress
-
-
-@dataclass
-class Rows:
-    """Figures of every episode, JSON-able; what `train.checkpoint` saves as a history."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    """Wall time of the episodes, those of killed starts that were saved included."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
 
 
 class MetaState(nn.Module):
@@ -86,7 +71,7 @@ def meta_train(
     identity: dict[str, Any],
     progress: bool,
     processes: Processes = ALONE,
-) -> Rows:
+) -> MetaHistory:
     """Train `state` in place; continues from `folder` after a kill, to the same numbers.
 
     Every episode aims at a share of the full cost between the generator's two, evenly in its logarithm.
@@ -95,38 +80,28 @@ def meta_train(
     tensors after every step but for BatchNorm statistics, which become the main process's at the end of an episode.
     """
     adam = torch.optim.Adam(learner.generator.parameters(), lr=config.generator_lr)
-    rows = Rows()
-    if folder is not None and (checkpoint := load_checkpoint(folder, identity)) is not None:
-        restore(checkpoint, model=state, optimizer=adam)
-        rows = Rows(**checkpoint.numbers["history"])
+    loop = MetaLoop(
+        label="episodes",
+        state=state,
+        optimizer=adam,
+        steps=config.episodes,
+        save_every=config.save_every,
+        folder=folder,
+        identity=identity,
+        progress=progress,
+        processes=processes,
+    )
+    history = loop.resume()
     processes.copy_from_main([*state.parameters(), *state.buffers()])  # a GPU may round what was read otherwise
-    done = len(rows.rows)
-    show = progress and processes.is_main
-    bar = TrainProgress("episodes", total_steps=config.episodes, done_steps=done, show=show)
-    with bar:
-        for number in range(done, config.episodes):
-            began = time.perf_counter()
-            ramp = min(1.0, (number + 1) / max(1.0, config.ramp * config.episodes))
-            draw = rng.child("episode", number)
-            asked = math.exp(draw.child("share").numpy().uniform(*np.log(learner.generator.shares)))
-            ramped = dataclasses.replace(price, strength=ramp * price.strength, target=asked)
-            row = _episode(learner, state, pools, config, adam, draw, number, ramped, processes)
-            rows.rows.append(row)
-            rows.seconds += time.perf_counter() - began
-            bar.step(0.0)
-            last = number + 1 == config.episodes
-            if folder is not None and (last or (number + 1) % config.save_every == 0):
-                if processes.is_main:
-                    save_checkpoint(
-                        folder,
-                        model=state,
-                        optimizer=adam,
-                        scaler=None,
-                        history=rows,  # type: ignore[arg-type]
-                        identity=identity,  # type: ignore[arg-type]
-                    )
-                processes.wait()
-    return rows
+
+    def episode(number: int) -> dict[str, Any]:
+        ramp = min(1.0, (number + 1) / max(1.0, config.ramp * config.episodes))
+        draw = rng.child("episode", number)
+        asked = math.exp(draw.child("share").numpy().uniform(*np.log(learner.generator.shares)))
+        ramped = dataclasses.replace(price, strength=ramp * price.strength, target=asked)
+        return _episode(learner, state, pools, config, adam, draw, number, ramped, processes)
+
+    return loop.run(history, episode)
 
 
 def _episode(
@@ -141,20 +116,20 @@ def _episode(
     processes: Processes,
 ) -> dict[str, Any]:
     domain = int(rng.child("domain").numpy().integers(len(pools)))
-    pool, kept = pools[domain], state.head(domain) if config.head == "kept" else {}
+    pool, kept_head = pools[domain], state.head(domain) if config.head == "kept" else {}
     classes, look = pool.choose(config.ways, rng.child("classes")), config.look(rng)
     weights = learner.weights(state.tensors(), len(classes))
     rows = np.searchsorted(pool.classes, classes)
-    for name, tensor in kept.items():
+    for name, tensor in kept_head.items():
         weights.head[name].data.copy_(tensor[rows])
-    optimiser = sgd(weights, config.lr, config.head_lr)
+    optimiser = sgd(weights, config.lr, HEAD_LR)
     results: list[StepResult] = []
     for step in range(config.inner_steps):
         inner = rng.child("step", step)
         sample = pool.draw(classes, config.batch_size, inner.child("sample"), augment=config.augment, look=look)
         gates = inner.child("gates")
         results.append(gradient_step(learner, weights, (optimiser, adam), sample, gates, price, processes))
-    for name, tensor in kept.items():
+    for name, tensor in kept_head.items():
         tensor[rows] = weights.head[name].detach()
     size = config.outer_lr * (1 - number / config.episodes)
     if config.outer == "reptile":
@@ -207,14 +182,14 @@ def _fomaml(
     gradients = torch.autograd.grad(loss, [weights.leaves[n] for n in names], allow_unused=True)
     processes.average([g for g in gradients if g is not None])
     processes.copy_from_main(weights.buffers.values())
-    own = state.tensors()
+    tensors = state.tensors()
     with torch.no_grad():
         for name, gradient in zip(names, gradients, strict=True):
             if gradient is not None:
-                own[name].sub_(gradient, alpha=size)
+                tensors[name].sub_(gradient, alpha=size)
         for name, buffer in weights.buffers.items():
             if buffer.is_floating_point():
-                own[name].lerp_(buffer, 0.1)
+                tensors[name].lerp_(buffer, 0.1)
 
 
 def conditioning(
@@ -229,12 +204,12 @@ def conditioning(
     for number in range(max(tasks, len(pools))):
         draw, pool = rng.child(number), pools[number % len(pools)]
         classes = pool.choose(config.ways, draw.child("classes"))
-        found = []
+        twins = []
         for twin in range(2):
             sample = pool.draw(classes, config.batch_size, draw.child("sample", twin), augment=config.augment)
             flat = np.concatenate(learner.probabilities([sample], middle(learner.generator.shares)))
-            found.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
-        masks.append(found)
+            twins.append(np.argsort(np.argsort(-flat, kind="stable")) < len(flat) // 2)
+        masks.append(twins)
     same = float(np.mean([jaccard(*pair) for pair in masks]))
     n = len(masks)
     other = float(np.mean([jaccard(masks[i][0], masks[j][1]) for i in range(n) for j in range(n) if i != j]))

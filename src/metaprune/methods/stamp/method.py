@@ -28,7 +28,7 @@ from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
 from metaprune.methods.gating.training import Price, TrainableTensors, asked_share, gradient_steps, sgd
 from metaprune.methods.stamp.channels import Channels
-from metaprune.methods.stamp.config import StampConfig
+from metaprune.methods.stamp.config import HEAD_LR, StampConfig
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
@@ -138,17 +138,17 @@ class Stamp(StampConfig, BaseMethod):
         return [load_data(spec, image_size=shape[1], channels=shape[0]) for spec in self.references]
 
     def _fit_options(self) -> dict[str, Any]:
-        found = {name: plain(getattr(self, name)) for name in fitted_options(self)}
+        options = {name: plain(getattr(self, name)) for name in fitted_options(self)}
         if self.variant == "filter":  # an artifact that does not say is of channels
-            found["variant"] = self.variant
-        return plain(found)
+            options["variant"] = self.variant
+        return plain(options)
 
     def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> dict[str, Any]:
         """How alike masks are, see `meta.conditioning`; warns where they do not depend on the data set, and could."""
-        found = conditioning(learner, pools, self.meta, rng)
-        collapsed = found["margin"] < _LEAST_MARGIN
+        figures = conditioning(learner, pools, self.meta, rng)
+        collapsed = figures["margin"] < _LEAST_MARGIN
         if (self.use_set or self.use_activations) and collapsed:
-            same, other = found["jaccard_same"], found["jaccard_different"]
+            same, other = figures["jaccard_same"], figures["jaccard_different"]
             warnings.warn(
                 f"the mask generator gives every data set about the same mask (Jaccard {same:.3f} within, {other:.3f} "
                 "between tasks): what it learned is a good fixed mask. More varied references=[...], a lower "
@@ -156,7 +156,7 @@ class Stamp(StampConfig, BaseMethod):
                 CollapseWarning,
                 stacklevel=3,
             )
-        return {**found, "collapsed": collapsed}
+        return {**figures, "collapsed": collapsed}
 
     # ------------------------------------------------------------------------------------------ a target data set
 
@@ -184,34 +184,36 @@ class Stamp(StampConfig, BaseMethod):
             pool.draw(pool.classes, made.meta.batch_size, rng.child("set", i), augment=made.meta.augment, relabel=False)
             for i in range(self.sets)
         ]
-        found = learner.probabilities(samples, price.target)
+        probabilities = learner.probabilities(samples, price.target)
         seconds = {"adapt": adapted - began, "encode": time.perf_counter() - adapted}
-        kept = form.best(budget, found) if self.freeze == "budget" else form.above(0.5, found)
-        _require_within(task, budget, kept)
-        told = made._report(task, artifact, kept.plan) | form.figures(kept, found)
-        details = {**kept.details, "stamp": told | {"seconds": seconds, "adaptation": rows}}
+        proposal = form.best(budget, probabilities) if self.freeze == "budget" else form.above(0.5, probabilities)
+        _require_within(task, budget, proposal)
+        figures = made._report(task, artifact, proposal.plan) | form.figures(proposal, probabilities)
+        details = {**proposal.details, "stamp": figures | {"seconds": seconds, "adaptation": rows}}
         new = None if self.variant == "structure" else {n: t.detach() for n, t in weights.tensors().items()}
-        return dataclasses.replace(kept, weights=new, details=details)
+        return dataclasses.replace(proposal, weights=new, details=details)
 
     def _report(self, task: PruneTask, artifact: Artifact, plan: Plan) -> dict[str, Any]:
-        full, kept = float(task.network.cost().macs), float(task.network.cost(plan).macs)
+        full, kept_macs = float(task.network.cost().macs), float(task.network.cost(plan).macs)
         samples = self.meta.batch_size
         return {
             "macs": {"adapt": self.adapt_steps * samples * 4 * full, "encode": self.sets * samples * full},
             "meta_training": {k: artifact.info[k] for k in ("macs", "seconds", "conditioning", "history")},
-            "kept_macs": kept / full,
+            "kept_macs": kept_macs / full,
             "targets": self._targets(task),
         }
 
     def _targets(self, task: PruneTask) -> list[dict[str, Any]]:
         """What the artifact was adapted to before, from the records beside it: the report compares with them."""
-        found = []
+        targets = []
         for path in sorted(Path(self.artifact).glob("targets/*/record.json")) if self.artifact else ():
             record = json.loads(path.read_text())
-            kept = (record.get("method_details") or {}).get(self.name, {}).get("kept")
-            if kept is not None and (task.folder is None or path.parent != task.folder):
-                found.append({k: record.get(k) for k in ("data", "budget", "cost", "quality")} | {"kept": kept})
-        return found
+            kept_channels = (record.get("method_details") or {}).get(self.name, {}).get("kept")
+            if kept_channels is not None and (task.folder is None or path.parent != task.folder):
+                targets.append(
+                    {k: record.get(k) for k in ("data", "budget", "cost", "quality")} | {"kept": kept_channels}
+                )
+        return targets
 
     def _price(self, task: PruneTask, budget: Budget) -> Price:
         """Asks for the budget's share, if it bounds the metric that the gates pay for."""
@@ -235,7 +237,7 @@ class Stamp(StampConfig, BaseMethod):
         self, learner: Learner, weights: TrainableTensors, pool: Pool, price: Price, rng: Rng
     ) -> list[dict[str, float]]:
         optimisers = (
-            sgd(weights, self.meta.lr, self.meta.head_lr),
+            sgd(weights, self.meta.lr, HEAD_LR),
             torch.optim.Adam(learner.generator.parameters(), lr=self.meta.generator_lr),
         )
         steps = [rng.child("step", step) for step in range(self.adapt_steps)]
@@ -316,8 +318,8 @@ class Stamp(StampConfig, BaseMethod):
         device = task.network.device
 
         def part(prefix: str) -> dict[str, Tensor]:
-            found = artifact.tensors.items()
-            return {n.removeprefix(prefix): t.to(device) for n, t in found if n.startswith(prefix)}
+            named = artifact.tensors.items()
+            return {n.removeprefix(prefix): t.to(device) for n, t in named if n.startswith(prefix)}
 
         reference, new = part("reference."), part("network.")
         learner = self._learner(task, Rng(0), {**task.network.tensors, **reference})
@@ -326,9 +328,9 @@ class Stamp(StampConfig, BaseMethod):
         return learner, learner.weights(start, classes)
 
 
-def _require_within(task: PruneTask, budget: Budget, kept: Proposal) -> None:
+def _require_within(task: PruneTask, budget: Budget, proposal: Proposal) -> None:
     """Raises InfeasibleBudgetError where the generator's own mask, at a threshold, costs more."""
-    cost, bounds = task.network.cost(kept.plan, masks=kept.masks), budget.bounds(task.network.cost())
+    cost, bounds = task.network.cost(proposal.plan, masks=proposal.masks), budget.bounds(task.network.cost())
     reached = {m: float(cost[m]) for m in bounds}
     over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
     if over:

@@ -101,13 +101,13 @@ class PairGenerator(MaskGenerator):
 def _groups_of(layers: PairLayers, name: str) -> tuple[int, ...]:
     """Channel groups of a weight's inputs and outputs."""
     space = layers.network.space
-    found = [
+    groups = [
         g
         for dim in (1, 0)
         for g, group in enumerate(space)
         if any(m.parameter == name and m.dim == dim for m in group.members)
     ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(groups))
 
 
 class PairLearner(Learner):
@@ -131,7 +131,7 @@ class PairLearner(Learner):
         under = {n: tensors[n] * self.layers.spread(gate, n).to(tensors[n].dtype) for n, gate in pairs}
         return self.network.at().execute(args, kwargs, tensors={**tensors, **under}, training=True)
 
-    def kept(self, probabilities: Sequence[Tensor]) -> Tensor:
+    def expected_share(self, probabilities: Sequence[Tensor]) -> Tensor:
         pairs = zip(self.layers.names, probabilities, strict=True)
         return (self._fixed + torch.stack([self.layers.positions(n) * p.sum() for n, p in pairs]).sum()) / self._full
 
@@ -165,22 +165,22 @@ class Pairs:
             mask[p.argmax()] = True
         return self._masked(masks)
 
-    def _masked(self, kept: Sequence[np.ndarray]) -> Proposal:
+    def _masked(self, kept_pairs: Sequence[np.ndarray]) -> Proposal:
         device, layers = self.task.network.device, self.layers
         masks = {
             n: layers.spread(torch.from_numpy(k), n).contiguous().to(device)
-            for n, k in zip(layers.names, kept, strict=True)
+            for n, k in zip(layers.names, kept_pairs, strict=True)
         }
         whole = [n for n in layers.matrices if n not in layers.names]
         return Proposal(Plan(), details={"masks": {"pattern": "filter", "whole": whole}}, masks=masks)
 
-    def figures(self, kept: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
+    def figures(self, proposal: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
         """For the record: group sparsity of every masked layer, its sorted probabilities, and numbers of kept pairs.
 
         Of the probabilities of a layer 100 at most, and of all pairs every n-th, so that 20,000 are looked at.
         """
         rows, flat = [], []
-        for name, mask in kept.masks.items():
+        for name, mask in proposal.masks.items():
             pairs = mask.reshape(*self.layers.shape(name), -1)[..., 0].cpu()
             flat.append(pairs.flatten())
             by_group = pairs.view(self.layers.groups[name], -1, pairs.shape[1])
@@ -198,7 +198,7 @@ class Pairs:
         return {
             "pairs": {"sparsity": float((~every).mean()), "layers": rows},
             "kept": (step * np.flatnonzero(every[::step])).tolist(),
-            "probabilities": {n: _strip(p) for n, p in zip(kept.masks, probabilities, strict=True)},
+            "probabilities": {n: _strip(p) for n, p in zip(proposal.masks, probabilities, strict=True)},
         }
 
 
@@ -217,14 +217,14 @@ def most_probable(scores: Sequence[np.ndarray], positions: Sequence[int], room: 
     counts = [len(s) for s in scores]
     order = np.argsort(-np.concatenate(raised), kind="stable")
     weights = np.repeat(positions, counts)[order]
-    kept = np.cumsum(weights) <= room
-    left = room - int(weights[kept].sum())
-    while (fits := ~kept & (weights <= left)).any():  # fewer times than a pair has weights
+    within = np.cumsum(weights) <= room
+    left = room - int(weights[within].sum())
+    while (fits := ~within & (weights <= left)).any():  # fewer times than a pair has weights
         first = int(fits.argmax())
-        kept[first] = True
+        within[first] = True
         left -= int(weights[first])
     mask = np.zeros(len(order), dtype=bool)
-    mask[order[kept]] = True
+    mask[order[within]] = True
     return np.split(mask, np.cumsum(counts)[:-1])
 
 

@@ -73,14 +73,14 @@ class Reader:
         open_groups = set(range(len(network.space)))
         ends = np.cumsum([0, *gated.widths])
         for node in network.captured.graph.nodes:
-            for tap in self._found(node, gated, ends) if node.name in gated.places else ():
+            for tap in self._taps_of(node, gated, ends) if node.name in gated.places else ():
                 if tap.group in open_groups:
                     open_groups.discard(tap.group)
                     self._taps.setdefault(node.name, []).append(tap)
 
-    def _found(self, node: fx.Node, gated: Gated, ends: np.ndarray) -> list[_Tap]:
-        wanted = set(np.concatenate([place.slots.ravel() for place in gated.places[node.name]]).tolist())
-        found = []
+    def _taps_of(self, node: fx.Node, gated: Gated, ends: np.ndarray) -> list[_Tap]:
+        wanted = set(np.concatenate([slot.slots.ravel() for slot in gated.places[node.name]]).tolist())
+        taps = []
         for number, (argument, value) in enumerate(bound_arguments(node).items()):
             if not isinstance(value, fx.Node) or value.name in self.network.captured.sources:
                 continue
@@ -93,8 +93,8 @@ class Reader:
                     inside = (slots >= ends[g]) & (slots < ends[g + 1])
                     if inside.any() and wanted.intersection(slots[inside].tolist()):
                         channel = np.where(inside.any(axis=1), (slots * inside).max(axis=1) - ends[g], -1)
-                        found.append(_Tap(g, argument, number, dim, channel))
-        return found
+                        taps.append(_Tap(g, argument, number, dim, channel))
+        return taps
 
     @torch.no_grad()
     def __call__(self, args: tuple, kwargs: Mapping[str, Any]) -> SetView:

@@ -217,11 +217,11 @@ def targets_figure(rows: Sequence[TargetRow]) -> go.Figure | None:
         return None
     figure = go.Figure()
     for data in dict.fromkeys(p[0] for p in points):
-        own = sorted((100 * share, 100 * accuracy) for name, share, accuracy in points if name == data)
+        points_of_data = sorted((100 * share, 100 * accuracy) for name, share, accuracy in points if name == data)
         named = html.escape(shortened(data, 40))
         figure.add_scatter(
-            x=[x for x, _ in own],
-            y=[y for _, y in own],
+            x=[x for x, _ in points_of_data],
+            y=[y for _, y in points_of_data],
             mode="lines+markers",
             name=named,
             hovertemplate=f"{named}: %{{y:.1f}}% at %{{x:.1f}}% of the parameters<extra></extra>",

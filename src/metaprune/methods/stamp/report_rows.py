@@ -50,13 +50,13 @@ def episode_rows(record: Record) -> list[EpisodeRow]:
     rows = []
     history = list_or_empty(mapping_or_empty(_meta(record).get("history")).get("rows"))
     for i, row in enumerate(map(mapping_or_empty, history), start=1):
-        loss, kept, alike = (finite(row.get(k)) for k in ("loss", "kept_cost", "jaccard_with_previous"))
-        if loss is None and kept is None and alike is None:
+        loss, kept_cost, alike = (finite(row.get(k)) for k in ("loss", "kept_cost", "jaccard_with_previous"))
+        if loss is None and kept_cost is None and alike is None:
             continue
         number, ways = int(finite(row.get("episode")) or i), finite(row.get("ways"))
         variety = None if alike is None else 1 - alike
         named = str(row.get("data") or "")
-        rows.append(EpisodeRow(number, named, None if ways is None else int(ways), loss, kept, variety))
+        rows.append(EpisodeRow(number, named, None if ways is None else int(ways), loss, kept_cost, variety))
     return rows
 
 
@@ -99,16 +99,18 @@ def target_rows(record: Record) -> list[TargetRow]:
     """The targets that the artifact was adapted to before this one, then this one."""
     rows = []
     this = {**record, "kept": _stamp(record).get("kept")}
-    for found in [*map(mapping_or_empty, list_or_empty(_stamp(record).get("targets"))), this]:
-        kept = [int(k) for value in list_or_empty(found.get("kept")) if (k := finite(value)) is not None]
-        cost, quality = mapping_or_empty(found.get("cost")), mapping_or_empty(found.get("quality"))
+    for target in [*map(mapping_or_empty, list_or_empty(_stamp(record).get("targets"))), this]:
+        kept_channels = [int(k) for value in list_or_empty(target.get("kept")) if (k := finite(value)) is not None]
+        cost, quality = mapping_or_empty(target.get("cost")), mapping_or_empty(target.get("quality"))
         counts = [mapping_or_empty(cost.get(k)) for k in ("after", "before")]
         after, before = (finite(c.get("nonzero", c.get("params"))) for c in counts)  # the same where channels are cut
         accuracy = finite(mapping_or_empty(quality.get("recovered") or quality.get("cut")).get("accuracy"))
-        if kept:
-            data, budget = str(found.get("data") or "data"), mapping_or_empty(found.get("budget"))
+        if kept_channels:
+            data, budget = str(target.get("data") or "data"), mapping_or_empty(target.get("budget"))
             name = ", ".join([data, *(f"{metric} {value}" for metric, value in budget.items())])
-            rows.append(TargetRow(name, data, frozenset(kept), after / before if after and before else None, accuracy))
+            rows.append(
+                TargetRow(name, data, frozenset(kept_channels), after / before if after and before else None, accuracy)
+            )
     return rows
 
 
@@ -121,16 +123,16 @@ def timeline_rows(record: Record) -> list[PhaseRow]:
     """Wall time from the data set to the small network, in the order of the run; meta-training is not in it."""
     if not _stamp(record):
         return []
-    found = {**mapping_or_empty(record.get("seconds")), **mapping_or_empty(_stamp(record).get("seconds"))}
-    return phase_rows({"seconds": {name: found.get(name) for name in ("adapt", "encode", "cut", "recover")}})
+    seconds = {**mapping_or_empty(record.get("seconds")), **mapping_or_empty(_stamp(record).get("seconds"))}
+    return phase_rows({"seconds": {name: seconds.get(name) for name in ("adapt", "encode", "cut", "recover")}})
 
 
 def stamp_text(record: Record) -> str:
     """`Meta-trained over 300 episodes, adapted in 20 steps, 24.9% of MACs kept`; what is not known is left out."""
-    episodes, steps, kept = len(episode_rows(record)), len(_steps(record)), finite(_stamp(record).get("kept_macs"))
+    episodes, steps, kept_macs = len(episode_rows(record)), len(_steps(record)), finite(_stamp(record).get("kept_macs"))
     parts = [f"meta-trained over {_counted(episodes, 'episode')}"] if episodes else []
     parts += [f"adapted in {_counted(steps, 'step')}"] if steps else []
-    parts += [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
+    parts += [f"{percentage(kept_macs, 1)} of MACs kept"] if kept_macs is not None else []
     parts += _sparsity(record)
     text = ", ".join(parts)
     return text[:1].upper() + text[1:]
@@ -138,27 +140,29 @@ def stamp_text(record: Record) -> str:
 
 def closing_text(record: Record) -> str:
     """`STAMP: 24.9% of MACs kept, mask margin of reference tasks 0.250, adapted in 2.5 s`, or what is known of it."""
-    kept = finite(_stamp(record).get("kept_macs"))
-    told = mapping_or_empty(_meta(record).get("conditioning"))
-    margin, spent = finite(told.get("margin")), finite(mapping_or_empty(_stamp(record).get("seconds")).get("adapt"))
-    parts = [f"{percentage(kept, 1)} of MACs kept"] if kept is not None else []
+    kept_macs = finite(_stamp(record).get("kept_macs"))
+    conditioning = mapping_or_empty(_meta(record).get("conditioning"))
+    margin, spent = (
+        finite(conditioning.get("margin")),
+        finite(mapping_or_empty(_stamp(record).get("seconds")).get("adapt")),
+    )
+    parts = [f"{percentage(kept_macs, 1)} of MACs kept"] if kept_macs is not None else []
     parts += _sparsity(record)
     if margin is not None:
-        parts += [
-            f"mask margin of reference tasks {margin:.3f}{' (collapsed)' if told.get('collapsed') is True else ''}"
-        ]
+        collapsed = " (collapsed)" if conditioning.get("collapsed") is True else ""
+        parts += [f"mask margin of reference tasks {margin:.3f}{collapsed}"]
     parts += [f"adapted in {duration(spent)}"] if spent is not None else []
     return f"STAMP: {', '.join(parts)}" if parts else ""
 
 
 def fact_rows(record: Record) -> list[FactRow]:
     """The small table: how much masks depend on the data, the adaptation, and what all stages took."""
-    found, meta = _stamp(record), _meta(record)
-    macs, seconds = mapping_or_empty(found.get("macs")), mapping_or_empty(found.get("seconds"))
+    details, meta = _stamp(record), _meta(record)
+    macs, seconds = mapping_or_empty(details.get("macs")), mapping_or_empty(details.get("seconds"))
     rows = [*_pair_facts(record), *_conditioning_facts(record), *_adaptation_facts(record)]
     for key, detail in _READS.items():
         rows += effort_rows(key.capitalize(), {"macs": macs.get(key), "seconds": seconds.get(key)}, detail)
-    if not found:
+    if not details:
         return rows
     spent, took = (mapping_or_empty(record.get(key)) for key in ("recovery", "seconds"))
     small = {"macs": spent.get("macs"), "seconds": took.get("recover")}
@@ -181,8 +185,8 @@ def _break_even(record: Record) -> list[FactRow]:
 
 
 def _sparsity(record: Record) -> list[str]:
-    found = finite(_pairs(record).get("sparsity"))
-    return [] if found is None else [f"group sparsity {percentage(found, 1)}"]
+    sparsity = finite(_pairs(record).get("sparsity"))
+    return [] if sparsity is None else [f"group sparsity {percentage(sparsity, 1)}"]
 
 
 def _pair_facts(record: Record) -> list[FactRow]:
@@ -198,8 +202,10 @@ def _pair_facts(record: Record) -> list[FactRow]:
 
 
 def _conditioning_facts(record: Record) -> list[FactRow]:
-    told = mapping_or_empty(_meta(record).get("conditioning"))
-    same, other, margin, tasks = (finite(told.get(k)) for k in ("jaccard_same", "jaccard_different", "margin", "tasks"))
+    conditioning = mapping_or_empty(_meta(record).get("conditioning"))
+    same, other, margin, tasks = (
+        finite(conditioning.get(k)) for k in ("jaccard_same", "jaccard_different", "margin", "tasks")
+    )
     count = f"; {_counted(int(tasks), 'task')}" if tasks is not None else ""
     rows = []
     if same is not None:
@@ -208,7 +214,7 @@ def _conditioning_facts(record: Record) -> list[FactRow]:
         rows.append(FactRow("Jaccard between tasks", f"{other:.3f}", f"masks of different tasks{count}"))
     if margin is not None:
         detail = "within less between: how much the mask depends on the data set"
-        if told.get("collapsed") is True:
+        if conditioning.get("collapsed") is True:
             detail = "collapsed: every data set gets about the same mask"
         rows.append(FactRow("Margin", f"{margin:.3f}", detail))
     return rows

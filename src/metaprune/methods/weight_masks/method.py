@@ -77,13 +77,13 @@ class WeightMasks(WeightMasksConfig, BaseMethod):
         if bad:
             raise WeightsError(f"NaN or infinity in {', '.join(bad[:4])}: its weights cannot be ranked; train anew")
         if pattern is not None:
-            found = {n: n_of_m(t, *pattern) for n, t in parts.items()}
+            masks = {n: n_of_m(t, *pattern) for n, t in parts.items()}
         elif room >= sum(t.numel() for t in parts.values()):
             return {}, {}
         else:
-            found = largest(parts, room, self.scope)
-        details = {"pattern": self.pattern, "whole": [n for n in layers.matrices if n not in found]}
-        return {n: layers.full_size(m, n) for n, m in found.items()}, details
+            masks = largest(parts, room, self.scope)
+        details = {"pattern": self.pattern, "whole": [n for n in layers.matrices if n not in masks]}
+        return {n: layers.full_size(m, n) for n, m in masks.items()}, details
 
 
 def n_of_m(weight: Tensor, n: int, m: int) -> Tensor:
@@ -114,17 +114,17 @@ def largest(weights: Mapping[str, Tensor], keep: int, scope: str = "global") -> 
 def shares(sizes: list[int], keep: int) -> list[int]:
     """Whole numbers in 1..size that sum to `keep`, each as near to keep / sum(sizes) of its size as can be."""
     total = sum(sizes)
-    found = [max(1, keep * size // total) for size in sizes]
-    rest = keep - sum(found)  # largest remainders first; those that were raised to 1 give back from the longest
+    counts = [max(1, keep * size // total) for size in sizes]
+    rest = keep - sum(counts)  # largest remainders first; those that were raised to 1 give back from the longest
     by_remainder = sorted(range(len(sizes)), key=lambda i: (-(keep * sizes[i] % total), i))
-    by_length = sorted(range(len(sizes)), key=lambda i: (-found[i], i))
+    by_length = sorted(range(len(sizes)), key=lambda i: (-counts[i], i))
     while rest:
         for i in by_remainder if rest > 0 else by_length:
             step = (rest > 0) - (rest < 0)
-            if rest and 1 <= found[i] + step <= sizes[i]:
-                found[i] += step
+            if rest and 1 <= counts[i] + step <= sizes[i]:
+                counts[i] += step
                 rest -= step
-    return found
+    return counts
 
 
 def _top(scores: Tensor, keep: int) -> Tensor:
@@ -224,7 +224,7 @@ def layer_weights(network: Network) -> set[str]:
 
 def layer_groups(network: Network) -> dict[str, int]:
     """The same, each with the groups of its convolution; 1 of a linear layer."""
-    found = {}
+    groups = {}
     for node in network.captured.graph.nodes:
         if node.op != "call_function" or op_name(node.target) not in _LAYERS:
             continue
@@ -235,5 +235,5 @@ def layer_groups(network: Network) -> dict[str, int]:
             source = source.args[0]
         name = network.captured.sources.get(getattr(source, "name", ""))
         if name is not None and network.tensors[name].shape[1:] == shape:
-            found[name] = arguments.get("groups", 1)
-    return found
+            groups[name] = arguments.get("groups", 1)
+    return groups

@@ -1,4 +1,4 @@
-"""`Flow`: the steps from a network to a proposal."""
+"""`RewriteAndPrune`: the steps from a network to a proposal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from metaprune.core.errors import CollapseWarning, NoEffectWarning
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.elastic.weights import zeroed
+from metaprune.methods.metagraph.build_graph import build_network_graph
 from metaprune.methods.metagraph.config import MetaConfig, MetaGraphConfig
 from metaprune.methods.metagraph.controls import SparseLoss, by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import dropped_are_zero
 from metaprune.methods.metagraph.learned import RestoredMetanet
 from metaprune.methods.metagraph.meta import DataModel
+from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.pruner import Pruner, metric_of, ranking, some_batches, weight_criterion
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.methods.metagraph.wire import wire
-from metaprune.methods.metagraph.wiring import Wiring
 from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.method import PruneTask
 from metaprune.train.config import TrainConfig
@@ -37,7 +37,7 @@ _MUCH = 0.1  # of the parameters, that no edge or node holds
 _STEPS = {"metanet": "rewrite", "none": "no rewrite", "sparse": "no rewrite"}  # others: "rewrite (NAME)"
 
 
-class Flow:
+class RewriteAndPrune:
     """Each step leaves the primary metric on the validation split, cost as shares of the full one, and seconds."""
 
     def __init__(self, method: MetaGraphConfig, task: PruneTask, budget: Budget, rng: Rng):
@@ -65,19 +65,23 @@ class Flow:
 
     def rewritten(self, learned: RestoredMetanet | None) -> None:
         """The rewrite or its control, and the fine-tuning after it."""
-        network, how = self.task.network, self.method.rewrite
-        model = DataModel(self.task, wire(network), self.tensors, self.plan)
-        wiring = model.wiring
-        uncovered = dict(wiring.uncovered)
-        self.details["graph"] = {"nodes": wiring.nodes, "edges": wiring.edge_count, "uncovered": uncovered}
+        network, kind = self.task.network, self.method.rewrite
+        model = DataModel(self.task, build_network_graph(network), self.tensors, self.plan)
+        network_graph = model.network_graph
+        uncovered = dict(network_graph.uncovered)
+        self.details["graph"] = {
+            "nodes": network_graph.nodes,
+            "edges": network_graph.edge_count,
+            "uncovered": uncovered,
+        }
         if learned is not None:
-            _warn_of_gaps(wiring, network.cost().params)
+            _warn_of_gaps(network_graph, network.cost().params)
             before, strength = self.tensors, self._strength(learned.meta)
-            wrong = self._wrong(model) if how == "shuffled" else None
+            wrong = self._wrong(model) if kind == "shuffled" else None
             self.tensors = by_metanet(learned.metanet, model, strength, wrong)
-            if how == "noise":
+            if kind == "noise":
                 self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
-            if how == "shrinkage":
+            if kind == "shrinkage":
                 self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
             moved = _moved(before, self.tensors)
             if not moved:
@@ -88,7 +92,7 @@ class Flow:
                 "norms": self._norms(before),
                 "meta_training": learned.info,
             }
-        self._tuned(_STEPS.get(how, f"rewrite ({how})"), self.method.finetune, sparse=how == "sparse")
+        self._tuned(_STEPS.get(kind, f"rewrite ({kind})"), self.method.finetune, sparse=kind == "sparse")
 
     def pruned(self) -> Proposal:
         """The plan within the budget, with the weights it belongs to and BatchNorm statistics of its own."""
@@ -107,27 +111,27 @@ class Flow:
     def masked(self, criterion: WeightMasks) -> Proposal:
         """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
         network = self.task.network
-        masks, told = criterion.masks(self.task, self.tensors, self.budget, self.plan)
+        masks, mask_details = criterion.masks(self.task, self.tensors, self.budget, self.plan)
         module = TracedModule(network, zeroed(self.tensors, masks), self.plan)
         self._judge("masking", module, self.plan, masks=masks)
-        details = {"metagraph": self.details} | ({"masks": told} if masks else {})
+        details = {"metagraph": self.details} | ({"masks": mask_details} if masks else {})
         return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
 
-    def _wrong(self, model: DataModel) -> Wiring:
+    def _wrong(self, model: DataModel) -> NetworkGraph:
         alive = self.task.network.survivors(self.plan) if self.plan.keep else None
-        return shuffled(model.wiring.at(alive), self.rng.child("shuffled"))
+        return shuffled(model.network_graph.at(alive), self.rng.child("shuffled"))
 
     def _norms(self, before: Mapping[str, Tensor]) -> dict[str, dict[str, list[int]]]:
         """Channels of every group counted by their norm, in bins up to the largest before."""
-        shrinkage, found = Shrinkage(self.task.network), {}
+        shrinkage, counts_by_group = Shrinkage(self.task.network), {}
         sides = [shrinkage.squares(t) for t in (before, self.tensors)]
         space = self.task.network.space
         for group, mask, *squares in zip(space, self.plan.masks(space), *sides, strict=True):
             sizes = [s.mean(0).sqrt().detach().float().cpu()[torch.from_numpy(mask)] for s in squares]
             top = float(sizes[0].max()) or 1.0
             counts = [torch.histc(s.clamp(max=top), _BINS, 0, top).int().tolist() for s in sizes]
-            found[group.name] = dict(zip(("before", "after"), counts, strict=True))
-        return found
+            counts_by_group[group.name] = dict(zip(("before", "after"), counts, strict=True))
+        return counts_by_group
 
     def _strength(self, meta: MetaConfig) -> float:
         if self.method.strength is not None:
@@ -183,21 +187,21 @@ class Flow:
         self._began = time.perf_counter()
 
 
-def _warn_of_gaps(wiring: Wiring, params: float) -> None:
+def _warn_of_gaps(network_graph: NetworkGraph, params: float) -> None:
     """A rewrite of a part of the network is worth knowing of."""
-    left = sum(wiring.uncovered.values()) / params
+    left = sum(network_graph.uncovered.values()) / params
     if left > _MUCH:
-        names = sorted(wiring.uncovered, key=lambda n: -wiring.uncovered[n])
+        names = sorted(network_graph.uncovered, key=lambda n: -network_graph.uncovered[n])
         warnings.warn(
             f"the graph does not hold {left:.0%} of the parameters ({', '.join(names[:3])}): the rewrite leaves these "
             "as they are. `metaprune graph` lists all",
             UserWarning,
             stacklevel=5,
         )
-    if wiring.breaks:
+    if network_graph.breaks:
         warnings.warn(
-            f"no rule of the graph follows the channels that are read by {', '.join(wiring.breaks[:3])}: the rewrite "
-            "does not know what comes before",
+            f"no rule of the graph follows the channels that are read by {', '.join(network_graph.breaks[:3])}: the "
+            "rewrite does not know what comes before",
             UserWarning,
             stacklevel=5,
         )
@@ -205,8 +209,8 @@ def _warn_of_gaps(wiring: Wiring, params: float) -> None:
 
 def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     """How far every tensor went, relative to its norm."""
-    found = {}
+    change_by_name = {}
     for name, old in before.items():
         if old.is_floating_point() and (change := float((after[name] - old).norm())):
-            found[name] = round(change / max(float(old.norm()), 1e-12), 6)
-    return found
+            change_by_name[name] = round(change / max(float(old.norm()), 1e-12), 6)
+    return change_by_name

@@ -9,7 +9,7 @@ import numpy as np
 from metaprune.graph.labels import Label
 
 
-class Keys:
+class ChannelIds:
     """One number per set of atoms, the same wherever it occurs; locked rows are -1 - row."""
 
     def __init__(self) -> None:
@@ -21,8 +21,8 @@ class Keys:
         if final is None:
             return locked
         rows, inverse = np.unique(np.sort(final, axis=1), axis=0, return_inverse=True)
-        found = np.array([self._number(tuple(int(a) for a in row if a >= 0)) for row in rows], dtype=np.int64)
-        keys = found[inverse.reshape(-1)]
+        numbers = np.array([self._number(tuple(int(a) for a in row if a >= 0)) for row in rows], dtype=np.int64)
+        keys = numbers[inverse.reshape(-1)]
         return np.where(keys < 0, locked, keys)
 
     def _number(self, atoms: tuple[int, ...]) -> int:
@@ -35,29 +35,29 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
     ranked = keys[order]
     new = np.r_[True, ranked[1:] != ranked[:-1]] if len(keys) else np.empty(0, dtype=bool)
     start = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
-    found = np.empty(len(keys), dtype=np.int64)
-    found[order] = np.arange(len(keys)) - start
-    return found
+    occurrences = np.empty(len(keys), dtype=np.int64)
+    occurrences[order] = np.arange(len(keys)) - start
+    return occurrences
 
 
-def places(wanted: np.ndarray, offered: Sequence[np.ndarray], flattened: bool = False) -> np.ndarray:
+def match_channels(wanted: np.ndarray, offered: Sequence[np.ndarray], flattened: bool = False) -> np.ndarray:
     """Positions of `wanted` keys in the concatenation of `offered` ones; -1 where there is none.
 
     The last offer that has a key wins. A key that is wanted more often than it is offered (a flattened feature map) has
-    its occurrences shared out in order. Locked rows have no name but their number, see `_locked_places`; `flattened`:
+    its occurrences shared out in order. Locked rows have no name but their number, see `_match_locked`; `flattened`:
     they may be those of a flattened feature map.
     """
     starts = np.cumsum([0, *(len(keys) for keys in offered)])
     if len(wanted) and (wanted < 0).all():
-        return _locked_places(len(wanted), offered, starts, flattened)
-    found = np.full(len(wanted), -1, dtype=np.int64)
+        return _match_locked(len(wanted), offered, starts, flattened)
+    positions = np.full(len(wanted), -1, dtype=np.int64)
     for keys, start in zip(offered, starts, strict=False):
         here = _places_in(wanted, keys)
-        found = np.where(here >= 0, start + here, found)
-    return found
+        positions = np.where(here >= 0, start + here, positions)
+    return positions
 
 
-def _locked_places(n: int, offered: Sequence[np.ndarray], starts: np.ndarray, flattened: bool) -> np.ndarray:
+def _match_locked(n: int, offered: Sequence[np.ndarray], starts: np.ndarray, flattened: bool) -> np.ndarray:
     """All locked: the last offer of as many locked rows, or all offers end to end, or, flattened, what divides them."""
     locked = [bool((keys < 0).all()) for keys in offered]
     same = [i for i, keys in enumerate(offered) if locked[i] and len(keys) == n]

@@ -1,4 +1,4 @@
-"""`wire`: one pass over a traced graph that finds its sites, edges and attributes."""
+"""`build_network_graph`: one pass over a traced graph that finds its sites, edges and attributes."""
 
 from __future__ import annotations
 
@@ -16,42 +16,21 @@ from metaprune.graph.labels import Label
 from metaprune.graph.roles import HEADS, KV_HEADS
 from metaprune.graph.rules.elementwise import is_pointwise
 from metaprune.methods.metagraph.kernels import folded, taps_of
-from metaprune.methods.metagraph.sites import Sites
-from metaprune.methods.metagraph.wiring import MAX_FEATURES, Attribute, Edges, Wiring
-from metaprune.network import Network
-
-_CONVS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_MATRICES = ("linear", "matmul", "mm", "addmm")
-_NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
-_VECTORS = ("weight", "bias", "running_mean", "running_var")
-_ADDS = ("add", "add_", "sub", "sub_")
-_CASTS = ("to", "_to_copy", "float", "double", "half", "type_as", "expand", "expand_as", "contiguous")
-_LINEAR = (*_CASTS, "dropout", "dropout_", "feature_dropout", "clone", "getitem", "mul", "mul_", "div", "div_")
-_SLICES = (
-    "slice",
-    "narrow",
-    "split",
-    "split_with_sizes",
-    "unsafe_split",
-    "unsafe_split_with_sizes",
-    "chunk",
-    "unsafe_chunk",
+from metaprune.methods.metagraph.network_graph import MAX_FEATURES, Attribute, Edges, NetworkGraph
+from metaprune.methods.metagraph.operators import (
+    ADDS,
+    CASTS,
+    CONVS,
+    LINEAR,
+    MATRICES,
+    NORMS,
+    PRODUCTS,
+    SLICES,
+    SMOOTH,
+    VECTORS,
 )
-_PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
-ACTIVATIONS = ("none", "relu", "gelu", "silu", "sigmoid", "tanh", "other")
-_SMOOTH = {
-    "relu": "relu",
-    "relu6": "relu",
-    "hardtanh": "relu",
-    "leaky_relu": "relu",
-    "gelu": "gelu",
-    "silu": "silu",
-    "hardswish": "silu",
-    "mish": "silu",
-    "sigmoid": "sigmoid",
-    "hardsigmoid": "sigmoid",
-    "tanh": "tanh",
-}
+from metaprune.methods.metagraph.sites import Sites
+from metaprune.network import Network
 
 
 @dataclass(frozen=True)
@@ -64,9 +43,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class Value:
-    """parts: whose channels it carries, latest last. open: straight from its layer, nothing but a norm in between.
+    """What is known of a node's result.
 
-    own: the value is the model's, not the data's; constant: which entries, where that is known.
+    Attributes:
+        parts: indices of the sites whose channels it carries, in the order of production.
+        open: only a norm lies between the value and its layer.
+        own: the value is computed from the model's tensors alone, not from the data.
+        constant: which entries of which tensor it is, where that is known.
     """
 
     parts: tuple[int, ...] = ()
@@ -76,11 +59,11 @@ class Value:
     pieces: tuple[int, ...] = ()  # of an operator with several results, the part of each
 
 
-def wire(network: Network) -> Wiring:
+def build_network_graph(network: Network) -> NetworkGraph:
     """The graph of a traced network.
 
-    Never fails: parameters that no rule places are listed in `Wiring.uncovered`, channels that no rule follows become
-    nodes without a producer, in `Wiring.breaks`.
+    Never fails: parameters that no rule places are listed in `NetworkGraph.uncovered`, channels that no rule follows
+    become nodes without a producer, in `NetworkGraph.breaks`.
     """
     return _Builder(network).build()
 
@@ -93,7 +76,7 @@ class _Builder(Sites):
         self.breaks: list[str] = []
         self.seen = {n: torch.zeros(t.numel(), dtype=torch.bool) for n, t in network.tensors.items()}
 
-    def build(self) -> Wiring:
+    def build(self) -> NetworkGraph:
         for node in self.captured.graph.nodes:
             self.values[node] = self._value(node)
         self._heads()
@@ -107,7 +90,7 @@ class _Builder(Sites):
         attributes = tuple(replace(a, nodes=number[a.nodes]) for a in self.attributes)
         left = {n: int((~self.seen[n]).sum()) for n, t in self.network.tensors.items() if isinstance(t, nn.Parameter)}
         left = {n: k for n, k in left.items() if k}
-        return Wiring(tuple(sites), edges, attributes, first, left, tuple(dict.fromkeys(self.breaks)))
+        return NetworkGraph(tuple(sites), edges, attributes, first, left, tuple(dict.fromkeys(self.breaks)))
 
     # ------------------------------------------------------------------------------------------ values
 
@@ -124,12 +107,12 @@ class _Builder(Sites):
         if inputs and all(v.own for v in inputs):
             return Value(own=True, constant=self._derived(node))
         name, bound = op_name(node.target), bound_arguments(node)
-        if name in (*_CONVS, *_MATRICES, "embedding") and (found := self._layer(node, name, bound)) is not None:
-            return found
-        if name in _NORMS:
+        if name in (*CONVS, *MATRICES, "embedding") and (layer_value := self._layer(node, name, bound)) is not None:
+            return layer_value
+        if name in NORMS:
             return self._norm(node, name, bound)
-        if name in _SLICES and (found := self._sliced(node, bound)) is not None:
-            return found
+        if name in SLICES and (layer_value := self._sliced(node, bound)) is not None:
+            return layer_value
         if name == "getitem" and (pieces := self.values[node.args[0]].pieces):  # type: ignore[index]
             return Value((pieces[node.args[1]],))  # type: ignore[index]
         return self._other(node, name)
@@ -141,7 +124,7 @@ class _Builder(Sites):
             return None
         name = op_name(node.target)
         shape = self._shape(node)
-        if name in _CASTS:
+        if name in CASTS:
             return known[0]
         if alias_kind(node.target) == "view" or name in ("reshape", "clone"):
             if shape is None:
@@ -152,8 +135,8 @@ class _Builder(Sites):
             if len(node.all_input_nodes) > 1:
                 return None
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: known[0].positions)
-            found = node.target(*args, **kwargs)  # type: ignore[operator]
-            return Constant(known[0].name, found) if isinstance(found, Tensor) else None
+            derived = node.target(*args, **kwargs)  # type: ignore[operator]
+            return Constant(known[0].name, derived) if isinstance(derived, Tensor) else None
         return next((c for c in known if tuple(c.positions.shape) == shape), None)
 
     def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
@@ -172,10 +155,10 @@ class _Builder(Sites):
         value, shape, dim = self.values[x], self._shape(x), bound["dim"]
         if not value.parts or shape is None or not self._holds_channels(x, dim % len(shape)):
             return None
-        found = self.found(value.parts, self.keys.of(self._label(x, dim), shape[dim]))
-        if (found < 0).any() or len(np.unique(found)) < len(found):
+        positions = self.positions(value.parts, self.keys.of(self._label(x, dim), shape[dim]))
+        if (positions < 0).any() or len(np.unique(positions)) < len(positions):
             return None
-        flat = torch.from_numpy(found).view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))])
+        flat = torch.from_numpy(positions).view([-1 if d == dim % len(shape) else 1 for d in range(len(shape))])
         args = [flat if a is x else a for a in node.args]
         if any(isinstance(a, fx.Node) for a in args[1:]):
             return None
@@ -198,7 +181,7 @@ class _Builder(Sites):
         shape, out_shape = self._shape(weight), self._shape(node)
         if shape is None or out_shape is None or len(shape) < 2:  # a linear layer of one output without a dimension
             return None
-        spatial = len(shape) - 2 if name in _CONVS else 0
+        spatial = len(shape) - 2 if name in CONVS else 0
         dim = len(out_shape) - spatial - 1
         into = None if name == "embedding" else self._inputs(node, x, spatial)
         site = self.site(module_of(node) or name, name, out_shape[dim], self._label(node, dim), self.values[x].parts)
@@ -208,8 +191,12 @@ class _Builder(Sites):
                 self._attribute(f"{name}.weight", constant, site, constant.positions.t())
         elif constant is not None and into is not None:
             self._kernel(node, name, bound, into, constant, shape, site)
-        if isinstance(bias, fx.Node) and (own := self.values[bias].constant) is not None and own.positions.dim() == 1:
-            self._attribute("bias", own, site, own.positions[:, None])
+        if (
+            isinstance(bias, fx.Node)
+            and (constant_bias := self.values[bias].constant) is not None
+            and constant_bias.positions.dim() == 1
+        ):
+            self._attribute("bias", constant_bias, site, constant_bias.positions[:, None])
         return Value((site,), open=True)
 
     def _inputs(self, node: fx.Node, x: fx.Node, spatial: int) -> Tensor:
@@ -218,21 +205,21 @@ class _Builder(Sites):
         assert shape is not None
         dim = len(shape) - spatial - 1
         final = self._label(x, dim)
-        found = self.found(value.parts, self.keys.of(final, shape[dim]), flattened=not spatial)
-        missing = np.flatnonzero(found < 0)
+        positions = self.positions(value.parts, self.keys.of(final, shape[dim]), flattened=not spatial)
+        missing = np.flatnonzero(positions < 0)
         if len(missing):
-            if value.parts and len(missing) == len(found):
+            if value.parts and len(missing) == len(positions):
                 self.breaks.append(module_of(node) or node.name)
             site = self.site(x.name, "input", len(missing), None if final is None else final[missing], ())
             self.values[x] = Value((*value.parts, site), value.open, value.own, value.constant)
-            found[missing] = self.parts[site].nodes
-        return torch.from_numpy(found)
+            positions[missing] = self.parts[site].nodes
+        return torch.from_numpy(positions)
 
     def _operands(self, name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(data, weight, bias)."""
         if name == "embedding":
             return bound["indices"], bound["weight"], None
-        if name in _CONVS or name == "linear":
+        if name in CONVS or name == "linear":
             return bound["input"], bound["weight"], bound["bias"]
         arguments = list(bound.values())
         bias, (x, weight) = (arguments[0], arguments[1:3]) if name == "addmm" else (None, arguments[:2])
@@ -250,12 +237,12 @@ class _Builder(Sites):
     ) -> None:
         """Edges of a layer: its weights as [groups, outputs, inputs, kernel]."""
         transposed = name.startswith("conv_transpose") or bool(bound.get("transposed"))
-        groups, kernel = bound.get("groups") or 1, int(np.prod(shape[2:], dtype=int)) if name in _CONVS else 1
+        groups, kernel = bound.get("groups") or 1, int(np.prod(shape[2:], dtype=int)) if name in CONVS else 1
         outputs, into = len(self.parts[site].nodes) // groups, into.reshape(groups, -1)
-        size, stride = shape[2:] if name in _CONVS else (), bound.get("stride")
+        size, stride = shape[2:] if name in CONVS else (), bound.get("stride")
         stride = max(stride) if isinstance(stride, (list, tuple)) and stride else 1
         out = self.nodes_of(site).reshape(groups, outputs)
-        kind = ("grouped" if groups > 1 else "conv") if name in _CONVS else "linear"
+        kind = ("grouped" if groups > 1 else "conv") if name in CONVS else "linear"
         p = constant.positions
         if tuple(p.shape) != shape:
             return
@@ -297,7 +284,7 @@ class _Builder(Sites):
         x = bound["input"]
         value, shape = self.values[x], self._shape(node)
         assert shape is not None
-        held = {n: self.values[bound[n]].constant for n in _VECTORS if isinstance(bound.get(n), fx.Node)}
+        held = {n: self.values[bound[n]].constant for n in VECTORS if isinstance(bound.get(n), fx.Node)}
         known = {n: c for n, c in held.items() if c is not None and c.positions.dim() == 1}
         dim = len(shape) - 1 if name in ("layer_norm", "rms_norm") else 1
         if not known or len(next(iter(known.values())).positions) != shape[dim]:
@@ -315,32 +302,32 @@ class _Builder(Sites):
 
     def _other(self, node: fx.Node, name: str) -> Value:
         data = [n for n in node.all_input_nodes if not self.values[n].own and self.values[n].parts]
-        found = self._joined(node, name, data)
+        joined = self._joined(node, name, data)
         for operand in node.all_input_nodes:
-            own = self.values[operand].constant
-            if own is not None and found.parts and (is_pointwise(node.target) or name in (*_ADDS, "cat", "prelu")):
-                self._vector(node, "scale" if name.startswith("mul") else "other", own, found.parts)
+            constant = self.values[operand].constant
+            if constant is not None and joined.parts and (is_pointwise(node.target) or name in (*ADDS, "cat", "prelu")):
+                self._vector(node, "scale" if name.startswith("mul") else "other", constant, joined.parts)
         name = name.removesuffix("_")
-        if is_pointwise(node.target) and len(data) == 1 and len(node.all_input_nodes) == 1 and name in _SMOOTH:
-            for site in (self.sites[self.parts[i].site] for i in found.parts):
+        if is_pointwise(node.target) and len(data) == 1 and len(node.all_input_nodes) == 1 and name in SMOOTH:
+            for site in (self.sites[self.parts[i].site] for i in joined.parts):
                 if site.activation == "none":
-                    site.activation = _SMOOTH[name]
-        return found
+                    site.activation = SMOOTH[name]
+        return joined
 
     def _joined(self, node: fx.Node, name: str, data: list[fx.Node]) -> Value:
         sites = tuple(dict.fromkeys(s for n in data for s in self.values[n].parts))
         if len(data) < 2:
             open_ = bool(data) and self.values[data[0]].open and _alone(data[0])
-            return Value(sites, open_ and (name in _LINEAR or alias_kind(node.target) == "view"))
-        if name in _PRODUCTS:
+            return Value(sites, open_ and (name in LINEAR or alias_kind(node.target) == "view"))
+        if name in PRODUCTS:
             self.pairs(self.values[data[0]].parts, self.values[data[1]].parts)
             return Value(self.values[data[-1]].parts if name == "scaled_dot_product_attention" else sites)
-        if not is_pointwise(node.target) and name not in _ADDS:
+        if not is_pointwise(node.target) and name not in ADDS:
             return Value(sites)
         a, b = (self.values[n] for n in data[:2])
         if set(a.parts) <= set(b.parts) or set(b.parts) <= set(a.parts):
             return Value(sites)
-        if name not in _ADDS:
+        if name not in ADDS:
             self.pairs(a.parts, b.parts)
             return Value(a.parts if len(a.parts) >= len(b.parts) else b.parts)
         return self._added(node, (a, data[0]), (b, data[1]))
@@ -379,10 +366,10 @@ class _Builder(Sites):
             there = len(out) - p.dim() + dim
             if p.shape[dim] == 1 or p.shape[dim] != out[there] or not self._holds_channels(node, there):
                 continue
-            found = self.found(parts, self.keys.of(self._label(node, there), p.shape[dim]))
-            if (found >= 0).all() and len(np.unique(found)) == len(found):
+            positions = self.positions(parts, self.keys.of(self._label(node, there), p.shape[dim]))
+            if (positions >= 0).all() and len(np.unique(positions)) == len(positions):
                 rows = p.movedim(dim, 0).reshape(p.shape[dim], -1)
-                self._attribute(kind, constant, parts[-1], rows, torch.from_numpy(found))
+                self._attribute(kind, constant, parts[-1], rows, torch.from_numpy(positions))
                 return
 
     # ------------------------------------------------------------------------------------------ sites

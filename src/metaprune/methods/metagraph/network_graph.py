@@ -77,7 +77,7 @@ class Attribute:
 
 
 @dataclass(frozen=True, eq=False)
-class Wiring:
+class NetworkGraph:
     """The graph of a network. Holds no weights: `values` reads them, `written` puts them back."""
 
     sites: tuple[Site, ...]
@@ -124,7 +124,7 @@ class Wiring:
 
     def written(self, tensors: Mapping[str, Tensor], values: list[Tensor]) -> dict[str, Tensor]:
         """All `tensors` with `values` in place, differentiable in `values`; the given tensors stay as they are."""
-        found = dict(tensors)
+        rewritten_tensors = dict(tensors)
         flat: dict[str, Tensor] = {}
         for part, value in zip(self.parts(), values, strict=True):
             if isinstance(part, Attribute) and not part.written:
@@ -133,9 +133,9 @@ class Wiring:
             assert name is not None
             before = flat.get(name, tensors[name].detach().reshape(-1))
             flat[name] = before.scatter(0, _on(part, tensors).reshape(-1), value.reshape(-1).to(before.dtype))
-        return found | {name: value.view(tensors[name].shape) for name, value in flat.items()}
+        return rewritten_tensors | {name: value.view(tensors[name].shape) for name, value in flat.items()}
 
-    def at(self, alive: Survivors | None) -> Wiring:
+    def at(self, alive: Survivors | None) -> NetworkGraph:
         """The graph of the structure that survives; positions still are those of the full tensors."""
         if alive is None:
             return self
@@ -146,10 +146,10 @@ class Wiring:
         number = torch.cumsum(stays, 0) - 1
         sites, first = [], 0
         for site in self.sites:
-            kept = stays[site.first : site.first + site.size].numpy()
-            final = None if site.final is None else site.final[kept]
-            sites.append(replace(site, first=first, size=int(kept.sum()), final=final))
-            first += int(kept.sum())
+            mask = stays[site.first : site.first + site.size].numpy()
+            final = None if site.final is None else site.final[mask]
+            sites.append(replace(site, first=first, size=int(mask.sum()), final=final))
+            first += int(mask.sum())
         edges = tuple(_cut_edges(e, stays, number) for e in self.edges)
         attributes = tuple(_cut_attribute(a, stays, number) for a in self.attributes)
         return replace(self, sites=tuple(sites), edges=edges, attributes=attributes, nodes=first)
@@ -175,5 +175,5 @@ def _cut_edges(e: Edges, stays: Tensor, number: Tensor) -> Edges:
 
 
 def _cut_attribute(a: Attribute, stays: Tensor, number: Tensor) -> Attribute:
-    kept = stays[a.nodes]
-    return replace(a, nodes=number[a.nodes[kept]], positions=a.positions[kept])
+    mask = stays[a.nodes]
+    return replace(a, nodes=number[a.nodes[mask]], positions=a.positions[mask])

@@ -23,7 +23,7 @@ _GREY_MEAN, _GREY_STD = (0.5,), (0.25,)  # where measuring would mean decoding e
 
 
 @dataclass(frozen=True)
-class Opened:
+class ImageSource:
     """Images by key with labels, by part ("train", and "val", "test" where the source gives them)."""
 
     open_image: OpenImage
@@ -32,8 +32,8 @@ class Opened:
     classes: tuple[str, ...]
 
 
-def opened_to_data(
-    name: str, source: Opened, options: Options, *, skip_corrupt: bool = False, workers: int = 4
+def image_source_to_data(
+    name: str, source: ImageSource, options: Options, *, skip_corrupt: bool = False, workers: int = 4
 ) -> Data:
     """`Data` from images by key; see `load_data`.
 
@@ -56,7 +56,7 @@ def opened_to_data(
     return _lazy_data(name, source, options, size, mode, workers)
 
 
-def _split(source: Opened, keys: np.ndarray, labels: np.ndarray, size: int, mode: str, workers: int) -> ImageSplit:
+def _split(source: ImageSource, keys: np.ndarray, labels: np.ndarray, size: int, mode: str, workers: int) -> ImageSplit:
     """A split for decoding only: its normalisation is not used."""
     ones = (1.0,) * (1 if mode == "L" else 3)
     return ImageSplit(
@@ -64,7 +64,9 @@ def _split(source: Opened, keys: np.ndarray, labels: np.ndarray, size: int, mode
     )
 
 
-def _decode_all(source: Opened, keys: np.ndarray, labels: np.ndarray, size: int, mode: str, workers: int) -> np.ndarray:
+def _decode_all(
+    source: ImageSource, keys: np.ndarray, labels: np.ndarray, size: int, mode: str, workers: int
+) -> np.ndarray:
     split = _split(source, keys, labels, size, mode, workers)
     images = np.empty((len(keys), 1 if mode == "L" else 3, size, size), dtype=np.uint8)
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -73,7 +75,7 @@ def _decode_all(source: Opened, keys: np.ndarray, labels: np.ndarray, size: int,
     return images
 
 
-def _size_and_mode(name: str, source: Opened, options: Options) -> tuple[int, str]:
+def _size_and_mode(name: str, source: ImageSource, options: Options) -> tuple[int, str]:
     """Pixels of a side and Pillow mode: as asked, else of the images themselves (read from their headers)."""
     if options.channels not in (None, 1, 3):
         raise DataError(f"channels={options.channels}: images have 1 (grey) or 3 (colour).")
@@ -101,7 +103,7 @@ def _size_and_mode(name: str, source: Opened, options: Options) -> tuple[int, st
     return size, asked_mode or ("L" if grey else "RGB")
 
 
-def _without_corrupt(name: str, source: Opened, size: int, mode: str, workers: int) -> Opened:
+def _without_corrupt(name: str, source: ImageSource, size: int, mode: str, workers: int) -> ImageSource:
     bad: list[str] = []
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part, (keys, labels) in source.parts.items():
@@ -124,10 +126,10 @@ def _without_corrupt(name: str, source: Opened, size: int, mode: str, workers: i
             f"{name}: skipped {len(bad)} corrupt image{'s'[: len(bad) > 1]}: {', '.join(bad[:_NAMED])}{more}",
             stacklevel=2,
         )
-    return Opened(source.open_image, source.name_of, parts, source.classes)
+    return ImageSource(source.open_image, source.name_of, parts, source.classes)
 
 
-def _lazy_data(name: str, source: Opened, options: Options, size: int, mode: str, workers: int) -> Data:
+def _lazy_data(name: str, source: ImageSource, options: Options, size: int, mode: str, workers: int) -> Data:
     mean, std = (RGB_MEAN, RGB_STD) if mode == "RGB" else (_GREY_MEAN, _GREY_STD)
     if options.mean is not None and options.std is not None:
         mean, std = options.mean, options.std
@@ -137,13 +139,15 @@ def _lazy_data(name: str, source: Opened, options: Options, size: int, mode: str
     for part in ("train", "val", "test"):
         given = indices[part]
         keys, labels = source.parts["train" if given is not None else part]
-        kept = SPLIT_RNG.child("shuffle", part).numpy().permutation(np.arange(len(labels)) if given is None else given)
+        selected = (
+            SPLIT_RNG.child("shuffle", part).numpy().permutation(np.arange(len(labels)) if given is None else given)
+        )
         if part == "train" and options.limit is not None:
-            kept = kept[stratified_limit(labels[kept], options.limit, Rng(options.seed, ("data", "limit")))]
+            selected = selected[stratified_limit(labels[selected], options.limit, Rng(options.seed, ("data", "limit")))]
         splits[part] = ImageSplit(
             source.open_image,
-            keys[kept],
-            labels[kept],
+            keys[selected],
+            labels[selected],
             mean,
             std,
             size=size,
