@@ -58,3 +58,19 @@ def test_figures_of_learned_methods_are_those_of_the_studies(name):
 
 def study_cards() -> str:
     return "".join(card.read_text() for card in ROOT.glob("src/metaprune/methods/*/card.md"))
+
+
+def test_the_floors_of_the_architecture_are_those_of_the_linter():
+    layers = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    assert layers
+    floors = [line.strip(' ",\n').replace("metaprune.", "") for line in layers[1].splitlines()]
+    assert "```\n" + "\n".join(floors) + "\n```" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_modules_in_the_changelog_are_there():
+    """The right-hand column of the table of moved modules."""
+    table = (ROOT / "CHANGELOG.md").read_text().partition("### Moved modules")[2]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| `")]
+    named = [n for row in rows for n in re.findall(r"`([a-z_.]+)`", row) if "." in n]
+    assert len(named) > 20
+    assert not [n for n in named if not _exists(n.replace(".", "/") + ".py") and not _exists(n.replace(".", "/"))]
