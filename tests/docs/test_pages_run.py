@@ -14,6 +14,7 @@ import metaprune as mp
 PAGES = ["docs/objectives.md", "docs/extending.md", "docs/guide.md", "docs/latency.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path):
     script = tmp_path / "page.py"

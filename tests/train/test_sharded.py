@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 PAGE = "docs/multi-gpu.md"
 FORMS = ("module", "graph")
+pytestmark = pytest.mark.slow
 SCRIPT = """
 import os, sys, warnings
 from pathlib import Path
