@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 sys.path += [str(HERE / "metagraph"), str(HERE / "jobs")]
 
-from coverage_tables import coverage_all_table, coverage_table  # noqa: E402
+from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
 from jobs_tables import jobs_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
@@ -80,6 +80,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead_table,
     "jobs": jobs_table,
     "coverage": coverage_table,
+    "coverage-summary": coverage_summary_table,
     "coverage-all": coverage_all_table,
     "pruningnet-budgets": partial(budgets_table, MOBILENET),
     "pruningnet-budgets-resnet": partial(budgets_table, RESNET),

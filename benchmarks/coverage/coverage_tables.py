@@ -130,6 +130,28 @@ def coverage_table() -> str:
     return "\n".join(lines) + "\n" + _footnote()
 
 
+def coverage_summary_table() -> str:
+    """What the README says of coverage: the counts that matter most, by source."""
+    if report() is None:
+        return NO_RESULTS
+    ours, peer = rows("metaprune"), rows("torch-pruning")
+    columns = {source: [r for n, r in ours.items() if n.startswith(f"{source}:")] for source in SOURCES}
+    columns["all"] = list(ours.values())
+    version = (report() or {})["environment"]["torch-pruning"]
+    tests: dict[str, Test] = {
+        "graph form proved at 30, 50 and 90% kept": lambda r: all(proved(r, k) for k in KEEPS),
+        "own class proved at those shares, at widths its forward takes": lambda r: all(with_rules(r, k) for k in KEEPS),
+        "MACs as PyTorch counts them": macs_equal,
+        f"for comparison, torch-pruning {version} succeeds": lambda r: peer.get(r["network"], {}).get("passed"),
+    }
+    lines = [f"| | {' | '.join(SOURCES.get(c, c) for c in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [
+        f"| {title} | {' | '.join(_count(found, test) for found in columns.values())} |"
+        for title, test in tests.items()
+    ]
+    return "\n".join(lines)
+
+
 def _rise_mb(row: Row) -> float | None:
     return row["peak_rise_bytes"] / 1e6 if "peak_rise_bytes" in row else None
 

@@ -72,7 +72,7 @@ def cut_table() -> str:
         "|---" * (5 + len(shares)) + "|",
     ]
     areas = {
-        key: [area([{"macs": m, "accuracy": a} for m, a in curve]) for curve in zip(*found.values(), strict=False)]
+        key: [area([{"macs": m, "score": a} for m, a in curve]) for curve in zip(*found.values(), strict=False)]
         for key, found in cells.items()
     }
     for key in sorted(cells, key=lambda k: (k[0], -statistics.mean(areas[k]))):
@@ -175,7 +175,7 @@ def area_table() -> str:
     for (network, arm, variant), at in whole.items():
         if len(at) == most[network]:
             points = [
-                [{"macs": percent(s), "accuracy": a} for s, a in zip(at, seed, strict=True)]
+                [{"macs": percent(s), "score": a} for s, a in zip(at, seed, strict=True)]
                 for seed in zip(*at.values(), strict=False)
             ]
             means = {s: statistics.mean(at[s]) for s in sorted(at, key=percent, reverse=True)}

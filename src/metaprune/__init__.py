@@ -1,6 +1,7 @@
 """metaprune: a smaller PyTorch network under a hard budget, proved equal to its masked original.
 
-Names are bound on first use: `import metaprune` does not import torch.
+The names here are the public interface; docs/stability.md says what that promises. They are bound on first use:
+`import metaprune` does not import torch.
 """
 
 from __future__ import annotations
@@ -8,44 +9,184 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from metaprune._version import __version__
 
 _HOME = {
+    "CollapseWarning": "metaprune.core.errors",
+    "ConfigError": "metaprune.core.errors",
+    "DataError": "metaprune.core.errors",
+    "DataMissingError": "metaprune.core.errors",
+    "InfeasibleBudgetError": "metaprune.core.errors",
+    "MetapruneError": "metaprune.core.errors",
+    "MissingDependencyError": "metaprune.core.errors",
+    "NoEffectWarning": "metaprune.core.errors",
+    "NotAvailableError": "metaprune.core.errors",
+    "PlanError": "metaprune.core.errors",
+    "SearchError": "metaprune.core.errors",
+    "TrainingDivergedError": "metaprune.core.errors",
+    "UncoveredOpWarning": "metaprune.core.errors",
+    "UntraceableError": "metaprune.core.errors",
+    "VacuousProofWarning": "metaprune.core.errors",
+    "VerificationError": "metaprune.core.errors",
+    "WeightsError": "metaprune.core.errors",
+    "Rng": "metaprune.core.rng",
+    "CostMetric": "metaprune.cost.metrics",
+    "register_cost_metric": "metaprune.cost.metrics",
+    "Data": "metaprune.data",
+    "Split": "metaprune.data",
+    "as_data": "metaprune.data",
+    "load_data": "metaprune.data",
+    "load": "metaprune.export.archive",
+    "rule": "metaprune.graph.rules",
+    "LatencyTable": "metaprune.latency",
+    "Network": "metaprune.network",
+    "trace": "metaprune.network",
+    "Classification": "metaprune.objective",
+    "MatchOutputs": "metaprune.objective",
+    "Metric": "metaprune.objective",
+    "MultiLabel": "metaprune.objective",
+    "NextToken": "metaprune.objective",
+    "Objective": "metaprune.objective",
+    "OwnLoss": "metaprune.objective",
+    "Regression": "metaprune.objective",
+    "Segmentation": "metaprune.objective",
+    "TokenClassification": "metaprune.objective",
+    "BaseMethod": "metaprune.protocol.method",
+    "LearnedMethod": "metaprune.protocol.method",
+    "Method": "metaprune.protocol.method",
+    "PruneTask": "metaprune.protocol.method",
+    "register": "metaprune.protocol.registry",
+    "MethodSpec": "metaprune.protocol.spec",
+    "RecoverConfig": "metaprune.recover.config",
+    "RunConfig": "metaprune.runs.config",
+    "fit": "metaprune.runs.fit",
+    "Result": "metaprune.runs.prune",
+    "prune": "metaprune.runs.prune",
+    "replay": "metaprune.runs.replay",
+    "run": "metaprune.runs.run",
+    "Pruned": "metaprune.surgery.cut",
+    "cut": "metaprune.surgery.cut",
+    "TrainConfig": "metaprune.train.config",
     "Budget": "metaprune.values",
     "Constraints": "metaprune.values",
-    "MetapruneError": "metaprune.core.errors",
+    "Cost": "metaprune.values",
     "Plan": "metaprune.values",
-    "Rng": "metaprune.core.rng",
-    "RecoverConfig": "metaprune.recover.config",
-    "TrainConfig": "metaprune.train.config",
-    "cut": "metaprune.surgery.cut",
-    "load": "metaprune.export.archive",
-    "prune": "metaprune.runs.prune",
-    "trace": "metaprune.network",
+    "Proposal": "metaprune.values",
 }
 
 if TYPE_CHECKING:
-    from metaprune.core.errors import MetapruneError
+    from metaprune.core.errors import (
+        CollapseWarning,
+        ConfigError,
+        DataError,
+        DataMissingError,
+        InfeasibleBudgetError,
+        MetapruneError,
+        MissingDependencyError,
+        NoEffectWarning,
+        NotAvailableError,
+        PlanError,
+        SearchError,
+        TrainingDivergedError,
+        UncoveredOpWarning,
+        UntraceableError,
+        VacuousProofWarning,
+        VerificationError,
+        WeightsError,
+    )
     from metaprune.core.rng import Rng
+    from metaprune.cost.metrics import CostMetric, register_cost_metric
+    from metaprune.data import Data, Split, as_data, load_data
     from metaprune.export.archive import load
-    from metaprune.network import trace
+    from metaprune.graph.rules import rule
+    from metaprune.latency import LatencyTable
+    from metaprune.network import Network, trace
+    from metaprune.objective import (
+        Classification,
+        MatchOutputs,
+        Metric,
+        MultiLabel,
+        NextToken,
+        Objective,
+        OwnLoss,
+        Regression,
+        Segmentation,
+        TokenClassification,
+    )
+    from metaprune.protocol.method import BaseMethod, LearnedMethod, Method, PruneTask
+    from metaprune.protocol.registry import register
+    from metaprune.protocol.spec import MethodSpec
     from metaprune.recover.config import RecoverConfig
-    from metaprune.runs.prune import prune
-    from metaprune.surgery.cut import cut
+    from metaprune.runs.config import RunConfig
+    from metaprune.runs.fit import fit
+    from metaprune.runs.prune import Result, prune
+    from metaprune.runs.replay import replay
+    from metaprune.runs.run import run
+    from metaprune.surgery.cut import Pruned, cut
     from metaprune.train.config import TrainConfig
-    from metaprune.values import Budget, Constraints, Plan
+    from metaprune.values import Budget, Constraints, Cost, Plan, Proposal
 
 __all__ = [
+    "BaseMethod",
     "Budget",
+    "Classification",
+    "CollapseWarning",
+    "ConfigError",
     "Constraints",
+    "Cost",
+    "CostMetric",
+    "Data",
+    "DataError",
+    "DataMissingError",
+    "InfeasibleBudgetError",
+    "LatencyTable",
+    "LearnedMethod",
+    "MatchOutputs",
     "MetapruneError",
+    "Method",
+    "MethodSpec",
+    "Metric",
+    "MissingDependencyError",
+    "MultiLabel",
+    "Network",
+    "NextToken",
+    "NoEffectWarning",
+    "NotAvailableError",
+    "Objective",
+    "OwnLoss",
     "Plan",
+    "PlanError",
+    "Proposal",
+    "PruneTask",
+    "Pruned",
     "RecoverConfig",
+    "Regression",
+    "Result",
     "Rng",
+    "RunConfig",
+    "SearchError",
+    "Segmentation",
+    "Split",
+    "TokenClassification",
     "TrainConfig",
+    "TrainingDivergedError",
+    "UncoveredOpWarning",
+    "UntraceableError",
+    "VacuousProofWarning",
+    "VerificationError",
+    "WeightsError",
+    "__version__",
+    "as_data",
     "cut",
+    "fit",
     "load",
+    "load_data",
     "prune",
+    "register",
+    "register_cost_metric",
+    "replay",
+    "rule",
+    "run",
     "trace",
 ]
 

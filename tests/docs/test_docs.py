@@ -3,16 +3,15 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from pages import ROOT, code_of
 
-ROOT = Path(__file__).parents[2]
 CARDS = sorted(ROOT.glob("src/metaprune/methods/*/card.md"))
 
 
-def test_the_readme_example_runs(tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+def test_the_readme_examples_run(tmp_path):
+    code = "\n".join(code_of("README.md"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "prunable, group" in done.stdout
     assert (tmp_path / "runs/example/model.safetensors").exists()

@@ -1,0 +1,36 @@
+"""The code of the pages runs, block after block, as a reader would run it: in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from pages import ROOT, code_of
+from torch.utils.data import DataLoader
+
+import metaprune as mp
+
+PAGES = ["docs/objectives.md", "docs/extending.md", "docs/guide.md", "docs/latency.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(code_of(page)))
+    variables = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.xfail(
+    raises=RuntimeError,
+    strict=True,
+    reason="TeacherSplit yields inside no_grad; once it does not, remove this mark and the note in docs/objectives.md",
+)
+def test_match_outputs_trains():
+    x, model = torch.randn(32, 8), torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    loaders = DataLoader(x, batch_size=16), DataLoader(x, batch_size=16)
+    brief = mp.RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=1, lr=0.01))
+    mp.prune(model, x[:2], budget="macs=50%", data=loaders, objective="match_outputs", recover=brief, progress=False)

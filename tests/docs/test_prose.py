@@ -1,0 +1,76 @@
+"""Documents can be read: short lines, short sentences, no file that does not exist, figures that were measured."""
+
+import re
+
+import pytest
+from pages import GENERATED, ROOT, prose_of
+
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")] + [
+    page for page in sorted((ROOT / "docs").glob("*.md"))
+]
+NAMED = re.compile(r"[\w/.-]+\.(?:py|toml|md)\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_lines_and_sentences_are_short(page):
+    lines = [line for line in prose_of(page).splitlines() if not line.startswith("|")]
+    assert not [line for line in lines if len(line) >= 120]
+    paragraphs = re.split(r"\n\s*\n|\n(?=[-#])", "\n".join(lines))
+    sentences = [s for p in paragraphs for s in re.split(r"(?<=[.:?!])\s", re.sub(r"\]\([^)]*\)", "]", p))]
+    assert not [s for s in sentences if len(s.split()) > 35]
+
+
+@pytest.mark.parametrize("name, most", [("README.md", 150), ("ARCHITECTURE.md", 110)])
+def test_first_pages_stay_short(name, most):
+    assert len((ROOT / name).read_text().splitlines()) <= most
+
+
+def _paths(text: str) -> set[str]:
+    """Files of this repository that a text names: with a folder, or in backticks."""
+    return {n for n in NAMED.findall(text) if "/" in n and not n.startswith(("/", ".", "http"))}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md"], ids=lambda p: p.name)
+def test_files_in_backticks_exist(page):
+    named = set().union(*map(_paths, re.findall(r"`([^`\n]+)`", prose_of(page))))
+    assert not [n for n in named if not _exists(n)]
+
+
+def test_files_in_comments_of_pyproject_exist():
+    comments = re.findall(r"#\s(.*)", (ROOT / "pyproject.toml").read_text())
+    named = set().union(*map(_paths, comments))
+    assert named and not [n for n in named if not _exists(n)]
+
+
+def _exists(name: str) -> bool:
+    """Whether a path is one of the repository, of a package below src, or of the current run of a command."""
+    roots = (ROOT, ROOT / "src", ROOT / "src/metaprune")
+    return any((root / name).exists() for root in roots)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_figures_of_learned_methods_are_those_of_the_studies(name):
+    study = (ROOT / "benchmarks/README.md").read_text() + GENERATED.sub("", study_cards())
+    rows = [line for line in (ROOT / name).read_text().splitlines() if line.startswith("|") and "](" in line]
+    figures = {f for row in rows for f in re.findall(r"\d+\.\d+", re.sub(r"\]\([^)]*\)", "]", row))}
+    assert len(figures) > 3 and not {f for f in figures if f not in study}
+
+
+def study_cards() -> str:
+    return "".join(card.read_text() for card in ROOT.glob("src/metaprune/methods/*/card.md"))
+
+
+def test_the_floors_of_the_architecture_are_those_of_the_linter():
+    layers = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    assert layers
+    floors = [line.strip(' ",\n').replace("metaprune.", "") for line in layers[1].splitlines()]
+    assert "```\n" + "\n".join(floors) + "\n```" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_modules_in_the_changelog_are_there():
+    """The right-hand column of the table of moved modules."""
+    table = (ROOT / "CHANGELOG.md").read_text().partition("### Moved modules")[2]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| `")]
+    named = [n for row in rows for n in re.findall(r"`([a-z_.]+)`", row) if "." in n]
+    assert len(named) > 20
+    assert not [n for n in named if not _exists(n.replace(".", "/") + ".py") and not _exists(n.replace(".", "/"))]

@@ -1,0 +1,40 @@
+"""Documents as tests read them: their prose, and their code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+GENERATED = re.compile(r"<!-- table:.*?<!-- end:[\w-]+ -->", re.DOTALL)
+
+
+def code_of(page: str, language: str = "python") -> list[str]:
+    """The code blocks of a page (a path below the repository's root), in order."""
+    return [code for found, code in FENCE.findall((ROOT / page).read_text()) if found == language]
+
+
+def section_code(page: str, heading: str, language: str = "python") -> list[str]:
+    """The code blocks below one heading of a page, up to the next heading of any level."""
+    text = FENCE.sub(
+        lambda block: block[0].replace("\n#", "\n\0"), (ROOT / page).read_text()
+    )  # comments are no headings
+    _, found, rest = text.partition(f"# {heading}\n")
+    assert found, f"{page} has no heading {heading!r}"
+    part = re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0].replace("\n\0", "\n#")
+    return [code for name, code in FENCE.findall(part) if name == language]
+
+
+def run_blocks(blocks: list[str], page: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run code blocks one after another in one namespace, as a reader would; returns it."""
+    space = {"__name__": "page"} if namespace is None else namespace
+    for number, code in enumerate(blocks):
+        exec(compile(code, f"{page}, block {number}", "exec"), space)
+    return space
+
+
+def prose_of(path: Path) -> str:
+    """A page without code blocks and generated tables."""
+    return FENCE.sub("", GENERATED.sub("", path.read_text()))
