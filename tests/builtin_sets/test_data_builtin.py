@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from metaprune.core.errors import ConfigError, DataError, DataMissingError
-from metaprune.data import builtin_names, get_builtin, load_data
+from metaprune.data import load_data
 from metaprune_datasets import builtin as builtin_module
 from metaprune_datasets import fetch, readers
-from metaprune_datasets.builtin import Builtin, Source
+from metaprune_datasets.builtin import Builtin, Source, builtin_names, get_builtin
 from metaprune_datasets.cache import cache_folder, is_cached
 
 

@@ -8,9 +8,10 @@ import zipfile
 import pytest
 
 from metaprune.core.errors import ConfigError, DataError, DataMissingError
-from metaprune.data import get_builtin, load_data
+from metaprune.data import load_data
 from metaprune.models import create
 from metaprune_datasets import fetch, unpack
+from metaprune_datasets.builtin import get_builtin
 from metaprune_datasets.cache import cache_folder
 from metaprune_datasets.files import FILE_SETS, FileSet, cached_files
 from metaprune_datasets.text import brown
