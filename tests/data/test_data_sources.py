@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from metaprune.core.errors import ConfigError, DataError, MissingDependencyError
 from metaprune.core.rng import Rng
-from metaprune.data import Data, ImageSplit, LoaderSplit, TensorSplit, as_data, load_data, opened
+from metaprune.data import Data, ImageSplit, LoaderSplit, TensorSplit, as_data, image_source, load_data
 
 
 def pixels(count, shape, seed=0):
@@ -142,7 +142,7 @@ def test_corrupt_image_is_named_or_skipped(tmp_path):
 def test_large_folder_is_decoded_on_the_way(tmp_path, monkeypatch):
     make_folder(tmp_path, {"train": 20}, size=(12, 10))
     eager = load_data(f"imagefolder:{tmp_path}", image_size=8)
-    monkeypatch.setattr(opened, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(image_source, "_IN_MEMORY_BYTES", 0)
     data = load_data(f"imagefolder:{tmp_path}", image_size=8)
     assert isinstance(data.train, ImageSplit) and isinstance(eager.train, TensorSplit)
     for lazy, resident in ((data.train, eager.train), (data.val, eager.val), (data.test, eager.test)):

@@ -13,7 +13,7 @@ from train_fakes import FakeData, FakeSplit, blobs, cnn, data, mlp, same, weight
 from metaprune.core.errors import ConfigError, DataError, TrainingDivergedError
 from metaprune.core.rng import Rng
 from metaprune.objective import Classification, logits_of
-from metaprune.objective.batch import channels_last
+from metaprune.objective.batch import channels_last, channels_last_is_safe
 from metaprune.train.config import TrainConfig
 from metaprune.train.evaluate import evaluate
 from metaprune.train.loop import make_optimizer, train
@@ -267,6 +267,7 @@ def test_one_log_line_per_epoch_without_a_terminal(caplog):
     assert caplog.messages[1].startswith("recover epoch 2/2: loss")
 
 
+@pytest.mark.filterwarnings("ignore:channels_last=True does nothing")
 def test_channels_last_is_the_same_training_in_another_layout():
     layouts = []
 
@@ -282,12 +283,13 @@ def test_channels_last_is_the_same_training_in_another_layout():
         model.append(nn.Linear(8 * 4, 3))
         layouts.clear()
         fit(model, data(48, shape=(3, 6, 6)), epochs=1, augment=False, channels_last=wanted)
-        assert any(layouts) == wanted
+        assert any(layouts) == (wanted and channels_last_is_safe())
         models.append(model)
     for a, b in zip(*(m.state_dict().values() for m in models), strict=True):
         assert torch.allclose(a.float(), b.float(), atol=1e-4)
 
 
+@pytest.mark.skipif(not channels_last_is_safe(), reason="this CPU's kernels damage memory in that layout")
 def test_channels_last_reaches_images_inside_batches_alone():
     image, tokens = torch.randn(2, 3, 4, 4), torch.randint(0, 5, (2, 3, 4, 4))
     found = channels_last({"pixels": image, "rest": (tokens, image[0])})
