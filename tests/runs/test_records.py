@@ -189,3 +189,10 @@ def test_an_impossible_budget_under_keep_module_shows_before_training(tmp_path, 
     recipe = {**RECIPE, "constraints": {"keep_module": True, "min_keep": 16}, "budget": {"macs": "0.5%"}}
     with pytest.raises(mp.MetapruneError, match=r"smallest|budget"):
         run(from_dict(RunConfig, recipe), tmp_path / "run", progress=False)
+
+
+def test_a_method_of_classes_refuses_other_objectives_by_name():
+    x = torch.randn(32, 1, 28, 28)
+    loaders = [torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x.mean((1, 2, 3))), 16) for _ in range(2)]
+    with pytest.raises(ConfigError, match=r"'stamp' is for data with classes.*objective 'regression'"):
+        prune(small_network("cnn"), EXAMPLE, budget="params=50%", method="stamp", data=loaders, objective="regression")

@@ -16,7 +16,8 @@ from metaprune.core.rng import Rng
 from metaprune.data import Data
 from metaprune.latency import LatencyTable
 from metaprune.network import Network, trace
-from metaprune.protocol.method import Method, PruneTask, recovery_after, require_feasible
+from metaprune.objective import Classification
+from metaprune.protocol.method import Method, PruneTask, completed, recovery_after, require_feasible
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.scratch import reinitialise
 from metaprune.runs.inputs import require_fit, require_traced
@@ -129,6 +130,11 @@ def prepare(
     if data is None and (method.needs_data or recovery.kind != "none"):
         what = f"method {method.name!r}" if method.needs_data else f"recover={recovery.kind!r}"
         raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
+    if data is not None and completed(method).needs_classes and not isinstance(data.objective, Classification):
+        kind = "no objective" if data.objective is None else f"objective {data.objective.name!r}"
+        raise ConfigError(
+            f"method {method.name!r} is for data with classes, and {data.name} has {kind}: take another method, as taylor"
+        )
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
     network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs)
     network, table = attach_latency_table(network, latency_table)
