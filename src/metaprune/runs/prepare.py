@@ -133,7 +133,7 @@ def prepare(
     if data is not None and completed(method).needs_classes and not isinstance(data.objective, Classification):
         kind = "no objective" if data.objective is None else f"objective {data.objective.name!r}"
         raise ConfigError(
-            f"method {method.name!r} is for data with classes, and {data.name} has {kind}: take another method, as taylor"
+            f"method {method.name!r} is for data with classes, and {data.name} has {kind}: take taylor, say"
         )
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
     network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs)
