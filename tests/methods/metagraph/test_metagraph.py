@@ -175,7 +175,7 @@ def test_the_gradient_after_tuning_is_first_order_maml(steps):
         nn.functional.cross_entropy(model(inputs), labels).backward()
         sgd.step()
     module = TracedModule(network, network.tensors)
-    module.tune(batches[:steps], 0.1)
+    module.tune(batches[:steps], 0.1, Classification())
     assert all(torch.allclose(module.tensors()[n], p, rtol=1e-12) for n, p in model.named_parameters())
     expected = sum(nn.functional.cross_entropy(model(x), y) for x, y in batches[steps:]) / 2
     gradients = torch.autograd.grad(expected, list(model.parameters()))
