@@ -1,4 +1,4 @@
-"""Segmentation: animals on a busy ground, and which animal each pixel belongs to; with a small U-Net."""
+"""Segmentation: which pixels of a busy ground belong to an animal; with a small U-Net."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 from metaprune.data import load_data
 
 SIDE = 40
-BACKGROUND = 0  # class; the animals are 1 to 10
+GROUND, ANIMAL = 0, 1
 
 
 def scenes(split, count: int, seed: int) -> TensorDataset:
@@ -17,27 +17,27 @@ def scenes(split, count: int, seed: int) -> TensorDataset:
     chosen = torch.randperm(len(split), generator=generator)[:count]
     noise = torch.rand(count, 1, SIDE // 4, SIDE // 4, generator=generator)
     images = functional.interpolate(noise, size=(SIDE, SIDE), mode="bilinear")
-    maps = torch.full((count, SIDE, SIDE), BACKGROUND)
+    maps = torch.full((count, SIDE, SIDE), GROUND)
     tops, lefts = torch.randint(SIDE - 28 + 1, (2, count), generator=generator).tolist()
     for n, (i, top, left) in enumerate(zip(chosen.tolist(), tops, lefts, strict=True)):
         animal = split.images[i, 0].float() / 255
         inside = animal > 0.1
         images[n, 0, top : top + 28, left : left + 28][inside] = animal[inside]
-        maps[n, top : top + 28, left : left + 28][inside] = 1 + split.labels[i]
+        maps[n, top : top + 28, left : left + 28][inside] = ANIMAL
     return TensorDataset(images - 0.5, maps)
 
 
 def data():
     """(train, val, test)."""
     source = load_data("builtin:animal-shapes")
-    parts = [(source.train, 2_000), (source.val, 200), (source.test, 500)]
+    parts = [(source.train, 1_500), (source.val, 150), (source.test, 500)]
     return tuple(scenes(split, count, seed) for seed, (split, count) in enumerate(parts))
 
 
 class UNet(nn.Module):
     """Three resolutions, with skips that are concatenated."""
 
-    def __init__(self, classes: int = 11, width: int = 12):
+    def __init__(self, classes: int = 2, width: int = 12):
         super().__init__()
         self.down = nn.ModuleList([block(1, width), block(width, 2 * width)])
         self.bottom = block(2 * width, 4 * width)

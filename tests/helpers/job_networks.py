@@ -73,7 +73,7 @@ def tiny_llama() -> nn.Module:
         vocab_size=50,
         hidden_size=16,
         intermediate_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=32,

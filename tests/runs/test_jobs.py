@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from job_networks import JOBS, Rows, picture_data, tiny_llama, token_data
+from job_networks import JOBS, Rows, labeller, picture_data, tiny_llama, token_data
+from torch.utils.data import TensorDataset
 
 import metaprune as mp
 from metaprune.core.errors import DataError, MetapruneError, NoEffectWarning
 from metaprune.core.imports import import_python_target
+from metaprune.data import as_data
 from metaprune.objective import create_objective
 from metaprune.objective.batch import call_arguments
 from metaprune.runs.config import read_recipe
 from metaprune.runs.run import run
+from metaprune.train.loop import train
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "jobs"
 TRAIN = mp.TrainConfig(epochs=1, batch_size=8, lr=0.01)
@@ -77,12 +80,24 @@ def test_taylor_tells_channels_apart_where_the_loss_has_no_gradient():
 
 
 def test_walking_over_a_bound_split_leaves_gradients_on():
-    from metaprune.data import as_data
-
     model = JOBS["match_outputs"].model()
     data = as_data(picture_data(), objective="match_outputs").bound_to(model)
     for _, target in data.train.batches(8):
         assert torch.is_grad_enabled() and not any(t.requires_grad for t in [target["heat"], *target["boxes"]])
+
+
+def test_matching_outputs_keeps_batchnorm_statistics():
+    """With statistics of the batch not even the original gives its own outputs."""
+    torch.manual_seed(0)
+    model = labeller()
+    for _ in range(20):
+        model(torch.randn(8, 1, 8, 8))  # statistics of other data than is matched on
+    data = as_data((TensorDataset(torch.randn(16, 1, 8, 8) * 3 + 1),) * 2, objective="match_outputs").bound_to(model)
+    before, config = copy.deepcopy(model.state_dict()), mp.TrainConfig(epochs=2, batch_size=8, weight_decay=0.0)
+    history = train(model, data, config, rng=mp.Rng(0), device="cpu", progress=False)
+    assert history.rows[-1].train["loss"] < 1e-9 and model.training
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name])
 
 
 def test_recipe_of_user_functions(tmp_path):

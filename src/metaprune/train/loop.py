@@ -31,7 +31,7 @@ from metaprune.train.engine import engine, forward_restored
 from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums, quality_sums, scores_of
 from metaprune.train.history import EpochRow, History
 from metaprune.train.loss import TrainLoss
-from metaprune.train.modes import modes_restored
+from metaprune.train.modes import hold_batchnorm, modes_restored
 from metaprune.train.progress import TrainProgress
 from metaprune.train.schedule import learning_rate, steps_per_epoch
 from metaprune.train.tracking import log_epoch, tracked, tracker_of
@@ -62,8 +62,9 @@ def train(
     `on_epoch` is called with the epoch's row after the checkpoint is on disk.
 
     A split over a user's DataLoader keeps the loader's batches: `config.batch_size` then counts for validation only.
-    The mean loss weighs by the objective's items (tokens that are not masked, say), over parts of a batch and over
-    processes.
+    Under a label-free objective BatchNorm keeps its running statistics: with those of a batch not even the original
+    gives its own outputs. The mean loss weighs by the objective's items (tokens that are not masked, say), over parts
+    of a batch and over processes.
 
     Launched as several processes (`accelerate launch`, `torchrun`), every process walks the same shuffled batches and
     takes samples rank, rank + n, ... of each; what does not divide by n is left out so that all take equal steps.
@@ -167,6 +168,8 @@ class _Run:
         totals = new_totals(self.accelerator.device)
         stream = self.rng.child("epoch", epoch)
         self.wrapped.train()
+        if self.objective.is_label_free:  # its target was made with running statistics
+            hold_batchnorm(self.model)
         start = time.perf_counter()
         # one stream for all processes: a user's DataLoader shuffles by the global generator, and has to agree
         with stream.torch_global():

@@ -27,3 +27,10 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def hold_batchnorm(model: nn.Module) -> None:
+    """Put BatchNorm into evaluation mode, so that running statistics are used and stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
