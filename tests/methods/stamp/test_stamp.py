@@ -72,7 +72,7 @@ def test_permuting_samples_changes_no_probability():
     learner.generator.eval()
     sample = Pool(small_data(), "cpu").draw(range(10), 40, Rng(0), augment=False)
     order = torch.from_numpy(np.random.default_rng(1).permutation(40))
-    mixed = dataclasses.replace(sample, args=(sample.args[0][order],), labels=sample.labels[order])
+    mixed = dataclasses.replace(sample, args=(sample.args[0][order],), target=sample.target[order])
     for a, b in zip(learner.probabilities([sample], 0.3), learner.probabilities([mixed], 0.3), strict=True):
         assert np.allclose(a, b, atol=1e-5)
 
@@ -88,16 +88,16 @@ def test_what_all_sets_share_is_taken_out():
 def test_samples_are_balanced_and_relabelled():
     pool = Pool(small_data(), "cpu")
     sample = pool.draw([7, 2, 4], 20, Rng(3), augment=False)
-    assert sorted(torch.bincount(sample.labels).tolist()) == [6, 7, 7]
+    assert sorted(torch.bincount(sample.target).tolist()) == [6, 7, 7]
     same = pool.draw([7, 2, 4], 20, Rng(3), augment=False, relabel=False)
-    assert torch.equal(torch.tensor([7, 2, 4])[sample.labels], same.labels)
+    assert torch.equal(torch.tensor([7, 2, 4])[sample.target], same.target)
     assert len(pool.choose((2, 4), Rng(0))) in (2, 3, 4)
     assert len(pool.choose((50, 90), Rng(0))) == 10
 
 
 def test_few_images_per_class_are_drawn_with_replacement():
     sample = Pool(small_data(n=20), "cpu").draw(range(5), 60, Rng(0), augment=False)
-    assert torch.bincount(sample.labels).tolist() == [12] * 5
+    assert torch.bincount(sample.target).tolist() == [12] * 5
 
 
 # ---------------------------------------------------------------------------------------------------- the generator
@@ -223,7 +223,7 @@ def test_a_look_is_of_the_whole_set():
     assert torch.allclose(grey, images.mean(dim=1, keepdim=True).expand_as(images))
     assert torch.equal(seen_as(sample, "inverted").args[0], -images)
     assert torch.equal(seen_as(sample, "grey and inverted").args[0], -grey)
-    tokens = Sample((torch.zeros(4, 7, dtype=torch.int64),), {}, sample.labels)
+    tokens = Sample((torch.zeros(4, 7, dtype=torch.int64),), {}, sample.target)
     assert seen_as(tokens, "inverted") is tokens
     assert seen_as(sample, LOOKS[0]) is sample
     found = [MetaConfig().look(Rng(i)) for i in range(60)]

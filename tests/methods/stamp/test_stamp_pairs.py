@@ -133,7 +133,7 @@ def test_gates_come_from_vectors_and_are_odd_in_what_is_known_of_the_set():
 def test_permuting_samples_changes_no_probability():
     learner, sample = learner_of(), sample_of()
     order = torch.from_numpy(np.random.default_rng(1).permutation(40))
-    mixed = dataclasses.replace(sample, args=(sample.args[0][order],), labels=sample.labels[order])
+    mixed = dataclasses.replace(sample, args=(sample.args[0][order],), target=sample.target[order])
     for a, b in zip(learner.probabilities([sample], 0.3), learner.probabilities([mixed], 0.3), strict=True):
         assert np.allclose(a, b, atol=1e-5)
 
