@@ -127,14 +127,7 @@ def prepare(
         parse_recover(own_loop)  # type: ignore[arg-type]  # says what is accepted
     asked = parse_recover("none" if own_loop is not None else recover)  # type: ignore[arg-type]
     recovery = replace(asked, kind=recovery_after(method, asked.kind))
-    if data is None and (method.needs_data or recovery.kind != "none"):
-        what = f"method {method.name!r}" if method.needs_data else f"recover={recovery.kind!r}"
-        raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
-    if data is not None and completed(method).needs_classes and not isinstance(data.objective, Classification):
-        kind = "no objective" if data.objective is None else f"objective {data.objective.name!r}"
-        raise ConfigError(
-            f"method {method.name!r} is for data with classes, and {data.name} has {kind}: take taylor, say"
-        )
+    _require_data(method, data, recovery)
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
     network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs)
     network, table = attach_latency_table(network, latency_table)
@@ -163,6 +156,18 @@ def prepare(
         seed=seed,
         progress=progress,
     )
+
+
+def _require_data(method: Method, data: Data | None, recovery: RecoverConfig) -> None:
+    """Raises ConfigError where data are needed and missing, or are not of the kind that the method is for."""
+    if data is None and (method.needs_data or recovery.kind != "none"):
+        what = f"method {method.name!r}" if method.needs_data else f"recover={recovery.kind!r}"
+        raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
+    if data is not None and completed(method).needs_classes and not isinstance(data.objective, Classification):
+        kind = "no objective" if data.objective is None else f"objective {data.objective.name!r}"
+        raise ConfigError(
+            f"method {method.name!r} is for data with classes, and {data.name} has {kind}: take taylor, say"
+        )
 
 
 def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Network, dict[str, Any] | None]:
