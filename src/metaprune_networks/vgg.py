@@ -54,26 +54,3 @@ def vgg19_bn(
     chosen = _widths(widths, width)
     features = _features(chosen, in_channels, bias=False, last_pool=False)
     return VGG(features, 1, nn.Linear(chosen[-1], num_classes))
-
-
-def vgg19_bn_imagenet(
-    *,
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: float = 1.0,
-    widths: Sequence[int] | None = None,
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """ImageNet form: convolutions with bias, five max pools, 7x7 average pool, two hidden layers of `hidden` units."""
-    chosen = _widths(widths, width)
-    classifier = nn.Sequential(
-        nn.Linear(chosen[-1] * 49, hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, num_classes),
-    )
-    return VGG(_features(chosen, in_channels, bias=True, last_pool=True), 7, classifier)

@@ -15,7 +15,7 @@ from metaprune_networks.layers import square
 from metaprune_networks.mobilenet import mobilenet_v1, mobilenet_v2
 from metaprune_networks.resnet import cifar_resnet, resnet18, resnet50
 from metaprune_networks.small import lenet, mlp
-from metaprune_networks.vgg import vgg19_bn, vgg19_bn_imagenet
+from metaprune_networks.vgg import vgg19_bn
 from metaprune_networks.vit import vision_transformer
 
 
@@ -57,7 +57,6 @@ _ZOO: dict[str, ZooEntry] = {
     "resnet18": ZooEntry(resnet18, _IMAGENET),
     "resnet50": ZooEntry(resnet50, _IMAGENET),
     "vgg19_bn": ZooEntry(vgg19_bn, _CIFAR),
-    "vgg19_bn_imagenet": ZooEntry(vgg19_bn_imagenet, _IMAGENET),
     "mobilenet_v1": ZooEntry(mobilenet_v1, _IMAGENET),
     "mobilenet_v2": ZooEntry(mobilenet_v2, _IMAGENET),
     "vit_tiny": ZooEntry(_vit(dim=192, depth=12, num_heads=3), _IMAGENET),

@@ -34,7 +34,6 @@ def count(spec, **options):
         ("resnet50", {"width": 0.25}, 1_993_976),
         ("vgg19_bn", {}, 20_035_018),
         ("vgg19_bn", {"num_classes": 100}, 20_081_188),
-        ("vgg19_bn_imagenet", {}, 143_678_248),
         ("mobilenet_v1", {}, 4_231_976),
         ("mobilenet_v1", {"width": 0.75}, 2_585_560),
         ("mobilenet_v1", {"width": 0.5}, 1_331_592),
@@ -182,7 +181,6 @@ def test_published_cifar_weights_fit(depth):
         ("resnet18", "torchvision:resnet18"),
         ("resnet50", "torchvision:resnet50"),
         ("mobilenet_v2", "torchvision:mobilenet_v2"),
-        ("vgg19_bn_imagenet", "torchvision:vgg19_bn"),
         ("vit_tiny", "timm:vit_tiny_patch16_224"),
     ],
 )
