@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from metaprune.core.rng import Rng
+from metaprune.data import Data
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
 
@@ -46,8 +47,7 @@ class Split:
             yield self.inputs[index].to(device), self.labels[index].to(device)
 
 
-class Data:
-    name, train, val = "halves", Split(1), Split(2)
+HALVES = Data("halves", Split(1), Split(2), None, 2, (8,), ("low", "high"), "")
 
 
 def main(folder, signal_at, weights):
@@ -61,7 +61,7 @@ def main(folder, signal_at, weights):
             time.sleep(60)  # until the kill
 
     config = TrainConfig(epochs=6, batch_size=16)
-    train(model, Data, config, rng=Rng(3), device="cpu", checkpoint_dir=Path(folder), on_epoch=on_epoch)
+    train(model, HALVES, config, rng=Rng(3), device="cpu", checkpoint_dir=Path(folder), on_epoch=on_epoch)
     save_file(model.state_dict(), weights)
 
 

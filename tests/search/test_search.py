@@ -273,7 +273,7 @@ def scored(storage):
 def test_a_slot_of_a_dead_process_is_free_again(network):
     """The same host and process number as ours, another process: a container that was started again."""
     search = search_of(network)
-    codec = search.encoding
+    codec = search.codec
     sampler = BudgetSampler(codec, network.cost_model(), search.bounds[0])
     mine = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
     study = optuna.create_study(direction="maximize", sampler=mine)
@@ -306,7 +306,7 @@ def test_a_slow_worker_on_this_host_is_not_taken_for_dead(network, monkeypatch):
 def test_nsga2_serves_one_budget(network):
     search = search_of(network, "nsga2")
     with pytest.raises(ConfigError, match="one budget"):
-        Search(search.encoding, search.costs, [search.bounds[0]] * 2, search.config, Rng(0)).run(gain(network))
+        Search(search.codec, search.costs, [search.bounds[0]] * 2, search.config, Rng(0)).run(gain(network))
 
 
 def url_of(kind, folder):
