@@ -94,10 +94,11 @@ class MethodSuite:
         return Budget.parse({self.metric: self.shares[1]})
 
     @pytest.fixture(scope="class", autouse=True)
-    def _networks(self, request: Any) -> None:
+    @classmethod
+    def _networks(cls) -> None:
         """Traced once per class; methods must not change them."""
-        request.cls.networks = {k: trace(small_network(k), torch.zeros(2, 1, 28, 28)) for k in self.kinds}
-        request.cls.data = small_data()
+        cls.networks = {k: trace(small_network(k), torch.zeros(2, 1, 28, 28)) for k in cls.kinds}
+        cls.data = small_data()
 
     networks: ClassVar[dict[str, Network]]
     data: ClassVar[Data]
