@@ -180,12 +180,8 @@ def error_sums(output: Any, reference: Any) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: different numbers or shapes of tensors, or no floating one.
     """
-    pairs = list(zip(tensors_in(output), tensors_in(reference), strict=False))
-    same = len(list(tensors_in(output))) == len(list(tensors_in(reference))) and all(
-        a.shape == b.shape for a, b in pairs
-    )
-    if not same:
-        shapes = [[list(t.shape) for t in tensors_in(x)] for x in (output, reference)]
+    shapes = [[list(t.shape) for t in tensors_in(x)] for x in (output, reference)]
+    if shapes[0] != shapes[1]:
         raise DataError(
             f"outputs of shapes {shapes[0]} cannot be compared with {shapes[1]}: outputs whose shape depends on the "
             "data (detections after suppression) have no error; prune the part of the model before them"

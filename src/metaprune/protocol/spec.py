@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,10 +73,6 @@ class MethodSpec:
         """Whether the method looks at data."""
         kind = self.config_class()
         return bool(kind.needs_data) if hasattr(kind, "needs_data") else MethodOptions.needs_data
-
-    def has_options(self) -> bool:
-        """Whether the method has options at all."""
-        return dataclasses.is_dataclass(self.config_class())
 
 
 def _loaded(target: str | type) -> Any:
