@@ -19,8 +19,9 @@ def smollm2() -> nn.Module:
     """
     import torch
 
+    folder = cached_files("smollm2-135m")
     transformers = import_optional("transformers", "hf")
-    model = transformers.LlamaForCausalLM.from_pretrained(cached_files("smollm2-135m"), dtype=torch.float32)
+    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.config.use_cache = False  # as a whole sequence goes through at once
     return model.eval()
 
@@ -33,9 +34,10 @@ def centerface() -> nn.Module:
     Raises:
         DataMissingError: not in the cache; holds the command that gets it.
     """
+    file = cached_files("centerface") / "centerface.onnx"
     onnx = import_optional("onnx", "onnx")
     onnx2torch = import_optional("onnx2torch", "pretrained")
-    return onnx2torch.convert(onnx.load(cached_files("centerface") / "centerface.onnx")).eval()
+    return onnx2torch.convert(onnx.load(file)).eval()
 
 
 MODELS = {"smollm2-135m": smollm2, "centerface": centerface}
