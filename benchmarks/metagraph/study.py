@@ -30,13 +30,13 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import torch
+from controls import Noise, NoRewrite, ShrinkageOnly, Shuffled, Sparse, control, shuffled
 
 import metaprune as mp
 from metaprune.core.files import write_json, write_tensors
 from metaprune.core.rng import Rng
 from metaprune.data import Data, load_data
 from metaprune.methods import create_method
-from metaprune.methods.metagraph.controls import shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig
 from metaprune.methods.metagraph.metanet import Graph, MetanetConfig
@@ -125,24 +125,24 @@ VARIANTS: dict[str, MetaGraph] = {
 }
 ARMS: dict[str, dict[str, Any]] = {
     "metanetwork": {},
-    "no rewrite": {"rewrite": "none"},
-    "noise": {"rewrite": "noise"},
-    "shuffled graph": {"rewrite": "shuffled"},
-    "shrinkage": {"rewrite": "shrinkage"},
+    "no rewrite": {"kind": NoRewrite},
+    "noise": {"kind": Noise},
+    "shuffled graph": {"kind": Shuffled},
+    "shrinkage": {"kind": ShrinkageOnly},
     "metanetwork, same share of every group": {"criterion_options": {"p": 1, "scope": "local"}},
-    "no rewrite, same share of every group": {"rewrite": "none", "criterion_options": {"p": 1, "scope": "local"}},
+    "no rewrite, same share of every group": {"kind": NoRewrite, "criterion_options": {"p": 1, "scope": "local"}},
     "metanetwork, L2": {"criterion_options": {"p": 2}},
-    "no rewrite, L2": {"rewrite": "none", "criterion_options": {"p": 2}},
-    "no rewrite, L2, same share of every group": {"rewrite": "none", "criterion_options": {"p": 2, "scope": "local"}},
+    "no rewrite, L2": {"kind": NoRewrite, "criterion_options": {"p": 2}},
+    "no rewrite, L2, same share of every group": {"kind": NoRewrite, "criterion_options": {"p": 2, "scope": "local"}},
 }
 TUNED_ARMS: dict[str, dict[str, Any]] = {
     **ARMS,
     "metanetwork's structure, weights of before": {"structure_only": True},
     "metanetwork, tuned between": {"between": True},
-    "no rewrite, tuned between": {"rewrite": "none", "between": True},
+    "no rewrite, tuned between": {"kind": NoRewrite, "between": True},
     **{
         f"group sparsity {reg:g}{said}, tuned between": {
-            "rewrite": "sparse",
+            "kind": Sparse,
             "sparse_reg": reg,
             "between": True,
             "criterion_options": {"p": 1, "scope": scope},
@@ -255,7 +255,7 @@ class Study:
         if options.pop("between", False):
             how = options["finetune"] = dataclasses.replace(how, epochs=how.epochs / 2)
         structure_only = options.pop("structure_only", False)
-        method = dataclasses.replace(VARIANTS[variant], **options)
+        method = control(options.pop("kind", MetaGraph), VARIANTS[variant], **options)
         if not alone(arm):
             method = method.restore(self.artifact(variant, source))
         return (StructureOnly(method) if structure_only else method), how
@@ -315,7 +315,7 @@ class Study:
 
 def alone(arm: str) -> bool:
     """Whether it uses no metanetwork."""
-    return arm in PLAIN or TUNED_ARMS[arm].get("rewrite") in ("none", "sparse")
+    return arm in PLAIN or not TUNED_ARMS[arm].get("kind", MetaGraph).learns
 
 
 def label_of(variant: str, source: str) -> str:

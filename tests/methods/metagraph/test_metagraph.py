@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
+from controls import Noise, NoRewrite, ShrinkageOnly, Shuffled, Sparse, control, noise_like, shrunk_like, shuffled
 from torch import nn
 
 from metaprune.core.errors import CollapseWarning, ConfigError, InfeasibleBudgetError, NoEffectWarning, WeightsError
 from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
 from metaprune.methods.metagraph.build_graph import build_network_graph
-from metaprune.methods.metagraph.controls import by_metanet, noise_like, shrunk_like, shuffled
 from metaprune.methods.metagraph.data_models import DataModelConfig, dropped_are_zero
 from metaprune.methods.metagraph.losses import gated_loss, tuned_loss
 from metaprune.methods.metagraph.meta import DataModel, MetaConfig, Trainer, rewritten
 from metaprune.methods.metagraph.metanet import Metanet, MetanetConfig
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.metagraph.pruner import Pruner, area, metric_of, ranking, some_batches
+from metaprune.methods.metagraph.rewrite import by_metanet
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.models import create
 from metaprune.network import trace
@@ -340,28 +341,28 @@ def test_every_step_is_in_the_record():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"rewrite": "none"}, ["start", "no rewrite", "pruning"]),
+        ({}, ["start", "no rewrite", "pruning"]),
         (
-            {"rewrite": "none", "initial": 0.9, "initial_finetune": TUNE},
+            {"initial": 0.9, "initial_finetune": TUNE},
             ["start", "initial pruning", "fine-tuning after initial pruning", "no rewrite", "pruning"],
         ),
         (
-            {"rewrite": "none", "initial": 0.9, "finetune": TUNE},
+            {"initial": 0.9, "finetune": TUNE},
             ["start", "initial pruning", "no rewrite", "fine-tuning after no rewrite", "pruning"],
         ),
-        ({"rewrite": "none", "pattern": "2:4"}, ["start", "no rewrite", "masking"]),
+        ({"pattern": "2:4"}, ["start", "no rewrite", "masking"]),
     ],
 )
 def test_any_step_can_be_left_out(options, expected):
     budget = Budget(nonzero="60%") if "pattern" in options else Budget(macs="50%")
-    details = dataclasses.replace(QUICK, **options).propose(task_of(), budget, Rng(0)).details["metagraph"]
+    details = control(NoRewrite, QUICK, **options).propose(task_of(), budget, Rng(0)).details["metagraph"]
     assert [s["step"] for s in details["steps"]] == expected
     assert details["steps"][-1]["nonzero"] <= 0.6 or "pattern" not in options
 
 
 def test_an_initial_pruning_below_the_budget_is_said():
     with pytest.warns(NoEffectWarning, match="nothing is cut after the rewrite"):
-        dataclasses.replace(QUICK, rewrite="none", initial=0.3).propose(task_of(), Budget(macs="60%"), Rng(0))
+        control(NoRewrite, QUICK, initial=0.3).propose(task_of(), Budget(macs="60%"), Rng(0))
 
 
 def test_controls_move_as_far_as_the_metanetwork():
@@ -393,13 +394,13 @@ def test_weights_keep_their_norms(keep):
     assert all(r == pytest.approx(1, abs=1e-5) for r in ratios) == keep
 
 
-@pytest.mark.parametrize("rewrite", ["none", "noise", "shuffled", "shrinkage", "sparse"])
-def test_controls_run_the_same_flow(rewrite):
-    method = dataclasses.replace(QUICK, rewrite=rewrite, finetune=TUNE)
+@pytest.mark.parametrize("kind", [NoRewrite, Noise, Shuffled, ShrinkageOnly, Sparse])
+def test_controls_run_the_same_flow(kind):
+    method = control(kind, QUICK, finetune=TUNE)
     task = task_of()
     found = method.propose(task, Budget(params="50%"), Rng(0))
     assert task.network.cost(found.plan).params <= 0.5 * task.network.cost().params
-    assert found.details["metagraph"]["rewrite"] == rewrite
+    assert ("strength" in found.details["metagraph"]) == kind.learns
 
 
 def test_a_network_within_the_budget_is_left_alone():
@@ -411,10 +412,7 @@ def test_a_network_within_the_budget_is_left_alone():
 
 def test_bad_options_are_refused():
     for options, text in (
-        ({"rewrite": "magic"}, "rewrite"),
         ({"criterion": "uniform"}, "ranks no channels"),
-        ({"rewrite": "sparse"}, "finetune"),
-        ({"rewrite": "sparse", "finetune": TUNE, "initial": 0.9}, "leave initial at 1"),
         ({"initial": 0.0}, "initial"),
         ({"initial_finetune": TUNE}, "set initial below 1"),
         ({"strength": 2.0}, "strength"),

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from controls import NoRewrite, control
 from test_metagraph import QUICK, data_model, task_of
 from torch import nn
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no state of the metanetwork did 
 
 @pytest.mark.parametrize("initial", [0.3, 0.76])
 def test_what_the_initial_pruning_dropped_stays_dropped(initial):
-    method, task = dataclasses.replace(QUICK, rewrite="none", initial=initial), task_of()
+    method, task = control(NoRewrite, QUICK, initial=initial), task_of()
     plan = method.propose(task, Budget(macs="80%"), Rng(0)).plan
     assert task.network.cost(plan).macs <= initial * task.network.cost().macs
 
@@ -148,7 +149,7 @@ def test_a_damaged_artifact_is_refused_before_any_training(how, text):
     method = QUICK.restore(damaged(QUICK.fit([task], Rng(0)), how))
     with pytest.raises(ConfigError, match=text):
         method.require_feasible(task, Budget(macs="60%"))
-    dataclasses.replace(method, rewrite="none").require_feasible(task, Budget(macs="60%"))  # has no use for it
+    control(NoRewrite, method).require_feasible(task, Budget(macs="60%"))  # has no use for it
 
 
 def test_a_folder_without_an_artifact_is_refused_before_any_training(tmp_path):
@@ -190,7 +191,7 @@ def test_infinity_in_a_buffer_is_a_mask():
     model = small_network("cnn")
     model.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
     task = task_of(model=model)
-    plan = dataclasses.replace(QUICK, rewrite="none").propose(task, Budget(macs="60%"), Rng(0)).plan
+    plan = control(NoRewrite, QUICK).propose(task, Budget(macs="60%"), Rng(0)).plan
     assert task.network.cost(plan).macs <= 0.6 * task.network.cost().macs
 
 

@@ -17,7 +17,6 @@ from metaprune.models import create
 from metaprune.network import trace
 
 _FOUND: dict[str, Any] = {
-    "rewrite": "metanet",
     "strength": 0.667,
     "graph": {"nodes": 251, "edges": 11424, "uncovered": {}},
     "steps": [

@@ -15,7 +15,6 @@ from metaprune.train.config import TrainConfig, require_choice, require_number
 
 Form = Literal["gated", "paper"]
 Objective = Literal["cut", "straight-through", "sparsity"]
-Rewrite = Literal["metanet", "none", "noise", "shuffled", "shrinkage", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -166,11 +165,6 @@ class MetaGraphConfig(MethodOptions):
     """Training after the initial pruning; None leaves it out."""
     finetune: TrainConfig | None = None
     """Training after the rewrite; None leaves it out. What follows the last cut is the recipe's `[recover]`."""
-    rewrite: Rewrite = "metanet"
-    """metanet, or a control: none; noise or shrinkage as large as the metanetwork's rewrite; the metanetwork on a
-    shuffled graph; sparse: none, but `finetune` trains with group sparsity on this network."""
-    sparse_reg: float = 1e-3
-    """Weight of the group-sparsity term of rewrite = "sparse"."""
     strength: float | None = None
     """0..1, how hard to rewrite; None: by the budget's share of the MACs (with masks, of the parameters)."""
     pattern: str = "channels"
@@ -180,17 +174,9 @@ class MetaGraphConfig(MethodOptions):
     """Folder of `metaprune fit metagraph`, of any network; None: meta-train on this task first."""
 
     def __post_init__(self) -> None:
-        require_choice(
-            "metagraph.rewrite", self.rewrite, ("metanet", "none", "noise", "shuffled", "shrinkage", "sparse")
-        )
         require_number("metagraph.initial", self.initial, 0.0, 1.0, open_low=True)
-        require_number("metagraph.sparse_reg", self.sparse_reg, 0.0)
         if self.strength is not None:
             require_number("metagraph.strength", self.strength, 0.0, 1.0)
-        if self.rewrite == "sparse" and self.finetune is None:
-            raise ConfigError("rewrite='sparse' trains with group sparsity: give it finetune = { epochs = ... }")
-        if self.rewrite == "sparse" and self.initial < 1:
-            raise ConfigError("rewrite='sparse' trains the whole network: leave initial at 1")
         if self.initial_finetune is not None and self.initial == 1:
             raise ConfigError("initial_finetune trains after an initial pruning: set initial below 1, or leave it out")
         kind = method_spec(self.criterion).config_class()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ from metaprune.values import Budget, Plan, Proposal
 class MetaGraph(MetaGraphConfig, BaseMethod):
     """Meta-trains a graph metanetwork, then rewrites a network with it and prunes it by a plain criterion."""
 
+    learns: ClassVar[bool] = True
+    """False: a control of studies, the same flow without a metanetwork."""
+    flow: ClassVar[type[RewriteAndPrune]] = RewriteAndPrune
+
     fitted: Artifact | None = field(default=None, repr=False, metadata=AT_RUN_TIME)
     """Set by `restore`."""
 
@@ -48,17 +52,13 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         return ranking(self.criterion, self.ranking_options)
 
     @property
-    def _learns(self) -> bool:
-        return self.rewrite not in ("none", "sparse")
-
-    @property
     def weights(self) -> WeightMasks | None:
         """The criterion of single weights; None where channels are pruned."""
         return weight_criterion(self)
 
     def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`. A given artifact is read, too."""
-        if self._learns and (given := self.fitted or self.artifact) is not None:
+        if self.learns and (given := self.fitted or self.artifact) is not None:
             restored(given if isinstance(given, Artifact) else Artifact.load(given, self.name), task)
         self._require_reachable(task, budget)
 
@@ -156,11 +156,11 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
             return Proposal(Plan())
         _require_finite(task.network.tensors)
         learned = None
-        if self._learns:
+        if self.learns:
             artifact = self._artifact(task, rng)
             learned = restored(artifact, task)
             warn_of_others(artifact, self._fit_options(), MetaGraph()._fit_options())
-        flow = RewriteAndPrune(self, task, budget, rng.child("prune"))
+        flow = self.flow(self, task, budget, rng.child("prune"))
         flow.initial()
         flow.rewritten(learned)
         return flow.pruned() if self.weights is None else flow.masked(self.weights)

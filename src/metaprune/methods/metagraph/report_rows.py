@@ -91,16 +91,15 @@ def metagraph_text(record: Record) -> str:
     details = _details(record)
     if not details:
         return ""
-    kind, strength = str(details.get("rewrite") or ""), finite(details.get("strength"))
-    text = "Rewritten by a metanetwork" if kind == "metanet" else f"Control in the place of the rewrite: {kind}"
-    parts = [text + (f" at strength {strength:.2f}" if strength is not None else "")]
+    strength = finite(details.get("strength"))
+    parts = ["No metanetwork" if strength is None else f"Rewritten by a metanetwork at strength {strength:.2f}"]
     graph = mapping_or_empty(details.get("graph"))
     nodes, edges = (finite(graph.get(k)) for k in ("nodes", "edges"))
     if nodes is not None and edges is not None:
         parts += [f"graph of {int(nodes):,} nodes and {int(edges):,} edges"]
     if uncovered := mapping_or_empty(graph.get("uncovered")):
         parts += [f"not in the graph, and not rewritten: {', '.join(uncovered)}"]
-    if kind == "metanet" and details.get("moved") == {}:
+    if details.get("moved") == {}:
         parts += ["nothing moved"]
     return "; ".join(parts)
 

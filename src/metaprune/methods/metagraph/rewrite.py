@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.elastic.weights import zeroed
 from metaprune.methods.metagraph.build_graph import build_network_graph
-from metaprune.methods.metagraph.config import MetaConfig, MetaGraphConfig
-from metaprune.methods.metagraph.controls import SparseLoss, by_metanet, noise_like, shrunk_like, shuffled
+from metaprune.methods.metagraph.config import MetaConfig
 from metaprune.methods.metagraph.data_models import dropped_are_zero
 from metaprune.methods.metagraph.learned import RestoredMetanet
 from metaprune.methods.metagraph.meta import DataModel
+from metaprune.methods.metagraph.metanet import Graph, Metanet
 from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.pruner import Pruner, metric_of, ranking, some_batches, weight_criterion
 from metaprune.methods.metagraph.shrinkage import Shrinkage
@@ -28,25 +28,43 @@ from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.method import PruneTask
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
+from metaprune.train.loss import TrainLoss
 from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan, Proposal
 
+if TYPE_CHECKING:
+    from metaprune.methods.metagraph.method import MetaGraph
+
+LossOf = Callable[[TracedModule], TrainLoss | None]
 _CALIBRATION, _JUDGED = 4, 8  # batches
 _BINS = 20
 _MUCH = 0.1  # of the parameters, that no edge or node holds
-_STEPS = {"metanet": "rewrite", "none": "no rewrite", "sparse": "no rewrite"}  # others: "rewrite (NAME)"
+
+
+@torch.no_grad()
+def by_metanet(
+    metanet: Metanet, model: DataModel, strength: float, network_graph: NetworkGraph | None = None
+) -> dict[str, Tensor]:
+    """Rewrite the weights of a data model; `network_graph` stands in for the model's own graph."""
+    graph = model.graph() if network_graph is None else Graph(network_graph, model.tensors)
+    metanet.eval()
+    return graph.network_graph.written(model.tensors, metanet(graph, strength))
 
 
 class RewriteAndPrune:
-    """Each step leaves the primary metric on the validation split, cost as shares of the full one, and seconds."""
+    """The steps of one proposal: initial pruning, rewrite, cut or masks, with fine-tuning between.
 
-    def __init__(self, method: MetaGraphConfig, task: PruneTask, budget: Budget, rng: Rng):
+    Each step leaves the primary metric on the validation split, cost as shares of the full one, and seconds.
+    Studies put a control in place of the rewrite by overriding `new_weights` or `tuning_loss`.
+    """
+
+    def __init__(self, method: MetaGraph, task: PruneTask, budget: Budget, rng: Rng):
         self.method, self.task, self.budget, self.rng = method, task, budget, rng
         self.pruner = Pruner(task, ranking(method.criterion, method.ranking_options))
         self.tensors: dict[str, Tensor] = {n: t.detach() for n, t in task.network.tensors.items()}
         self.plan = Plan()
         self.masking = weight_criterion(method)
-        self.details: dict[str, Any] = {"steps": [], "rewrite": method.rewrite}
+        self.details: dict[str, Any] = {"steps": []}
         data, device = task.require_data(method.name), task.network.device
         self.data = data
         self.calibration = some_batches(data.train, task.batch_size, _CALIBRATION, device, rng.child("calibration"))
@@ -64,25 +82,19 @@ class RewriteAndPrune:
             self._tuned("initial pruning", self.method.initial_finetune)
 
     def rewritten(self, learned: RestoredMetanet | None) -> None:
-        """The rewrite or its control, and the fine-tuning after it."""
-        network, kind = self.task.network, self.method.rewrite
+        """The rewrite, where there is a metanetwork, and the fine-tuning after it."""
+        network = self.task.network
         model = DataModel(self.task, build_network_graph(network), self.tensors, self.plan)
         network_graph = model.network_graph
-        uncovered = dict(network_graph.uncovered)
         self.details["graph"] = {
             "nodes": network_graph.nodes,
             "edges": network_graph.edge_count,
-            "uncovered": uncovered,
+            "uncovered": dict(network_graph.uncovered),
         }
         if learned is not None:
             _warn_of_gaps(network_graph, network.cost().params)
             before, strength = self.tensors, self._strength(learned.meta)
-            wrong = self._wrong(model) if kind == "shuffled" else None
-            self.tensors = by_metanet(learned.metanet, model, strength, wrong)
-            if kind == "noise":
-                self.tensors = noise_like(self.tensors, before, self.rng.child("noise"))
-            if kind == "shrinkage":
-                self.tensors = shrunk_like(self.tensors, model, Shrinkage(network, self.method.meta.alpha))
+            self.tensors = self.new_weights(learned.metanet, model, strength)
             moved = _moved(before, self.tensors)
             if not moved:
                 warnings.warn("the artifact rewrites nothing: see its meta-training", CollapseWarning, stacklevel=4)
@@ -92,7 +104,15 @@ class RewriteAndPrune:
                 "norms": self._norms(before),
                 "meta_training": learned.info,
             }
-        self._tuned(_STEPS.get(kind, f"rewrite ({kind})"), self.method.finetune, sparse=kind == "sparse")
+        self._tuned("rewrite" if learned is not None else "no rewrite", self.method.finetune, self.tuning_loss)
+
+    def new_weights(self, metanet: Metanet, model: DataModel, strength: float) -> dict[str, Tensor]:
+        """Rewrite the weights of `model`."""
+        return by_metanet(metanet, model, strength)
+
+    def tuning_loss(self, module: TracedModule) -> TrainLoss | None:
+        """Choose the loss of the fine-tuning after the rewrite; None: the objective's."""
+        return None
 
     def pruned(self) -> Proposal:
         """The plan within the budget, with the weights it belongs to and BatchNorm statistics of its own."""
@@ -117,10 +137,6 @@ class RewriteAndPrune:
         details = {"metagraph": self.details} | ({"masks": mask_details} if masks else {})
         return Proposal(self.plan, module.full_size(self.tensors), (), details, masks)
 
-    def _wrong(self, model: DataModel) -> NetworkGraph:
-        alive = self.task.network.survivors(self.plan) if self.plan.keep else None
-        return shuffled(model.network_graph.at(alive), self.rng.child("shuffled"))
-
     def _norms(self, before: Mapping[str, Tensor]) -> dict[str, dict[str, list[int]]]:
         """Channels of every group counted by their norm, in bins up to the largest before."""
         shrinkage, counts_by_group = Shrinkage(self.task.network), {}
@@ -143,24 +159,18 @@ class RewriteAndPrune:
         plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("strength"))
         return meta.strength(self.pruner.share(plan))
 
-    def _tuned(self, step: str, config: TrainConfig | None, sparse: bool = False) -> None:
+    def _tuned(self, step: str, config: TrainConfig | None, loss_of: LossOf | None = None) -> None:
         """Judge a step; then, where asked for, fine-tune at the plan so far and judge again."""
-        network = self.task.network
-        module = TracedModule(network, self.tensors, self.plan)
+        module = TracedModule(self.task.network, self.tensors, self.plan)
         self._judge(step, module, self.plan)
         if config is not None:
-            loss = None
-            if sparse:  # of whole networks only: a module at a plan holds slices, which the groups' rows do not fit
-                shrinkage = Shrinkage(network, self.method.meta.alpha)
-                objective = self.data.require_objective()
-                loss = SparseLoss(objective, shrinkage, module.tensors, self.method.sparse_reg)
             folder = None if self.task.folder is None else self.task.folder / self.method.name / step.replace(" ", "_")
             train(
                 module,
                 self.data,
                 config,
                 rng=self.rng.child(step),
-                loss=loss,
+                loss=None if loss_of is None else loss_of(module),
                 label=step,
                 progress=self.task.progress,
                 checkpoint_dir=folder,

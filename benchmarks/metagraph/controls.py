@@ -1,33 +1,31 @@
-"""What else could have moved the weights: rewrites of equal size without what the metanetwork knows."""
+"""Controls of the graph metanetwork: the same flow with something else in place of the rewrite.
+
+Noise and shrinkage move the weights as far as the metanetwork does; a shuffled graph shows what the connections are
+worth; without a rewrite the same fine-tunings are left, on the objective alone or with group sparsity.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.meta import DataModel
-from metaprune.methods.metagraph.metanet import Graph, Metanet
+from metaprune.methods.metagraph.metanet import Metanet
+from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.metagraph.network_graph import NetworkGraph
+from metaprune.methods.metagraph.rewrite import RewriteAndPrune, by_metanet
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.objective import Objective
 from metaprune.train.loss import TrainLoss
+from metaprune.train.traced_module import TracedModule
 
 Tensors = Mapping[str, Tensor]
-
-
-@torch.no_grad()
-def by_metanet(
-    metanet: Metanet, model: DataModel, strength: float, network_graph: NetworkGraph | None = None
-) -> dict[str, Tensor]:
-    """The rewrite itself; `network_graph` stands in for the model's own graph."""
-    graph = model.graph() if network_graph is None else Graph(network_graph, model.tensors)
-    metanet.eval()
-    return graph.network_graph.written(model.tensors, metanet(graph, strength))
 
 
 def noise_like(new: Tensors, old: Tensors, rng: Rng) -> dict[str, Tensor]:
@@ -98,3 +96,74 @@ class SparseLoss(TrainLoss):
             self._weights = self._shrinkage.weights(tensors)
         self._step += 1
         return super().__call__(output, inputs, target) + self._reg * self._shrinkage.loss(tensors, self._weights)
+
+
+class _NoiseFlow(RewriteAndPrune):
+    def new_weights(self, metanet: Metanet, model: DataModel, strength: float) -> dict[str, Tensor]:
+        return noise_like(super().new_weights(metanet, model, strength), self.tensors, self.rng.child("noise"))
+
+
+class _ShrinkageFlow(RewriteAndPrune):
+    def new_weights(self, metanet: Metanet, model: DataModel, strength: float) -> dict[str, Tensor]:
+        shrinkage = Shrinkage(self.task.network, self.method.meta.alpha)
+        return shrunk_like(super().new_weights(metanet, model, strength), model, shrinkage)
+
+
+class _ShuffledFlow(RewriteAndPrune):
+    def new_weights(self, metanet: Metanet, model: DataModel, strength: float) -> dict[str, Tensor]:
+        alive = self.task.network.survivors(self.plan) if self.plan.keep else None
+        wrong = shuffled(model.network_graph.at(alive), self.rng.child("shuffled"))
+        return by_metanet(metanet, model, strength, wrong)
+
+
+class _SparseFlow(RewriteAndPrune):
+    method: Sparse
+
+    def tuning_loss(self, module: TracedModule) -> TrainLoss:
+        """Of whole networks only: a module at a plan holds slices, which the groups' rows do not fit."""
+        shrinkage = Shrinkage(self.task.network, self.method.meta.alpha)
+        return SparseLoss(self.data.require_objective(), shrinkage, module.tensors, self.method.sparse_reg)
+
+
+class Noise(MetaGraph):
+    """Noise as large as the rewrite, tensor by tensor."""
+
+    flow = _NoiseFlow
+
+
+class ShrinkageOnly(MetaGraph):
+    """Shrunk channels, as far from the network as the rewrite."""
+
+    flow = _ShrinkageFlow
+
+
+class Shuffled(MetaGraph):
+    """The metanetwork on a graph that is wrong."""
+
+    flow = _ShuffledFlow
+
+
+class NoRewrite(MetaGraph):
+    """The same fine-tunings and the same criterion."""
+
+    learns = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparse(MetaGraph):
+    """No rewrite; `finetune` trains the whole network with group sparsity of weight `sparse_reg`."""
+
+    learns: ClassVar[bool] = False
+    flow: ClassVar[type[RewriteAndPrune]] = _SparseFlow
+
+    sparse_reg: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finetune is None or self.initial < 1:
+            raise ConfigError("group sparsity trains the whole network: set finetune, and leave initial at 1")
+
+
+def control(kind: type[MetaGraph], method: MetaGraph, **options: Any) -> MetaGraph:
+    """Make a control with the options of `method`."""
+    return kind(**{f.name: getattr(method, f.name) for f in fields(MetaGraph)} | options)
