@@ -6,6 +6,7 @@ A network never changes: `with_tensors` and `with_latency` return new ones, and 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaprune.core.errors import MetapruneError, PlanError, UncoveredOpWarning
+from metaprune.core.errors import FixedBatchWarning, MetapruneError, PlanError, UncoveredOpWarning
 from metaprune.cost.analytic import CostModel, PredictMs
 from metaprune.cost.terms import cost_terms
 from metaprune.elastic.batchnorm import calibrated
@@ -86,7 +87,8 @@ class Network:
     @property
     def notes(self) -> list[str]:
         """Operators whose result depends on how many channels there are (statistics over channels)."""
-        return list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
+        fixed = [f"{self.captured.batch_fixed}; costs are of one call"] if self.captured.batch_fixed else []
+        return fixed + list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
         """This network with other weights, for methods that read `tensors`; graph, space and costs are shared."""
@@ -359,16 +361,19 @@ def trace(
     example_kwargs: dict[str, Any] | None = None,
     *,
     free_outputs: bool | Sequence[str] = False,
+    batch_dim: int = 0,
 ) -> Network:
-    """Capture `model` and label it. The model stays as it is: weights, buffers, modes, grads, hooks, random state.
+    """Capture `model` and label it. The model stays as it is: tensors, attributes, modes, grads, hooks, random state.
 
     The network reads the model's tensors: move the model to its device first, and trace it again after moving it.
 
     Args:
-        example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
+        example_inputs: a tensor or a tuple of positional inputs.
         example_kwargs: keyword inputs.
         free_outputs: outputs that may change their width: all (features of a backbone), or those that glob patterns
             name ("encoder_last_hidden_state" of a dict or dataclass, "0.1" of nested tuples). By default none may.
+        batch_dim: which dimension of the first tensor, and of all as long there, counts samples; 1 for sequence-first
+            layers. Where that is no batch, or fixed by the model, a warning says so, and costs are those of one call.
 
     Raises:
         PlanError: `free_outputs` names no output.
@@ -380,14 +385,19 @@ def trace(
         raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
     args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
-    captured = capture(model, tuple(args), dict(example_kwargs or {}))
+    captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
     fuse_channel_shuffles(captured.graph)
     unpack_projections(captured)
     labelled = label_graph(captured, free_outputs)
     network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
+    if captured.batch_fixed:
+        warnings.warn(
+            f"{captured.batch_fixed}: costs are of one call on the example inputs. If samples lie along another "
+            "dimension, trace with batch_dim=",
+            FixedBatchWarning,
+            stacklevel=2,
+        )
     if labelled.uncovered:
-        import warnings
-
         ops = sorted({u.op for u in labelled.uncovered})
         warnings.warn(
             f"operators without a rule lock what enters them: {', '.join(ops)}", UncoveredOpWarning, stacklevel=2

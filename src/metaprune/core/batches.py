@@ -1,4 +1,4 @@
-"""The batch dimension of a model's inputs: dimension 0 of the first tensor, and of all tensors as long as it."""
+"""The batch dimension of a model's inputs: that of the first tensor, and of all tensors that are as long there."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 from torch.utils import _pytree as pytree
 
 
-def batch_size(args: tuple, kwargs: dict[str, Any]) -> int:
-    """Dimension 0 of the first tensor; 0 without one."""
-    tensors = (x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim())
-    return next((int(x.shape[0]) for x in tensors), 0)
+def batch_size(args: tuple, kwargs: dict[str, Any], dim: int = 0) -> int:
+    """Read dimension `dim` of the first tensor that has one; 0 without such a tensor."""
+    tensors = (x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim() > dim)
+    return next((int(x.shape[dim]) for x in tensors), 0)
 
 
-def is_batched(value: Any, batch: int) -> bool:
-    """Whether `value` is a tensor whose dimension 0 is the batch."""
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch
+def is_batched(value: Any, batch: int, dim: int = 0) -> bool:
+    """Tell whether `value` is a tensor whose dimension `dim` is the batch."""
+    return isinstance(value, torch.Tensor) and value.dim() > dim and value.shape[dim] == batch
 
 
-def with_batch(args: tuple, kwargs: dict[str, Any], size: int) -> tuple[tuple, dict[str, Any]]:
-    """The inputs with every batch dimension at `size`: the first rows, or all rows repeated in turn."""
-    batch = batch_size(args, kwargs)
+def with_batch(args: tuple, kwargs: dict[str, Any], size: int, dim: int = 0) -> tuple[tuple, dict[str, Any]]:
+    """Resize every batch dimension to `size`: the first rows, or all rows repeated in turn."""
+    batch = batch_size(args, kwargs, dim)
     if batch in (0, size):
         return args, kwargs
 
     def resized(x: Any) -> Any:
-        if not is_batched(x, batch):
+        if not is_batched(x, batch, dim):
             return x
-        return x[:size].clone() if size < batch else x.index_select(0, torch.arange(size, device=x.device) % batch)
+        return x.index_select(dim, torch.arange(size, device=x.device) % batch)
 
     return pytree.tree_map(resized, (args, kwargs))

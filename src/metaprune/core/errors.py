@@ -75,6 +75,10 @@ class VacuousProofWarning(UserWarning):
     """A proof whose two sides are zero."""
 
 
+class FixedBatchWarning(UserWarning):
+    """The network runs at one batch size only, or what was taken for its batch is none."""
+
+
 class CollapseWarning(UserWarning):
     """What was learned gives the same answer to different questions."""
 

@@ -7,10 +7,7 @@ dtype assertions dropped (they would forbid another dtype), tied tensors unified
 
 from __future__ import annotations
 
-import inspect
-import linecache
 import operator
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +17,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size, is_batched, with_batch
-from metaprune.core.errors import UntraceableError
+from metaprune.core.side_effects import side_effects_undone
+from metaprune.graph.exporting import export_program
+from metaprune.graph.transformers_models import set_traceable
 
 DROPPED_OPS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_guards_fn")
 
@@ -38,7 +36,8 @@ class Captured:
     out_spec: pytree.TreeSpec
     in_spec: pytree.TreeSpec
     example: tuple[tuple, dict]
-    symbols: set[Any] = field(default_factory=set)  # the batch symbols; empty if the batch size got fixed
+    symbols: set[Any] = field(default_factory=set)  # the batch symbols; empty if the batch is fixed
+    batch_fixed: str = ""  # why, then
 
     def output_names(self) -> list[str]:
         """A name per leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
@@ -67,26 +66,35 @@ class Captured:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; every module's mode and the global random state come back afterwards."""
-    modes = [(m, m.training) for m in model.modules()]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            for m, _ in modes:
-                m.training = False
-            yield
-        finally:
-            for m, mode in modes:
-                m.training = mode
+    """Put the model in eval mode inside the block; what happens to it there is undone (see `side_effects_undone`)."""
+    with side_effects_undone(model):
+        for module in model.modules():
+            module.training = False
+        yield
 
 
-def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Captured:
-    """Export `model` on example inputs.
+def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int = 0) -> Captured:
+    """Export `model` in eval mode on example inputs.
 
     Raises:
         UntraceableError: the model cannot be exported; names the module, the line and the operator.
     """
     with untouched(model):
-        program, (args, kwargs) = _export(model, args, kwargs)
+        set_traceable(model, kwargs)
+        exported = export_program(model, args, kwargs, batch_dim)
+    captured = _cleaned(exported.program, exported.example)
+    captured.batch_fixed = exported.fixed
+    if not exported.fixed:
+        by_name = {n.name: n for n in captured.graph.nodes}
+        for name in captured.inputs:
+            value = by_name[name].meta.get("val")
+            if isinstance(value, torch.Tensor) and value.dim() > batch_dim:
+                size = value.shape[batch_dim]
+                captured.symbols |= set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
+    return captured
+
+
+def _cleaned(program: Any, example: tuple[tuple, dict[str, Any]]) -> Captured:
     graph = program.graph_module.graph
     _inline_regions(graph, program.graph_module)
     for node in reversed(list(graph.nodes)):
@@ -94,7 +102,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Captured:
             graph.erase_node(node)
     state = {**program.state_dict, **program.constants}
     sources, aliases = _unify_tied(program, state)
-    captured = Captured(
+    return Captured(
         graph=graph,
         tensors={name: state[name] for name in dict.fromkeys(sources.values())},
         sources=sources,
@@ -102,45 +110,8 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Captured:
         inputs=[s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"],
         out_spec=program.call_spec.out_spec,
         in_spec=program.call_spec.in_spec,
-        example=(args, kwargs),
+        example=example,
     )
-    by_name = {n.name: n for n in graph.nodes}
-    for name in captured.inputs:
-        value = by_name[name].meta.get("val")
-        if isinstance(value, torch.Tensor) and value.dim() and isinstance(value.shape[0], torch.SymInt):
-            captured.symbols |= set(value.shape[0].node.expr.free_symbols)
-    return captured
-
-
-def _export(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Any, tuple[tuple, dict]]:
-    """Try with a batch of two (a batch of one would be taken for a constant), then with the inputs as given."""
-    attempts = [(args, kwargs)]
-    if batch_size(args, kwargs) not in (0, 2):
-        attempts.insert(0, with_batch(args, kwargs, 2))
-    error: Exception | None = None
-    for attempt in attempts:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return _export_once(model, *attempt), attempt
-        except Exception as caught:  # torch.export raises many unrelated classes
-            error = caught
-    assert error is not None
-    raise UntraceableError(_eager_failure(model, args, kwargs) or _explain_failure(model, error)) from error
-
-
-def _export_once(model: nn.Module, args: tuple, kwargs: dict) -> Any:
-    shapes = torch.export.ShapesCollection()
-    batch = batch_size(args, kwargs)
-    seen: set[int] = set()
-    for leaf in pytree.tree_leaves((args, kwargs)):
-        if is_batched(leaf, batch) and id(leaf) not in seen:
-            seen.add(id(leaf))
-            shapes[leaf] = {0: torch.export.Dim.AUTO}
-    # torch.export (2.13) cannot name the shapes of `**kwargs`: such a forward keeps the batch size of the example
-    named = set(kwargs) <= set(inspect.signature(model.forward).parameters)
-    dynamic: Any = shapes if seen and batch > 1 and named else None
-    return torch.export.export(model, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
 
 
 def _inline_regions(graph: fx.Graph, root: nn.Module) -> None:
@@ -205,50 +176,6 @@ def _unify_tied(program: Any, state: dict[str, torch.Tensor]) -> tuple[dict[str,
             node.replace_all_uses_with(first[name])
             program.graph_module.graph.erase_node(node)  # what is left of the placeholders: sources and inputs
     return sources, aliases
-
-
-def _eager_failure(model: nn.Module, args: tuple, kwargs: dict) -> str | None:
-    """What to say if the model does not even run on the inputs, which is then no matter of export."""
-    try:
-        with torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:
-        first = next((t for t in str(error).splitlines() if t.strip()), "")
-        return (
-            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {first[:300]}\n"
-            "What to do: give inputs of the shape, type and device that its forward takes."
-        )
-    return None
-
-
-def _explain_failure(model: nn.Module, error: Exception) -> str:
-    """Name the innermost user module and source line that export stopped at, and what to do."""
-    paths = {id(m): name or "(root)" for name, m in model.named_modules()}
-    where, line = "(root)", ""
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        owner = frame.f_locals.get("self")
-        if (
-            isinstance(owner, nn.Module)
-            and id(owner) in paths
-            and "torch/nn/modules/module" not in frame.f_code.co_filename
-        ):
-            where = f"{paths[id(owner)]} ({type(owner).__name__})"
-            line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip()
-        trace = trace.tb_next
-    first = next((t for t in str(error).splitlines() if t.strip()), type(error).__name__)
-    if not line:  # not stopped in a forward: a kind of module or of output that export does not take
-        return (
-            f"torch.export does not take {type(model).__name__}: {type(error).__name__}: {first[:300]}\n"
-            "What to do: pass an initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
-            "A dataclass works once it is registered: torch.export.register_dataclass(TheClass)."
-        )
-    return (
-        f"torch.export could not capture module {where} at `{line}`: {type(error).__name__}: {first[:300]}\n"
-        "What to do: a branch on tensor values becomes torch.where or torch.cond; .item() and numpy calls move out of "
-        "forward; or trace the part of the model that is free of them."
-    )
 
 
 def module_of(node: fx.Node) -> str:

@@ -54,6 +54,7 @@ class Prepared:
     asked_recover: RecoverConfig
     own_loop: RecoveryLoop | None
     free_outputs: bool | Sequence[str]
+    batch_dim: int
     latency_table: dict[str, Any] | None
     batch_size: int
     seed: int
@@ -110,6 +111,7 @@ def prepare(
     recover: RecoverConfig | str | RecoveryLoop | None = None,
     form: Form = "auto",
     free_outputs: bool | Sequence[str] = False,
+    batch_dim: int = 0,
     latency_table: str | Path | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -129,7 +131,7 @@ def prepare(
     recovery = replace(asked, kind=recovery_after(method, asked.kind))
     _require_data(method, data, recovery)
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
-    network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs)
+    network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs, batch_dim=batch_dim)
     network, table = attach_latency_table(network, latency_table)
     data = None if data is None else data.bound_to(network.model)
     require_fit(network.model, data)
@@ -151,6 +153,7 @@ def prepare(
         asked_recover=asked,
         own_loop=own_loop,
         free_outputs=free_outputs,
+        batch_dim=batch_dim,
         latency_table=table,
         batch_size=batch_size,
         seed=seed,

@@ -91,6 +91,7 @@ def prune(
     ties: Sequence[Sequence[str]] = (),
     keep_module: bool = False,
     free_outputs: bool | Sequence[str] = False,
+    batch_dim: int = 0,
     form: Form = "auto",
     verify: bool = True,
     latency_table: str | Path | None = None,
@@ -104,7 +105,7 @@ def prune(
     `model` is not changed.
 
     Args:
-        example_inputs: a tensor or a tuple of positional inputs; the first dimension of the first tensor is the batch.
+        example_inputs: a tensor or a tuple of positional inputs.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
@@ -117,7 +118,7 @@ def prune(
         constraints: what a plan may look like; instead of it, its parts as keywords:
         round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
-        free_outputs: outputs that may change their width, see `trace`.
+        free_outputs, batch_dim: outputs that may change their width; the dimension that counts samples: see `trace`.
         form, verify: see `cut`.
         latency_table: file of `metaprune latency`, for a budget in latency_ms.
         batch_size: samples per forward pass of scoring and evaluation.
@@ -149,6 +150,7 @@ def prune(
             recover=recover,
             form=form,
             free_outputs=free_outputs,
+            batch_dim=batch_dim,
             latency_table=latency_table,
             batch_size=batch_size,
             seed=seed,
@@ -228,6 +230,7 @@ def _record(
         recover={"kind": OWN_LOOP} if own_loop else plain(prepared.asked_recover),
         form=prepared.form,
         free_outputs=free if isinstance(free, bool) else list(as_patterns(free)),
+        batch_dim=prepared.batch_dim,
         batch_size=prepared.batch_size,
         bounds=prepared.budget.bounds(prepared.network.cost()),
         space=space_record(pruned),

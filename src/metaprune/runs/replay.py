@@ -62,6 +62,7 @@ def replay(
         "constraints": from_dict(Constraints, recorded["constraints"], "constraints"),
         "form": recorded["form"],
         "free_outputs": recorded["free_outputs"],
+        "batch_dim": recorded.get("batch_dim", 0),
         "batch_size": recorded["batch_size"],
         "seed": recorded["seed"],
     }

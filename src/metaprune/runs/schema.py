@@ -95,6 +95,7 @@ class Record:
     recover: dict[str, Any]
     form: str
     free_outputs: bool | list[str]
+    batch_dim: int = 0
     batch_size: int
     bounds: dict[str, float]
     space: SpaceRecord

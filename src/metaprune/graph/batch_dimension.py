@@ -1,0 +1,78 @@
+"""Whether a dimension of the inputs is a batch: what one sample is must not depend on the others.
+
+A sequence-first recurrent layer runs at any length of dimension 0, too. Only what it computes tells that this is time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from metaprune.core.batches import batch_size, is_batched
+from metaprune.core.side_effects import side_effects_undone
+
+_CLOSE = 1e-4  # relative to the largest entry; what is computed in float32 or less differs by rounding
+
+
+@torch.no_grad()
+def samples_are_independent(model: nn.Module, args: tuple, kwargs: dict[str, Any], dim: int) -> bool | None:
+    """Change one sample at a time and look whether any output of the others stays.
+
+    None: it cannot be told, as the model does not run, no output has the dimension, or BatchNorm uses the statistics
+    of the batch at all times.
+    """
+    batch = batch_size(args, kwargs, dim)
+    if batch < 2 or any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules()
+    ):
+        return None
+    try:
+        with side_effects_undone(model):
+            before = _outputs(model, args, kwargs, batch, dim)
+            first = _outputs(model, *_changed(args, kwargs, batch, dim, 0), batch, dim)
+            last = _outputs(model, *_changed(args, kwargs, batch, dim, batch - 1), batch, dim)
+    except Exception:  # the model may raise anything on inputs that nobody gave
+        return None
+    if not len(before) == len(first) == len(last) or not before:
+        return None
+    inner = batch - 1
+    return any(
+        _close(a.narrow(dim, 1, inner), b.narrow(dim, 1, inner))
+        and _close(a.narrow(dim, 0, inner), c.narrow(dim, 0, inner))
+        for a, b, c in zip(before, first, last, strict=True)
+    )
+
+
+def _outputs(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch: int, dim: int) -> list[Tensor]:
+    torch.manual_seed(0)  # a forward that draws draws the same
+    leaves = pytree.tree_leaves(model(*args, **kwargs))
+    return [x.double() for x in leaves if is_batched(x, batch, dim) and not x.is_complex()]
+
+
+def _changed(args: tuple, kwargs: dict[str, Any], batch: int, dim: int, index: int) -> tuple[tuple, dict[str, Any]]:
+    """The inputs with sample `index` moved: by noise, or by the order of its integers, which stay in their range."""
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(x: Any) -> Any:
+        if not is_batched(x, batch, dim) or x.dtype == torch.bool:
+            return x
+        x = x.clone()
+        sample = x.select(dim, index)
+        if x.is_floating_point():
+            sample += torch.randn(sample.shape, generator=generator).to(sample)
+        elif not x.is_complex():
+            order = torch.randperm(sample.numel(), generator=generator).to(x.device)
+            sample.copy_(sample.reshape(-1)[order].reshape(sample.shape))
+        return x
+
+    return pytree.tree_map(moved, (args, kwargs))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    a, b = a.nan_to_num(), b.nan_to_num()
+    return bool((a - b).abs().max() <= _CLOSE * a.abs().max()) if a.numel() else True

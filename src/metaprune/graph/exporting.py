@@ -1,0 +1,154 @@
+"""`torch.export` on the inputs that the user gave, with a batch that may vary, and what to say where it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import linecache
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from metaprune.core.batches import batch_size, is_batched, with_batch
+from metaprune.core.errors import UntraceableError
+from metaprune.core.side_effects import side_effects_undone
+from metaprune.graph.batch_dimension import samples_are_independent
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program of `torch.export` and the inputs that it is analysed on.
+
+    fixed: why the batch is fixed; empty where it varies, or where no tensor goes in.
+    """
+
+    program: Any
+    example: tuple[tuple, dict[str, Any]]
+    fixed: str = ""
+
+
+def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Exported:
+    """Export on the user's inputs; a batch of one, which would be taken for a constant, is tried as two.
+
+    Where samples are known not to depend on one another, two of them stand for all.
+
+    Raises:
+        UntraceableError: the model cannot be exported; names the module, the line and the operator.
+    """
+    batch = batch_size(args, kwargs, batch_dim)
+    if batch == 1:
+        doubled = with_batch(args, kwargs, 2, batch_dim)
+        with contextlib.suppress(Exception):  # the inputs as given are next
+            program = _export(model, *doubled, batch_dim)
+            if batch_varies(program, batch_dim) and samples_are_independent(model, *doubled, batch_dim) is not False:
+                return Exported(program, doubled)
+    try:
+        program = _export(model, args, kwargs, batch_dim)
+    except Exception as error:  # torch.export raises many unrelated classes
+        raise UntraceableError(_eager_failure(model, args, kwargs) or _explanation(model, error)) from error
+    if batch == 0:
+        return Exported(program, (args, kwargs))
+    if not batch_varies(program, batch_dim):
+        return Exported(
+            program, (args, kwargs), f"dimension {batch_dim} of the inputs is fixed at {batch} by the model"
+        )
+    pair = with_batch(args, kwargs, 2, batch_dim)
+    independent = samples_are_independent(model, *pair, batch_dim)
+    if independent is None and batch > 2:
+        independent, pair = samples_are_independent(model, args, kwargs, batch_dim), (args, kwargs)
+    if independent is False:
+        fixed = f"dimension {batch_dim} of the inputs is no batch: outputs depend on more than their own sample"
+        return Exported(program, (args, kwargs), fixed)
+    return Exported(program, pair if independent else (args, kwargs))
+
+
+def batch_varies(program: Any, batch_dim: int) -> bool:
+    """Tell whether an input of an exported program has a symbolic batch dimension."""
+    names = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
+    values = [n.meta.get("val") for n in program.graph_module.graph.nodes if n.name in names]
+    tensors = [v for v in values if isinstance(v, torch.Tensor) and v.dim() > batch_dim]
+    return any(isinstance(v.shape[batch_dim], torch.SymInt) for v in tensors)
+
+
+def _export(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:
+    shapes = torch.export.ShapesCollection()
+    batch = batch_size(args, kwargs, batch_dim)
+    seen: set[int] = set()
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if is_batched(leaf, batch, batch_dim) and id(leaf) not in seen:
+            seen.add(id(leaf))
+            shapes[leaf] = {batch_dim: torch.export.Dim.AUTO}
+    # torch.export (2.13) cannot name the shapes of `**kwargs`: such a forward keeps the batch size of the example
+    named = set(kwargs) <= set(inspect.signature(model.forward).parameters)
+    dynamic: Any = shapes if seen and batch > 1 and named else None
+    with warnings.catch_warnings(), _quiet(), side_effects_undone(model):  # fake tensors must not meet the next run
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep a failing export from printing its whole graph: what matters is in the error."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _eager_failure(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str | None:
+    """What to say if the model does not even run on the inputs, which is then no matter of export."""
+    try:
+        with torch.no_grad(), side_effects_undone(model):
+            model(*args, **kwargs)
+    except Exception as error:
+        return (
+            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {_first_line(error)}\n"
+            "What to do: give inputs of the shape, type and device that its forward takes."
+        )
+    return None
+
+
+def _explanation(model: nn.Module, error: Exception) -> str:
+    """Name the innermost user module and source line that export stopped at, and what to do."""
+    paths = {id(m): name or "(root)" for name, m in model.named_modules()}
+    where, line = "", ""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        owner = frame.f_locals.get("self")
+        if (
+            isinstance(owner, nn.Module)
+            and id(owner) in paths
+            and "torch/nn/modules/module" not in frame.f_code.co_filename
+        ):
+            where = f"{paths[id(owner)]} ({type(owner).__name__})"
+            # a class without a file (a notebook, exec) has a line number and no text
+            line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip() or f"line {trace.tb_lineno}"
+        trace = trace.tb_next
+    reason = f"{type(error).__name__}: {_first_line(error)}"
+    if not where:  # not stopped in a forward: a kind of module or of output that export does not take
+        return (
+            f"torch.export does not take {type(model).__name__}: {reason}\n"
+            "What to do: pass an initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
+            "A dataclass works once it is registered: torch.export.register_dataclass(TheClass). A cache among the "
+            "outputs is left out by an argument of the model's own, as use_cache=False."
+        )
+    return (
+        f"torch.export could not capture module {where} at `{line}`: {reason}\n"
+        "What to do: a branch on tensor values becomes torch.where or torch.cond; .item() and numpy calls move out of "
+        "forward; or trace the part of the model that is free of them."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((t for t in str(error).splitlines() if t.strip()), "no message")[:300]
