@@ -15,12 +15,12 @@ def batch_size(args: tuple, kwargs: dict[str, Any]) -> int:
 
 
 def is_batched(value: Any, batch: int) -> bool:
-    """Whether `value` is a tensor whose dimension 0 is the batch."""
+    """Tell whether `value` is a tensor whose dimension 0 is the batch."""
     return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch
 
 
 def with_batch(args: tuple, kwargs: dict[str, Any], size: int) -> tuple[tuple, dict[str, Any]]:
-    """The inputs with every batch dimension at `size`: the first rows, or all rows repeated in turn."""
+    """Set every batch dimension of the inputs to `size`: the first rows, or all rows repeated in turn."""
     batch = batch_size(args, kwargs)
     if batch in (0, size):
         return args, kwargs
