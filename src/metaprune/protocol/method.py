@@ -70,7 +70,7 @@ class LearnedMethod(Method, Protocol):
         ...
 
     def restore(self, artifact: Artifact) -> Self:
-        """The same method, with what was learned."""
+        """Return the same method, with what was learned."""
         ...
 
 
@@ -109,7 +109,7 @@ class _Completed(BaseMethod):
 
 
 def completed(method: Method) -> BaseMethod:
-    """`method` with every optional member: the one place that knows that a method may lack some."""
+    """Complete `method` with every optional member: the one place that knows that a method may lack some."""
     return method if isinstance(method, BaseMethod) else _Completed(method)
 
 
@@ -119,5 +119,5 @@ def require_feasible(method: Method, task: PruneTask, budget: Budget) -> None:
 
 
 def recovery_after(method: Method, kind: RecoverKind) -> RecoverKind:
-    """The recovery that follows `method`, see `BaseMethod.recovery`."""
+    """Return the recovery that follows `method`, see `BaseMethod.recovery`."""
     return completed(method).recovery(kind)

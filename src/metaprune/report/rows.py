@@ -114,7 +114,7 @@ class BudgetRow:
 
 
 def summary_rows(record: Record) -> list[SummaryRow]:
-    """The metric, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
+    """List the metric, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
     rows = _quality_rows(record)
     shown = [metric for metric in cost_metrics() if metric.listed]
     for metric in shown:
@@ -166,7 +166,7 @@ def lock_rows(record: Record, examples: int = 3) -> list[LockRow]:
 
 
 def split_reason(reason: str) -> tuple[str, str]:
-    """`conv2d in layer1.0.conv1 (spatial dimension)` -> (`conv2d`, `spatial dimension`); else ("", the reason)."""
+    """Split `conv2d in layer1.conv1 (spatial dimension)` into (`conv2d`, `spatial dimension`), or ("", the reason)."""
     match = re.fullmatch(r"(\S+)(?: in \S+)? \((.+)\)", reason, flags=re.DOTALL)
     if match:
         return match[1], match[2]
@@ -204,7 +204,7 @@ def _epoch_figure(row: Mapping[str, Any], part: str, figure: str, metric: str) -
 
 
 def budget_rows(record: Record) -> list[BudgetRow]:
-    """What was asked for and what was reached, bound by bound."""
+    """List what was asked for and what was reached, bound by bound."""
     asked = record.get("budget") or {}
     rows = []
     for metric, bound in (record.get("bounds") or {}).items():
@@ -226,14 +226,14 @@ def budget_rows(record: Record) -> list[BudgetRow]:
 
 
 def title(record: Record) -> str:
-    """`ResNet-20 on Fashion-MNIST`."""
+    """Name the run: `ResNet-20 on Fashion-MNIST`."""
     model = pretty_model(record.get("model"))
     data = record.get("data")
     return f"{model} on {pretty_data(data)}" if data else model
 
 
 def headline(record: Record) -> str:
-    """The run in one sentence: what remains of the cost, what became of its quality, and whether the cut is proved."""
+    """Sum the run up in one sentence: what is left of the cost, what became of quality, whether the cut is proved."""
     parts = []
     for metric in list(record.get("budget") or {}) or ["macs"]:
         before, after = _both(record, metric)
@@ -250,7 +250,7 @@ def headline(record: Record) -> str:
 
 
 def proof_text(record: Record) -> str:
-    """What is known about the cut's equality with the masked original; empty without a proof entry."""
+    """Say what is known about the cut's equality with the masked original; empty without a proof entry."""
     proof = record.get("proof")
     if not proof:
         return ""
@@ -261,7 +261,7 @@ def proof_text(record: Record) -> str:
 
 
 def masks_text(record: Record) -> str:
-    """`Single weights are held at zero (pattern 2:4): ...`, and what that is not; empty without such masks."""
+    """Say `Single weights are held at zero (pattern 2:4): ...`, and what that is not; empty without such masks."""
     masks = record.get("masks")
     left, part = finite(_get(masks, "nonzero")), finite(_get(masks, "share"))
     if left is None or part is None:

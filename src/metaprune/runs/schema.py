@@ -143,7 +143,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, Any]:
-    """A record of an older schema with the keys of this one; what was not recorded then is None.
+    """Upgrade a record of an older schema to the keys of this one; what was not recorded then is None.
 
     Raises:
         ConfigError: a newer schema than this version knows.

@@ -33,7 +33,7 @@ class Quality:
         return self.metrics[metric]
 
     def to_dict(self) -> dict[str, float]:
-        """All figures, JSON-able."""
+        """Return all figures, JSON-able."""
         return {**self.metrics, "samples": self.samples, "items": self.items}
 
 
@@ -118,7 +118,7 @@ def new_totals(device: torch.device) -> Tensor:
 def add_batch(
     totals: Tensor, mean_loss: Tensor, objective: Objective, output: object, inputs: object, target: object
 ) -> Tensor:
-    """`totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums."""
+    """Return `totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums."""
     items = objective.items(target)
     counts = torch.tensor([items, batch_size_of(inputs)], dtype=totals.dtype, device=totals.device)
     loss = (mean_loss.detach() * items).to(totals)

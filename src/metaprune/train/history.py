@@ -27,7 +27,7 @@ class EpochRow:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> EpochRow:
-        """A row as `History.to_dict` wrote it, or as versions before objectives did (losses and accuracies apart)."""
+        """Read a row as `History.to_dict` wrote it, or as versions before objectives (losses and accuracies apart)."""
         if "train" in row:
             return cls(**row)
         parts = {p: {m: row[f"{p}_{m}"] for m in ("loss", "accuracy")} for p in ("train", "val")}

@@ -350,7 +350,7 @@ def pass_of(split: Split, config: TrainConfig, num_processes: int) -> tuple[int 
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` over the parameters that require gradients.
+    """Make the optimiser of `config` over the parameters that require gradients.
 
     Raises:
         ConfigError: a function of the user's own that makes no optimiser.
