@@ -36,7 +36,7 @@ from metaprune.values import Budget, Constraints, Plan
 def data_models(
     tasks: Sequence[PruneTask], config: DataModelConfig, criterion: ScoreMethod, rng: Rng, progress: bool
 ) -> list[DataModel]:
-    """`config.count` per task, in turns over the tasks, so that the last ones are of different tasks.
+    """Make `config.count` models per task, in turns over the tasks, so that the last ones are of different tasks.
 
     Kept in the task's folder: killed and started again, those that are whole, and of the same weights, data, options
     and seed, are taken as they are.
