@@ -28,6 +28,7 @@ from metaprune.report.units import (
     share,
     times,
 )
+from metaprune.train.history import current_epoch
 
 Record = Mapping[str, Any]
 
@@ -188,19 +189,13 @@ def history_rows(record: Record) -> list[HistoryRow]:
     metric = metric_of(record).name
     for phase, history in (record.get("history") or {}).items():
         for i, row in enumerate((history or {}).get("rows") or (), start=1):
+            row = current_epoch(row)
             epoch = int(finite(row.get("epoch")) or i)
-            figures = {
-                f"{p}_{k}": _epoch_figure(row, p, k, metric) for p in ("train", "val") for k in ("loss", "metric")
-            }
+            names = {"loss": "loss", "metric": metric}
+            figures = {f"{p}_{k}": value_of(row.get(p), name) for p in ("train", "val") for k, name in names.items()}
             numbers = {k: finite(row.get(k)) for k in ("lr", "seconds")}
             rows.append(HistoryRow(str(phase), epoch, len(rows) + 1, **figures, **numbers))
     return rows
-
-
-def _epoch_figure(row: Mapping[str, Any], part: str, figure: str, metric: str) -> float | None:
-    """Of an epoch's training or validation part; records before objectives held `train_loss`, `train_accuracy`, ..."""
-    name = "loss" if figure == "loss" else metric
-    return value_of(row[part], name) if part in row else finite(row.get(f"{part}_{name}"))
 
 
 def budget_rows(record: Record) -> list[BudgetRow]:
