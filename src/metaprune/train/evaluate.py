@@ -122,10 +122,19 @@ def new_totals(device: torch.device) -> Tensor:
 
 
 def add_batch(
-    totals: Tensor, mean_loss: Tensor, objective: Objective, output: object, inputs: object, target: object
+    totals: Tensor,
+    mean_loss: Tensor,
+    objective: Objective,
+    output: object,
+    inputs: object,
+    target: object,
+    items: float | None = None,
 ) -> Tensor:
-    """Return `totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums."""
-    items = objective.items(target)
+    """Return `totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums.
+
+    items: the target's, where they are counted already.
+    """
+    items = objective.items(target) if items is None else items
     counts = torch.tensor([items, batch_size_of(inputs)], dtype=totals.dtype, device=totals.device)
     loss = (mean_loss.detach() * items).to(totals)
     row = torch.cat([loss.reshape(1), counts, objective.sums(output, target).to(totals)])
