@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
@@ -47,6 +47,21 @@ class PruneTask:
                 f"method {method!r} looks at training data: pass data=..., or use magnitude, which needs none"
             )
         return self.data
+
+
+def require_within(
+    task: PruneTask, budget: Budget, proposal: Proposal, refusal: Callable[[str, dict[str, float]], Exception]
+) -> None:
+    """Check the exact cost of a proposal against the budget.
+
+    refusal: (bounds that are exceeded, as "macs 1,200 > 1,000"; the cost by bounded metric) -> the error to raise.
+    """
+    network = task.network
+    bounds, cost = budget.bounds(network.cost()), network.cost(proposal.plan, masks=proposal.masks)
+    reached = {m: float(cost[m]) for m in bounds}
+    over = [f"{m} {reached[m]:,.6g} > {bound:,.6g}" for m, bound in bounds.items() if reached[m] > bound]
+    if over:
+        raise refusal("; ".join(over), reached)
 
 
 @runtime_checkable
