@@ -29,7 +29,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def noise_like(new: Tensors, old: Tensors, rng: Rng) -> dict[str, Tensor]:
-    """Every tensor moved as far as in `new`, in a random direction; what did not move or is zero stays."""
+    """Move every tensor as far as in `new`, in a random direction; what did not move or is zero stays."""
     noisy = {}
     for name, value in new.items():
         change = value - old[name] if value.is_floating_point() else torch.zeros(1)
@@ -42,7 +42,7 @@ def noise_like(new: Tensors, old: Tensors, rng: Rng) -> dict[str, Tensor]:
 
 
 def shuffled(network_graph: NetworkGraph, rng: Rng) -> NetworkGraph:
-    """The same weights in a graph that is wrong: the inputs of every block are mixed up."""
+    """Mix up the inputs of every block: the same weights in a graph that is wrong."""
     edges = []
     for number, e in enumerate(network_graph.edges):
         order = torch.randperm(e.into.shape[1], generator=rng.child(number).torch())
@@ -56,7 +56,7 @@ def shuffled(network_graph: NetworkGraph, rng: Rng) -> NetworkGraph:
 
 @torch.no_grad()
 def shrunk_like(new: Tensors, model: DataModel, shrinkage: Shrinkage) -> dict[str, Tensor]:
-    """Channels shrunk by their weights gamma, all by one factor, so that the network moves as far as in `new`."""
+    """Shrink channels by their weights gamma, all by one factor, so that the network moves as far as in `new`."""
     old = model.tensors
     floats = [n for n, t in old.items() if isinstance(model.task.network.tensors[n], nn.Parameter)]
     far = torch.stack([(new[n] - old[n]).square().sum() for n in floats]).sum().sqrt()

@@ -91,7 +91,7 @@ class Network:
         return fixed + list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
-        """This network with other weights, for methods that read `tensors`; graph, space and costs are shared."""
+        """Return this network with other weights, for methods that read `tensors`; it shares graph, space and costs."""
         new = copy.copy(self)
         taken = {
             n: nn.Parameter(tensors[n].detach(), requires_grad=False) if isinstance(t, nn.Parameter) else tensors[n]
@@ -101,7 +101,7 @@ class Network:
         return new
 
     def with_latency(self, predict_ms: PredictMs | None) -> Network:
-        """This network with milliseconds as one more cost, for budgets too; None leaves them out again.
+        """Return this network with milliseconds as one more cost, for budgets too; None leaves them out again.
 
         Args:
             predict_ms: widths [n, groups] -> ms [n], as `LatencyTable.predict_ms`. The milliseconds are those of a
@@ -159,7 +159,7 @@ class Network:
         return Survivors(self.labelled.atoms, alive)
 
     def at(self, widths: Plan | Survivors | None = None) -> NetworkAtWidths:
-        """This network with only what a plan keeps, or what survives; None is the full network.
+        """Return this network with only what a plan keeps, or what survives; None is the full network.
 
         Raises:
             PlanError: the plan does not fit.
@@ -170,7 +170,7 @@ class Network:
         return NetworkAtWidths(self, widths, "full" if widths is None else None)
 
     def cost_model(self, batch: int = 1) -> CostModel:
-        """What `cost` evaluates, for `batch` samples."""
+        """Build what `cost` evaluates, for `batch` samples."""
         if batch not in self._costs:
             terms = cost_terms(self.captured, self.labelled, self.space, batch)
             self._costs[batch] = CostModel(terms, self.space, self._predict_ms)
@@ -251,7 +251,7 @@ class Network:
     # ------------------------------------------------------------------------------------------ explanation
 
     def explain(self) -> str:
-        """One line per layer: width of its output, channel group, and whether it can be pruned or why not."""
+        """Describe each layer on a line: width of its output, channel group, whether it can be pruned or why not."""
         return "\n".join(explain_lines(self.model, self.labelled, self.space, self.tensors, self.notes))
 
 
@@ -309,7 +309,7 @@ class NetworkAtWidths:
         return self.network.program.run(self.program(training=training), tensors, args, dict(kwargs or {}), call)
 
     def program(self, *, training: bool = False, dtype: torch.dtype | None = None) -> ProgramAtWidths:
-        """The program with its constants baked for these widths."""
+        """Return the program with its constants baked for these widths."""
         if (training, dtype) not in self._programs:
             self._programs[training, dtype] = self.network.program.at(
                 self.survivors, key=self.key, training=training, dtype=dtype
@@ -317,7 +317,7 @@ class NetworkAtWidths:
         return self._programs[training, dtype]
 
     def default_tensors(self, training: bool = False) -> Mapping[str, torch.Tensor]:
-        """`tensors`; for training with copies of the buffers, which training updates."""
+        """Return `tensors`; for training with copies of the buffers, which training updates."""
         if not training:
             return self.tensors
         copied = {n: t if isinstance(t, nn.Parameter) else t.clone() for n, t in self.network.tensors.items()}
@@ -326,11 +326,11 @@ class NetworkAtWidths:
     def calibrated(
         self, tensors: Mapping[str, torch.Tensor], batches: Iterable[tuple[tuple, dict[str, Any]]]
     ) -> dict[str, torch.Tensor]:
-        """`tensors` of these widths with BatchNorm statistics from (args, kwargs) batches."""
+        """Return `tensors` of these widths with BatchNorm statistics from (args, kwargs) batches."""
         return calibrated(self.network.program, self.program(), tensors, batches, self.network.switchable)
 
     def cost(self, *, batch: int = 1, masks: Mapping[str, torch.Tensor] | None = None) -> Cost:
-        """The exact cost; see `Network.cost`."""
+        """Compute the exact cost; see `Network.cost`."""
         alive = self.network.survivors(Plan()) if self.survivors is None else self.survivors
         masked = sum(int((~m).sum()) for m in self.masks(masks or {}).values())
         return self.network.cost_model(batch).of_survivors(alive, masked)

@@ -181,12 +181,12 @@ _BUILTIN: dict[str, Builtin] = {
 
 
 def builtin_names() -> tuple[str, ...]:
-    """Names that `builtin:NAME` and `get_builtin` know, sorted."""
+    """List the names that `builtin:NAME` and `get_builtin` know, sorted."""
     return tuple(sorted(_BUILTIN))
 
 
 def builtin(name: str) -> Builtin:
-    """The description of a built-in set.
+    """Return the description of a built-in set.
 
     Raises:
         ConfigError: no such set; names the closest one.
@@ -202,7 +202,7 @@ def builtin(name: str) -> Builtin:
 
 
 def builtin_arrays(name: str) -> Arrays:
-    """The cached arrays of a built-in set.
+    """Load the cached arrays of a built-in set.
 
     Raises:
         ConfigError: unknown name.

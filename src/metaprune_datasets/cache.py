@@ -36,7 +36,7 @@ def sha256_of(path: Path) -> str:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the cache holds the set."""
+    """Tell whether the cache holds the set."""
     folder = cache_folder(name)
     return (folder / _FILE).is_file() and (folder / _FACTS).is_file()
 
@@ -57,7 +57,7 @@ def write_cache(name: str, arrays: dict[str, np.ndarray], origin: str) -> Path:
 
 
 def read_cache(name: str) -> Arrays:
-    """The cached arrays.
+    """Read the cached arrays.
 
     Raises:
         DataError: the file is not the one that was written; names the command that fetches it again.

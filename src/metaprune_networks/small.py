@@ -58,7 +58,7 @@ def mlp(
     width: float = 1.0,
     widths: Sequence[int] | None = None,
 ) -> MLP:
-    """An MLP with hidden layers of `widths` units (any number of them), default 300-100 times `width`."""
+    """Build an MLP with hidden layers of `widths` units (any number of them), default 300-100 times `width`."""
     height, columns = square(image_size)
     hidden = [scale_floor(c, width) for c in (300, 100)] if widths is None else [int(w) for w in widths]
     if any(w < 1 for w in hidden):

@@ -132,7 +132,7 @@ def vision_transformer(
     mlp_ratio: float = 4.0,
     widths: Sequence[int] | None = None,
 ) -> VisionTransformer:
-    """A ViT; `widths` are the hidden widths of the MLPs, one per block (default `dim * mlp_ratio`).
+    """Build a ViT; `widths` are the hidden widths of the MLPs, one per block (default `dim * mlp_ratio`).
 
     Raises:
         ConfigError: the image is not a multiple of the patch, `dim` not of the heads, or the widths do not fit.

@@ -27,7 +27,7 @@ class ZooEntry:
     input_shape: tuple[int, int, int]
 
     def options(self) -> tuple[str, ...]:
-        """Names of the keyword arguments that `build` accepts."""
+        """Name the keyword arguments that `build` accepts."""
         return tuple(inspect.signature(self.build).parameters)
 
 
@@ -70,12 +70,12 @@ _ZOO: dict[str, ZooEntry] = {
 
 
 def zoo_names() -> tuple[str, ...]:
-    """Names that `create("zoo:NAME")` knows, sorted."""
+    """List the names that `create("zoo:NAME")` knows, sorted."""
     return tuple(sorted(_ZOO))
 
 
 def zoo_entry(name: str) -> ZooEntry:
-    """The entry of `name`.
+    """Return the entry of `name`.
 
     Raises:
         ConfigError: no such network; names the closest one.

@@ -53,6 +53,20 @@ def test_one_step_equals_plain_torch():
     assert same(weights(model), weights(plain))
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_items_are_counted_once_per_part(accumulate):
+    """Of tokens the count is a copy from the device, which waits for it."""
+    counted = []
+
+    class Counting(Classification):
+        def items(self, target):
+            counted.append(len(target))
+            return super().items(target)
+
+    fit(mlp(), FakeData(blobs(32)), epochs=1, accumulate=accumulate, loss=TrainLoss(Counting()))
+    assert counted == [16 // accumulate] * 2 * accumulate
+
+
 def test_same_seed_same_weights_and_no_trace_outside():
     first, second, third = mlp(), mlp(), mlp()
     torch.manual_seed(5)

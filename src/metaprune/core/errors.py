@@ -88,7 +88,7 @@ class UncoveredOpWarning(UserWarning):
 
 
 def one_line_error(error: BaseException) -> str:
-    """`TypeError: ... (file.py:12)`: a foreign error on one line, with the place that raised it."""
+    """Write a foreign error on one line, with the place that raised it: `TypeError: ... (file.py:12)`."""
     import traceback
 
     places = traceback.extract_tb(error.__traceback__)

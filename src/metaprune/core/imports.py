@@ -14,7 +14,7 @@ _shim_library: Any = None  # torch drops the operators when this reference dies
 
 
 def import_python_target(target: str) -> Callable[..., Any]:
-    """The callable that `module:function` names.
+    """Import the callable that `module:function` names.
 
     Raises:
         ConfigError: not of that form, the module does not import, or has no such callable.

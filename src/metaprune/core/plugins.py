@@ -52,15 +52,15 @@ class Registry:
         self._targets.pop(name, None)
 
     def names(self) -> tuple[str, ...]:
-        """All known names: what ships first, then what was registered or installed."""
+        """List all known names: what ships first, then what was registered or installed."""
         return tuple(dict.fromkeys((*self._targets, *self._installed)))
 
     def is_builtin(self, name: str) -> bool:
-        """Whether metaprune ships what `name` stands for."""
+        """Tell whether metaprune ships what `name` stands for."""
         return name in self._builtin
 
     def get(self, name: str) -> Any:
-        """The object that `name`, or a `python:module:attribute` spec, stands for.
+        """Load the object that `name`, or a `python:module:attribute` spec, stands for.
 
         Raises:
             ConfigError: an unknown name (with the closest known one), or a module that does not import.

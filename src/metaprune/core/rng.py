@@ -27,7 +27,7 @@ class Rng:
         return Rng(self.seed, (*self.path, *(str(n) for n in names)))
 
     def integer(self) -> int:
-        """A 63-bit integer fixed by (seed, path)."""
+        """Derive a 63-bit integer from (seed, path)."""
         text = "/".join((str(self.seed), *self.path)).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 

@@ -14,7 +14,7 @@ from metaprune.core.errors import ConfigError, closest
 
 
 def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested `data` with dotted keys set."""
+    """Copy nested `data` with dotted keys set."""
     data = json.loads(json.dumps(data))
     for key, value in overrides.items():
         *parents, leaf = key.split(".")

@@ -90,7 +90,7 @@ class CostModel:
         return self.terms.inexact
 
     def knows(self, metric: str) -> bool:
-        """Whether the metric can be computed: without a latency table, some cannot."""
+        """Tell whether the metric can be computed: without a latency table, some cannot."""
         return self.predict_ms is not None or not cost_metric(metric).needs_table
 
     def of_widths(self, widths: np.ndarray) -> Cost:
@@ -107,7 +107,7 @@ class CostModel:
         return _of_one(ExactFigures(self.terms, sizes, alive.widths(self.space)[None], self.predict_ms, masked))
 
     def metric(self, name: str, widths: np.ndarray) -> np.ndarray:
-        """One metric of int64 [candidates, groups]: what a search asks for, without the cost of the others."""
+        """Compute one metric of int64 [candidates, groups]: what a search asks for, without the cost of the others."""
         return np.asarray(cost_metric(name).of(self._at(widths)))
 
     def _at(self, widths: np.ndarray) -> ExactFigures:

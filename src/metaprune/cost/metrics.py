@@ -52,7 +52,7 @@ class Figures(Protocol):
     def terms(self) -> Any: ...
 
     def total(self, terms: Sequence[Any]) -> Any:
-        """The sum of some of `terms`."""
+        """Sum some of `terms`."""
         ...
 
 
@@ -116,7 +116,7 @@ def register_cost_metric(metric: CostMetric) -> None:
 
 
 def cost_metric(name: str) -> CostMetric:
-    """The metric of that name.
+    """Return the metric of that name.
 
     Raises:
         ConfigError: no such metric (with the closest name), or a package registered something else.
@@ -128,12 +128,12 @@ def cost_metric(name: str) -> CostMetric:
 
 
 def cost_metrics() -> tuple[CostMetric, ...]:
-    """All known metrics."""
+    """List all known metrics."""
     return tuple(cost_metric(name) for name in COST_METRICS.names())
 
 
 def budget_metrics() -> tuple[str, ...]:
-    """The names that a budget may bound."""
+    """Name the metrics that a budget may bound."""
     return tuple(metric.name for metric in cost_metrics() if metric.listed)
 
 

@@ -20,7 +20,7 @@ Polynomial = tuple[tuple[tuple[int, ...], int], ...]  # ((group indices of one c
 
 
 def owners(space: Space, labelled: Labelled) -> np.ndarray:
-    """The group of every atom, -1 for none; the padding -1 of a label reads the last entry."""
+    """Map every atom to its group, -1 for none; the padding -1 of a label reads the last entry."""
     group_of_atom = np.full(len(labelled.atoms) + 1, -1, dtype=np.int64)
     for g, group in enumerate(space):
         group_of_atom[group.atoms] = g

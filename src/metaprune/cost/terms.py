@@ -73,7 +73,7 @@ class CostTerms:
 
 
 def cost_terms(captured: Captured, labelled: Labelled, space: Space, batch: int = 1) -> CostTerms:
-    """The terms of `batch` samples per forward pass."""
+    """Build the terms of `batch` samples per forward pass."""
     return _Builder(captured, labelled, space, batch).build()
 
 

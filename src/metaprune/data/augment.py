@@ -104,10 +104,10 @@ class AugmentedSplit:
         return (torch.stack([self._each(image) for image in pixels]) - mean) / std  # type: ignore[misc]
 
     def subset(self, indices: Any) -> AugmentedSplit:
-        """The samples at `indices`, in that order, with the same augmentation."""
+        """Take the samples at `indices`, in that order, with the same augmentation."""
         return AugmentedSplit(self._split.subset(indices), self._num_classes, **self._options)
 
 
 def augmented(split: Split, num_classes: int, options: dict[str, Any]) -> Split:
-    """`split` with the augmentation of `AugmentedSplit`'s options; itself without any."""
+    """Augment `split` by `AugmentedSplit`'s options; without any, return it as it is."""
     return AugmentedSplit(split, num_classes, **options) if any(options.values()) else split

@@ -88,7 +88,7 @@ def open_hub(name: str, cache: Path | None = None) -> ImageSource:
 
 
 def hub_arrays(name: str, cache: Path) -> dict[str, np.ndarray]:
-    """A whole Hub data set of equal-sized images, decoded: `PART_images` uint8 [N, H, W(, 3)] and `PART_labels`."""
+    """Decode a whole Hub data set of equal-sized images: `PART_images` uint8 [N, H, W(, 3)] and `PART_labels`."""
     opened = open_hub(name, cache)
     result: dict[str, np.ndarray] = {}
     for part, (keys, labels) in opened.parts.items():

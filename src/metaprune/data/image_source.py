@@ -35,7 +35,7 @@ class ImageSource:
 def image_source_to_data(
     name: str, source: ImageSource, options: Options, *, skip_corrupt: bool = False, workers: int = 4
 ) -> Data:
-    """`Data` from images by key; see `load_data`.
+    """Make `Data` from images by key; see `load_data`.
 
     Raises:
         DataError: a corrupt image (unless skipped), images of several sizes without `image_size`, an empty part.

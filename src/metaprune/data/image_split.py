@@ -42,7 +42,7 @@ def centre_image(image: Image.Image, size: int, mode: str) -> np.ndarray:
 
 
 def random_image(image: Image.Image, size: int, mode: str, draws: Sequence[float], flip: bool) -> np.ndarray:
-    """A random part of random area and aspect, resized to [C, size, size], mirrored in half of the cases.
+    """Crop a random area and aspect, resize to [C, size, size], mirror in half of the cases.
 
     Args:
         draws: five numbers in [0, 1): area, aspect, column, row, mirror.
@@ -153,7 +153,7 @@ class ImageSplit:
                 current, pending = following, ahead
 
     def subset(self, indices: Sequence[int]) -> ImageSplit:
-        """The samples at `indices`, in that order."""
+        """Take the samples at `indices`, in that order."""
         chosen = copy.copy(self)
         chosen.keys, chosen.labels = self.keys[np.asarray(indices)], self.labels[torch.as_tensor(indices)]
         return chosen

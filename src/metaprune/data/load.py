@@ -86,7 +86,7 @@ def as_data(
     num_classes: int | None = None,
     objective: Objective | str | Mapping[str, Any] | None = None,
 ) -> Data:
-    """`Data` from what the user has.
+    """Make `Data` from what the user has.
 
     Args:
         source: `Data` (returned as it is), a spec string, or (train, val) or (train, val, test) of torch DataLoaders,

@@ -51,7 +51,7 @@ class LoaderSplit:
         self._counted: tuple[int, int] | None = None
 
     def read_by(self, objective: Objective) -> LoaderSplit:
-        """The same source, read by the batch adapter of `objective`."""
+        """Return the same source, read by the batch adapter of `objective`."""
         return LoaderSplit(self.source, self.workers, objective)
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ def replayed(split: Split, rng: Rng) -> Iterator[None]:
 
 
 def as_split(source: Any, role: str, objective: Objective | None = None) -> Split:
-    """A `Split` from a Split, DataLoader or Dataset.
+    """Make a `Split` from a Split, DataLoader or Dataset.
 
     Raises:
         DataError: anything else; says what is accepted.
@@ -144,7 +144,7 @@ def as_split(source: Any, role: str, objective: Objective | None = None) -> Spli
 def splits_to_data(
     parts: Sequence[Any], name: str, num_classes: int | None, objective: Objective | None = None
 ) -> Data:
-    """`Data` from two or three splits, loaders or datasets; see `as_data`."""
+    """Make `Data` from two or three splits, loaders or datasets; see `as_data`."""
     splits = [as_split(part, role, objective) for part, role in zip(parts, ("train", "val", "test"), strict=False)]
     first = [_first_batch(split, role) for split, role in zip(splits, ("train", "val", "test"), strict=False)]
     train, val = splits[0], splits[1]

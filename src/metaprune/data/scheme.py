@@ -37,5 +37,5 @@ DATA_SCHEMES = Registry(
 
 
 def forms() -> str:
-    """`builtin:NAME, imagefolder:DIR, ...`: how specs are written."""
+    """List how specs are written: `builtin:NAME, imagefolder:DIR, ...`."""
     return ", ".join(DATA_SCHEMES.get(name).form for name in DATA_SCHEMES.names())

@@ -44,7 +44,7 @@ def hold_out(labels: np.ndarray, fraction: float, rng: Rng, groups: np.ndarray |
 
 
 def stratified_limit(labels: np.ndarray, limit: int, rng: Rng) -> np.ndarray:
-    """`limit` indices with each class in its share (largest remainder), shuffled; all when `limit` is not smaller.
+    """Draw `limit` indices with each class in its share (largest remainder), shuffled; all if `limit` is not smaller.
 
     Raises:
         DataError: `limit` below 1.
@@ -65,5 +65,5 @@ def stratified_limit(labels: np.ndarray, limit: int, rng: Rng) -> np.ndarray:
 
 
 def without(count: int, held: np.ndarray) -> np.ndarray:
-    """All indices below `count` that are not in `held`, sorted."""
+    """List all indices below `count` that are not in `held`, sorted."""
     return np.setdiff1d(np.arange(count), held)

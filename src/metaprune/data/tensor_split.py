@@ -77,12 +77,12 @@ class TensorSplit:
             yield normalise(batch, self.mean, self.std), labels[chosen]
 
     def subset(self, indices: Tensor | Sequence[int]) -> TensorSplit:
-        """The samples at `indices`, in that order (a copy)."""
+        """Copy the samples at `indices`, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return TensorSplit(self.images[chosen], self.labels[chosen], self.mean, self.std, self.pad, self.flip)
 
     def take(self, count: int) -> TensorSplit:
-        """The first `count` samples, or all where there are fewer."""
+        """Take the first `count` samples, or all where there are fewer."""
         return self.subset(range(min(count, len(self))))
 
     def digest(self) -> str:

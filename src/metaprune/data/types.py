@@ -55,12 +55,12 @@ class Data:
         return self.objective
 
     def judged_by(self, objective: Objective) -> Data:
-        """The same data with another objective; loaders are read by its batch adapter."""
+        """Return the same data with another objective; loaders are read by its batch adapter."""
         parts = {part: _read_by(getattr(self, part), objective) for part in ("train", "val", "test")}
         return dataclasses.replace(self, **parts, objective=objective)
 
     def bound_to(self, model: nn.Module) -> Data:
-        """The same data; where the objective is label-free, with the outputs of `model` as the target."""
+        """Return the same data; where the objective is label-free, with the outputs of `model` as the target."""
         if self.objective is None or not self.objective.is_label_free:
             return self
         parts = (self.train, self.val, self.test)

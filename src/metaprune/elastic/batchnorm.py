@@ -20,7 +20,7 @@ def calibrated(
     batches: Iterable[tuple[tuple, dict[str, Any]]],
     switchable: frozenset[str],
 ) -> dict[str, torch.Tensor]:
-    """`tensors` (of the shapes at these widths) with running statistics that are the mean of the batches' statistics.
+    """Return `tensors` (of the shapes at these widths) with the mean of the batches' statistics as running statistics.
 
     Every batch counts the same, whatever the order: an exponential average from reset values would leave 0.9^n of
     them (the 2019 code: 12% after 20 batches). Dropout stays off. Networks without BatchNorm come back as they are.

@@ -82,7 +82,7 @@ class Gated:
         *,
         training: bool = False,
     ) -> Any:
-        """What the network returns at full size; differentiable in `tensors` and in `gates` ([width] per group)."""
+        """Run the network at full size; differentiable in `tensors` and in `gates` ([width] per group)."""
         values = torch.cat([*gates, torch.ones(1, dtype=gates[0].dtype, device=gates[0].device)])
         alive = SoftSurvivors(self._labelled, self._slot_of, values)
 

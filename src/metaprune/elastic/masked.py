@@ -54,7 +54,7 @@ class MaskedTensors(Mapping[str, torch.Tensor]):
 
 
 def run_step(step: Step, fact: Fact, args: list, kwargs: dict, alive: Survivors) -> Any:
-    """The operator itself or, where its statistics go over channels, its reference among the survivors."""
+    """Run the operator itself or, where its statistics go over channels, its reference among the survivors."""
     if fact.masked is None:
         return step.target(*args, **kwargs)
     schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)

@@ -12,12 +12,12 @@ from metaprune.graph.labelling import Labelled
 
 
 def kept_rows(labels: list, alive: Survivors) -> list[np.ndarray | None]:
-    """The surviving indices of every dimension; None where all survive."""
+    """List the surviving indices of every dimension; None where all survive."""
     return [alive.index(x) if x is not None and alive.cut(x) else None for x in labels]
 
 
 def slice_tensor(tensor: torch.Tensor, labels: list, alive: Survivors) -> torch.Tensor:
-    """The surviving rows of every labelled dimension; a differentiable copy (or the tensor itself if none is cut)."""
+    """Slice the surviving rows of every labelled dimension; a differentiable copy (or the tensor itself if not cut)."""
     for dim, rows in enumerate(kept_rows(labels, alive)):
         if rows is not None:
             tensor = tensor.index_select(dim, torch.from_numpy(rows).to(tensor.device))
@@ -27,7 +27,7 @@ def slice_tensor(tensor: torch.Tensor, labels: list, alive: Survivors) -> torch.
 def unslice_tensor(
     part: torch.Tensor, full: torch.Tensor, labels: list | None, alive: Survivors | None
 ) -> torch.Tensor:
-    """A copy of `full` with `part` in the places that `slice_tensor` reads."""
+    """Copy `full` with `part` in the places that `slice_tensor` reads."""
     restored = full.detach().clone()
     rows_kept = [None] * full.dim() if labels is None or alive is None else kept_rows(labels, alive)
     index = [
@@ -39,7 +39,7 @@ def unslice_tensor(
 
 
 def zeroed(tensors: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`tensors` with zeros where a mask (bool, of the tensor's shape) is False; those without a mask as they are."""
+    """Return `tensors` with zeros where a mask (bool, of the tensor's shape) is False; those without it as they are."""
     masked = dict(tensors)
     for name, mask in masks.items():
         masked[name] = masked[name].detach().masked_fill(~mask.to(masked[name].device), 0)

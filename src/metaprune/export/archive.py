@@ -88,7 +88,7 @@ def load(
     form: Literal["auto", "module", "graph"] = "auto",
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """The saved network in eval mode.
+    """Load the saved network in eval mode.
 
     Args:
         factory: makes the original (unpruned) model; needed for a module form unless it came from a spec string.

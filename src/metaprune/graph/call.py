@@ -91,7 +91,7 @@ class Survivors:
         return self._rows[key]
 
     def rows_of(self, final: np.ndarray) -> np.ndarray:
-        """As `rows`, of a label that is in its final form."""
+        """Compute `rows` of a label that is in its final form."""
         return np.asarray(self._alive[final].all(axis=1))
 
     def widths(self, space: Space) -> np.ndarray:
@@ -105,11 +105,11 @@ class Survivors:
         return np.flatnonzero(self.rows(label))
 
     def cut(self, label: Label) -> bool:
-        """Whether any index of the label is dropped."""
+        """Tell whether any index of the label is dropped."""
         return label is not None and not bool(self.rows(label).all())
 
     def before(self, label: np.ndarray, position: int) -> int:
-        """How many rows below `position` survive."""
+        """Count the rows below `position` that survive."""
         return int(self.rows(label)[:position].sum())
 
 
@@ -141,7 +141,7 @@ class Call:
         return list(labels)
 
     def concrete(self, value: torch.Tensor) -> tuple[int, ...]:
-        """The shape of a traced tensor, with the batch symbol replaced by the example's batch."""
+        """Compute the shape of a traced tensor, with the batch symbol replaced by the example's batch."""
         return self._captured.concrete(value)
 
     def shape(self, value: fx.Node) -> tuple[int, ...]:
@@ -202,7 +202,7 @@ class Call:
         return self._atoms.split(label, sizes, self.reason)
 
     def scale(self, argument: str, label: Label, position: int | None = None) -> None:
-        """The number in `argument` counts the indices of `label`."""
+        """Declare that the number in `argument` counts the indices of `label`."""
         if label is not None:
             self.fact.patches.append(Patch(argument, position, label))
 
@@ -213,14 +213,14 @@ class Call:
         self.fact.macs.append(list(dims))
 
     def consume(self, argument: str, dim: int, position: int | None = None) -> None:
-        """A product sums over this dimension; what lives on in the result under the same label is another index."""
+        """Declare that a product sums over this dimension; what has the same label in the result is another index."""
         self.fact.consumed.append(Consumed(argument, dim, position))
 
     def note(self, text: str) -> None:
         self.fact.notes.append(f"{self.reason}: {text}")
 
     def lock_all(self) -> list[Labels | None]:
-        """The sound answer for an operator that nothing is known of; it counts as uncovered if it locked anything."""
+        """Lock every label, the sound answer for an unknown operator; it counts as uncovered if it locked anything."""
         for value in self.tensors():
             for label in self.labels(value):
                 self.fact.covered &= self.norm(label) is None
@@ -228,7 +228,7 @@ class Call:
         return self.free_outputs()
 
     def opaque(self) -> Labels:
-        """`lock_all` for an operator with one output."""
+        """Apply `lock_all` to an operator with one output."""
         return self.lock_all()[0] or []
 
     def free_outputs(self) -> list[Labels | None]:
@@ -252,7 +252,7 @@ def bound_arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def alias_kind(target: Any) -> str:
-    """`view`, `inplace` or `new`, by the operator's schema."""
+    """Tell `view`, `inplace` or `new` by the operator's schema."""
     if not isinstance(target, torch._ops.OpOverload):
         return "view"  # getitem and integer arithmetic make no tensor
     infos = [r.alias_info for r in target._schema.returns if r.alias_info is not None]
@@ -262,7 +262,7 @@ def alias_kind(target: Any) -> str:
 
 
 def written_in_place(node: fx.Node) -> bool:
-    """Whether an in-place operator writes into this value, or into a view of it."""
+    """Tell whether an in-place operator writes into this value, or into a view of it."""
     for user in node.users:
         kind = alias_kind(user.target) if user.op == "call_function" else "new"
         if user.args and user.args[0] is node and (kind == "inplace" or (kind == "view" and written_in_place(user))):
@@ -271,7 +271,7 @@ def written_in_place(node: fx.Node) -> bool:
 
 
 def with_argument(node_target: Any, args: tuple, kwargs: dict, name: str, value: Any) -> tuple[tuple, dict]:
-    """`args, kwargs` with one argument of the schema replaced."""
+    """Return `args, kwargs` with one argument of the schema replaced."""
     for i, argument in enumerate(node_target._schema.arguments):
         if argument.name == name and i < len(args):
             return (*args[:i], value, *args[i + 1 :]), kwargs

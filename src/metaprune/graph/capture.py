@@ -40,7 +40,7 @@ class Captured:
     batch_fixed: str = ""  # why, then
 
     def output_names(self) -> list[str]:
-        """A name per leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
+        """Name every leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
         output = next(n for n in self.graph.nodes if n.op == "output")
         flat = pytree.tree_leaves(output.args[0], is_leaf=lambda x: x is None)
         values = [n.meta.get("val") if isinstance(n, fx.Node) else n for n in flat]  # a class may look at its fields
@@ -186,7 +186,7 @@ def module_of(node: fx.Node) -> str:
 
 
 def op_name(target: Callable | str) -> str:
-    """`linear` for aten.linear.default, `getitem` for operator.getitem."""
+    """Name an operator: `linear` for aten.linear.default, `getitem` for operator.getitem."""
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1]
     return getattr(target, "__name__", str(target))

@@ -79,7 +79,7 @@ class Atoms:
         return self._n
 
     def fresh(self, n: int) -> np.ndarray:
-        """A label of n new atoms, shape [n, 1]."""
+        """Make a label of n new atoms, shape [n, 1]."""
         need = self._n + n
         if need > len(self._parent):
             size = max(need, 2 * len(self._parent), 1024)
@@ -95,7 +95,7 @@ class Atoms:
         return label
 
     def origin(self, atoms: np.ndarray) -> np.ndarray:
-        """A number per atom that is equal for atoms made as one dimension."""
+        """Number atoms so that those made as one dimension have the same number."""
         return np.searchsorted(self._starts, atoms, side="right")
 
     def find(self, atoms: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ class Atoms:
         return np.hstack(columns)
 
     def final(self, label: np.ndarray) -> Label:
-        """`norm`, remembered per label object: for use after the last equation."""
+        """Return `norm`, remembered per label object: for use after the last equation."""
         if id(label) not in self._final:
             self._final[id(label)] = (label, self.norm(label))  # holding the label keeps its id from being reused
         return self._final[id(label)][1]

@@ -10,7 +10,7 @@ from torch import fx
 
 
 def permute_channels(x: torch.Tensor, dim: int, order: tuple[int, ...]) -> torch.Tensor:
-    """`x` with dimension `dim` in the constant order `order`."""
+    """Put dimension `dim` of `x` into the constant order `order`."""
     return x.index_select(dim, torch.tensor(order, device=x.device))
 
 

@@ -151,7 +151,7 @@ class Design:
         self._full, self._units, self._few, self._rng = full, units, few, rng
 
     def training(self, count: int, name: str = "train") -> np.ndarray:
-        """From small to full, spread evenly; many widths fill whole blocks of channels, as pruned networks' do."""
+        """Draw widths from small to full, spread evenly; many fill whole blocks of channels, as pruned networks' do."""
         draw = self._rng.child(name).numpy()
         levels = [draw.permutation(np.linspace(0, 1, count)) for _ in self._units]  # a Latin hypercube
         points = np.tile(self._full, (count, 1))
@@ -166,7 +166,7 @@ class Design:
         return points
 
     def random(self, count: int, name: str = "whole") -> np.ndarray:
-        """A keep ratio per structure, even in 10..100%, and one per unit within 0.25 of it."""
+        """Draw a keep ratio per structure, even in 10..100%, and one per unit within 0.25 of it."""
         draw = self._rng.child(name).numpy()
         centres = draw.permutation(np.linspace(0.1, 1, count))
         points = np.tile(self._full, (count, 1))

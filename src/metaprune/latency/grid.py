@@ -122,7 +122,7 @@ class Grid:
         return tuple(len(range(0, a.full + s, s)) for a, s in zip(self.axes, self._steps, strict=True))
 
     def cell(self, sizes: Sequence[np.ndarray]) -> np.ndarray:
-        """Where in `dense` each candidate is; sizes: one int64 [n] per axis."""
+        """Locate each candidate in `dense`; sizes: one int64 [n] per axis."""
         cell = np.int64(0)
         for size, step, length in zip(sizes, self._steps, self.lengths, strict=True):
             cell = cell * length + (size if step == 1 else (size + step // 2) // step)
@@ -140,7 +140,7 @@ class Grid:
 
 
 def fit_grid(full: Sequence[int], sizes: np.ndarray, ms: np.ndarray, *, points: int, blocks: Sequence[int]) -> Grid:
-    """The grid that fits best in cross-validation.
+    """Fit the grid that is best in cross-validation.
 
     Args:
         full: full size of every axis.

@@ -69,7 +69,7 @@ def make_timer(
 
 
 def plan_of(network: Network, widths: np.ndarray) -> Plan:
-    """Which channels stay does not matter for time: the first ones."""
+    """Plan to keep the first channels: which ones stay does not matter for time."""
     return Plan.of(network.space, [np.arange(g.width) < w for g, w in zip(network.space, widths, strict=True)])
 
 

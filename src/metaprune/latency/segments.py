@@ -51,7 +51,7 @@ class Sizes:
         self._ids = {p: i for i, p in enumerate(self.polynomials)}
 
     def add(self, polynomial: Polynomial) -> int:
-        """The id of a size."""
+        """Add a size unless it is known; return its id."""
         if polynomial not in self._ids:
             self._ids[polynomial] = len(self.polynomials)
             self.polynomials.append(polynomial)
@@ -71,13 +71,13 @@ def axis_values(axis: AxisTerms, sizes: np.ndarray) -> np.ndarray:
 
 
 def segments_of(network: Network, batch: int) -> tuple[list[Segment], Sizes]:
-    """The segments in the order of the graph, for inputs of `batch` samples."""
+    """Build the segments in the order of the graph, for inputs of `batch` samples."""
     builder = _Segmenter(network, batch)
     return [builder.segment(nodes) for nodes in partition(network)], builder.sizes
 
 
 def partition(network: Network) -> list[list[fx.Node]]:
-    """The computing nodes of the graph, head first, each with the views and single consumers that follow it."""
+    """Partition the graph's computing nodes, head first, each with the views and single consumers that follow it."""
     segments: list[list[fx.Node]] = []
     segment_of: dict[fx.Node, int] = {}
     for node in network.captured.graph.nodes:

@@ -110,7 +110,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def compiled(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable[[], Any]:
-    """The module under `torch.compile`, compiled.
+    """Compile the module by `torch.compile`.
 
     Raises:
         NotAvailableError: it does not compile here (on the CPU that takes a C++ compiler).
@@ -130,7 +130,7 @@ def compiled(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable
 
 
 def onnx_session(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable[[], Any]:
-    """The module in an ONNX Runtime session on the CPU, with the threads of torch.
+    """Open the module in an ONNX Runtime session on the CPU, with the threads of torch.
 
     Raises:
         NotAvailableError: the exporter or the runtime lacks an operator.

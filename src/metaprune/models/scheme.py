@@ -48,5 +48,5 @@ MODEL_SCHEMES = Registry(
 
 
 def forms() -> str:
-    """`zoo:NAME, timm:NAME_OR_DIR, ...`: how specs are written."""
+    """List how specs are written: `zoo:NAME, timm:NAME_OR_DIR, ...`."""
     return ", ".join(MODEL_SCHEMES.get(name).form for name in MODEL_SCHEMES.names())

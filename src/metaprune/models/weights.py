@@ -19,7 +19,7 @@ _LISTED = 8  # keys of each kind that an error lists
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt`, on the CPU.
+    """Read tensors by name from `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt`, on the CPU.
 
     Opens `{"state_dict": ...}` and `{"model": ...}`, and strips a `module.` that all names share (DataParallel).
 

@@ -32,7 +32,7 @@ class Metric:
     percent: bool = False
 
     def text(self, value: float) -> str:
-        """`84.10%` of a share, `12.34` of any other number."""
+        """Format `84.10%` of a share, `12.34` of any other number."""
         return f"{value:.2%}" if self.percent else f"{value:.4g}"
 
 
@@ -109,7 +109,7 @@ class Objective:
         return {}
 
     def chance(self, num_classes: int) -> float | None:
-        """The primary metric of a network that knows nothing, or None where that is not known."""
+        """Return the primary metric of a network that knows nothing, or None where that is not known."""
         return None
 
 
@@ -121,19 +121,19 @@ def require_scalar(name: str, loss: Any) -> None:
 
 
 def signed(metric: Metric, value: float) -> float:
-    """`value`, negated where less is better: a score of which more is better."""
+    """Negate `value` where less is better: a score of which more is better."""
     return value if metric.higher_is_better else -value
 
 
 @torch.no_grad()
 def primary_of(objective: Objective, output: Any, target: Any, loss: float) -> float:
-    """The primary metric of one batch; the mean loss where the primary metric is not additive."""
+    """Compute the primary metric of one batch; the mean loss where the primary metric is not additive."""
     metrics = objective.metrics(objective.sums(output, target), max(objective.items(target), 1))
     return metrics.get(objective.primary.name, loss)
 
 
 def logits_of(output: Any) -> Tensor:
-    """The main tensor of a model's output.
+    """Find the main tensor of a model's output.
 
     That is the output itself, its `logits` (transformers) or `out` (torchvision's segmentation), or a tuple's first.
 

@@ -15,7 +15,7 @@ TARGET_KEYS = ("labels", "label", "target", "targets", "y")
 
 
 def as_mapping(batch: Any) -> dict[str, Any] | None:
-    """A mapping (a dict, transformers' BatchEncoding) or a dataclass instance as a dict; None for anything else."""
+    """Read a mapping (a dict, transformers' BatchEncoding) or a dataclass instance as a dict; anything else is None."""
     if isinstance(batch, Mapping):
         return dict(batch)
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
@@ -65,7 +65,7 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """`value` with `change` applied to every tensor in tuples, lists, mappings and dataclasses; the rest as it is."""
+    """Apply `change` to every tensor in tuples, lists, mappings and dataclasses; the rest stays as it is."""
     if isinstance(value, Tensor):
         return change(value)
     named = as_mapping(value)
@@ -77,7 +77,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in tuples, lists, mappings and dataclasses, in order."""
+    """Yield every tensor in tuples, lists, mappings and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
         return
@@ -101,12 +101,12 @@ def batch_size_of(value: Any) -> int:
 
 
 def share_of(value: Any, start: int | None, stop: int | None, stride: int | None = None) -> Any:
-    """`value[start:stop:stride]` on every tensor of a batch; tensors without dimensions stay as they are."""
+    """Slice `value[start:stop:stride]` of every tensor of a batch; tensors without dimensions stay as they are."""
     return map_tensors(value, lambda t: t[start:stop:stride] if t.dim() else t)
 
 
 def moved(value: Any, device: torch.device | str, *, is_target: bool = False) -> Any:
-    """A batch on `device`, floating tensors as float32; integer tensors of a target as int64."""
+    """Move a batch to `device`, floating tensors as float32; integer tensors of a target as int64."""
 
     def change(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
@@ -118,7 +118,7 @@ def moved(value: Any, device: torch.device | str, *, is_target: bool = False) ->
 
 
 def channels_last_is_safe(device: torch.device | str = "cpu") -> bool:
-    """Whether convolutions on `device` may be trained in channels-last layout.
+    """Tell whether convolutions on `device` may be trained in channels-last layout.
 
     On CPUs without AVX-512, oneDNN's kernel for the weight gradient of 1x1 convolutions with a stride writes past its
     buffer in this layout (torch 2.13: the process aborts, or continues on a damaged heap).
@@ -127,7 +127,7 @@ def channels_last_is_safe(device: torch.device | str = "cpu") -> bool:
 
 
 def channels_last(inputs: Any) -> Any:
-    """A batch with its images [B, C, H, W] laid out channels-last, where `channels_last_is_safe`.
+    """Lay out a batch's images [B, C, H, W] channels-last, where `channels_last_is_safe`.
 
     Convolutions keep the layout from there on. Faster on CPUs, most so for depthwise convolutions.
     """

@@ -102,7 +102,7 @@ class FunctionObjective(Objective):
 def from_functions(
     base: Objective | None, loss_fn: LossFunction | None, score_fn: ScoreFunction | None
 ) -> FunctionObjective:
-    """`base` (or none) with a loss or score function of the user's own.
+    """Give `base` (or none) a loss or score function of the user's own.
 
     Raises:
         DataError: something that cannot be called, or neither an objective nor a loss.

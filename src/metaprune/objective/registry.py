@@ -36,7 +36,7 @@ def create_objective(
     loss_fn: LossFunction | None = None,
     score_fn: ScoreFunction | None = None,
 ) -> Objective | None:
-    """An objective from an object, a name, or a mapping of a name and its options; None stays None.
+    """Create an objective from an object, a name, or a mapping of a name and its options; None stays None.
 
     Args:
         objective: an object; a name, as "regression"; `{"kind": "segmentation", "classes": 3}`; or
@@ -81,5 +81,5 @@ def _built(name: str, options: dict[str, Any]) -> Objective:
 
 
 def describe_objective(objective: Objective) -> dict[str, Any]:
-    """What a record says of an objective, JSON-able."""
+    """Describe an objective for a record, JSON-able."""
     return {"kind": objective.name, "item": objective.item, "primary": dataclasses.asdict(objective.primary)}

@@ -27,7 +27,7 @@ class Split(Protocol):
         augment: bool = False,
         drop_last: bool = False,
     ) -> Iterator[tuple[Any, Any]]:
-        """One pass: (inputs, target) on `device`.
+        """Yield one pass: (inputs, target) on `device`.
 
         Images are float32 [B, C, H, W], normalised; class labels int64 [B]. Shuffled iff `rng` is given, and the same
         `rng` gives the same pass: derive one per epoch, e.g. `rng.child("epoch", i)`.

@@ -70,8 +70,7 @@ def found_or_fitted(
     expected: Callable[[], Mapping[str, Any]],
     fit: Callable[[], Artifact],
 ) -> Artifact:
-    """The artifact a method was given (itself, or its folder), the one that an earlier start left in `folder`, or a
-    new one, which is saved there.
+    """Return the artifact given (itself, or its folder) or left in `folder` by an earlier start; else fit and save it.
 
     Raises:
         ConfigError: it cannot be read, or what an earlier start left is not as `expected`.
@@ -91,5 +90,5 @@ def found_or_fitted(
 
 
 def plain(value: Any) -> Any:
-    """As it comes back from JSON; dataclasses and mappings become dicts, tuples lists."""
+    """Return `value` as it comes back from JSON; dataclasses and mappings become dicts, tuples lists."""
     return json.loads(json.dumps(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value, default=dict))  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
@@ -49,6 +49,21 @@ class PruneTask:
         return self.data
 
 
+def require_within(
+    task: PruneTask, budget: Budget, proposal: Proposal, refusal: Callable[[str, dict[str, float]], Exception]
+) -> None:
+    """Check the exact cost of a proposal against the budget.
+
+    refusal: (bounds that are exceeded, as "macs 1,200 > 1,000"; the cost by bounded metric) -> the error to raise.
+    """
+    network = task.network
+    bounds, cost = budget.bounds(network.cost()), network.cost(proposal.plan, masks=proposal.masks)
+    reached = {m: float(cost[m]) for m in bounds}
+    over = [f"{m} {reached[m]:,.6g} > {bound:,.6g}" for m, bound in bounds.items() if reached[m] > bound]
+    if over:
+        raise refusal("; ".join(over), reached)
+
+
 @runtime_checkable
 class Method(Protocol):
     """Says what stays. Constructed with its options; the same task, budget and rng give the same proposal."""
@@ -70,7 +85,7 @@ class LearnedMethod(Method, Protocol):
         ...
 
     def restore(self, artifact: Artifact) -> Self:
-        """The same method, with what was learned."""
+        """Return the same method, with what was learned."""
         ...
 
 
@@ -109,7 +124,7 @@ class _Completed(BaseMethod):
 
 
 def completed(method: Method) -> BaseMethod:
-    """`method` with every optional member: the one place that knows that a method may lack some."""
+    """Complete `method` with every optional member: the one place that knows that a method may lack some."""
     return method if isinstance(method, BaseMethod) else _Completed(method)
 
 
@@ -119,5 +134,5 @@ def require_feasible(method: Method, task: PruneTask, budget: Budget) -> None:
 
 
 def recovery_after(method: Method, kind: RecoverKind) -> RecoverKind:
-    """The recovery that follows `method`, see `BaseMethod.recovery`."""
+    """Return the recovery that follows `method`, see `BaseMethod.recovery`."""
     return completed(method).recovery(kind)

@@ -35,13 +35,13 @@ class MethodOptions:
 
 
 def recipe_options(config: Any) -> dict[str, Any]:
-    """The fields of a config dataclass that a recipe can set, as plain data."""
+    """Read the fields of a config dataclass that a recipe can set, as plain data."""
     names = [f.name for f in dataclasses.fields(config) if f.metadata.get(DECIDED_BY) != "run time"]
     return {name: _plain(getattr(config, name)) for name in names}
 
 
 def fitted_options(config: Any) -> tuple[str, ...]:
-    """Names of the fields of a config dataclass (or an object of it) that meta-training decides."""
+    """Name the fields of a config dataclass (or an object of it) that meta-training decides."""
     return tuple(f.name for f in dataclasses.fields(config) if f.metadata.get(DECIDED_BY) == "fit")
 
 

@@ -51,12 +51,12 @@ def method_names() -> tuple[str, ...]:
 
 
 def current_method_name(name: str) -> str:
-    """What a method is called now; an old name warns."""
+    """Name a method as it is called now; an old name warns."""
     return current_name("method", name, RENAMED)
 
 
 def method_spec(name: str) -> MethodSpec:
-    """The spec of a method by name, or by `python:module:Class`.
+    """Load the spec of a method by name, or by `python:module:Class`.
 
     Raises:
         ConfigError: an unknown name, or a package that does not import.
@@ -67,12 +67,12 @@ def method_spec(name: str) -> MethodSpec:
 
 
 def method_class(name: str) -> type:
-    """The class of a method by name, or by `python:module:Class`."""
+    """Load the class of a method by name, or by `python:module:Class`."""
     return method_spec(name).method_class()
 
 
 def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a method as plain data, checked, with the defaults of what `options` leaves out.
+    """Return all options of a method as plain data, checked, with the defaults of what `options` leaves out.
 
     Raises:
         ConfigError: an unknown method or option, or a value that does not fit.
@@ -81,7 +81,7 @@ def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as far as a file may hold them, see `MethodOptions.public`."""
+    """Return `resolved_options` as far as a file may hold them, see `MethodOptions.public`."""
     made = _config(name, options)
     if isinstance(made, MethodOptions):
         return made.public()
@@ -98,7 +98,7 @@ def _config(name: str, options: Mapping[str, Any]) -> Any | None:
 
 
 def create_method(method: str | Method, options: Mapping[str, Any] | None = None) -> Method:
-    """A method object from its name and options (an object passes through).
+    """Create a method object from its name and options (an object passes through).
 
     Raises:
         ConfigError: an unknown name or option, with the closest known one, or an option of a wrong type.

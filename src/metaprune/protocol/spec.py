@@ -55,7 +55,7 @@ class MethodSpec:
         return None if self.report is None else _loaded(self.report)(record)
 
     def card_path(self) -> Path:
-        """Where the page on the method lies.
+        """Locate the page on the method.
 
         Raises:
             ConfigError: the method has none.
@@ -70,7 +70,7 @@ class MethodSpec:
         return (inspect.getdoc(self.config_class()) or "").partition("\n")[0]
 
     def needs_data(self) -> bool:
-        """Whether the method looks at data."""
+        """Tell whether the method looks at data."""
         kind = self.config_class()
         return bool(kind.needs_data) if hasattr(kind, "needs_data") else MethodOptions.needs_data
 

@@ -47,7 +47,7 @@ def reinitialise(model: nn.Module, rng: Rng) -> None:
 def initialise_from(
     original: nn.Module, tensors_of: Callable[[nn.Module], Mapping[str, Tensor]], rng: Rng
 ) -> Initialise:
-    """For a graph form, whose modules cannot initialise themselves: new weights of the original, cut to size.
+    """Make an initialiser for a graph form, whose modules have none: new weights of the original, cut to size.
 
     tensors_of: a re-initialised copy of the original -> its tensors by name, of the smaller network's shapes.
     """

@@ -28,7 +28,7 @@ _LATENCY_NOTE = (
 
 
 def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
-    """The page's text.
+    """Render the page's text.
 
     Args:
         record: a run's record.json; all of its parts may be missing.

@@ -20,7 +20,7 @@ class LatencyFit:
 
 
 def latency_fit(record: Record) -> LatencyFit | None:
-    """The error of the latency table, as the table itself tells it; None without one."""
+    """Read the error of the latency table, as the table itself tells it; None without one."""
     error = mapping_or_empty(mapping_or_empty(record.get("latency_table")).get("error"))
     pairs = [
         (p, m)

@@ -43,7 +43,7 @@ class MetricView:
         return self.label if self.label[:2].isupper() else self.label[:1].lower() + self.label[1:]
 
     def text(self, value: object, digits: int = 2) -> str:
-        """`91.20%` of a share, `12.34` of any other number."""
+        """Format `91.20%` of a share, `12.34` of any other number."""
         return percentage(value, digits) if self.percent else significant(value)
 
     def change(self, before: object, after: object) -> str:
@@ -52,7 +52,7 @@ class MetricView:
 
 
 def metric_of(record: Mapping[str, Any]) -> MetricView:
-    """The record's primary metric."""
+    """Read the record's primary metric."""
     objective = record.get("objective")
     primary = objective.get("primary") if isinstance(objective, Mapping) else None
     if not isinstance(primary, Mapping):
@@ -68,5 +68,5 @@ def metric_of(record: Mapping[str, Any]) -> MetricView:
 
 
 def value_of(metrics: object, name: str) -> float | None:
-    """A metric among those of a quality entry or an epoch."""
+    """Read a metric among those of a quality entry or an epoch."""
     return finite(metrics.get(name)) if isinstance(metrics, Mapping) else None

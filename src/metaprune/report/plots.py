@@ -37,7 +37,7 @@ def figures(record: Record) -> list[tuple[str, str, go.Figure]]:
 
 
 def cost_figure(record: Record) -> go.Figure | None:
-    """Every cost that was measured, as a share of the original's; None without any."""
+    """Draw every cost that was measured, as a share of the original's; None without any."""
     wanted = {"file_bytes", *(metric.name for metric in cost_metrics() if metric.listed)}
     rows = [r for r in summary_rows(record) if r.key in wanted and r.values[0] > 0]
     if not rows:
@@ -75,7 +75,7 @@ def cost_figure(record: Record) -> go.Figure | None:
 
 
 def metric_figure(record: Record) -> go.Figure | None:
-    """The primary metric of the original, right after the cut, and after recovery; None without two of them."""
+    """Draw the primary metric of the original, right after the cut, and after recovery; None without two of them."""
     names = {"dense": "original", "cut": "after the cut", "recovered": "after recovery"}
     quality, metric = record.get("quality") or {}, metric_of(record)
     values = {k: v for k in names if (v := value_of(quality.get(k), metric.name)) is not None}
@@ -108,7 +108,7 @@ def metric_figure(record: Record) -> go.Figure | None:
 
 
 def widths_figure(record: Record) -> go.Figure | None:
-    """Channels of every group before and after; None without groups."""
+    """Draw channels of every group before and after; None without groups."""
     rows = group_rows(record)
     if not rows:
         return None
@@ -163,7 +163,7 @@ def _many_widths(rows: Sequence[GroupRow]) -> go.Figure:
 
 
 def curves_figure(record: Record, what: str) -> go.Figure | None:
-    """`what` is "loss" or "metric": its course over the epochs of all phases; None where nothing was trained."""
+    """Plot `what`, "loss" or "metric", over the epochs of all phases; None where nothing was trained."""
     rows = history_rows(record)
     metric = metric_of(record)
     scale, suffix = (metric.scale, metric.suffix) if what == "metric" else (1.0, "")
@@ -252,7 +252,7 @@ def _percent_ticks(top: float) -> dict[str, Any]:
 
 
 def style(figure: go.Figure, height: int, **layout: Any) -> None:
-    """The look that all figures share; titles, ranges and ticks come after it."""
+    """Give a figure the look that all share; titles, ranges and ticks come after it."""
     figure.update_layout(
         template="none",
         height=height,

@@ -28,6 +28,7 @@ from metaprune.report.units import (
     share,
     times,
 )
+from metaprune.train.history import current_epoch
 
 Record = Mapping[str, Any]
 
@@ -114,7 +115,7 @@ class BudgetRow:
 
 
 def summary_rows(record: Record) -> list[SummaryRow]:
-    """The metric, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
+    """List the metric, MACs, parameters, latency, file size and memory before and after; only what the record holds."""
     rows = _quality_rows(record)
     shown = [metric for metric in cost_metrics() if metric.listed]
     for metric in shown:
@@ -166,7 +167,7 @@ def lock_rows(record: Record, examples: int = 3) -> list[LockRow]:
 
 
 def split_reason(reason: str) -> tuple[str, str]:
-    """`conv2d in layer1.0.conv1 (spatial dimension)` -> (`conv2d`, `spatial dimension`); else ("", the reason)."""
+    """Split `conv2d in layer1.conv1 (spatial dimension)` into (`conv2d`, `spatial dimension`), or ("", the reason)."""
     match = re.fullmatch(r"(\S+)(?: in \S+)? \((.+)\)", reason, flags=re.DOTALL)
     if match:
         return match[1], match[2]
@@ -188,23 +189,17 @@ def history_rows(record: Record) -> list[HistoryRow]:
     metric = metric_of(record).name
     for phase, history in (record.get("history") or {}).items():
         for i, row in enumerate((history or {}).get("rows") or (), start=1):
+            row = current_epoch(row)
             epoch = int(finite(row.get("epoch")) or i)
-            figures = {
-                f"{p}_{k}": _epoch_figure(row, p, k, metric) for p in ("train", "val") for k in ("loss", "metric")
-            }
+            names = {"loss": "loss", "metric": metric}
+            figures = {f"{p}_{k}": value_of(row.get(p), name) for p in ("train", "val") for k, name in names.items()}
             numbers = {k: finite(row.get(k)) for k in ("lr", "seconds")}
             rows.append(HistoryRow(str(phase), epoch, len(rows) + 1, **figures, **numbers))
     return rows
 
 
-def _epoch_figure(row: Mapping[str, Any], part: str, figure: str, metric: str) -> float | None:
-    """Of an epoch's training or validation part; records before objectives held `train_loss`, `train_accuracy`, ..."""
-    name = "loss" if figure == "loss" else metric
-    return value_of(row[part], name) if part in row else finite(row.get(f"{part}_{name}"))
-
-
 def budget_rows(record: Record) -> list[BudgetRow]:
-    """What was asked for and what was reached, bound by bound."""
+    """List what was asked for and what was reached, bound by bound."""
     asked = record.get("budget") or {}
     rows = []
     for metric, bound in (record.get("bounds") or {}).items():
@@ -226,14 +221,14 @@ def budget_rows(record: Record) -> list[BudgetRow]:
 
 
 def title(record: Record) -> str:
-    """`ResNet-20 on Fashion-MNIST`."""
+    """Name the run: `ResNet-20 on Fashion-MNIST`."""
     model = pretty_model(record.get("model"))
     data = record.get("data")
     return f"{model} on {pretty_data(data)}" if data else model
 
 
 def headline(record: Record) -> str:
-    """The run in one sentence: what remains of the cost, what became of its quality, and whether the cut is proved."""
+    """Sum the run up in one sentence: what is left of the cost, what became of quality, whether the cut is proved."""
     parts = []
     for metric in list(record.get("budget") or {}) or ["macs"]:
         before, after = _both(record, metric)
@@ -250,7 +245,7 @@ def headline(record: Record) -> str:
 
 
 def proof_text(record: Record) -> str:
-    """What is known about the cut's equality with the masked original; empty without a proof entry."""
+    """Say what is known about the cut's equality with the masked original; empty without a proof entry."""
     proof = record.get("proof")
     if not proof:
         return ""
@@ -261,7 +256,7 @@ def proof_text(record: Record) -> str:
 
 
 def masks_text(record: Record) -> str:
-    """`Single weights are held at zero (pattern 2:4): ...`, and what that is not; empty without such masks."""
+    """Say `Single weights are held at zero (pattern 2:4): ...`, and what that is not; empty without such masks."""
     masks = record.get("masks")
     left, part = finite(_get(masks, "nonzero")), finite(_get(masks, "share"))
     if left is None or part is None:

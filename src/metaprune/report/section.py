@@ -55,7 +55,7 @@ def effort_rows(what: str, part: Mapping[str, Any], detail: str) -> list[FactRow
 
 
 def method_part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """What a method left under `name` in a record; empty where it left nothing."""
+    """Read what a method left under `name` in a record; empty where it left nothing."""
     return mapping_or_empty(mapping_or_empty(record.get("method_details")).get(name))
 
 

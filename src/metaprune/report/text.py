@@ -28,7 +28,7 @@ def summary_table(record: Record) -> Table:
 
 
 def groups_table(record: Record) -> Table:
-    """Channels of every group before and after, with the share kept."""
+    """Tabulate channels of every group before and after, with the share kept."""
     table = Table(header_style="bold")
     table.add_column("group", overflow="fold")
     for name in ("before", "after", "kept"):
@@ -41,7 +41,7 @@ def groups_table(record: Record) -> Table:
 
 
 def print_summary(record: Record, console: Console, sections: Sequence[Section] = ()) -> None:
-    """The headline, the table, what the method tells, what masks are not, and whether every bound was met."""
+    """Print the headline, the table, what the method tells, what masks are not, and whether every bound was met."""
     console.print(Text(headline(record), style="bold"))
     table = summary_table(record)
     if table.row_count:

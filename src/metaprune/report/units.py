@@ -12,14 +12,14 @@ _LARGE = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15
 
 
 def finite(value: object) -> float | None:
-    """The value as a float, or None where it is missing, not a number or not finite."""
+    """Read the value as a float; None where it is missing, not a number or not finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def quantity(value: object) -> str:
-    """`40.55 M`: a count with an SI prefix; whole numbers below a thousand stay whole."""
+    """Format a count with an SI prefix, `40.55 M`; whole numbers below a thousand stay whole."""
     number = finite(value)
     if number is None:
         return MISSING
@@ -29,7 +29,7 @@ def quantity(value: object) -> str:
 
 
 def byte_size(value: object) -> str:
-    """`1.10 MB`: bytes in powers of ten, as file managers and `Cost.memory_mb` count them."""
+    """Format bytes in powers of ten, `1.10 MB`, as file managers and `Cost.memory_mb` count them."""
     number = finite(value)
     if number is None:
         return MISSING
@@ -37,7 +37,7 @@ def byte_size(value: object) -> str:
 
 
 def duration(seconds: object) -> str:
-    """`35 ms`, `12.3 s`, `3 min 05 s`, `1 h 02 min`."""
+    """Format seconds: `35 ms`, `12.3 s`, `3 min 05 s`, `1 h 02 min`."""
     number = finite(seconds)
     if number is None:
         return MISSING
@@ -53,13 +53,13 @@ def duration(seconds: object) -> str:
 
 
 def milliseconds(value: object) -> str:
-    """`7.10 ms`, three significant digits."""
+    """Format milliseconds to three significant digits, `7.10 ms`."""
     number = finite(value)
     return MISSING if number is None else f"{_three_digits(number)} ms"
 
 
 def cost_text(metric: str, value: object) -> str:
-    """A figure of a cost metric with its unit; a plain quantity of what is no metric here (a record of elsewhere)."""
+    """Format a cost metric's figure with its unit; of what is no metric here (another's record), a plain quantity."""
     known = _metric(metric)
     unit = known.unit if known else ""
     if unit in _UNITS:
@@ -68,31 +68,31 @@ def cost_text(metric: str, value: object) -> str:
 
 
 def cost_noun(metric: str) -> str:
-    """`memory` for `memory_mb`; the name itself of what is no metric here."""
+    """Name a metric in text: `memory` for `memory_mb`; the name itself of what is no metric here."""
     known = _metric(metric)
     return known.noun if known else metric
 
 
 def cost_axis(metric: str) -> str:
-    """`memory (MB)` for `memory_mb`; the name itself of what is no metric here."""
+    """Title an axis: `memory (MB)` for `memory_mb`; the name itself of what is no metric here."""
     known = _metric(metric)
     return known.axis_title if known else metric
 
 
 def is_count(metric: str) -> bool:
-    """Whether the metric is known here, and whole numbers."""
+    """Tell whether the metric is known here, and whole numbers."""
     known = _metric(metric)
     return known is not None and known.count
 
 
 def share(part: object, whole: object, digits: int = 1) -> str:
-    """`50.1%` of the whole; a dash where the whole is nothing."""
+    """Format a part as `50.1%` of the whole; a dash where the whole is nothing."""
     ratio = _ratio(part, whole)
     return MISSING if ratio is None else f"{100 * ratio:.{digits}f}%"
 
 
 def percentage(value: object, digits: int = 2) -> str:
-    """`91.20%` for 0.912."""
+    """Format 0.912 as `91.20%`."""
     number = finite(value)
     return MISSING if number is None else f"{100 * number:.{digits}f}%"
 
@@ -104,7 +104,7 @@ def relative_change(before: object, after: object) -> str:
 
 
 def significant(value: object) -> str:
-    """`12.34`, `0.01235`: four significant digits of a plain number."""
+    """Format a plain number to four significant digits: `12.34`, `0.01235`."""
     number = finite(value)
     return MISSING if number is None else f"{number:.4g}"
 
@@ -122,7 +122,7 @@ def number_change(before: object, after: object, digits: int = 3) -> str:
 
 
 def times(before: object, after: object, fewer: str, more: str) -> str:
-    """`2.01x fewer` or `1.30x more`; `unchanged` where the factor would read 1.00."""
+    """Format a factor: `2.01x fewer` or `1.30x more`; `unchanged` where it would read 1.00."""
     a, b = finite(before), finite(after)
     if a is None or b is None or a <= 0 or b <= 0:
         return MISSING

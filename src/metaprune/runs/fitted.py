@@ -18,7 +18,7 @@ from metaprune.values import Budget
 
 
 def fitted_config(folder: Path, overrides: dict[str, Any], method: str, tables: Sequence[str], verbs: str) -> RunConfig:
-    """The recipe of a fitted run.
+    """Load the recipe of a fitted run.
 
     Args:
         method: whose fit it has to be.
@@ -51,7 +51,7 @@ def _require_unfitted(overrides: dict[str, Any], fitted: Sequence[str], tables: 
 
 
 def with_dense(config: RunConfig, folder: Path) -> RunConfig:
-    """The network as the fit saw it: trained there, if it was."""
+    """Configure the network as the fit saw it: trained there, if it was."""
     if config.train is None:
         return config
     return dataclasses.replace(
@@ -60,5 +60,5 @@ def with_dense(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def budget_in_path(budget: Budget) -> str:
-    """`macs-50pct_params-1000000`."""
+    """Write a budget as in a path: `macs-50pct_params-1000000`."""
     return "_".join(f"{m}-{v}" for m, v in budget.to_dict().items()).replace("%", "pct")

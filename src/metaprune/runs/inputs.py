@@ -152,7 +152,7 @@ def require_traced(network: Network, data: Data | None) -> None:
 
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:
-    """Two random samples of the configured shape, else two of the data, else random ones of the model's own shape."""
+    """Take two samples: random of the configured shape, else of the data, else random of the model's own shape."""
     if config.model.input_shape is None and data is not None:
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
             inputs, _ = next(iter(data.val.batches(2)))

@@ -61,7 +61,7 @@ class Prepared:
     progress: bool
 
     def task(self, folder: Path | None = None) -> PruneTask:
-        """What the method is given; its long work is kept in `folder`."""
+        """Make what the method is given; its long work is kept in `folder`."""
         return PruneTask(
             self.network,
             self.data,
@@ -81,7 +81,7 @@ class Prepared:
             require_feasible(self.method, self.task(), self.budget)
 
     def infeasible_explained(self) -> _Explained:
-        """A block in which an infeasible budget says what `keep_module` left whole, and why."""
+        """Let an infeasible budget in the block say what `keep_module` left whole, and why."""
         return _Explained(self)
 
 
@@ -174,7 +174,7 @@ def _require_data(method: Method, data: Data | None, recovery: RecoverConfig) ->
 
 
 def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Network, dict[str, Any] | None]:
-    """The network with the milliseconds of a latency table, and what the table says of itself, for the record.
+    """Give the network the milliseconds of a latency table; return also what the table says of itself, for the record.
 
     Raises:
         ConfigError: no table, or one of another network.

@@ -19,7 +19,7 @@ from metaprune.export.archive import save
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
 from metaprune.protocol.artifact import plain
-from metaprune.protocol.method import Method
+from metaprune.protocol.method import Method, require_within
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
 from metaprune.recover.run import recover, run_own
@@ -43,7 +43,7 @@ from metaprune.surgery.tensors import named_tensors
 from metaprune.train.evaluate import evaluate
 from metaprune.train.masks import held_at_zero, set_to_zero
 from metaprune.train.modes import device_of
-from metaprune.values import Budget, Constraints, Cost, Plan, Proposal, as_patterns
+from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,14 @@ def prune_prepared(
         task = prepared.task(None if checkpoint_dir is None else checkpoint_dir / "method")
         with prepared.infeasible_explained():
             proposal = method.propose(task, budget, rng.child("method", method.name))
-        _require_within(network.cost(proposal.plan, masks=proposal.masks), budget.bounds(network.cost()), method.name)
+        require_within(
+            task,
+            budget,
+            proposal,
+            lambda over, _: PlanError(
+                f"method {method.name!r} proposed a plan over the budget ({over}); PruneTask.allocator(budget) meets it"
+            ),
+        )
         if not proposal.plan.keep and proposal.weights is None and not proposal.masks:
             warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=3)
             if prepared.asked_recover.kind == "auto":
@@ -316,13 +323,3 @@ def _figures(model: nn.Module, prepared: Prepared) -> dict[str, float] | None:
     if split is None or data is None or data.objective is None:
         return None
     return evaluate(model, split, objective=data.objective, batch_size=prepared.batch_size).to_dict()
-
-
-def _require_within(cost: Cost, bounds: Mapping[str, float], method: str) -> None:
-    """Budgets are hard, whoever wrote the method."""
-    over = [f"{m} {cost[m]:,.6g} > {bound:,.6g}" for m, bound in bounds.items() if cost[m] > bound]
-    if over:
-        raise PlanError(
-            f"method {method!r} proposed a plan over the budget ({'; '.join(over)}); "
-            "PruneTask.allocator(budget) meets it"
-        )

@@ -66,7 +66,7 @@ def cost_record(pruned: Pruned) -> CostRecord:
 
 
 def proof_record(pruned: Pruned) -> ProofRecord:
-    """How a cut was proved."""
+    """Record how a cut was proved."""
     return ProofRecord(form=pruned.form, why=pruned.why, error=pruned.error, config=pruned.config.why)
 
 
@@ -80,7 +80,7 @@ def options_record(method: Any) -> dict[str, Any]:
 def effort_record(
     pruned: Pruned, recover: RecoverConfig, history: Mapping[str, Any] | None, own_loop: bool
 ) -> EffortRecord | None:
-    """What recovery took; distillation pays for the teacher's forward passes, too."""
+    """Record what recovery took; distillation pays for the teacher's forward passes, too."""
     if own_loop:
         return EffortRecord(kind=OWN_LOOP)
     if history is None:
@@ -92,7 +92,7 @@ def effort_record(
 
 
 def describe_masks(pruned: Pruned, proposal: Proposal) -> dict[str, Any] | None:
-    """Of masks of single weights: parameters that are left (and their share of the full network's), and the pattern.
+    """Describe masks of single weights: parameters left (and their share of the full network's), and the pattern.
 
     `whole` names weights that the pattern left out.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metaprune.core.errors import ConfigError, DataError
+from metaprune.train.history import current_epoch
 
 SCHEMA = 1
 """Rises when a key changes its name or meaning. Records without a number are of schema 0, before objectives."""
@@ -144,7 +145,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, Any]:
-    """A record of an older schema with the keys of this one; what was not recorded then is None.
+    """Upgrade a record of an older schema to the keys of this one; what was not recorded then is None.
 
     Raises:
         ConfigError: a newer schema than this version knows.
@@ -158,16 +159,7 @@ def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, A
         return dict(record)
     known = {f.name: None for f in dataclasses.fields(Record)}
     history = {
-        phase: None if rows is None else {**rows, "rows": [_epoch(row) for row in rows.get("rows", ())]}
+        phase: None if rows is None else {**rows, "rows": [current_epoch(row) for row in rows.get("rows", ())]}
         for phase, rows in (record.get("history") or {}).items()
     }
     return {**known, **record, "schema": SCHEMA, "history": history}
-
-
-def _epoch(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An epoch of schema 0, which held losses and accuracies apart."""
-    if "train" in row:
-        return dict(row)
-    parts = {p: {m: row.get(f"{p}_{m}") for m in ("loss", "accuracy")} for p in ("train", "val")}
-    rest = {k: v for k, v in row.items() if not k.startswith(("train_", "val_"))}
-    return {**rest, "train": parts["train"], "val": None if parts["val"]["loss"] is None else parts["val"]}

@@ -16,7 +16,7 @@ log = logging.getLogger("metaprune")
 
 
 def sections_of(record: Mapping[str, Any]) -> list[Section]:
-    """The section of every method that has something to tell; one that fails is left out, with a warning."""
+    """Collect the section of every method that has something to tell; one that fails is left out, with a warning."""
     sections = []
     for name in method_names():
         try:

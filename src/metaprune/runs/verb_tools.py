@@ -11,7 +11,7 @@ from metaprune.core.errors import ConfigError
 
 
 def toml_value(text: str) -> Any:
-    """`3` -> 3, `0.1` -> 0.1, `true` -> True, `[1, 2]` -> [1, 2]; anything else is text."""
+    """Parse a value: `3` -> 3, `0.1` -> 0.1, `true` -> True, `[1, 2]` -> [1, 2]; anything else is text."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:

@@ -78,7 +78,7 @@ class Allocator:
         return all(float(self.full[m]) <= bound for m, bound in self.bounds.items())
 
     def fits(self, cost: Cost) -> Any:
-        """Whether (each of) the cost is within every bound."""
+        """Tell whether (each of) the cost is within every bound."""
         return np.logical_and.reduce([np.asarray(cost[m]) <= bound for m, bound in self.bounds.items()])
 
     # ------------------------------------------------------------------------------------------ ranking
@@ -97,7 +97,7 @@ class Allocator:
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
     def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None) -> Plan:
-        """The same keep ratio in every group (or ratio ** exponent of the group); channels by score."""
+        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score."""
         exponents = np.ones(len(self.space)) if exponents is None else exponents
         steps = []
         for u, unit in enumerate(self.units):

@@ -79,7 +79,7 @@ class WidthEncoding:
         return self._table[np.arange(len(self.space)), index]
 
     def nearest(self, widths: np.ndarray) -> np.ndarray:
-        """The genome [genes] whose widths come closest to `widths` [groups], gene by gene."""
+        """Find the genome [genes] whose widths come closest to `widths` [groups], gene by gene."""
         genome = np.zeros(len(self.genes), dtype=np.int64)
         for gene, group in enumerate(self.first_group):
             genome[gene] = np.abs(self._table[group, : self.sizes[gene]] - widths[group]).argmin()
@@ -91,7 +91,7 @@ class WidthEncoding:
         return Plan({g.name: tuple(sorted(map(int, o[:w]))) for g, o, w in triples if w < g.width})
 
     def survivors(self, network: Network, widths: np.ndarray) -> Survivors:
-        """`plan`, without the detour over tuples: what a training step needs."""
+        """Mark the survivors at `widths`: `plan` without the detour over tuples, as a training step needs."""
         alive = np.ones(len(network.labelled.atoms), dtype=bool)
         for group, order, width in zip(self.space, self.order, widths, strict=True):
             alive[group.atoms[order[width:]]] = False
@@ -106,7 +106,7 @@ class WidthEncoding:
         return self.sizes - 1
 
     def random(self, n: int, draw: np.random.Generator) -> np.ndarray:
-        """Every gene uniform over its candidates, [n, genes]; knows no budget."""
+        """Draw every gene uniformly from its candidates, [n, genes]; knows no budget."""
         return draw.integers(0, self.sizes, size=(n, len(self.sizes)))
 
 
@@ -118,7 +118,7 @@ def _candidates(unit: Unit, grid: Sequence[float]) -> np.ndarray:
 
 
 def is_monotone(metrics: Iterable[str]) -> bool:
-    """Whether none of the metrics grows when a width shrinks, so that the smallest widths cost least."""
+    """Tell whether none of the metrics grows when a width shrinks, so that the smallest widths cost least."""
     return all(cost_metric(metric).monotone for metric in metrics)
 
 
@@ -193,7 +193,7 @@ class BudgetSampler:
         return budget_use(self.codec.widths(genomes), self.costs, self.bounds)
 
     def within(self, load: np.ndarray) -> np.ndarray:
-        """Whether loads are inside the band (or full width itself is below it)."""
+        """Tell whether loads are inside the band (or full width itself is below it)."""
         return (load <= 1) & (load >= min(1 - self.tolerance, self._full_load))
 
     def sample(self, n: int, draw: np.random.Generator) -> np.ndarray:
@@ -210,7 +210,7 @@ class BudgetSampler:
         return genomes
 
     def fit(self, quantiles: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """The widest images of `quantiles` [n, genes] that meet all bounds.
+        """Find the widest images of `quantiles` [n, genes] that meet all bounds.
 
         On a coarse grid such an image may lie below the band, with no single step up that fits. Those rows have more
         and more of their genes drawn anew until they are inside it; what fills the bounds best stays.

@@ -121,7 +121,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
 
 
 def distributions(codec: WidthEncoding) -> dict[str, BaseDistribution]:
-    """The genes as Optuna's parameters."""
+    """Describe the genes as Optuna's parameters."""
     return {name: IntDistribution(0, int(n) - 1) for name, n in zip(codec.genes, codec.sizes, strict=True)}
 
 

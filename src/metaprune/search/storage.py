@@ -23,7 +23,7 @@ _PAUSES_S = (0.3, 0.7, 1.5)
 
 @contextmanager
 def opened(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> Iterator[optuna.Study]:
-    """The study of that name at `url` (None: in memory), a new one if there is none.
+    """Open the study of that name at `url` (None: in memory), a new one if there is none.
 
     Raises:
         SearchError: the storage cannot be opened.
@@ -40,7 +40,7 @@ def opened(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> 
 
 @contextmanager
 def storage_errors(url: str | None) -> Iterator[None]:
-    """A storage that goes away is one clear error; passwords are not shown."""
+    """Turn a storage that goes away into one clear error; passwords are not shown."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:

@@ -108,7 +108,7 @@ class Evolution(RandomSearch):
         return children
 
     def mutated(self, parents: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
-        """Each gene changes with the mutation probability, to any *other* candidate with equal chance."""
+        """Change each gene with the mutation probability, to any *other* candidate with equal chance."""
         rows = parents[draw.integers(0, len(parents), count)].copy()
         change = draw.random(rows.shape) < self.config.mutation_probability
         other = (rows + draw.integers(1, self.codec.sizes, rows.shape)) % self.codec.sizes

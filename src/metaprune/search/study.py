@@ -199,7 +199,7 @@ class Search:
 
 
 def best_within(candidates: Sequence[Candidate], costs: CostModel, bounds: Mapping[str, float]) -> Candidate | None:
-    """The best score within `bounds`; of equal ones the first that was found. None if nothing fits."""
+    """Find the best score within `bounds`; of equal ones the first that was found. None if nothing fits."""
     rows = np.array([c.widths for c in candidates], dtype=np.int64)
     fits = [c for c, load in zip(candidates, budget_use(rows, costs, bounds), strict=True) if load <= 1]
     return max(fits, key=lambda c: (c.score, -c.slot), default=None)

@@ -38,7 +38,7 @@ def linear(m: nn.Linear) -> dict[str, Any]:
 
 @handler(nn.modules.conv._ConvNd)
 def conv(m: nn.modules.conv._ConvNd) -> dict[str, Any]:
-    """`groups` is set from the traced call, before this is read."""
+    """Read the channels off the weight; `groups` is set from the traced call, before this is read."""
     first, second = m.weight.shape[0], m.weight.shape[1] * m.groups
     out, into = (second, first) if m.transposed else (first, second)
     return {"out_channels": out, "in_channels": into}

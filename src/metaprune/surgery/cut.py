@@ -45,7 +45,7 @@ class Pruned:
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def as_graph(self) -> nn.Module:
-        """The structure as a graph form with the original's weights (what `load(form="graph")` is rebuilt from)."""
+        """Build the structure as a graph form with the original's weights (what `load(form="graph")` builds on)."""
         return graph_form(self.network, self.network.survivors(self.plan), self.network.tensors)
 
 

@@ -78,7 +78,7 @@ def _has(module: nn.Module, path: str) -> bool:
 def sliced_parameter(
     network: Network, name: str, value: torch.Tensor, original: torch.Tensor, alive: Survivors
 ) -> torch.Tensor:
-    """A new tensor of the surviving rows; a Parameter where the original is one, with its requires_grad."""
+    """Slice the surviving rows into a new tensor; a Parameter where the original is one, with its requires_grad."""
     labels = network.labelled.parameters.get(name)
     part = value.detach() if labels is None else slice_tensor(value.detach(), labels, alive)
     part = part.clone() if part.data_ptr() == value.data_ptr() else part

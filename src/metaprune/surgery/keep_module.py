@@ -38,7 +38,7 @@ class ModuleRules:
     why: str = "any widths"
 
     def applied_to(self, constraints: Constraints) -> Constraints:
-        """The constraints with these rules added."""
+        """Add these rules to the constraints."""
         exact = [tuple(f"={name}" for name in tie) for tie in self.ties]
         return replace(
             constraints,
@@ -48,7 +48,7 @@ class ModuleRules:
 
 
 def module_rules(network: Network, seed: int = 0) -> ModuleRules:
-    """The least strict rules under which random cuts of `network` have a module form.
+    """Find the least strict rules under which random cuts of `network` have a module form.
 
     Costs a few float64 forward passes of the example inputs; for a class with rules of its own `MOST_PROBES` of them,
     and some more groups than needed may then be left whole.

@@ -55,7 +55,7 @@ def small_network(kind: str) -> nn.Module:
 
 
 def proposed(method: str, options: dict[str, Any], kind: str, budget: dict[str, str], seed: int) -> dict[str, Any]:
-    """What a method decides on a small network: the plan, and a hash of the masks of single weights."""
+    """Return what a method decides on a small network: the plan, and a hash of the masks of single weights."""
     torch.set_num_threads(1)
     task = PruneTask(trace(small_network(kind), torch.zeros(2, 1, 28, 28)), small_data(), batch_size=32)
     return decided(create_method(method, options).propose(task, Budget.parse(budget), Rng(seed)))
@@ -140,7 +140,7 @@ class MethodSuite:
             self.assert_nothing_more_fits(task, plan, bounds)
 
     def assert_nothing_more_fits(self, task: PruneTask, plan: Plan, bounds: dict[str, float]) -> None:
-        """One more channel of any group that was cut would break a bound."""
+        """Assert that one more channel of any group that was cut would break a bound."""
         widths = plan.widths(task.network.space)
         for g in np.flatnonzero(widths < task.network.space.widths):
             more = widths.copy()
@@ -206,7 +206,7 @@ class MethodSuite:
 
     @classmethod
     def case(cls) -> tuple[Any, ...]:
-        """What `proposed` is asked for in both processes."""
+        """Return what `proposed` is asked for in both processes."""
         return cls.method, cls.options, cls.kinds[0], {cls.metric: cls.shares[1]}, 5
 
     def test_the_input_model_is_left_as_it_was(self) -> None:

@@ -26,7 +26,7 @@ TOYS: dict[str, Callable[[], tuple]] = {}
 
 
 def toy(name: str) -> Toy:
-    """The toy network `name` (one of `TOYS`), perturbed so that no parameter is trivial."""
+    """Build the toy network `name` (one of `TOYS`), perturbed so that no parameter is trivial."""
     from metaprune.testing.oracles import perturb
 
     with Rng(0).child("toy", name).torch_global():

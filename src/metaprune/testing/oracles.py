@@ -118,7 +118,7 @@ def _bits(tensor: torch.Tensor) -> bytes | None:
 
 @contextmanager
 def assert_untouched(model: nn.Module) -> Iterator[None]:
-    """Weights, buffers, modes, gradients, hooks and global random states are bit-identical after the block."""
+    """Assert that weights, buffers, modes, gradients, hooks and global random states are bit-identical afterwards."""
     before = _snapshot(model)
     yield
     after = _snapshot(model)

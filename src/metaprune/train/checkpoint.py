@@ -49,7 +49,7 @@ class Checkpoint:
         return History.from_dict(self.numbers["history"])
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Tensors whose name begins with `prefix` and a dot, without it."""
+        """Select the tensors whose name begins with `prefix` and a dot, without it."""
         return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
 
 
@@ -114,7 +114,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(directory: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The newest checkpoint in `directory`, or None.
+    """Load the newest checkpoint in `directory`, or None.
 
     Raises `ConfigError` when it was made by another run (`identity` differs), `WeightsError` when it cannot be read.
     """

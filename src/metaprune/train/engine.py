@@ -27,7 +27,7 @@ def engine(
     log_with: Any = None,
     logging_folder: Path | None = None,
 ) -> Iterator[Accelerator]:
-    """An `Accelerator` on `device` (None: Accelerate's choice, a GPU where there is one).
+    """Hold an `Accelerator` on `device` (None: Accelerate's choice, a GPU where there is one).
 
     Args:
         log_with: name of an experiment tracker, or a GeneralTracker.

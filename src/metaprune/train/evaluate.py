@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ class Quality:
         return self.metrics[metric]
 
     def to_dict(self) -> dict[str, float]:
-        """All figures, JSON-able."""
+        """Return all figures, JSON-able."""
         return {**self.metrics, "samples": self.samples, "items": self.items}
 
 
@@ -68,14 +69,7 @@ def quality_on(run: Callable[[Any], Any], batches: Iterable[tuple[Any, Any]], ob
     Raises:
         DataError: no batch, or nothing in them that is judged.
     """
-    totals = None
-    with torch.no_grad():
-        for inputs, target in batches:
-            output = run(inputs)
-            loss = objective.loss(output, target)
-            totals = new_totals(loss.device) if totals is None else totals
-            totals = add_batch(totals, loss, objective, output, inputs, target)
-    return quality_from_sums(new_totals(torch.device("cpu")) if totals is None else totals, objective)
+    return quality_from_sums(_sums(run, batches, objective), objective)
 
 
 def scores_of(model: nn.Module, split: Split, objective: Objective) -> Mapping[str, float]:
@@ -98,16 +92,28 @@ def quality_sums(
 ) -> Tensor:
     """Sums (see `add_batch`) over every `num_processes`-th batch, from batch `rank` on."""
     device = torch.device(device) if device is not None else device_of(model)
-    totals = new_totals(device)
     # a DataLoader draws a seed from the global generator even where nothing is shuffled
-    with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with modes_restored(model), torch.random.fork_rng(devices=[]):
         model.eval()
-        for index, (inputs, target) in enumerate(split.batches(batch_size, device=device)):
-            if index % num_processes == rank:
-                output = call_model(model, inputs)
-                loss = objective.loss(output, target, label_smoothing=label_smoothing)
-                totals = add_batch(totals, loss, objective, output, inputs, target)
-    return totals
+        mine = itertools.islice(split.batches(batch_size, device=device), rank, None, num_processes)
+        return _sums(lambda inputs: call_model(model, inputs), mine, objective, label_smoothing, new_totals(device))
+
+
+def _sums(
+    run: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Any]],
+    objective: Objective,
+    label_smoothing: float = 0.0,
+    totals: Tensor | None = None,
+) -> Tensor:
+    """`totals` with all batches added; without them from zero, on the device of the first loss."""
+    with torch.no_grad():
+        for inputs, target in batches:
+            output = run(inputs)
+            loss = objective.loss(output, target, label_smoothing=label_smoothing)
+            totals = new_totals(loss.device) if totals is None else totals
+            totals = add_batch(totals, loss, objective, output, inputs, target)
+    return new_totals(torch.device("cpu")) if totals is None else totals
 
 
 def new_totals(device: torch.device) -> Tensor:
@@ -116,10 +122,19 @@ def new_totals(device: torch.device) -> Tensor:
 
 
 def add_batch(
-    totals: Tensor, mean_loss: Tensor, objective: Objective, output: object, inputs: object, target: object
+    totals: Tensor,
+    mean_loss: Tensor,
+    objective: Objective,
+    output: object,
+    inputs: object,
+    target: object,
+    items: float | None = None,
 ) -> Tensor:
-    """`totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums."""
-    items = objective.items(target)
+    """Return `totals` [3 + k] with one batch added: loss sum, items, samples, and the objective's k sums.
+
+    items: the target's, where they are counted already.
+    """
+    items = objective.items(target) if items is None else items
     counts = torch.tensor([items, batch_size_of(inputs)], dtype=totals.dtype, device=totals.device)
     loss = (mean_loss.detach() * items).to(totals)
     row = torch.cat([loss.reshape(1), counts, objective.sums(output, target).to(totals)])

@@ -27,12 +27,9 @@ class EpochRow:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> EpochRow:
-        """A row as `History.to_dict` wrote it, or as versions before objectives did (losses and accuracies apart)."""
-        if "train" in row:
-            return cls(**row)
-        parts = {p: {m: row[f"{p}_{m}"] for m in ("loss", "accuracy")} for p in ("train", "val")}
-        rest = {k: row[k] for k in ("epoch", "lr", "seconds", "samples_per_s")}
-        return cls(train=parts["train"], val=None if parts["val"]["loss"] is None else parts["val"], **rest)
+        """Read a row as `History.to_dict` wrote it, in this version or an older one."""
+        known = current_epoch(row)
+        return cls(**{f.name: known[f.name] for f in dataclasses.fields(cls)})
 
 
 @dataclass(slots=True)
@@ -51,3 +48,15 @@ class History:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> History:
         return cls([EpochRow.from_dict(row) for row in value["rows"]])
+
+
+def current_epoch(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate an epoch's row of versions before objectives, which held losses and accuracies apart; copy any other.
+
+    `{"train_loss": 0.5, "train_accuracy": 0.8, ...}` becomes `{"train": {"loss": 0.5, "accuracy": 0.8}, ...}`.
+    """
+    if "train" in row:
+        return dict(row)
+    parts = {p: {m: row.get(f"{p}_{m}") for m in ("loss", "accuracy")} for p in ("train", "val")}
+    rest = {k: v for k, v in row.items() if not k.startswith(("train_", "val_"))}
+    return {**rest, "train": parts["train"], "val": None if parts["val"]["loss"] is None else parts["val"]}

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,7 +82,8 @@ def train(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("no parameter of the model has requires_grad=True: nothing to train; unfreeze some")
     loss = TrainLoss(data.require_objective(), config.label_smoothing) if loss is None else loss
-    run_identity = {**_identity(model, data, split, config, loss.objective, rng), **(identity or {})}
+    one_pass = Pass.of(split, config)
+    run_identity = {**_identity(model, data, one_pass, config, loss.objective, rng), **(identity or {})}
     with ExitStack() as stack:
         stack.enter_context(modes_restored(model))
         stack.enter_context(forward_restored(model))
@@ -89,7 +91,7 @@ def train(
         tracker = tracker_of(config, folder)
         accelerator = stack.enter_context(engine(config.mixed_precision, device, tracker, folder))
         stack.enter_context(tracked(accelerator, config))
-        run = _Run(accelerator, model, split, config, loss, rng)
+        run = _Run(accelerator, model, split, one_pass, config, loss, rng)
         stack.callback(run.optimizer.zero_grad)
         history = run.resume(checkpoint_dir, run_identity) if checkpoint_dir is not None else History()
         done, show = len(history.rows) * run.steps_per_epoch, progress and accelerator.is_main_process
@@ -118,6 +120,7 @@ class _Run:
         accelerator: Accelerator,
         model: nn.Module,
         split: Split,
+        one_pass: Pass,
         config: TrainConfig,
         loss: TrainLoss,
         rng: Rng,
@@ -132,7 +135,7 @@ class _Run:
                 stacklevel=3,
             )
         self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
-        self.batch_size, self.pass_steps = pass_of(split, config, self.num_processes)
+        self.batch_size, self.pass_steps = one_pass.batch_size, one_pass.steps(self.num_processes)
         self.steps_per_epoch = config.steps_per_epoch or self.pass_steps
         self.total_steps = max(1, round(config.epochs * self.steps_per_epoch))
         self.warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
@@ -246,7 +249,7 @@ class _Run:
             group["lr"] = self._lr(step) * group.get("lr_factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         parts = self._parts(inputs, target)
-        for index, (part_inputs, part_target, weight) in enumerate(parts):
+        for index, (part_inputs, part_target, items, weight) in enumerate(parts):
             with nullcontext() if index == len(parts) - 1 else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     output = call_model(self.wrapped, part_inputs)
@@ -254,7 +257,8 @@ class _Run:
                 require_scalar(self.objective.name, loss)
                 self._require_finite("loss", loss.detach(), step)
                 self.accelerator.backward(loss if weight == 1.0 else loss * weight)
-            totals = add_batch(totals, loss, self.objective, self.loss.judged(output), part_inputs, part_target)
+            judged = self.loss.judged(output)
+            totals = add_batch(totals, loss, self.objective, judged, part_inputs, part_target, items)
         if self.config.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             if self.accelerator.scaler is None and norm is not None:  # a scaler skips such steps by itself
@@ -264,27 +268,24 @@ class _Run:
             self.average.update()
         return totals
 
-    def _parts(self, inputs: Any, target: Any) -> list[tuple[Any, Any, float]]:
-        """(inputs, target, weight) of every part of a batch.
+    def _parts(self, inputs: Any, target: Any) -> list[tuple[Any, Any, float, float]]:
+        """(inputs, target, items, weight) of every part of a batch; counting items waits for the device.
 
         The weighted sum of the parts' mean losses, averaged over processes, is the mean over all items of all
         processes: parts and processes may hold different numbers of tokens.
         """
-        items = self.objective.items(target)
-        everywhere = items
-        if self.num_processes > 1:
-            count = torch.tensor([float(items)], dtype=torch.float64, device=self.accelerator.device)
-            everywhere = float(self.accelerator.reduce(count, reduction="sum")) / self.num_processes
         size = batch_size_of(inputs)
         length = -(-size // min(self.config.accumulate, size))
-        if length == size:
-            return [(inputs, target, items / everywhere if everywhere else 1.0)]
-        parts = []
-        for start in range(0, size, length):
-            part_inputs, part_target = (share_of(v, start, start + length) for v in (inputs, target))
-            share = self.objective.items(part_target) / everywhere if everywhere else 0.0
-            parts.append((part_inputs, part_target, share))
-        return parts
+        parts = [(inputs, target)]
+        if length < size:
+            parts = [tuple(share_of(v, i, i + length) for v in (inputs, target)) for i in range(0, size, length)]
+        counts = [self.objective.items(part_target) for _, part_target in parts]
+        everywhere = sum(counts)
+        if self.num_processes > 1:
+            count = torch.tensor([float(everywhere)], dtype=torch.float64, device=self.accelerator.device)
+            everywhere = float(self.accelerator.reduce(count, reduction="sum")) / self.num_processes
+        unjudged = 1.0 if len(parts) == 1 else 0.0
+        return [(*part, n, n / everywhere if everywhere else unjudged) for part, n in zip(parts, counts, strict=True)]
 
     def _require_finite(self, what: str, value: Tensor, step: int) -> None:
         bad = (~torch.isfinite(value)).to(torch.float32).reshape(1)
@@ -317,40 +318,54 @@ def _padded(sums: Tensor, accelerator: Accelerator) -> Tensor:
     return torch.cat([sums, sums.new_zeros(longest - len(sums))])
 
 
-def pass_of(split: Split, config: TrainConfig, num_processes: int) -> tuple[int | None, int]:
-    """(samples per batch, or None where batches differ, and batches per pass) of a training split.
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over a training split.
 
-    A split over a user's DataLoader keeps the loader's batches, whatever `config.batch_size` asks for.
-
-    Raises:
-        DataError: too few samples for one step. ConfigError: fewer samples per batch than processes.
+    batch_size: samples per batch; None where batches differ.
+    length: samples of the pass; where batches differ, its batches.
     """
-    loader = getattr(split, "source", None)
-    samples, batch_size = None, config.batch_size
-    if isinstance(loader, DataLoader):
+
+    batch_size: int | None
+    length: int
+
+    @classmethod
+    def of(cls, split: Split, config: TrainConfig) -> Pass:
+        """Read a split's pass; over a user's DataLoader the loader's batches, whatever `config.batch_size` asks for."""
+        loader = getattr(split, "source", None)
+        if not isinstance(loader, DataLoader):
+            return cls(config.batch_size, len(split))
         batch_size = loader.batch_size
         if batch_size is None or isinstance(loader.dataset, IterableDataset):
             known = config.steps_per_epoch is not None
-            return None, config.steps_per_epoch if known else split.num_batches  # type: ignore[union-attr, return-value]
+            return cls(None, config.steps_per_epoch if known else split.num_batches)  # type: ignore[union-attr, arg-type]
         samples = len(cast("Any", loader.sampler))
-        samples -= samples % batch_size if loader.drop_last else 0
-    if batch_size < num_processes:
-        raise ConfigError(
-            f"batch_size={batch_size} is below the {num_processes} processes that share each batch: "
-            f"use at least {num_processes}"
-        )
-    samples = len(split) if samples is None else samples
-    steps = steps_per_epoch(samples, batch_size, num_processes)
-    if steps == 0:
-        raise DataError(
-            f"{samples} training samples over {num_processes} process(es) leave less than two per step: "
-            "use more samples, or batch_size=1 for a network without batch normalisation"
-        )
-    return batch_size, steps
+        return cls(batch_size, samples - (samples % batch_size if loader.drop_last else 0))
+
+    def steps(self, num_processes: int) -> int:
+        """Count the updates of a pass whose batches `num_processes` share.
+
+        Raises:
+            DataError: too few samples for one step. ConfigError: fewer samples per batch than processes.
+        """
+        if self.batch_size is None:
+            return self.length
+        if self.batch_size < num_processes:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is below the {num_processes} processes that share each batch: "
+                f"use at least {num_processes}"
+            )
+        steps = steps_per_epoch(self.length, self.batch_size, num_processes)
+        if steps == 0:
+            raise DataError(
+                f"{self.length} training samples over {num_processes} process(es) leave less than two per step: "
+                "use more samples, or batch_size=1 for a network without batch normalisation"
+            )
+        return steps
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` over the parameters that require gradients.
+    """Make the optimiser of `config` over the parameters that require gradients.
 
     Raises:
         ConfigError: a function of the user's own that makes no optimiser.
@@ -381,13 +396,13 @@ def _training_split(data: Data) -> Split:
 
 
 def _identity(
-    model: nn.Module, data: Data, split: Split, config: TrainConfig, objective: Objective, rng: Rng
+    model: nn.Module, data: Data, one_pass: Pass, config: TrainConfig, objective: Objective, rng: Rng
 ) -> dict[str, Any]:
     """What two runs have to share for one to continue the other's checkpoint."""
     return {
         "config": dataclasses.asdict(config),
         "objective": objective.name,
         "rng": [rng.seed, *rng.path],
-        "data": [data.name, *pass_of(split, config, 1), data.digest],
+        "data": [data.name, one_pass.batch_size, one_pass.steps(1), data.digest],
         "shapes": shapes_digest(model),
     }

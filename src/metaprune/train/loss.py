@@ -25,5 +25,5 @@ class TrainLoss:
         return self.objective.loss(output, target, label_smoothing=self.label_smoothing)
 
     def judged(self, output: Any) -> Any:
-        """The part of the output that metrics are taken from."""
+        """Take the part of the output that metrics are taken from."""
         return output

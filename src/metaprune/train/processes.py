@@ -52,7 +52,7 @@ class Processes:
         return nullcontext() if self._accelerator is None else self._accelerator.autocast()
 
     def share(self, samples: int) -> tuple[slice, float]:
-        """Which samples of a batch are this process's, and its part of the batch times the number of processes.
+        """Return the slice of a batch that is this process's, and its part of the batch times the number of processes.
 
         Rank, rank + n, ... of them. Mean losses over the shares, each times its part, have the whole batch's mean as
         their mean over the processes, also where the shares differ by a sample. With fewer than two samples for each,
@@ -65,7 +65,7 @@ class Processes:
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Every tensor becomes its mean over the processes, in place; all in one message."""
+        """Average every tensor over the processes, in place; all in one message."""
         if self.count == 1 or self._accelerator is None:
             return
         averages = self._accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), reduction="mean")
@@ -73,7 +73,7 @@ class Processes:
 
     @torch.no_grad()
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Every floating tensor becomes the main process's, in place: BatchNorm statistics saw its own share only."""
+        """Copy every floating tensor from the main process, in place: BatchNorm statistics saw its own share only."""
         floating = [t for t in tensors if t.is_floating_point()]
         if self.count > 1 and floating:
             _spread(broadcast(torch.cat([t.reshape(-1) for t in floating]), from_process=0), floating)
@@ -93,7 +93,7 @@ def _spread(values: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 def is_main_process() -> bool:
-    """True outside of a launch; inside, once an engine has joined it, of rank 0 alone."""
+    """Tell whether this is the main process: outside of a launch, yes; once an engine has joined one, rank 0 alone."""
     return not PartialState._shared_state or PartialState().is_main_process
 
 
@@ -106,7 +106,7 @@ def by_main_process(write: Callable[[], object]) -> None:
 
 @contextmanager
 def main_process_first() -> Iterator[bool]:
-    """Whether this is the main process, which goes through the block before the others start on it.
+    """Let the main process through the block before the others start on it; yield whether this is it.
 
     For files that one process writes and all read.
     """

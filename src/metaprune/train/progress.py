@@ -47,13 +47,13 @@ class TrainProgress:
             self._bar.stop()
 
     def step(self, samples_per_s: float | None = None) -> None:
-        """One update is done."""
+        """Show that one update is done."""
         if self._bar is not None and self._task is not None:
             rate = "" if samples_per_s is None else f"{samples_per_s:,.0f} samples/s"
             self._bar.update(self._task, advance=1, rate=rate)
 
     def epoch(self, row: EpochRow, num_epochs: int) -> None:
-        """One epoch is done."""
+        """Show that one epoch is done."""
         val = "" if row.val is None else f", val {self._figures(row.val)}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"{self.label} {row.epoch}/{num_epochs}{val}")

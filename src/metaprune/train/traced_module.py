@@ -41,7 +41,7 @@ class TracedModule(nn.Module):
         return self._at[0].survivors
 
     def tensors(self) -> dict[str, Tensor]:
-        """The module's own tensors by the network's names."""
+        """Return the module's own tensors by the network's names."""
         return {name: getattr(self, attribute) for name, attribute in self._names.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -69,6 +69,6 @@ class TracedModule(nn.Module):
 
     @torch.no_grad()
     def full_size(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`tensors` with the trained rows in their places."""
+        """Return `tensors` with the trained rows in their places."""
         labels = self.network.labelled.parameters
         return {n: unslice_tensor(t, tensors[n], labels.get(n), self.alive) for n, t in self.tensors().items()}

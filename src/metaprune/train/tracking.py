@@ -20,7 +20,7 @@ PROJECT = "metaprune"
 
 
 def tracker_of(config: TrainConfig, folder: Path) -> Any:
-    """What Accelerate takes as `log_with`: a name, an object of the user's own class, or None.
+    """Make what Accelerate takes as `log_with`: a name, an object of the user's own class, or None.
 
     Raises:
         ConfigError: a tracker that is not installed, or unknown.

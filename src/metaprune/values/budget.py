@@ -53,7 +53,7 @@ class Budget(Mapping[str, Bound]):
 
     @classmethod
     def parse(cls, value: Budget | Mapping[str, Any] | str) -> Budget:
-        """A Budget, a mapping `{"macs": "50%"}`, or text `macs=50%,params=1e6`."""
+        """Parse a Budget, a mapping `{"macs": "50%"}`, or text `macs=50%,params=1e6`."""
         if isinstance(value, Budget):
             return value
         if isinstance(value, str):
@@ -87,7 +87,7 @@ class Budget(Mapping[str, Bound]):
         return absolute
 
     def to_dict(self) -> dict[str, Any]:
-        """What was asked for, as plain data."""
+        """Return what was asked for, as plain data."""
         return dict(self._asked)
 
 

@@ -10,7 +10,7 @@ from metaprune.core.errors import ConfigError
 
 
 def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
-    """A single text is one pattern, not one per letter."""
+    """Take a single text as one pattern, not one per letter."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

@@ -20,7 +20,7 @@ class Plan:
 
     @classmethod
     def of(cls, space: Space, masks: Sequence[np.ndarray]) -> Plan:
-        """From one boolean mask [width] per group, in the order of the space."""
+        """Make a plan from one boolean mask [width] per group, in the order of the space."""
         keep = {g.name: tuple(int(i) for i in np.flatnonzero(m)) for g, m in zip(space, masks, strict=True)}
         return cls({name: k for name, k in keep.items() if len(k) < space[name].width})
 
@@ -36,7 +36,7 @@ class Plan:
                 )
 
     def masks(self, space: Space) -> list[np.ndarray]:
-        """One boolean mask [width] per group: what stays."""
+        """Build one boolean mask [width] per group: what stays."""
         self.check(space)
         masks = [np.ones(g.width, dtype=bool) for g in space]
         for name, channels in self.keep.items():

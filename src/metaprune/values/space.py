@@ -38,7 +38,7 @@ class ChannelGroup:
     role: str = "hidden"
 
     def matches(self, pattern: str) -> bool:
-        """Whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
+        """Tell whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
 
         `=NAME` is the group of exactly that name.
         """
@@ -114,6 +114,6 @@ class Space:
         return indices
 
     def digest(self) -> str:
-        """Names the space: networks of equal groups in equal parameters have equal digests."""
+        """Hash the space: networks of equal groups in equal parameters have equal digests."""
         text = json.dumps([(g.name, g.width, [(m.parameter, m.dim) for m in g.members]) for g in self.groups])
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -70,7 +70,7 @@ def addmm(call: Call) -> Labels:
 
 @rule("einsum")
 def einsum(call: Call) -> Labels:
-    """Each letter is one dimension; MACs of a two-operand einsum are the product over its letters.
+    """Equate the dimensions of each letter; MACs of a two-operand einsum are the product over its letters.
 
     torch sums a letter of one operand alone before it multiplies, and only multiplies where no letter is contracted.
     """

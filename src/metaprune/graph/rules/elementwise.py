@@ -114,7 +114,7 @@ rule(*UNTAGGED)(pointwise)
 
 @rule("to", "type_as")
 def convert(call: Call) -> Labels:
-    """A second tensor lends its dtype and device only."""
+    """Keep the labels: a second tensor lends its dtype and device only."""
     return call.labels(call["self"])
 
 

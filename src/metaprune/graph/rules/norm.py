@@ -16,7 +16,7 @@ from metaprune.graph.rules.registry import rule
 
 
 def survivors_mask(alive: Survivors, labels: Labels, like: torch.Tensor) -> torch.Tensor:
-    """0/1 mask broadcastable to `like` whose last dimensions have `labels`; [1] if nothing is dropped."""
+    """Build a 0/1 mask broadcastable to `like` whose last dimensions have `labels`; [1] if nothing is dropped."""
     mask = torch.ones(1, dtype=like.dtype, device=like.device)
     for back, label in enumerate(reversed(labels)):
         if label is not None and alive.cut(label):
@@ -121,7 +121,7 @@ def layer_norm(call: Call) -> Labels:
 
 @rule("group_norm")
 def group_norm(call: Call) -> Labels:
-    """Channels (g, i) = {R_g, K_i}: whole groups go, or the same offset in every group."""
+    """Label channels (g, i) as {R_g, K_i}: whole groups go, or the same offset in every group."""
     labels = call.labels(call["input"])
     groups = call["num_groups"]
     channels = call.shape(call["input"])[1]

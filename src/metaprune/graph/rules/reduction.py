@@ -111,7 +111,7 @@ def reduce_locked(call: Call) -> Labels | list[Labels | None]:
     "argsort",
 )
 def along(call: Call) -> Labels | list[Labels | None]:
-    """Every entry depends on all entries along the dimension: it cannot shrink (attention keys are not channels)."""
+    """Lock the dimension: every entry depends on all entries along it (attention keys are not channels)."""
     labels = call.labels(call["self"])
     if labels:
         dim = call["dim"] % len(labels)

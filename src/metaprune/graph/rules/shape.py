@@ -117,7 +117,7 @@ def permute(call: Call) -> Labels:
 
 @rule("squeeze", "squeeze_", "unsqueeze", "unsqueeze_")
 def squeeze(call: Call) -> Labels:
-    """`out_shape` tells which dimensions stay; a squeezed one must not vanish."""
+    """Drop or add dimensions of size 1; a dropped one is locked, as it must not vanish."""
     labels, shape = call.labels(call["self"]), call.shape(call["self"])
     rank = len(shape)
     if call.name.startswith("unsqueeze"):
@@ -132,7 +132,7 @@ def squeeze(call: Call) -> Labels:
 
 @rule("expand", "expand_as", "broadcast_to")
 def expand(call: Call) -> Labels:
-    """An expanded dimension is uniform: fresh atoms, which tie to whatever they are combined with."""
+    """Give an expanded dimension fresh atoms: it is uniform, and ties to whatever it is combined with."""
     x = call["self"]
     labels, shape = call.labels(x), call.shape(x)
     out: Labels = []
@@ -207,6 +207,6 @@ def sym_size(call: Call) -> None:
 
 @rule("permute_channels")
 def permute_channels(call: Call) -> Labels:
-    """The channel-shuffle pass puts this in place of view, transpose, view."""
+    """Permute one label; the channel-shuffle pass puts this in place of view, transpose, view."""
     x, dim, order = cast("tuple[fx.Node, int, tuple[int, ...]]", call.node.args)
     return permuted(call, x, dim, np.asarray(order))

@@ -33,7 +33,7 @@ def member_scores(elements: torch.Tensor, member: Member) -> np.ndarray:
 def group_scores(
     task: PruneTask, score: Callable[[ChannelGroup, Member, torch.Tensor], np.ndarray | None], normalise: Normalise
 ) -> list[np.ndarray]:
-    """One array [width] per group. `score(group, member, tensor)` scores one member, or None to leave it out."""
+    """Score every group, one array [width] each. `score(group, member, tensor)` scores a member, None leaves it out."""
     scores_by_group = []
     for group in task.network.space:
         parts = []
@@ -61,7 +61,7 @@ class ScoreMethod(RankingConfig, BaseMethod, ABC):
 
     @abstractmethod
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
-        """One array [width] per group at the current plan; higher is more important."""
+        """Score the channels at the current plan, one array [width] per group; higher is more important."""
 
     def frozen(self, task: PruneTask) -> set[int]:
         """Groups this method has no opinion on and leaves whole."""

@@ -13,7 +13,7 @@ EULER = 0.5772156649015329
 
 
 def concrete(logits: Tensor, temperature: float) -> Tensor:
-    """A relaxed Bernoulli draw in (0, 1), differentiable: sigmoid((logits + logit(u)) / temperature), u uniform.
+    """Draw relaxed Bernoulli values in (0, 1), differentiable: sigmoid((logits + logit(u)) / temperature), u uniform.
 
     Concrete distribution, Maddison et al. 2017. Draws from torch's global generator.
     """

@@ -64,7 +64,7 @@ class Price:
 
 
 def asked_share(network: Network, budget: Budget, metric: str, otherwise: float) -> float:
-    """The budget's share of the full cost by `metric`; `otherwise` where the budget bounds other metrics."""
+    """Compute the budget's share of the full cost by `metric`; `otherwise` where the budget bounds other metrics."""
     full = network.cost()
     bounds = budget.bounds(full)
     return bounds[metric] / float(full[metric]) if metric in bounds else otherwise
@@ -95,12 +95,12 @@ class GatedLoss(ABC):
 
     @abstractmethod
     def gates_of(self, sample: Sample, share: float) -> Any:
-        """The gate distribution for a sample of a data set, to keep about `share` of the full cost."""
+        """Make the gate distribution for a sample of a data set, to keep about `share` of the full cost."""
 
     def run(
         self, tensors: Mapping[str, Tensor], gates: Sequence[Tensor], args: tuple, kwargs: Mapping[str, Any]
     ) -> Any:
-        """What the network returns under drawn gates, in training mode."""
+        """Run the network under drawn gates, in training mode."""
         return self.gated.run(tensors, gates, args, kwargs, training=True)
 
     def expected_share(self, probabilities: Sequence[Tensor]) -> Tensor:
@@ -128,7 +128,7 @@ class GatedLoss(ABC):
     def loss(
         self, weights: TrainableTensors, sample: Sample, price: Price, processes: Processes = ALONE
     ) -> tuple[Tensor, StepResult]:
-        """The objective's loss under one draw of the gates, plus the price of what they keep.
+        """Compute the objective's loss under one draw of the gates, plus the price of what they keep.
 
         Every process reads the whole sample, so that gates are the same in all, and runs the network on its share. The
         mean over processes is then the loss of the whole sample; only BatchNorm sees shares. Mixed precision is for the
@@ -170,7 +170,7 @@ def gradient_step(
     price: Price,
     processes: Processes = ALONE,
 ) -> StepResult:
-    """One update of weights, head and generator, by the gradient of the whole sample; the gates' draw is from `rng`.
+    """Update weights, head and generator once, by the gradient of the whole sample; the gates' draw is from `rng`.
 
     Raises:
         TrainingDivergedError: a loss that is not finite, in all processes at once; nothing is changed then.
@@ -204,7 +204,7 @@ def gradient_steps(
     price: Price,
     mixed_precision: MixedPrecision = "no",
 ) -> list[dict[str, float]]:
-    """An update for every sample, on Accelerate; returns their figures. Statistics end as the main process's."""
+    """Update by every sample in turn, on Accelerate, and return their figures. Statistics end as the main process's."""
     device = learner.network.device
     with engine(mixed_precision, device) as accelerator:
         processes = Processes(accelerator, device)

@@ -60,7 +60,7 @@ class Value:
 
 
 def build_network_graph(network: Network) -> NetworkGraph:
-    """The graph of a traced network.
+    """Build the graph of a traced network.
 
     Never fails: parameters that no rule places are listed in `NetworkGraph.uncovered`, channels that no rule follows
     become nodes without a producer, in `NetworkGraph.breaks`.

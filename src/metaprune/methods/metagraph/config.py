@@ -44,7 +44,7 @@ class MetanetConfig:
         require_number("metagraph.metanet.rho", self.rho, 0.0, open_low=True)
 
     def kept_bytes(self, edges: int) -> float:
-        """What the backward pass holds without recomputing: about three float32 states per edge and round."""
+        """Estimate what the backward pass holds without recomputing: about three float32 states per edge and round."""
         return 3 * 4.0 * edges * self.hidden * self.layers
 
 
@@ -134,7 +134,7 @@ class MetaConfig:
             require_number("metagraph.meta.shares", share, 0.0, 1.0, open_low=True)
 
     def strength(self, share: float) -> float:
-        """What to tell the metanetwork when a network shall keep `share` of its MACs."""
+        """Compute what to tell the metanetwork when a network shall keep `share` of its MACs."""
         return min(1.0, max(0.0, (1 - share) / (1 - self.smallest)))
 
     def share(self, strength: float) -> float:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,7 @@ from metaprune.methods.metagraph.network_graph import NetworkGraph
 from metaprune.methods.metagraph.pruner import least_macs
 from metaprune.network import Network
 from metaprune.protocol.artifact import plain
-from metaprune.protocol.method import PruneTask
+from metaprune.protocol.method import Method, PruneTask
 from metaprune.recover.scratch import reinitialise
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import train
@@ -36,7 +37,7 @@ from metaprune.values import Budget, Constraints, Plan
 def data_models(
     tasks: Sequence[PruneTask], config: DataModelConfig, criterion: ScoreMethod, rng: Rng, progress: bool
 ) -> list[DataModel]:
-    """`config.count` per task, in turns over the tasks, so that the last ones are of different tasks.
+    """Make `config.count` models per task, in turns over the tasks, so that the last ones are of different tasks.
 
     Kept in the task's folder: killed and started again, those that are whole, and of the same weights, data, options
     and seed, are taken as they are.
@@ -62,30 +63,18 @@ def _made(
     folder: Path | None,
     progress: bool,
 ) -> DataModel:
-    data, device, began = task.require_data("metagraph"), task.network.device, time.perf_counter()
-    identity = plain(
-        {
-            "options": plain(config),
-            "criterion": repr(criterion),
-            "seed": [rng.seed, *rng.path],
-            "number": number,
-            "weights": tensors_digest(task.network.tensors),
-            "data": data.digest,
-            "space": task.network.space.digest(),
-        }
-    )
-    if folder is not None and (folder / "plan.json").is_file():
-        saved = json.loads((folder / "plan.json").read_text())
-        if saved["identity"] == identity:
-            tensors = {n: t.to(device) for n, t in load_file(folder / "tensors.safetensors").items()}
-            return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), saved["seconds"])
+    began = time.perf_counter()
+    identity = _identity(task, config, criterion, rng, number)
+    whole = _restored(task, network_graph, identity, folder)
+    if whole is not None:
+        return whole
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
 
     def trained(given: Mapping[str, Tensor], plan: Plan, name: str, method: TrainConfig) -> dict[str, Tensor]:
         module = TracedModule(task.network, given, plan)
         train(
             module,
-            data,
+            task.require_data("metagraph"),
             method,
             rng=rng.child(name),
             progress=progress,
@@ -97,14 +86,7 @@ def _made(
 
     if config.scratch is not None:
         tensors = trained(_fresh(task.network, rng.child("start")), Plan(), "scratch", config.scratch)
-    low, high = config.shares
-    full = float(task.network.cost().macs)
-    macs = full * (low + (high - low) * float(rng.child("share").numpy().uniform()))
-    plan = Plan()
-    if macs < full:
-        method = criterion if number % 2 else Random()
-        here = dataclasses.replace(task, network=task.network.with_tensors(tensors), constraints=Constraints())
-        plan = method.propose(here, Budget(macs=max(macs, least_macs(here))), rng.child("plan")).plan
+    plan = _lightly_pruned(task, tensors, config, criterion if number % 2 else Random(), rng)
     tensors = dropped_are_zero(task.network, trained(tensors, plan, "light", config.train), plan)
     seconds = time.perf_counter() - began
     if folder is not None:
@@ -113,6 +95,49 @@ def _made(
         for name in ("scratch", "light"):
             shutil.rmtree(folder / name, ignore_errors=True)
     return DataModel(task, network_graph, tensors, plan, seconds)
+
+
+def _identity(
+    task: PruneTask, config: DataModelConfig, criterion: ScoreMethod, rng: Rng, number: int
+) -> dict[str, Any]:
+    """What a model that was kept has to share with the one that is asked for."""
+    return plain(
+        {
+            "options": plain(config),
+            "criterion": repr(criterion),
+            "seed": [rng.seed, *rng.path],
+            "number": number,
+            "weights": tensors_digest(task.network.tensors),
+            "data": task.require_data("metagraph").digest,
+            "space": task.network.space.digest(),
+        }
+    )
+
+
+def _restored(
+    task: PruneTask, network_graph: NetworkGraph, identity: dict[str, Any], folder: Path | None
+) -> DataModel | None:
+    """The same model as an earlier start left it, if it is whole."""
+    if folder is None or not (folder / "plan.json").is_file():
+        return None
+    saved = json.loads((folder / "plan.json").read_text())
+    if saved["identity"] != identity:
+        return None
+    tensors = {n: t.to(task.network.device) for n, t in load_file(folder / "tensors.safetensors").items()}
+    return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), saved["seconds"])
+
+
+def _lightly_pruned(
+    task: PruneTask, tensors: Mapping[str, Tensor], config: DataModelConfig, method: Method, rng: Rng
+) -> Plan:
+    """A plan at a share of the MACs that is drawn from `config.shares`."""
+    low, high = config.shares
+    full = float(task.network.cost().macs)
+    macs = full * (low + (high - low) * float(rng.child("share").numpy().uniform()))
+    if macs >= full:
+        return Plan()
+    here = dataclasses.replace(task, network=task.network.with_tensors(tensors), constraints=Constraints())
+    return method.propose(here, Budget(macs=max(macs, least_macs(here))), rng.child("plan")).plan
 
 
 def _fresh(network: Network, rng: Rng) -> Mapping[str, Tensor]:

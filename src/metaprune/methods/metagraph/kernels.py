@@ -26,7 +26,7 @@ def folded(into: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def taps_of(kernel: Sequence[int], features: int) -> Tensor:
-    """Where features lie: kernels by their centre in a KERNEL x KERNEL grid, anything else in a row after it."""
+    """Locate features: kernels by their centre in a KERNEL x KERNEL grid, anything else in a row after it."""
     sizes = [1] * (2 - len(kernel)) + list(kernel)
     if features > 1 and (not kernel or len(sizes) > 2 or max(sizes) > KERNEL):
         return KERNEL * KERNEL + torch.arange(features)

@@ -20,7 +20,7 @@ from metaprune.protocol.method import PruneTask
 
 
 def features() -> list[Any]:
-    """What the metanetwork's inputs mean; artifacts of other features cannot be used."""
+    """List what the metanetwork's inputs mean; artifacts of other features cannot be used."""
     return plain([ATTRIBUTE_KINDS, EDGE_KINDS, SITE_KINDS, ACTIVATIONS, SLOTS, MAX_FEATURES])
 
 
@@ -59,7 +59,7 @@ def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
 
 
 def warn_of_others(artifact: Artifact, mine: Mapping[str, Any], default: Mapping[str, Any]) -> None:
-    """An artifact brings its own sizes and meta-training; what a recipe says of them has no effect.
+    """Warn where a recipe's options have no effect: an artifact brings its own sizes and meta-training.
 
     mine, default: the options of a fit, as the recipe has them and as they are by default.
     """

@@ -63,7 +63,7 @@ class State(nn.Module):
 
 
 def rewritten(metanet: Metanet, model: DataModel, graph: Graph, strength: float) -> dict[str, Tensor]:
-    """All tensors of a data model, rewritten; differentiable in the metanetwork."""
+    """Rewrite all tensors of a data model; differentiable in the metanetwork."""
     return graph.network_graph.written(model.tensors, metanet(graph, strength))
 
 

@@ -115,7 +115,7 @@ class NetworkGraph:
         return sites, edges
 
     def parts(self) -> list[Edges | Attribute]:
-        """All that carries weights, in a fixed order."""
+        """List all that carries weights, in a fixed order."""
         return [*(e for e in self.edges if e.positions is not None), *self.attributes]
 
     def values(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -123,7 +123,7 @@ class NetworkGraph:
         return [tensors[p.parameter].detach().reshape(-1)[_on(p, tensors)] for p in self.parts()]  # type: ignore[index]
 
     def written(self, tensors: Mapping[str, Tensor], values: list[Tensor]) -> dict[str, Tensor]:
-        """All `tensors` with `values` in place, differentiable in `values`; the given tensors stay as they are."""
+        """Return `tensors` with `values` in place, differentiable in `values`; the given tensors stay as they are."""
         rewritten_tensors = dict(tensors)
         flat: dict[str, Tensor] = {}
         for part, value in zip(self.parts(), values, strict=True):
@@ -136,7 +136,7 @@ class NetworkGraph:
         return rewritten_tensors | {name: value.view(tensors[name].shape) for name, value in flat.items()}
 
     def at(self, alive: Survivors | None) -> NetworkGraph:
-        """The graph of the structure that survives; positions still are those of the full tensors."""
+        """Cut the graph to the structure that survives; positions still are those of the full tensors."""
         if alive is None:
             return self
         stays = torch.ones(self.nodes, dtype=torch.bool)

@@ -38,7 +38,7 @@ def ranking(name: str, options: Mapping[str, Any]) -> ScoreMethod:
 
 
 def weight_criterion(config: MetaGraphConfig) -> WeightMasks | None:
-    """The criterion of single weights; None where channels are pruned."""
+    """Make the criterion of single weights; None where channels are pruned."""
     return None if config.pattern == "channels" else WeightMasks(pattern=config.pattern)
 
 
@@ -71,7 +71,7 @@ class Pruner:
         return Plan.of(space, [mask & alive for mask, alive in pairs])
 
     def at_share(self, tensors: Mapping[str, Tensor], share: float, rng: Rng) -> Plan:
-        """A plan at a share of the MACs, or at the least that can be reached."""
+        """Plan for a share of the MACs, or for the least that can be reached."""
         return self.plan(tensors, Budget(macs=max(share * self._full_macs, self._least_macs)), rng)
 
     @cached_property
@@ -117,7 +117,7 @@ def least_macs(task: PruneTask) -> float:
 
 
 def metric_of(module: TracedModule, batches: Batches, objective: Objective) -> float:
-    """The objective's primary metric on (inputs, target) batches, in evaluation mode."""
+    """Measure the objective's primary metric on (inputs, target) batches, in evaluation mode."""
     module.eval()
     quality = quality_on(lambda inputs: call_model(module, channels_last(inputs)), batches, objective)
     return quality.metrics.get(objective.primary.name, quality["loss"])
@@ -133,7 +133,7 @@ def area(rows: Sequence[Mapping[str, float]], key: str = "score") -> float:
 
 
 def some_batches(split: Any, batch_size: int, count: int, device: torch.device, rng: Rng | None) -> Batches:
-    """The first `count` batches of one pass, shuffled iff `rng` is given.
+    """Read the first `count` batches of one pass, shuffled iff `rng` is given.
 
     A last batch of one sample is left out: it has no variance.
     """

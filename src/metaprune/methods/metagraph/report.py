@@ -9,7 +9,7 @@ from metaprune.report.section import Section
 
 
 def section(record: Record) -> Section | None:
-    """What was rewritten, step by step; None of a record of other methods."""
+    """Tell what was rewritten, step by step; None of a record of other methods."""
     text = metagraph_text(record)
     return (
         Section("metagraph", "Graph metanetwork", text, fact_rows(record), metagraph_figures(record)) if text else None

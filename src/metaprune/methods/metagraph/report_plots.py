@@ -146,7 +146,7 @@ def moved_figure(record: Record) -> go.Figure | None:
 
 
 def graph_figure(sites: Sequence[Mapping], edges: Sequence[Mapping]) -> go.Figure:
-    """A circle per site (area by its nodes, depth from left to right), a line per pair of sites with edges.
+    """Draw a circle per site (area by its nodes, depth from left to right), a line per pair of sites with edges.
 
     sites: name, kind, nodes, depth. edges: kind, count, into and out (positions in `sites`).
     """

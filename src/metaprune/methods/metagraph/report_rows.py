@@ -87,7 +87,7 @@ def moved_rows(record: Record) -> list[tuple[str, float]]:
 
 
 def metagraph_text(record: Record) -> str:
-    """`Rewritten by a metanetwork at strength 0.67; graph of 701 nodes and 30,672 edges`; what is not known is out."""
+    """Say `Rewritten by a metanetwork at strength 0.67; graph of 701 nodes and 30,672 edges`, or what is known."""
     details = _details(record)
     if not details:
         return ""

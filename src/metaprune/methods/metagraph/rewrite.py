@@ -73,7 +73,7 @@ class RewriteAndPrune:
         self._judge("start", TracedModule(task.network, self.tensors))
 
     def initial(self) -> None:
-        """The light pruning before the rewrite, and its fine-tuning."""
+        """Prune lightly before the rewrite, and fine-tune."""
         if self.method.initial < 1:
             bound = Budget(macs=self.method.initial * float(self.task.network.cost().macs))
             self.plan = self.pruner.plan(self.tensors, bound, self.rng.child("initial"))
@@ -82,7 +82,7 @@ class RewriteAndPrune:
             self._tuned("initial pruning", self.method.initial_finetune)
 
     def rewritten(self, learned: RestoredMetanet | None) -> None:
-        """The rewrite, where there is a metanetwork, and the fine-tuning after it."""
+        """Rewrite, where there is a metanetwork, and fine-tune."""
         network = self.task.network
         model = DataModel(self.task, build_network_graph(network), self.tensors, self.plan)
         network_graph = model.network_graph
@@ -115,7 +115,7 @@ class RewriteAndPrune:
         return None
 
     def pruned(self) -> Proposal:
-        """The plan within the budget, with the weights it belongs to and BatchNorm statistics of its own."""
+        """Plan within the budget, with the weights the plan belongs to and BatchNorm statistics of its own."""
         plan = self.pruner.plan(self.tensors, self.budget, self.rng.child("final"))
         if plan == self.plan and plan.keep:
             warnings.warn(
@@ -129,7 +129,7 @@ class RewriteAndPrune:
         return Proposal(plan, module.full_size(self.tensors), (), {"metagraph": self.details})
 
     def masked(self, criterion: WeightMasks) -> Proposal:
-        """The plan so far with masks of single weights within the budget, and statistics that belong to them."""
+        """Add masks of single weights within the budget to the plan so far, and statistics that belong to them."""
         network = self.task.network
         masks, mask_details = criterion.masks(self.task, self.tensors, self.budget, self.plan)
         module = TracedModule(network, zeroed(self.tensors, masks), self.plan)

@@ -65,7 +65,7 @@ class Shrinkage:
         return gammas
 
     def loss(self, tensors: Mapping[str, Tensor], weights: Sequence[Tensor]) -> Tensor:
-        """1/2 sum of gamma ||w||^2."""
+        """Compute 1/2 sum of gamma ||w||^2."""
         parts = [(g * s.sum(0)).sum() for g, s in zip(weights, self.squares(tensors), strict=True)]
         return torch.stack(parts).sum() / 2
 

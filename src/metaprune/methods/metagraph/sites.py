@@ -49,7 +49,7 @@ class Sites:
         return number
 
     def site(self, name: str, kind: str, size: int, final: Label, before: Sequence[int]) -> int:
-        """A new site; returns the part that is all of it."""
+        """Add a site; return the part that is all of it."""
         first = self.sites[-1].first + self.sites[-1].size if self.sites else 0
         depth = 1 + max((self.site_of(i).depth for i in before), default=-1)
         self.sites.append(Site(name, kind, first, size, final, depth))
@@ -72,7 +72,7 @@ class Sites:
         return np.where(at >= 0, nodes[at], -1) if len(nodes) else at
 
     def identity(self, before: Sequence[int], part: int, kind: str) -> None:
-        """One edge per channel that a site takes over from those before."""
+        """Add one edge per channel that a site takes over from those before."""
         positions = self.positions(before, self.parts[part].keys)
         rows = np.flatnonzero(positions >= 0)
         site = self.site_of(part)
@@ -80,7 +80,7 @@ class Sites:
         self.pair(site.name, kind, self.nodes_of(part)[rows], torch.from_numpy(positions[rows]))
 
     def pairs(self, a: Sequence[int], b: Sequence[int]) -> None:
-        """Channels that are multiplied with one another."""
+        """Connect channels that are multiplied with one another."""
         for part in a:
             positions = self.positions([i for i in b if i != part], self.parts[part].keys)
             rows = np.flatnonzero(positions >= 0)

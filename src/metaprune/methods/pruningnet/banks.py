@@ -19,7 +19,7 @@ from metaprune.search.encoding import WidthEncoding
 
 
 def take(tensor: Tensor, rows: Sequence[np.ndarray | None]) -> Tensor:
-    """The given rows of every dimension (None: all); leading rows are a view."""
+    """Slice the given rows of every dimension (None: all); leading rows are a view."""
     for dim, index in enumerate(rows):
         if index is None or len(index) == tensor.shape[dim]:
             continue
@@ -143,7 +143,7 @@ class Bank(nn.Module):
         return take(getattr(self, key), rows).clone()  # BatchNorm writes into its statistics
 
     def forward(self, alive: Survivors | None, ratios: Tensor) -> StructureTensors:
-        """Tensors of the structure with these survivors; ratios: keep ratio of every group, [groups]."""
+        """Map survivors to tensors of their structure; ratios: keep ratio of every group, [groups]."""
         return StructureTensors(self, alive, ratios)
 
 

@@ -173,7 +173,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
         return Proposal(session.codec.plan(widths), weights, trials, session.report(candidates, best, budget))
 
     def session(self, task: PruneTask, artifact: Artifact) -> StructureSearch:
-        """A fitted PruningNet on its network, ready to score structures.
+        """Restore a fitted PruningNet on its network, ready to score structures.
 
         Raises:
             ConfigError: the artifact is of another network, or of data without the held-out images.

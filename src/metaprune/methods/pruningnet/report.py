@@ -9,6 +9,6 @@ from metaprune.report.section import Section
 
 
 def section(record: Record) -> Section | None:
-    """What was trained and searched; None of a record without a search."""
+    """Tell what was trained and searched; None of a record without a search."""
     text, facts, figures = search_text(record), fact_rows(record), search_figures(record)
     return Section("search", "Search", text, facts, figures, closing=text) if text or facts or figures else None

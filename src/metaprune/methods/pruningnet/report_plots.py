@@ -142,7 +142,7 @@ def _bound_line(figure: go.Figure, bound: float, text: str) -> None:
 
 
 def kept_figure(record: Record) -> go.Figure | None:
-    """The winner's kept share of every group beside uniform width; None without a winner."""
+    """Draw the winner's kept share of every group beside uniform width; None without a winner."""
     rows = keep_rows(record)
     if not rows:
         return None

@@ -51,7 +51,7 @@ class KeepRow:
 
 
 def scored(record: Record) -> list[Scored]:
-    """All candidates with a score, in the order of evaluation."""
+    """List all candidates with a score, in the order of evaluation."""
     search = method_part(record, "search")
     costs = list_or_empty(mapping_or_empty(search.get("costs")).get(cost_metric(record) or ""))
     rows = []
@@ -63,13 +63,13 @@ def scored(record: Record) -> list[Scored]:
 
 
 def winner(record: Record) -> Scored | None:
-    """The candidate that the network was cut to; None where the record names none."""
+    """Find the candidate that the network was cut to; None where the record names none."""
     best = finite(method_part(record, "search").get("best"))
     return next((row for row in scored(record) if row.index == best), None)
 
 
 def cost_metric(record: Record) -> str | None:
-    """The cost that candidates are drawn over: latency where the budget bounds it, else MACs, else what is bounded."""
+    """Name the cost that candidates are drawn over: what the budget bounds, latency or MACs first, else MACs."""
     costs, bounds = mapping_or_empty(method_part(record, "search").get("costs")), mapping_or_empty(record.get("bounds"))
     bounded = [m for m in ("latency_ms", "macs", *bounds) if m in bounds and m in costs]
     return next(iter([*bounded, *(m for m in ("macs",) if m in costs)]), None)
@@ -91,12 +91,12 @@ def generation_rows(record: Record) -> list[GenerationRow]:
 
 
 def counts_generations(record: Record) -> bool:
-    """Whether batches are generations, each made from the ones before, or merely the next so many structures."""
+    """Tell whether batches are generations, each made from the ones before, or merely the next so many structures."""
     return method_part(record, "search").get("searcher") in ("evolution", "nsga2")
 
 
 def front_rows(record: Record) -> list[Scored]:
-    """The candidates that none of lower or equal cost beats or equals, by rising cost."""
+    """List the candidates that none of lower or equal cost beats or equals, by rising cost."""
     front: list[Scored] = []
     known = [(row.cost, -row.score, row.index, row) for row in scored(record) if row.cost is not None]
     for *_, row in sorted(known, key=lambda entry: entry[:3]):
@@ -125,12 +125,12 @@ def keep_rows(record: Record) -> list[KeepRow]:
 
 
 def score_name(record: Record) -> str:
-    """What the scores are: the primary metric, unless the record says likelihood."""
+    """Name what the scores are: the primary metric, unless the record says likelihood."""
     return f"{'likelihood' if _scores_likelihood(record) else metric_of(record).in_text} on sub-validation"
 
 
 def score_text(record: Record, score: object) -> str:
-    """A score as it is read: a likelihood in percent, a metric as itself (scores of errors are negated)."""
+    """Format a score as it is read: a likelihood in percent, a metric as itself (scores of errors are negated)."""
     metric, value = metric_of(record), finite(score)
     if value is None or _scores_likelihood(record):
         return percentage(value)
@@ -142,7 +142,7 @@ def _scores_likelihood(record: Record) -> bool:
 
 
 def search_text(record: Record) -> str:
-    """`Searched 1,000 structures, best: 81.20% accuracy on sub-validation`; empty without a search."""
+    """Say `Searched 1,000 structures, best: 81.20% accuracy on sub-validation`; empty without a search."""
     count, best = len(scored(record)), winner(record)
     if not count or best is None:
         return ""
@@ -151,7 +151,7 @@ def search_text(record: Record) -> str:
 
 
 def fact_rows(record: Record) -> list[FactRow]:
-    """The small table: back-end, what it was trained on, what was searched, and what both took."""
+    """Build the small table: back-end, what it was trained on, what was searched, and what both took."""
     return [*_fit_facts(record), *_search_facts(record)]
 
 

@@ -78,7 +78,7 @@ class FittedPruningNet:
         return self._described(np.array(best.widths), best.score) | {"evaluated": len(candidates)}
 
     def pareto(self, targets: int = 8) -> list[dict[str, Any]]:
-        """One search over `targets` budgets of MACs, from the smallest structure's to the full network's; its front."""
+        """Search once over `targets` budgets of MACs, smallest structure to full network; return the front."""
         network, codec = self.search.task.network, self.search.codec
         ends = network.cost_model().metric("macs", codec.widths(np.stack([codec.smallest, codec.full])))
         bounds = [{"macs": float(b)} for b in np.geomspace(ends[0], ends[1], targets)]
@@ -89,7 +89,7 @@ class FittedPruningNet:
         return rows
 
     def network(self, budget: Budget, folder: Path | None = None, *, progress: bool = True) -> tuple[dict, Path]:
-        """The whole way to a network: search (or what an earlier search found), cut, recover, save, report."""
+        """Go the whole way to a network: search (or take what an earlier search found), cut, recover, save, report."""
         config, run_folder = self.run_of(budget, folder)
         method = dataclasses.replace(self.method, artifact=str(self.folder), storage=self.search.storage)
         return run(config, run_folder, method=method, progress=progress), run_folder
@@ -123,5 +123,5 @@ class FittedPruningNet:
 
 
 def start_workers(command: Sequence[str], count: int) -> list[Any]:
-    """`count` more processes that run `command`; each takes its share of the search through the storage."""
+    """Start `count` more processes that run `command`; each takes its share of the search through the storage."""
     return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]

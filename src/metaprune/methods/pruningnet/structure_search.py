@@ -38,7 +38,7 @@ class StructureSearch:
     scorer: Scorer
 
     def search(self, bounds: Sequence[Mapping[str, float]], rng: Rng) -> list[Candidate]:
-        """All candidates of a search under each of `bounds`; goes on where an earlier start stopped."""
+        """Search under each of `bounds` and return all candidates; goes on where an earlier start stopped."""
         search = Search(
             self.codec,
             self.task.network.cost_model(),

@@ -51,13 +51,13 @@ class Supernet(nn.Module):
         return tuple(self.run(widths, args, kwargs, training=True) for widths in self.codec.widths(self._draw()))
 
     def run(self, widths: np.ndarray, args: tuple, kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
-        """The network at `widths` [groups], differentiable in the bank."""
+        """Run the network at `widths` [groups], differentiable in the bank."""
         weights, alive = self.weights(widths)
         at = self.network.at(alive)
         return at.execute(channels_last(args), channels_last(kwargs), tensors=weights, training=training)
 
     def weights(self, widths: np.ndarray, full_size: bool = False) -> tuple[StructureTensors, Any]:
-        """Tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
+        """Make the tensors of a structure, and its survivors. full_size: not cropped, as a `Proposal` carries them."""
         alive = self.codec.survivors(self.network, widths)
         ratios = torch.from_numpy(np.asarray(widths) / self.network.space.widths)
         return self.bank(None if full_size else alive, ratios), alive
@@ -91,7 +91,7 @@ class SupernetLoss(TrainLoss):
         return torch.stack(losses).mean()
 
     def judged(self, output: Any) -> Any:
-        """The widest structure's output."""
+        """Take the widest structure's output."""
         return output[0]
 
 
@@ -143,7 +143,7 @@ class Scorer:
         }
 
     def calibrated(self, widths: np.ndarray) -> tuple[NetworkAtWidths, dict[str, Tensor]]:
-        """The network at `widths`, and its tensors with statistics of the calibration set."""
+        """Return the network at `widths`, and its tensors with statistics of the calibration set."""
         weights, alive = self.supernet.weights(widths)
         at = self.supernet.network.at(alive)
         with torch.no_grad():
@@ -151,7 +151,7 @@ class Scorer:
         return at, at.calibrated(tensors, self._calibration)
 
     def full_size(self, widths: np.ndarray) -> dict[str, Tensor]:
-        """All tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""
+        """Return all tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""
         _, tensors = self.calibrated(widths)
         weights, alive = self.supernet.weights(widths, full_size=True)
         network = self.supernet.network

@@ -25,7 +25,7 @@ def adapt(
     *,
     progress: bool = True,
 ) -> tuple[dict[str, Any], Path]:
-    """A fitted STAMP on another data set: adapt, freeze the mask, cut, train the small network, save, report.
+    """Adapt a fitted STAMP to another data set: freeze the mask, cut, train the small network, save, report.
 
     Images are brought to the channels and, unless `data.image_size` says otherwise, the size of the reference data.
 

@@ -24,22 +24,22 @@ class Channels:
         self.task = task
 
     def slack(self, budget: Budget) -> bool:
-        """Whether the full network meets `budget`. Raises InfeasibleBudgetError if no structure does."""
+        """Tell whether the full network meets `budget`. Raises InfeasibleBudgetError if no structure does."""
         return self.task.allocator(budget).full_network_fits
 
     def best(self, budget: Budget, probabilities: Sequence[np.ndarray]) -> Proposal:
-        """The most probable channels that fit."""
+        """Keep the most probable channels that fit."""
         return Proposal(self.task.allocator(budget).by_scores(probabilities))
 
     def above(self, threshold: float, probabilities: Sequence[np.ndarray]) -> Proposal:
-        """The channels that are more probable than `threshold`, and `min_keep` of every group."""
+        """Keep the channels that are more probable than `threshold`, and `min_keep` of every group."""
         masks = [p > threshold for p in probabilities]
         for mask, p in zip(masks, probabilities, strict=True):  # one dead layer would end the network
             mask[np.argsort(-p, kind="stable")[: max(1, self.task.constraints.min_keep)]] = True
         return Proposal(Plan.of(self.task.network.space, masks))
 
     def figures(self, proposal: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
-        """For the record: numbers of the kept channels, and the probabilities of every group."""
+        """Collect for the record the numbers of the kept channels, and the probabilities of every group."""
         space = self.task.network.space
         return {
             "kept": np.flatnonzero(np.concatenate(proposal.plan.masks(space))).tolist(),

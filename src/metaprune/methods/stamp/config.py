@@ -75,7 +75,7 @@ class MetaConfig:
             raise ConfigError(f"stamp.meta.ways={list(self.ways)}: give least and most classes, at least 2")
 
     def look(self, rng: Rng) -> str:
-        """Of one episode: half of them show the data as they are."""
+        """Draw the look of one episode: half of them show the data as they are."""
         draw = rng.child("look").numpy()
         return LOOKS[int(draw.integers(1, len(LOOKS)))] if self.looks and draw.random() < 0.5 else LOOKS[0]
 

@@ -20,7 +20,7 @@ from metaprune.objective.batch import call_arguments, channels_last
 
 
 def seen_as(sample: Sample, look: str) -> Sample:
-    """The sample's images [B, C, H, W] in another look; inputs of other forms are left as they are."""
+    """Show the sample's images [B, C, H, W] in another look; inputs of other forms are left as they are."""
     images = sample.args[0] if sample.args else None
     if look == LOOKS[0] or not (isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()):
         return sample
@@ -59,7 +59,7 @@ class Pool:
         self._members = {int(c): np.flatnonzero(labels == c) for c in self.classes}
 
     def choose(self, ways: tuple[int, int], rng: Rng) -> np.ndarray:
-        """A random subset of the classes, between ways[0] and ways[1] of them (as many as there are)."""
+        """Choose a random subset of the classes, between ways[0] and ways[1] of them (as many as there are)."""
         draw = rng.numpy()
         low, high = (min(w, len(self.classes)) for w in ways)
         return np.sort(draw.choice(self.classes, int(draw.integers(low, high + 1)), replace=False))
@@ -74,7 +74,7 @@ class Pool:
         relabel: bool = True,
         look: str = LOOKS[0],
     ) -> Sample:
-        """`count` samples, equally many of every class up to one; with replacement where a class has fewer.
+        """Draw `count` samples, equally many of every class up to one; with replacement where a class has fewer.
 
         relabel: number the classes 0, 1, ... in the order given; else labels are the data's own.
         """

@@ -155,7 +155,7 @@ class MaskGenerator(nn.Module):
         return self.prior(raw)
 
     def gates_from(self, number: int, values: Tensor) -> Tensor:
-        """What the network of a part emitted, as raw gates [gates, parameters of a gate]."""
+        """Shape what the network of a part emitted into raw gates [gates, parameters of a gate]."""
         return values.reshape(self.biases[number].shape)
 
     def _asked(self, share: float) -> float:

@@ -38,7 +38,7 @@ class Learner(GatedLoss):
         return self.trainable(tensors, {self.head.weight, self.head.bias}, classes)
 
     def gates_of(self, sample: Sample, share: float) -> Any:
-        """What the generator gives."""
+        """Generate the gate distribution for a sample."""
         return self.generator(self.reader(sample.args, sample.kwargs), sample.target, share)
 
     @torch.no_grad()

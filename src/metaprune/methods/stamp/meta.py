@@ -43,7 +43,7 @@ class MetaState(nn.Module):
         return {name: getattr(self, f"tensor{i}") for i, name in enumerate(self._names)}
 
     def head(self, number: int) -> dict[str, Tensor]:
-        """Of the reference data set `number`, one row for each of its classes."""
+        """Return the head of reference data set `number`, one row for each of its classes."""
         return {name: getattr(self, f"head{number}_{i}") for i, name in enumerate(self._heads[number])}
 
 
@@ -195,7 +195,7 @@ def _fomaml(
 def conditioning(
     learner: Learner, pools: Sequence[Pool], config: MetaConfig, rng: Rng, tasks: int = 8
 ) -> dict[str, Any]:
-    """How alike the masks of two samples of one task are, and those of different tasks: Jaccard at equal size.
+    """Measure how alike the masks of two samples of one task are, and those of different tasks: Jaccard at equal size.
 
     Equal size: each mask is the half of all gates with the highest probabilities. Data are shown as they are: looks
     would pass for data sets.
@@ -217,7 +217,7 @@ def conditioning(
 
 
 def middle(shares: tuple[float, float]) -> float:
-    """Of two shares, in their logarithms."""
+    """Average two shares in their logarithms."""
     return math.sqrt(shares[0] * shares[1])
 
 

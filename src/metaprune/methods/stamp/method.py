@@ -36,7 +36,7 @@ from metaprune.methods.stamp.meta import MetaState, conditioning, fill_bank, met
 from metaprune.methods.stamp.pairs import Pairs
 from metaprune.methods.stamp.reader import Head
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
-from metaprune.protocol.method import BaseMethod, PruneTask
+from metaprune.protocol.method import BaseMethod, PruneTask, require_within
 from metaprune.protocol.options import AT_RUN_TIME, fitted_options
 from metaprune.train.engine import engine
 from metaprune.train.processes import Processes
@@ -187,7 +187,7 @@ class Stamp(StampConfig, BaseMethod):
         probabilities = learner.probabilities(samples, price.target)
         seconds = {"adapt": adapted - began, "encode": time.perf_counter() - adapted}
         proposal = form.best(budget, probabilities) if self.freeze == "budget" else form.above(0.5, probabilities)
-        _require_within(task, budget, proposal)
+        require_within(task, budget, proposal, _exceeded)
         figures = made._report(task, artifact, proposal.plan) | form.figures(proposal, probabilities)
         details = {**proposal.details, "stamp": figures | {"seconds": seconds, "adaptation": rows}}
         new = None if self.variant == "structure" else {n: t.detach() for n, t in weights.tensors().items()}
@@ -328,17 +328,12 @@ class Stamp(StampConfig, BaseMethod):
         return learner, learner.weights(start, classes)
 
 
-def _require_within(task: PruneTask, budget: Budget, proposal: Proposal) -> None:
-    """Raises InfeasibleBudgetError where the generator's own mask, at a threshold, costs more."""
-    cost, bounds = task.network.cost(proposal.plan, masks=proposal.masks), budget.bounds(task.network.cost())
-    reached = {m: float(cost[m]) for m in bounds}
-    over = [f"{m} {reached[m]:,.6g} > {bounds[m]:,.6g}" for m in bounds if reached[m] > bounds[m]]
-    if over:
-        raise InfeasibleBudgetError(
-            f"the generator's own mask exceeds the budget ({'; '.join(over)}): use freeze='budget', or fit with a "
-            "larger strength",
-            reached,
-        )
+def _exceeded(over: str, reached: dict[str, float]) -> InfeasibleBudgetError:
+    """Of the generator's own mask, at a threshold."""
+    return InfeasibleBudgetError(
+        f"the generator's own mask exceeds the budget ({over}): use freeze='budget', or fit with a larger strength",
+        reached,
+    )
 
 
 def _learned_tensors(task: PruneTask, learner: Learner, state: MetaState) -> dict[str, Tensor]:

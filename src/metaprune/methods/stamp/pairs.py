@@ -51,7 +51,7 @@ class PairLayers(MaskedLayers):
         return self.sizes[name][0], self.sizes[name][1]
 
     def positions(self, name: str) -> int:
-        """Weights of a pair."""
+        """Count the weights of a pair."""
         return math.prod(self.sizes[name][2:])
 
     def spread(self, pairs: Tensor, name: str) -> Tensor:
@@ -60,7 +60,7 @@ class PairLayers(MaskedLayers):
         return pairs.view(*size[:2], *[1] * (len(size) - 2)).expand(size)
 
     def least(self) -> int:
-        """One pair of every weight."""
+        """Count the weights in one pair of every tensor."""
         return sum(self.positions(n) for n in self.names)
 
 
@@ -150,16 +150,16 @@ class Pairs:
         return PairLearner(self.layers, *arguments)
 
     def slack(self, budget: Budget) -> bool:
-        """Whether the network without masks meets `budget`. Raises what `WeightMasks.require_feasible` raises."""
+        """Tell whether the network without masks meets `budget`. Raises what `WeightMasks.require_feasible` raises."""
         return self.layers.room(budget, "filter") == sum(math.prod(self.layers.sizes[n]) for n in self.layers.names)
 
     def best(self, budget: Budget, probabilities: Sequence[np.ndarray]) -> Proposal:
-        """The most probable pairs that fit."""
+        """Keep the most probable pairs that fit."""
         positions = [self.layers.positions(n) for n in self.layers.names]
         return self._masked(most_probable(probabilities, positions, self.layers.room(budget, "filter")))
 
     def above(self, threshold: float, probabilities: Sequence[np.ndarray]) -> Proposal:
-        """The pairs that are more probable than `threshold`, and the most probable one of every layer."""
+        """Keep the pairs that are more probable than `threshold`, and the most probable one of every layer."""
         masks = [p > threshold for p in probabilities]
         for mask, p in zip(masks, probabilities, strict=True):
             mask[p.argmax()] = True
@@ -175,7 +175,7 @@ class Pairs:
         return Proposal(Plan(), details={"masks": {"pattern": "filter", "whole": whole}}, masks=masks)
 
     def figures(self, proposal: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
-        """For the record: group sparsity of every masked layer, its sorted probabilities, and numbers of kept pairs.
+        """Collect for the record every masked layer's group sparsity, sorted probabilities, and numbers of kept pairs.
 
         Of the probabilities of a layer 100 at most, and of all pairs every n-th, so that 20,000 are looked at.
         """

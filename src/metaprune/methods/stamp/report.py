@@ -9,6 +9,6 @@ from metaprune.report.section import Section
 
 
 def section(record: Record) -> Section | None:
-    """What was learned, and how it was adapted; None of a record of other methods."""
+    """Tell what was learned, and how it was adapted; None of a record of other methods."""
     text, facts, figures = stamp_text(record), fact_rows(record), stamp_figures(record)
     return Section("stamp", "STAMP", text, facts, figures, closing_text(record)) if text or facts or figures else None

@@ -104,7 +104,7 @@ def _episode_hover(row: EpisodeRow) -> str:
 
 
 def masks_figure(record: Record) -> go.Figure | None:
-    """A strip of sorted keep probabilities per group or layer, marked where the kept ones end; None without any."""
+    """Draw a strip of sorted keep probabilities per group or layer, marked where the kept ones end; or None."""
     rows = mask_rows(record)
     if not rows:
         return None
@@ -162,7 +162,7 @@ def _strip(row: MaskRow, cells: int) -> list[float]:
 
 
 def time_figure(record: Record) -> go.Figure | None:
-    """One bar of the phases' seconds, end to end; None where no time was taken."""
+    """Draw one bar of the phases' seconds, end to end; None where no time was taken."""
     rows = timeline_rows(record)
     if not rows:
         return None
@@ -186,7 +186,7 @@ def time_figure(record: Record) -> go.Figure | None:
 
 
 def similarity_figure(rows: Sequence[TargetRow]) -> go.Figure | None:
-    """A heat map of how alike the masks of targets are; None for fewer than two."""
+    """Draw a heat map of how alike the masks of targets are; None for fewer than two."""
     if len(rows) < 2:
         return None
     names = axis_labels((r.name for r in rows), 34)
@@ -211,7 +211,7 @@ def similarity_figure(rows: Sequence[TargetRow]) -> go.Figure | None:
 
 
 def targets_figure(rows: Sequence[TargetRow]) -> go.Figure | None:
-    """Accuracy by kept parameters, one line per data set; None for fewer than two points."""
+    """Plot accuracy by kept parameters, one line per data set; None for fewer than two points."""
     points = [(r.data, r.share, r.accuracy) for r in rows if r.share is not None and r.accuracy is not None]
     if len(points) < 2:
         return None

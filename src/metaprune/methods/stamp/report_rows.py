@@ -46,7 +46,7 @@ class MaskRow:
 
 
 def episode_rows(record: Record) -> list[EpisodeRow]:
-    """All episodes that hold a figure, in order."""
+    """List all episodes that hold a figure, in order."""
     rows = []
     history = list_or_empty(mapping_or_empty(_meta(record).get("history")).get("rows"))
     for i, row in enumerate(map(mapping_or_empty, history), start=1):
@@ -96,7 +96,7 @@ class TargetRow:
 
 
 def target_rows(record: Record) -> list[TargetRow]:
-    """The targets that the artifact was adapted to before this one, then this one."""
+    """List the targets that the artifact was adapted to before this one, then this one."""
     rows = []
     this = {**record, "kept": _stamp(record).get("kept")}
     for target in [*map(mapping_or_empty, list_or_empty(_stamp(record).get("targets"))), this]:
@@ -128,7 +128,7 @@ def timeline_rows(record: Record) -> list[PhaseRow]:
 
 
 def stamp_text(record: Record) -> str:
-    """`Meta-trained over 300 episodes, adapted in 20 steps, 24.9% of MACs kept`; what is not known is left out."""
+    """Say `Meta-trained over 300 episodes, adapted in 20 steps, 24.9% of MACs kept`; what is not known is left out."""
     episodes, steps, kept_macs = len(episode_rows(record)), len(_steps(record)), finite(_stamp(record).get("kept_macs"))
     parts = [f"meta-trained over {_counted(episodes, 'episode')}"] if episodes else []
     parts += [f"adapted in {_counted(steps, 'step')}"] if steps else []
@@ -139,7 +139,7 @@ def stamp_text(record: Record) -> str:
 
 
 def closing_text(record: Record) -> str:
-    """`STAMP: 24.9% of MACs kept, mask margin of reference tasks 0.250, adapted in 2.5 s`, or what is known of it."""
+    """Say `STAMP: 24.9% of MACs kept, mask margin of reference tasks 0.250, adapted in 2.5 s`, or what is known."""
     kept_macs = finite(_stamp(record).get("kept_macs"))
     conditioning = mapping_or_empty(_meta(record).get("conditioning"))
     margin, spent = (
@@ -156,7 +156,7 @@ def closing_text(record: Record) -> str:
 
 
 def fact_rows(record: Record) -> list[FactRow]:
-    """The small table: how much masks depend on the data, the adaptation, and what all stages took."""
+    """Build the small table: how much masks depend on the data, the adaptation, and what all stages took."""
     details, meta = _stamp(record), _meta(record)
     macs, seconds = mapping_or_empty(details.get("macs")), mapping_or_empty(details.get("seconds"))
     rows = [*_pair_facts(record), *_conditioning_facts(record), *_adaptation_facts(record)]

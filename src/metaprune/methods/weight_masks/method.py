@@ -43,7 +43,7 @@ class WeightMasks(WeightMasksConfig, BaseMethod):
         return Proposal(Plan(), None, (), {"masks": details} if masks else {}, masks)
 
     def require_feasible(self, task: PruneTask, budget: Budget, plan: Plan | None = None) -> None:
-        """What no weights are needed for: whether masks can meet `budget` at `plan`.
+        """Check what no weights are needed for: whether masks can meet `budget` at `plan`.
 
         Raises:
             InfeasibleBudgetError: not `nonzero`, or another metric, which masks do not change.
@@ -53,7 +53,7 @@ class WeightMasks(WeightMasksConfig, BaseMethod):
         MaskedLayers(task, plan or Plan(), parse_pattern(self.pattern)).room(budget, self.pattern)
 
     def slack(self, task: PruneTask, budget: Budget) -> bool:
-        """Whether nothing is asked for: the full network meets the budget, and no N:M pattern is wanted."""
+        """Tell whether nothing is asked for: the full network meets the budget, and no N:M pattern is wanted."""
         full = task.network.cost()
         return self.pattern == "unstructured" and all(full[m] <= b for m, b in budget.bounds(full).items())
 
@@ -160,7 +160,7 @@ class MaskedLayers:
             self.names = [n for n in self.names if n in known and math.prod(self.sizes[n][1:]) % pattern[1] == 0]
 
     def part(self, tensor: Tensor, name: str) -> Tensor:
-        """What the plan keeps of a full-size tensor."""
+        """Slice what the plan keeps of a full-size tensor."""
         return self.network.sliced(self.alive, tensors={name: tensor})[name]
 
     def full_size(self, mask: Tensor, name: str) -> Tensor:
@@ -168,7 +168,7 @@ class MaskedLayers:
         return unslice_tensor(mask, whole, self.network.labelled.parameters.get(name), self.alive)
 
     def room(self, budget: Budget, name: str) -> int:
-        """How many of the masked tensors' weights `budget` lets stay. Raises as `WeightMasks.require_feasible`."""
+        """Count the masked tensors' weights that `budget` lets stay. Raises as `WeightMasks.require_feasible`."""
         if self.task.constraints.ratios and not self.plan.keep:
             raise ConfigError(
                 f"ratios {sorted(self.task.constraints.ratios)} fix widths of channels, and masks of single weights "
@@ -195,7 +195,7 @@ class MaskedLayers:
         return count if bound == math.inf else min(count, math.floor(bound) - fixed)
 
     def least(self) -> int:
-        """Weights of the masked tensors that stay whatever the budget."""
+        """Count the weights of the masked tensors that stay whatever the budget."""
         if self.pattern is None:
             return len(self.names)
         return sum(math.prod(self.sizes[n]) for n in self.names) // self.pattern[1] * self.pattern[0]
@@ -223,7 +223,7 @@ def layer_weights(network: Network) -> set[str]:
 
 
 def layer_groups(network: Network) -> dict[str, int]:
-    """The same, each with the groups of its convolution; 1 of a linear layer."""
+    """Map the weights that `layer_weights` lists to the groups of their convolution; 1 of a linear layer."""
     groups = {}
     for node in network.captured.graph.nodes:
         if node.op != "call_function" or op_name(node.target) not in _LAYERS:
