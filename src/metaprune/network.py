@@ -25,7 +25,7 @@ from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import CallStep, Program, ProgramAtWidths
 from metaprune.elastic.weights import SlicedTensors
 from metaprune.graph.call import Survivors
-from metaprune.graph.capture import Captured, capture, module_of, op_name
+from metaprune.graph.capture import Captured, capture, capture_training, module_of, op_name
 from metaprune.graph.explain import explain_lines
 from metaprune.graph.labelling import Labelled, Uncovered, label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
@@ -386,9 +386,11 @@ def trace(
     args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
-    fuse_channel_shuffles(captured.graph)
-    unpack_projections(captured)
-    labelled = label_graph(captured, free_outputs)
+    training = capture_training(model, captured, batch_dim)
+    for graph in (captured, training) if training is not None else (captured,):
+        fuse_channel_shuffles(graph.graph)
+        unpack_projections(graph)
+    labelled = label_graph(captured, free_outputs, training)
     network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
     if captured.batch_fixed:
         warnings.warn(

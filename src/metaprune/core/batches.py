@@ -31,3 +31,8 @@ def with_batch(args: tuple, kwargs: dict[str, Any], size: int, dim: int = 0) -> 
         return x.index_select(dim, torch.arange(size, device=x.device) % batch)
 
     return pytree.tree_map(resized, (args, kwargs))
+
+
+def copied_inputs(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Copy the tensors of a call: a forward may write into its inputs."""
+    return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))

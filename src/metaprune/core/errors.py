@@ -72,7 +72,7 @@ class NoEffectWarning(UserWarning):
 
 
 class VacuousProofWarning(UserWarning):
-    """A proof whose two sides are zero."""
+    """A cut that is not proved, because there is nothing that depends on it to compare."""
 
 
 class FixedBatchWarning(UserWarning):

@@ -10,16 +10,16 @@ import copy
 import functools
 import sys
 import types
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-_CONTAINERS = (dict, list, set, deque)
-_OPAQUE = (torch.Tensor, torch.Generator, str, bytes, int, float, complex, type, types.ModuleType)
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)  # exactly: subclasses may do anything on access
+_OPAQUE = (torch.Generator, str, bytes, int, float, complex, type, types.ModuleType)
 _LIBRARIES = ("torch", "builtins", "numpy")
 
 
@@ -29,11 +29,11 @@ def side_effects_undone(model: nn.Module) -> Iterator[None]:
 
     What module-level and class-level caches of the model's own code got inside the block goes, too.
     """
-    held = [_Held(item) for item in _reachable(model)]
+    held = [_Held(item) for item in _reachable(model) if not isinstance(item, Tensor)]
     classes = {cls for m in model.modules() for cls in type(m).__mro__ if _is_users(cls.__module__)}
     attributes = {cls: {n: v for n, v in vars(cls).items() if not n.startswith("__")} for cls in classes}
-    held += [_Held(v) for v in _caches(classes) if isinstance(v, _CONTAINERS)]
-    calls = [(f, f.cache_info().misses) for f in _caches(classes) if not isinstance(f, _CONTAINERS)]
+    held += [_Held(v) for v in _caches(classes) if type(v) in _CONTAINERS]
+    calls = [(f, f.cache_info().misses) for f in _caches(classes) if isinstance(f, functools._lru_cache_wrapper)]
     buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
     try:
         with torch.random.fork_rng(devices=[]):
@@ -52,21 +52,28 @@ def side_effects_undone(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def copy_model(model: nn.Module, replacements: dict[int, Any] | None = None) -> Any:
+def copy_model(
+    model: nn.Module, convert: Callable[[Tensor], Tensor] | None = None, replacements: Mapping[int, Any] | None = None
+) -> Any:
     """Copy a model deeply.
 
     Activations that an earlier call left in attributes are copied without the graph that made them: such tensors cannot
     be copied otherwise.
 
     Args:
+        convert: what to make of every tensor that the model holds anywhere.
         replacements: objects to put in place of others, by the others' `id`.
     """
     memo = dict(replacements or {})
-    for item in _reachable(model):
-        items = item if isinstance(item, _CONTAINERS) else vars(item)
-        for value in items.values() if isinstance(items, dict) else items:
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
-                memo.setdefault(id(value), value.detach().clone())
+    for tensor in (t for t in _reachable(model) if isinstance(t, Tensor)):
+        if id(tensor) in memo:
+            continue
+        if convert is not None:
+            value = convert(tensor.detach())
+            value = value.clone() if value.data_ptr() == tensor.data_ptr() else value
+            memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+        elif tensor.grad_fn is not None:
+            memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(model, memo)
 
 
@@ -74,7 +81,7 @@ class _Held:
     """The items of a container, or the attributes of an object, at one time."""
 
     def __init__(self, item: Any):
-        self.target: Any = item if isinstance(item, _CONTAINERS) else vars(item)
+        self.target: Any = item if type(item) in _CONTAINERS else vars(item)
         self.before = self.target.copy()
 
     def restore(self) -> None:
@@ -96,7 +103,7 @@ def _same(now: Any, before: Any) -> bool:
 
 
 def _reachable(model: nn.Module) -> Iterator[Any]:
-    """Modules, containers and plain objects that are reached from `model`, hooks and closures included."""
+    """Modules, containers, plain objects and tensors that are reached from `model`, hooks and closures included."""
     waiting: list[Any] = [model]
     seen: set[int] = set()
     while waiting:
@@ -104,7 +111,9 @@ def _reachable(model: nn.Module) -> Iterator[Any]:
         if item is None or isinstance(item, _OPAQUE) or id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, _CONTAINERS):
+        if isinstance(item, Tensor):
+            yield item
+        elif type(item) in _CONTAINERS:
             yield item
             waiting += item.values() if isinstance(item, dict) else item
         elif isinstance(item, (tuple, frozenset)):
@@ -136,7 +145,7 @@ def _caches(classes: set[type]) -> Iterator[Any]:
     scopes: list[Any] = [vars(sys.modules[name]) for name in {c.__module__ for c in classes} if name in sys.modules]
     for scope in [*scopes, *map(vars, classes)]:
         for name, value in list(scope.items()):
-            if not name.startswith("__") and (isinstance(value, (*_CONTAINERS, functools._lru_cache_wrapper))):
+            if not name.startswith("__") and type(value) in (*_CONTAINERS, functools._lru_cache_wrapper):
                 yield value
 
 

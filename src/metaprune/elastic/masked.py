@@ -8,7 +8,7 @@ against.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,11 +70,17 @@ def run_masked(
     alive: Survivors,
     args: tuple,
     kwargs: dict[str, Any],
+    before_step: Callable[[list[Labels | None]], None] | None = None,
 ) -> Any:
-    """Run the full-size program under masks; returns what the model returns."""
+    """Run the full-size program under masks; returns what the model returns.
+
+    before_step: is given the labels of every step's outputs before the step runs.
+    """
 
     def call(step: Step, a: list, k: dict) -> Any:
         fact = labelled.facts[step.node.name]
+        if before_step is not None:
+            before_step(fact.labels)
         out = run_step(step, fact, a, k, alive)
         kind = alias_kind(step.target)
         if kind == "view" and op_name(step.target) not in UNIFORM:

@@ -248,7 +248,9 @@ def _rewrite_literals(value: Any, dtype: torch.dtype | None, device: torch.devic
         return {k: _rewrite_literals(v, dtype, device) for k, v in value.items()}
     if isinstance(value, torch.device):
         return device
-    return dtype if dtype is not None and isinstance(value, torch.dtype) and value in FLOATS else value
+    if dtype is None or not isinstance(value, torch.dtype):
+        return value
+    return dtype if value in FLOATS else dtype.to_complex() if value.is_complex else value
 
 
 def _attribute(module: Any, path: str) -> Any:

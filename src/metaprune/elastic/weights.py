@@ -65,8 +65,8 @@ class SlicedTensors(Mapping[str, torch.Tensor]):
         tensor = self._tensors[name]
         if self._alive is not None and name in self._labelled.parameters:
             tensor = slice_tensor(tensor, self._labelled.parameters[name], self._alive)
-        if self._dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(self._dtype)
+        if self._dtype is not None and (tensor.is_floating_point() or tensor.is_complex()):
+            tensor = tensor.to(self._dtype.to_complex() if tensor.is_complex() else self._dtype)
         return tensor
 
     def __iter__(self) -> Iterator[str]:

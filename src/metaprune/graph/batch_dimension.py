@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size, is_batched
+from metaprune.core.batches import batch_size, copied_inputs, is_batched
 from metaprune.core.side_effects import side_effects_undone
 
 _CLOSE = 1e-4  # relative to the largest entry; what is computed in float32 or less differs by rounding
@@ -48,6 +48,7 @@ def samples_are_independent(model: nn.Module, args: tuple, kwargs: dict[str, Any
 
 def _outputs(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch: int, dim: int) -> list[Tensor]:
     torch.manual_seed(0)  # a forward that draws draws the same
+    args, kwargs = copied_inputs(args, kwargs)
     leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [x.double() for x in leaves if is_batched(x, batch, dim) and not x.is_complex()]
 

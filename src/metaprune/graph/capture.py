@@ -18,8 +18,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from metaprune.core.side_effects import side_effects_undone
-from metaprune.graph.exporting import export_program
-from metaprune.graph.transformers_models import set_traceable
+from metaprune.graph.exporting import export_once, export_program
+from metaprune.graph.transformers_models import as_traced
 
 DROPPED_OPS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_guards_fn")
 
@@ -79,8 +79,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
     Raises:
         UntraceableError: the model cannot be exported; names the module, the line and the operator.
     """
-    with untouched(model):
-        set_traceable(model, kwargs)
+    with untouched(model), as_traced(model, kwargs):
         exported = export_program(model, args, kwargs, batch_dim)
     captured = _cleaned(exported.program, exported.example)
     captured.batch_fixed = exported.fixed
@@ -92,6 +91,28 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
                 size = value.shape[batch_dim]
                 captured.symbols |= set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
     return captured
+
+
+def capture_training(model: nn.Module, captured: Captured, batch_dim: int = 0) -> Captured | None:
+    """Export `model` in train mode where `captured` leaves parameters unused: auxiliary heads, say, that only train.
+
+    None: all are used, or train mode cannot be exported.
+    """
+    unused = {
+        captured.sources[n.name]
+        for n in captured.graph.nodes
+        if n.op == "placeholder" and n.name in captured.sources and not n.users
+    }
+    if not any(isinstance(captured.tensors[name], nn.Parameter) for name in unused):
+        return None
+    with untouched(model), as_traced(model, captured.example[1]):
+        for module in model.modules():
+            module.training = True
+        try:
+            program = export_once(model, *captured.example, batch_dim)
+        except Exception:  # torch.export raises many unrelated classes
+            return None
+    return _cleaned(program, captured.example)
 
 
 def _cleaned(program: Any, example: tuple[tuple, dict[str, Any]]) -> Captured:

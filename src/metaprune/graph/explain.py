@@ -23,6 +23,7 @@ def explain_lines(
         for name in used[:1]:
             dim = _output_dim(module) if "weight" in name.rpartition(".")[2] else -1
             width, status = _status(labelled, space, tensors[name], name, dim)
+            status += " (used in train mode only)" if name in labelled.train_only else ""
             lines.append(_COLUMNS.format(path or name, type(module).__name__, width, status))
         unused = [n for n in names if n in tensors and n not in used]
         if unused and not used:

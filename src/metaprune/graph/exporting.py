@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size, is_batched, with_batch
+from metaprune.core.batches import batch_size, copied_inputs, is_batched, with_batch
 from metaprune.core.errors import UntraceableError
 from metaprune.core.side_effects import side_effects_undone
 from metaprune.graph.batch_dimension import samples_are_independent
@@ -45,11 +45,11 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
     if batch == 1:
         doubled = with_batch(args, kwargs, 2, batch_dim)
         with contextlib.suppress(Exception):  # the inputs as given are next
-            program = _export(model, *doubled, batch_dim)
+            program = export_once(model, *doubled, batch_dim)
             if batch_varies(program, batch_dim) and samples_are_independent(model, *doubled, batch_dim) is not False:
                 return Exported(program, doubled)
     try:
-        program = _export(model, args, kwargs, batch_dim)
+        program = export_once(model, args, kwargs, batch_dim)
     except Exception as error:  # torch.export raises many unrelated classes
         raise UntraceableError(_eager_failure(model, args, kwargs) or _explanation(model, error)) from error
     if batch == 0:
@@ -76,7 +76,11 @@ def batch_varies(program: Any, batch_dim: int) -> bool:
     return any(isinstance(v.shape[batch_dim], torch.SymInt) for v in tensors)
 
 
-def _export(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:
+def export_once(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:
+    """Run `torch.export` with the batch left open, in the modes that the modules are in.
+
+    Raises whatever torch.export raises.
+    """
     shapes = torch.export.ShapesCollection()
     batch = batch_size(args, kwargs, batch_dim)
     seen: set[int] = set()
@@ -109,6 +113,7 @@ def _eager_failure(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str
     """What to say if the model does not even run on the inputs, which is then no matter of export."""
     try:
         with torch.no_grad(), side_effects_undone(model):
+            args, kwargs = copied_inputs(args, kwargs)
             model(*args, **kwargs)
     except Exception as error:
         return (

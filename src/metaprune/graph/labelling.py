@@ -36,32 +36,64 @@ class Labelled:
     facts: dict[str, Fact]  # by node name
     parameters: dict[str, Labels]  # labels of every tensor of the model that the graph uses
     uncovered: list[Uncovered]
+    train_only: frozenset[str] = frozenset()  # of `parameters`, those that only the graph of train mode uses
 
 
-def label_graph(captured: Captured, free_outputs: bool | Sequence[str] = False) -> Labelled:
-    """Run every rule once. Outputs are locked (the task's output never changes) unless `free_outputs` (see `trace`)."""
+def label_graph(
+    captured: Captured, free_outputs: bool | Sequence[str] = False, training: Captured | None = None
+) -> Labelled:
+    """Run every rule once. Outputs are locked (the task's output never changes) unless `free_outputs` (see `trace`).
+
+    training: the graph of train mode, whose equations hold as well; of its parameters, those that `captured` does not
+        use are pruned along.
+    """
     atoms = Atoms()
-    facts: dict[str, Fact] = {}
     parameters: dict[str, Labels] = {}
     uncovered: list[Uncovered] = []
+    facts = _label_nodes(captured, atoms, parameters, uncovered, free_outputs)
+    results = _read_results(captured, facts)
+    before = set(parameters)
+    if training is not None:
+        others = _label_nodes(training, atoms, parameters, uncovered, free_outputs=False)
+        unread = _read_results(training, others)
+        results = None if results is unread is None else [*(results or facts.values()), *(unread or others.values())]
+    if results is not None:
+        _lock_unread(atoms, results, parameters)
+    _lock_indispensable(atoms, parameters)
+    return Labelled(atoms, facts, parameters, uncovered, frozenset(parameters.keys() - before))
+
+
+def _label_nodes(
+    captured: Captured,
+    atoms: Atoms,
+    parameters: dict[str, Labels],
+    uncovered: list[Uncovered],
+    free_outputs: bool | Sequence[str],
+) -> dict[str, Fact]:
+    """Label one graph; tensors that `parameters` holds already keep their labels."""
+    facts: dict[str, Fact] = {}
     for node in captured.graph.nodes:
-        fact = facts[node.name] = _label_node(node, atoms, captured, facts)
+        known = parameters.get(captured.sources.get(node.name, "")) if node.op == "placeholder" else None
+        fact = facts[node.name] = Fact([known]) if known and node.users else _label_node(node, atoms, captured, facts)
         if not fact.covered:
             uncovered.append(Uncovered(op_name(node.target), node.name, module_of(node)))
         source = captured.sources.get(node.name)
-        if source is not None and node.op == "placeholder" and fact.labels[0] is not None:
+        if source is not None and node.op == "placeholder" and node.users and fact.labels[0] is not None:
             parameters[source] = fact.labels[0]
         if node.op == "output":
             for value in _held_outputs(node, captured, free_outputs):
                 for label in facts[value.name].labels[0] or []:
                     atoms.lock(label, "graph output")
+    return facts
+
+
+def _read_results(captured: Captured, facts: dict[str, Fact]) -> list[Fact] | None:
+    """What is computed from the tensors of a graph that cuts any of them into parts; None where none is cut."""
     passed_on, read_in_part = _passed_on(captured)
-    if read_in_part:
-        read = [n for n in captured.graph.nodes if n.op == "call_function" and n.users and n not in passed_on]
-        results = [facts[n.name] for n in read if not isinstance(n.meta.get("val"), (list, tuple))]
-        _lock_unread(atoms, results, parameters)
-    _lock_indispensable(atoms, parameters)
-    return Labelled(atoms, facts, parameters, uncovered)
+    if not read_in_part:
+        return None
+    read = [n for n in captured.graph.nodes if n.op == "call_function" and n.users and n not in passed_on]
+    return [facts[n.name] for n in read if not isinstance(n.meta.get("val"), (list, tuple))]
 
 
 def _lock_indispensable(atoms: Atoms, parameters: dict[str, Labels]) -> None:

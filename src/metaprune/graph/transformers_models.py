@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 
-def set_traceable(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
+@contextmanager
+def as_traced(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Leave caches out, and let experts be products of whole batches: the same functions in a form that export takes.
 
-    Changes configs in place; the caller puts them back. A cache that `kwargs` ask for stays.
+    A cache that `kwargs` ask for stays. Configs are as they were after the block.
     """
-    for config in {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values():
-        settings = getattr(config, "__dict__", {})
+    changed = []
+    for settings in {id(s): s for m in model.modules() if (s := _settings(m))}.values():
+        changed.append((settings, settings.copy()))
         if settings.get("use_cache") is True and "use_cache" not in kwargs:
-            config.use_cache = False
+            settings["use_cache"] = False
         if "_experts_implementation_internal" in settings:
-            config._experts_implementation_internal = "batched_mm"
+            settings["_experts_implementation_internal"] = "batched_mm"
+    try:
+        yield
+    finally:
+        for settings, before in changed:
+            settings.update(before)
+
+
+def keeps_cache(model: nn.Module) -> bool:
+    """Tell whether a call without further arguments would return a cache."""
+    return any(_settings(m).get("use_cache") is True for m in model.modules())
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return getattr(getattr(module, "config", None), "__dict__", {})

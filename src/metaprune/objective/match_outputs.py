@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.core.rng import Rng
+from metaprune.core.side_effects import copy_model
 from metaprune.objective.base import Metric, Objective, error_sums, relative_error
 from metaprune.objective.batch import call_model, inputs_and_target, tensors_in
 from metaprune.objective.split import Split
@@ -62,7 +62,7 @@ class TeacherSplit:
 
     def __init__(self, split: Split, teacher: nn.Module):
         self._split = split
-        self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self._teacher = copy_model(teacher).eval().requires_grad_(False)
         self.source = getattr(split, "source", None)  # a user's DataLoader keeps its own batches
         self.num_batches = getattr(split, "num_batches", None)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metaprune.core.errors import ConfigError
+from metaprune.core.side_effects import copy_model
 from metaprune.objective import Objective
 from metaprune.objective.batch import call_model, tensors_in
 from metaprune.recover.task import RecoverTask
@@ -33,7 +33,7 @@ class DistillationLoss(TrainLoss):
         label_smoothing: float = 0.0,
     ):
         super().__init__(objective, label_smoothing)
-        self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self._teacher = copy_model(teacher).eval().requires_grad_(False)
         self._device: torch.device | None = None
         self.temperature, self.weight = temperature, weight
 

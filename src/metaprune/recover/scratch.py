@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from metaprune.core.errors import NotAvailableError
 from metaprune.core.rng import Rng
+from metaprune.core.side_effects import copy_model
 from metaprune.recover.task import RecoverTask
 from metaprune.train.history import History
 
@@ -53,7 +53,7 @@ def initialise_from(
     """
 
     def initialise(model: nn.Module) -> None:
-        fresh = copy.deepcopy(original)
+        fresh = copy_model(original)
         reinitialise(fresh, rng)
         tensors = tensors_of(fresh)
         with torch.no_grad():

@@ -250,6 +250,8 @@ def proof_text(record: Record) -> str:
     if not proof:
         return ""
     error = finite(proof.get("error"))
+    if proof.get("unproved"):
+        return f"cut not proved: nothing to compare ({proof['unproved']})"
     if error is None:
         return "equality of the cut with its masked original not checked"
     return "cut proved equal to its masked original" + (f" to {error:.1e}" if error else ", error 0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from torch import nn
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError
 from metaprune.core.rng import Rng
+from metaprune.core.side_effects import copy_model
 from metaprune.data import Data
 from metaprune.latency import LatencyTable
 from metaprune.network import Network, trace
@@ -139,7 +139,7 @@ def prepare(
         require_traced(network, data)
     rules = module_rules(network, seed) if constraints.keep_module else ModuleRules()
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
-        reinitialise(copy.deepcopy(network.model), Rng(seed))
+        reinitialise(copy_model(network.model), Rng(seed))
     return Prepared(
         network=network,
         method=method,

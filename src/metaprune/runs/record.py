@@ -67,7 +67,9 @@ def cost_record(pruned: Pruned) -> CostRecord:
 
 def proof_record(pruned: Pruned) -> ProofRecord:
     """Record how a cut was proved."""
-    return ProofRecord(form=pruned.form, why=pruned.why, error=pruned.error, config=pruned.config.why)
+    return ProofRecord(
+        form=pruned.form, why=pruned.why, error=pruned.error, unproved=pruned.unproved, config=pruned.config.why
+    )
 
 
 def options_record(method: Any) -> dict[str, Any]:

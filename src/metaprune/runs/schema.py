@@ -46,6 +46,7 @@ class ProofRecord:
     form: str
     why: str
     error: float | None
+    unproved: str = ""
     config: str | None
 
 

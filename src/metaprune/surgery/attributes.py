@@ -78,13 +78,17 @@ def recurrent(m: nn.RNNBase) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Change:
-    """A constant that module `path` used and that follows the cut; ints, or tuples of ints."""
+    """A constant that module `path` used and that follows the cut; ints, or tuples of ints.
+
+    sure: it is what the attribute named `argument` means in a module of torch.nn; others are only equal numbers.
+    """
 
     path: str
     argument: str
     old: Any
     new: Any
     position: int | None = None  # in a list argument
+    sure: bool = False
 
 
 def family_attributes(module: nn.Module) -> dict[str, Any]:
@@ -107,7 +111,12 @@ def traced_changes(network: Network, alive: Survivors) -> list[Change]:
         for patch in fact.patches:
             old, new = _before_after(patch, bound, alive, network)
             if isinstance(old, int):
-                changes.append(Change(path, patch.argument, old, new, patch.position))
+                sure = _is_torchs(network.model, path, patch.argument)
+                changes.append(Change(path, patch.argument, old, new, patch.position, sure))
+        if op_name(node.target) in NORMS_WITHOUT_WEIGHTS:
+            name, labels = NORMS_WITHOUT_WEIGHTS[op_name(node.target)], network.labelled.facts[node.name].labels[0]
+            if labels and labels[1] is not None and _is_torchs(network.model, path, name):
+                changes.append(Change(path, name, len(labels[1]), alive.count(labels[1]), sure=True))
         if fact.rewrite is not None and op_name(node.target).startswith("split"):
             sizes = tuple(network.captured.concrete(v)[bound["dim"]] for v in node.meta["val"])
             new_sizes = tuple(fact.rewrite(alive)[1][1])
@@ -115,6 +124,20 @@ def traced_changes(network: Network, alive: Survivors) -> list[Change]:
                 changes.append(Change(path, "split_sizes", sizes, new_sizes))
                 changes += [Change(path, "split_size", a, b) for a, b in zip(sizes, new_sizes, strict=True) if a != b]
     return list(dict.fromkeys(changes))
+
+
+# norms that know their width by an attribute alone, where they have no weights
+NORMS_WITHOUT_WEIGHTS = {"batch_norm": "num_features", "instance_norm": "num_features", "group_norm": "num_channels"}
+
+
+def _is_torchs(model: nn.Module, path: str, attribute: str) -> bool:
+    """Whether the attribute is one of a class of torch.nn, so that its name says what it means."""
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return False
+    kinds = [k for k in type(module).__mro__ if k.__module__.startswith("torch.nn.modules")]
+    return len(kinds) > 1 and attribute in vars(module)
 
 
 def _before_after(patch: Patch, bound: dict[str, Any], alive: Survivors, network: Network) -> tuple[Any, Any]:

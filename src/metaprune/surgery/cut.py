@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from metaprune.core.errors import ConfigError, VerificationError
+from metaprune.core.errors import ConfigError, VacuousProofWarning, VerificationError
 from metaprune.elastic.weights import zeroed
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
@@ -26,7 +27,8 @@ class Pruned:
     """The smaller model.
 
     form: `module` (the user's own class) or `graph` (a torch.fx.GraphModule); `why` says why it is that one.
-    error: relative float64 difference between sliced and masked network; None if the caller turned the proof off.
+    error: relative float64 difference between sliced and masked network; None if nothing was compared.
+    unproved: why nothing was compared, although a proof was asked for; empty otherwise.
     shapes: parameter name -> (shape before, shape after), for those that changed.
     attributes: module path -> attribute -> value that the module form needed.
     config: of a transformers model in module form, whether its config could follow the cut, and so save_pretrained.
@@ -43,6 +45,7 @@ class Pruned:
     attributes: Attributes = field(default_factory=dict)
     config: ConfigFit = field(default_factory=ConfigFit)
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    unproved: str = ""
 
     def as_graph(self) -> nn.Module:
         """Build the structure as a graph form with the original's weights (what `load(form="graph")` builds on)."""
@@ -83,6 +86,12 @@ def cut(
     tensors = zeroed(tensors, masks or {})
     proof = Proof(network, alive, tensors)
     error = proof.check() if verify else None
+    unproved = proof.vacuous() if verify else ""
+    if unproved:
+        error = None
+        warnings.warn(
+            f"the cut is not proved, as there is nothing to compare: {unproved}", VacuousProofWarning, stacklevel=2
+        )
     model, attributes, why = (
         verified_module(network, alive, tensors, proof) if form != "graph" else (None, {}, "asked for")
     )
@@ -101,7 +110,7 @@ def cut(
         if after != tuple(tensor.shape):
             shapes[name] = (tuple(tensor.shape), after)
     config = fit_config(model, shapes, attributes, proof) if kind == "module" else ConfigFit()
-    return Pruned(network, model, kind, why, plan, error, shapes, attributes, config, dict(masks or {}))
+    return Pruned(network, model, kind, why, plan, error, shapes, attributes, config, dict(masks or {}), unproved)
 
 
 def _check_graph(model: nn.Module, proof: Proof) -> None:

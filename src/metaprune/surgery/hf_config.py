@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from metaprune.core.errors import ConfigError
+from metaprune.core.side_effects import copy_model
 from metaprune.surgery.module_form import set_attributes
 from metaprune.surgery.verify import TOLERANCE, Proof, relative_error
 
@@ -237,7 +238,7 @@ class _Search:
     def _computes_the_same(self, changes: Changes) -> bool:
         """Rebuilt from the config it equals the pruned model bit for bit, which reads the new config as it runs."""
         args, kwargs = self.proof.network.captured.example
-        adapted = copy.deepcopy(self.model).eval()
+        adapted = copy_model(self.model).eval()
         state = self.model.state_dict()
         try:
             set_config(adapted, changes)

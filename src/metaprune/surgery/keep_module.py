@@ -176,7 +176,7 @@ class _Search:
         alive = self.network.survivors(Plan.of(space, masks))
         try:
             proof = Proof(self.network, alive, self.network.tensors)
-            model, _, why = verified_module(self.network, alive, self.network.tensors, proof)
+            model, _, why = verified_module(self.network, alive, self.network.tensors, proof, generate=False)
         except VerificationError as error:  # widths at which nothing is left of a piece, say
             model, why = None, str(error)
         if model is None:

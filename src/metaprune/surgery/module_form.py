@@ -6,61 +6,105 @@ candidate is only ever handed over after it was run and found equal to the slice
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from metaprune.core.side_effects import copy_model
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.surgery.attributes import Change, family_attributes, traced_changes
 from metaprune.surgery.graph_form import sliced_parameter
-from metaprune.surgery.verify import TOLERANCE, Proof
+from metaprune.surgery.other_calls import OtherCalls
+from metaprune.surgery.verify import TOLERANCE, Proof, in_float64
 
 Attributes = dict[str, dict[str, Any]]  # module path -> attribute -> new value
 
 
 def verified_module(
-    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor], proof: Proof
+    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor], proof: Proof, generate: bool = True
 ) -> tuple[nn.Module | None, Attributes, str]:
-    """(model, attributes, why): the first candidate that equals the sliced graph, or None and the reason."""
-    why = ""
-    try:
-        for candidate, attributes in module_candidates(network, alive, tensors):
-            try:
-                error = proof.module_error(candidate)
-            except Exception as failure:  # the user's forward may raise anything on the new widths
-                line = next(iter(str(failure).splitlines()), "")
-                why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
-                continue
-            if error <= TOLERANCE:
-                return candidate, attributes, f"equals the sliced graph (relative error {error:.1e})"
-            why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
-    except Exception as failure:
-        why = f"the model cannot be copied ({type(failure).__name__}: {failure})"
-    return None, {}, why
+    """Return (model, attributes, why): a copy that equals the sliced graph, or None and the reason.
 
-
-def module_candidates(
-    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]
-) -> Iterator[tuple[nn.Module, Attributes]]:
-    """Deep copies with every policy for constants that disagree about an attribute.
-
-    First wins, last wins, leave it, or the i-th constant goes to the i-th attribute of that value.
-
-    Raises whatever `copy.deepcopy` of the model raises.
+    Attributes that hold an old width are rewritten only where the proof needs it: an integer that merely equals one (a
+    layer's number) stays. Whatever else the original can do (see `OtherCalls`), the copy has to do, too; with
+    `generate=False`, for trial cuts, generation is left out of it.
     """
-    changes = traced_changes(network, alive)
-    seen: list[Attributes] = []
-    for policy in ("first", "last", "leave", "ordered"):
-        wanted = _resolve(network.model, changes, policy)
-        if wanted in seen:
-            continue
-        seen.append(wanted)
-        clone = _copy_with(network, alive, tensors)
-        yield clone, apply_attributes(clone, wanted)
+    try:
+        return _Candidates(network, alive, tensors, proof, generate).verified()
+    except Exception as failure:  # what `copy.deepcopy` of a user's model raises
+        return None, {}, f"the model cannot be copied ({type(failure).__name__}: {failure})"
+
+
+class _Candidates:
+    def __init__(
+        self, network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor], proof: Proof, generate: bool
+    ):
+        self.network, self.alive, self.tensors, self.proof = network, alive, tensors, proof
+        self.generate = generate
+        self.why = ""
+
+    def verified(self) -> tuple[nn.Module | None, Attributes, str]:
+        changes = traced_changes(self.network, self.alive)
+        sure, guessed = [c for c in changes if c.sure], [c for c in changes if not c.sure]
+        certain = _resolve(self.network.model, sure, "last")
+        tried: list[Attributes] = []
+        for policy in ("none", "first", "last", "leave", "ordered"):
+            wanted = {} if policy == "none" else _resolve(self.network.model, guessed, policy)
+            if wanted in tried:
+                continue
+            tried.append(wanted)
+            if (result := self._proved(certain, wanted)) is not None:
+                return self._smallest(certain, wanted, result)
+        return None, {}, self.why
+
+    def _smallest(
+        self, certain: Attributes, wanted: Attributes, result: tuple[nn.Module, Attributes, str]
+    ) -> tuple[nn.Module, Attributes, str]:
+        """Leave out the attributes of one name and class at a time, as long as the proof holds."""
+        kinds = {(type(self.network.model.get_submodule(p)), n) for p, values in wanted.items() for n in values}
+        for kind in sorted(kinds, key=str) if len(kinds) > 1 else ():
+            fewer = {
+                path: {n: v for n, v in values.items() if (type(self.network.model.get_submodule(path)), n) != kind}
+                for path, values in wanted.items()
+            }
+            fewer = {path: values for path, values in fewer.items() if values}
+            if (proved := self._proved(certain, fewer)) is not None:
+                wanted, result = fewer, proved
+        return result
+
+    def _proved(self, certain: Attributes, guessed: Attributes) -> tuple[nn.Module, Attributes, str] | None:
+        wanted = {p: {**guessed.get(p, {}), **certain.get(p, {})} for p in dict.fromkeys((*guessed, *certain))}
+        clone = _copy_with(self.network, self.alive, self.tensors)
+        attributes = apply_attributes(clone, wanted)
+        try:
+            probe = in_float64(clone)
+            error = self.proof.probe_error(probe)
+        except Exception as failure:  # the user's forward may raise anything on the new widths
+            line = next(iter(str(failure).splitlines()), "")
+            self.why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
+            return None
+        if error > TOLERANCE:
+            self.why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
+            return None
+        other = other_calls(self.network).failure(probe, self.proof, self.generate)
+        if other:
+            self.why = f"the model's own class equals the cut as traced, but {other}"
+            return None
+        return clone, attributes, f"equals the sliced graph (relative error {error:.1e})"
+
+
+_OTHER_CALLS: WeakKeyDictionary[Network, OtherCalls] = WeakKeyDictionary()
+
+
+def other_calls(network: Network) -> OtherCalls:
+    """Try, once for a network, what its model can do besides the traced call."""
+    if network not in _OTHER_CALLS:
+        _OTHER_CALLS[network] = OtherCalls.of(network)
+    return _OTHER_CALLS[network]
 
 
 def _copy_with(network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -68,7 +112,7 @@ def _copy_with(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
     memo: dict[int, Any] = {}
     for name, original in network.tensors.items():
         memo[id(original)] = sliced_parameter(network, name, tensors[name], original, alive)
-    return copy.deepcopy(network.model, memo)
+    return copy_model(network.model, replacements=memo)
 
 
 def apply_attributes(model: nn.Module, wanted: Attributes) -> Attributes:
@@ -100,8 +144,8 @@ def _resolve(model: nn.Module, changes: list[Change], policy: str) -> Attributes
         if change.old == change.new:
             continue
         module = model.get_submodule(change.path)
-        for name, value in _matching(module, change):
-            held = wanted.setdefault(change.path, {})
+        held = wanted.setdefault(change.path, {})
+        for name, value in _matching({**vars(module), **held}, change):
             if name in held and held[name] != value:
                 disputed.add((change.path, name))
                 if policy == "first":
@@ -118,18 +162,24 @@ def _in_order(model: nn.Module, changes: list[Change]) -> Attributes:
     wanted: Attributes = {}
     for path, old in dict.fromkeys((c.path, c.old) for c in changes):
         same = [c for c in changes if (c.path, c.old) == (path, old)]
-        names = list(dict.fromkeys(n for c in same for n, _ in _matching(model.get_submodule(path), c)))
+        names = list(dict.fromkeys(n for c in same for n, _ in _matching(vars(model.get_submodule(path)), c)))
         if len(names) == len(same):
             wanted.setdefault(path, {}).update({n: c.new for n, c in zip(names, same, strict=True) if c.new != old})
     return {path: values for path, values in wanted.items() if values}
 
 
-def _matching(module: nn.Module, change: Change) -> Iterator[tuple[str, Any]]:
-    """Attributes of `module` that hold the old constant; an argument's own name is the best match."""
-    held = {n: v for n, v in vars(module).items() if not n.startswith("_") and n != "training"}
+def _matching(attributes: Mapping[str, Any], change: Change) -> Iterator[tuple[str, Any]]:
+    """Attributes that hold the old constant; an argument's own name is the best match."""
+    held = {n: v for n, v in attributes.items() if not n.startswith("_") and n != "training"}
     alone = held.get(change.argument)
     if isinstance(alone, int) and alone == change.old:
         yield change.argument, change.new
+        return
+    at = change.position or 0
+    if isinstance(alone, (tuple, list)) and list(alone[at : at + 1]) == [change.old]:
+        yield change.argument, type(alone)((*alone[:at], change.new, *alone[at + 1 :]))
+        return
+    if change.sure:
         return
     for name, value in held.items():
         if isinstance(value, bool):

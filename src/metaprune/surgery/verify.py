@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,11 +11,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from metaprune.core.errors import VacuousProofWarning, VerificationError
+from metaprune.core.errors import VerificationError
+from metaprune.core.side_effects import copy_model
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
 from metaprune.graph.call import Survivors
+from metaprune.graph.capture import op_name
+from metaprune.graph.transformers_models import as_traced
 from metaprune.network import Network
+from metaprune.surgery.common_draws import Draw, Recorded, Replayed, draws_numbers
 
 TOLERANCE = 1e-9  # relative, float64
 
@@ -46,25 +49,59 @@ def relative_error(actual: Any, expected: Any) -> float:
 
 
 def to_float64(value: Any) -> Any:
-    return pytree.tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value)
+    """Copy nested tensors, those of floating or complex numbers in double precision."""
+    return pytree.tree_map(lambda x: _double(x).clone() if isinstance(x, torch.Tensor) else x, value)
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return x.double() if x.is_floating_point() else x.to(torch.complex128) if x.is_complex() else x
 
 
 class _Promoted(TorchFunctionMode):
-    """Casts that a forward hard-codes (rotary embeddings are computed in float32) go to float64 too."""
+    """Double precision whatever dtypes a forward names: its casts, and tensors that it makes from other data."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
             func = torch.Tensor.double
-        promote = lambda v: torch.float64 if isinstance(v, torch.dtype) and v.is_floating_point else v  # noqa: E731
-        return func(*(promote(a) for a in args), **{n: promote(v) for n, v in (kwargs or {}).items()})
+        result = func(*(_promote(a) for a in args), **{n: _promote(v) for n, v in (kwargs or {}).items()})
+        if isinstance(result, torch.Tensor) and result.dtype in _LOW:
+            return _double(result)
+        return result
+
+
+_LOW = (torch.float16, torch.bfloat16, torch.float32, torch.complex32, torch.complex64)
+
+
+def _promote(value: Any) -> Any:
+    if not isinstance(value, torch.dtype):
+        return value
+    return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
+
+
+@contextmanager
+def double_by_default() -> Iterator[None]:
+    """Tensors that name no dtype are float64 inside the block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def in_float64(module: nn.Module) -> nn.Module:
+    """Copy a module in double precision and eval mode."""
+    return copy_model(module, _double).eval()
 
 
 @torch.no_grad()
-def run_float64(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Output of a copy in float64 and eval mode, whatever dtypes its forward names."""
-    probe = copy.deepcopy(module).double().eval()
+def call_in_float64(probe: nn.Module, args: tuple, kwargs: dict[str, Any], traced: bool = False) -> Any:
+    """Call a module of `in_float64`, whatever dtypes its forward names; the inputs are copied first.
+
+    traced: with the settings of a trace (no caches), in place of the module's own.
+    """
     args, kwargs = to_float64((args, kwargs))
-    with _Promoted():
+    with double_by_default(), _Promoted(), as_traced(probe, kwargs) if traced else nullcontext():
         return probe(*args, **kwargs)
 
 
@@ -79,28 +116,84 @@ def _varied(x: Any) -> Any:
 _DEFECT = "Nothing was changed. This is a defect of an operator rule: please report it with the output of net.explain()"
 
 
+class _Disturbed(Mapping[str, torch.Tensor]):
+    """`tensors` with noise as large as themselves on those that are named, made on access."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], names: Collection[str]):
+        self._tensors, self._names = tensors, names
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._tensors[name].detach()
+        if name not in self._names or not (tensor.is_floating_point() or tensor.is_complex()):
+            return tensor
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name)))
+        return tensor * (1 + noise).to(tensor)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 class Proof:
     """Runs the sliced graph once and compares with it whatever claims to be equal."""
 
     def __init__(self, network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]):
         self.network, self.alive, self.tensors = network, alive, tensors
         self.args, self.kwargs = pytree.tree_map(_varied, to_float64(network.captured.example))
-        program = network.at(alive).program(dtype=torch.float64)
-        part = SlicedTensors(tensors, network.labelled, alive, torch.float64)
+        self._draws: list[Draw] | None = None
+        self._masked: Any = None
+        self._draws_numbers = any(draws_numbers(n) for n in network.captured.graph.nodes)
+        if self._draws_numbers:
+            self._masked = self._run_masked()  # the draws of all others are slices of this one's
         try:
-            with torch.no_grad():
-                self.sliced = network.program.run(program, part, self.args, self.kwargs)
+            self.sliced = self._run_sliced(tensors)
         except RuntimeError as error:
             raise VerificationError(f"the cut network does not run: {error}\n{_DEFECT}") from error
 
-    def masked_error(self) -> float:
-        """Relative error of the sliced graph against the masked original."""
+    @property
+    def common_draws(self) -> AbstractContextManager[Any]:
+        """A block in which the surviving part of the masked run's random numbers is drawn."""
+        return nullcontext() if self._draws is None else Replayed(self._draws, self.alive)
+
+    @torch.no_grad()
+    def _run_sliced(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+        program = self.network.at(self.alive).program(dtype=torch.float64)
+        part = SlicedTensors(tensors, self.network.labelled, self.alive, torch.float64)
+        args, kwargs = to_float64((self.args, self.kwargs))
+        with torch.random.fork_rng(devices=[]), double_by_default(), self.common_draws:
+            return self.network.program.run(program, part, args, kwargs)
+
+    @torch.no_grad()
+    def _run_masked(self) -> Any:
         whole = self.network.at().program(dtype=torch.float64)
-        full = SlicedTensors(self.tensors, self.network.labelled, None, torch.float64)
         labelled = self.network.labelled
-        with torch.no_grad():
-            masked = run_masked(self.network.program, whole, labelled, full, self.alive, self.args, self.kwargs)
+        full = SlicedTensors(self.tensors, labelled, None, torch.float64)
+        args, kwargs = to_float64((self.args, self.kwargs))
+        if not self._draws_numbers:
+            with double_by_default():
+                return run_masked(self.network.program, whole, labelled, full, self.alive, args, kwargs)
+        recorded = Recorded()
+        with torch.random.fork_rng(devices=[]), double_by_default(), recorded:
+            masked = run_masked(self.network.program, whole, labelled, full, self.alive, args, kwargs, recorded.expect)
+        self._draws = recorded.draws
+        return masked
+
+    def masked_error(self) -> float:
+        """Compare the sliced graph with the masked original; returns the relative error."""
+        masked = self._run_masked() if self._masked is None else self._masked
         return relative_error(self.sliced, self._without_dropped(masked))
+
+    def vacuous(self) -> str:
+        """Say why equality would prove nothing; empty where it does prove something."""
+        if not any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(self.sliced)):
+            return "the network returns no tensor"
+        labels = self.network.labelled.parameters
+        cut = {n for n, dims in labels.items() if any(self.alive.cut(x) for x in dims)}
+        if cut and relative_error(self._run_sliced(_Disturbed(self.tensors, cut)), self.sliced) == 0.0:
+            return "the outputs do not depend on what was cut"
+        return ""
 
     def _without_dropped(self, masked: Any) -> Any:
         """The surviving indices of the masked output (all of them, unless outputs were left free)."""
@@ -115,28 +208,43 @@ class Proof:
         return pytree.tree_unflatten(remaining, spec)
 
     def check(self) -> float:
-        """Raises VerificationError unless sliced = masked; returns the error."""
+        """Compare the sliced graph with the masked original; returns the relative error.
+
+        Raises:
+            VerificationError: they differ, or the output holds NaN.
+        """
         leaves = [x for x in pytree.tree_leaves(self.sliced) if isinstance(x, torch.Tensor) and x.is_floating_point()]
         if any(x.isnan().any() for x in leaves):
             raise VerificationError(
                 "the cut network's output holds NaN, which equals nothing: look for NaN in the weights or the example "
                 "inputs, or a piece of the network that kept no channel (raise min_keep). Nothing was changed"
             )
-        if leaves and not any(x.any() for x in leaves):
-            warnings.warn(
-                "all outputs are zero on the example inputs, so their equality says little: trace with other inputs",
-                VacuousProofWarning,
-                stacklevel=4,
-            )
         error = self.masked_error()
         if not error <= TOLERANCE:
             raise VerificationError(
                 f"the cut network differs from its masked original by {error:.2e} (relative, float64; allowed "
-                f"{TOLERANCE}). {_DEFECT}"
+                f"{TOLERANCE}). {self._likely_cause()}"
             )
         return error
 
+    def _likely_cause(self) -> str:
+        drawing = [op_name(n.target) for n in self.network.captured.graph.nodes if draws_numbers(n)]
+        if not drawing:
+            return _DEFECT
+        return (
+            f"Nothing was changed. The network draws random numbers ({', '.join(dict.fromkeys(drawing))}) that its "
+            "original and its cut cannot share: make it deterministic in eval mode"
+        )
+
     def module_error(self, module: nn.Module) -> float:
-        """Relative error of a module against the sliced graph (a copy runs in float64, eval mode)."""
-        with torch.random.fork_rng(devices=[]):
-            return relative_error(run_float64(module, self.args, self.kwargs), self.sliced)
+        """Compare a module with the sliced graph (a copy runs in float64, eval mode); returns the relative error."""
+        return self.probe_error(in_float64(module))
+
+    def probe_error(self, probe: nn.Module) -> float:
+        """Compare a module of `in_float64` with the sliced graph; returns the relative error."""
+        return relative_error(self.call(probe, self.args, self.kwargs, traced=True), self.sliced)
+
+    def call(self, probe: nn.Module, args: tuple, kwargs: dict[str, Any], traced: bool = False) -> Any:
+        """Call a module of `in_float64` with the common draws."""
+        with torch.random.fork_rng(devices=[]), self.common_draws:
+            return call_in_float64(probe, args, kwargs, traced)

@@ -16,10 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from metaprune.graph.capture import untouched
+from metaprune.graph.transformers_models import as_traced
 from metaprune.network import Network, trace
 from metaprune.search.units import units_of
 from metaprune.surgery import Pruned, cut
-from metaprune.surgery.verify import TOLERANCE, relative_error, run_float64
+from metaprune.surgery.verify import TOLERANCE, call_in_float64, in_float64, relative_error
 from metaprune.values import Constraints, Plan, Space
 
 FULL_WIDTH_TOLERANCE = 1e-5  # float32: eager code may take fused paths that the traced graph does not
@@ -72,7 +74,7 @@ def _unfused() -> Iterator[None]:
 def output_error(a: nn.Module, b: nn.Module, args: tuple, kwargs: dict[str, Any]) -> float:
     """Relative difference of the outputs of two modules: copies in float64 and eval mode."""
     with torch.random.fork_rng(devices=[]):
-        x, y = (run_float64(m, args, kwargs) for m in (a, b))
+        x, y = (call_in_float64(in_float64(m), args, kwargs, traced=True) for m in (a, b))
         return relative_error(x, y)
 
 
@@ -148,12 +150,8 @@ def assert_cut_equals_mask(
 
 def _check_full_width(network: Network) -> None:
     args, kwargs = network.captured.example
-    modes = {m: m.training for m in network.model.modules()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        network.model.eval()
+    with torch.no_grad(), untouched(network.model), as_traced(network.model, kwargs):
         eager = network.model(*args, **kwargs)
-        for module, mode in modes.items():
-            module.training = mode
         error = relative_error(network.run(*args, **kwargs), eager)
     assert error <= FULL_WIDTH_TOLERANCE, f"the traced graph differs from the model by {error:.1e}"
     leaves = [x for x in pytree.tree_leaves(eager) if isinstance(x, torch.Tensor)]

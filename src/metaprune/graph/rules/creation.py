@@ -1,4 +1,4 @@
-"""New tensors and embeddings. A constant fill is uniform: fresh atoms, which tie to whatever they meet."""
+"""New tensors and embeddings. A constant fill is uniform, and noise is as good anywhere: fresh atoms, which tie."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from metaprune.graph.call import Call, Labels
 from metaprune.graph.rules.registry import rule
 
 
-@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn")
+@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn", "randint")
 def filled(call: Call) -> Labels:
     labels: Labels = []
     for i, size in enumerate(call.out_symbolic):
-        if isinstance(size, int) and size > 1 and not call.name.startswith("rand"):
+        if isinstance(size, int) and size > 1:
             labels.append(call.fresh(size))
             call.scale("size", labels[-1], i)
         else:
-            labels.append(None)  # a batch dimension, or noise, whose entries differ
+            labels.append(None)  # a batch dimension
     return labels
 
 

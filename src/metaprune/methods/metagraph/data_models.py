@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from metaprune.core.files import tensors_digest, write_json, write_tensors
 from metaprune.core.rng import Rng
+from metaprune.core.side_effects import copy_model
 from metaprune.methods.criteria.random import Random
 from metaprune.methods.criteria.scores import ScoreMethod
 from metaprune.methods.metagraph.build_graph import build_network_graph
@@ -141,7 +141,7 @@ def _lightly_pruned(
 
 
 def _fresh(network: Network, rng: Rng) -> Mapping[str, Tensor]:
-    model = copy.deepcopy(network.model)
+    model = copy_model(network.model)
     reinitialise(model, rng)
     fresh_tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     return {n: fresh_tensors[n].detach() if n in fresh_tensors else t.detach() for n, t in network.tensors.items()}

@@ -1,0 +1,136 @@
+"""The calls of a model that its trace did not see: the default call, train mode, generation with and without a cache.
+
+A module form is handed over for its user to call as he likes. So whatever the original does in these calls, it has to
+do as well. What the original itself cannot do, or does differently, is not asked of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from metaprune.graph.transformers_models import keeps_cache
+from metaprune.network import Network
+from metaprune.surgery.verify import TOLERANCE, Proof, call_in_float64, in_float64, relative_error, to_float64
+
+_NEW_TOKENS = 2
+_GENERATE = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False, "num_beams": 1}
+_RETURN = {"output_logits": True, "return_dict_in_generate": True, "pad_token_id": 0}
+
+
+@dataclass(frozen=True)
+class OtherCalls:
+    """Which calls the original model takes besides the traced one.
+
+    default: leaves of the output, by name, that the call with tensors alone shares with the traced call.
+    train: leaves of the output in train mode; None: it does not run there.
+    generates: `generate` gives the same logits with and without its cache.
+    """
+
+    default: frozenset[str]
+    train: int | None
+    generates: bool
+
+    @classmethod
+    def of(cls, network: Network) -> OtherCalls:
+        """Try them on a copy of the network's model, in float64."""
+        args, kwargs = to_float64(network.captured.example)
+        probe = in_float64(network.model)
+        same: frozenset[str] = frozenset()
+        if kwargs.keys() != _tensors_only(kwargs).keys() or keeps_cache(network.model):
+            traced = _attempt(lambda: _named(call_in_float64(probe, args, kwargs, traced=True)))
+            default = _attempt(lambda: _named(call_in_float64(probe, args, _tensors_only(kwargs))))
+            same = frozenset(_equal_leaves(traced or {}, default or {}))
+        generates = _attempt(lambda: _cache_error(probe, args, _tensors_only(kwargs)))
+        train = _attempt(lambda: len(pytree.tree_leaves(call_in_float64(probe.train(), args, kwargs))))
+        return cls(same, train, generates is not None and generates <= TOLERANCE)
+
+    def failure(self, probe: nn.Module, proof: Proof, generate: bool = True) -> str:
+        """Say in which of these calls a copy of `in_float64` is not what the original was; empty where it is.
+
+        generate: try generation, too.
+        """
+        args, kwargs = proof.args, proof.kwargs
+        try:
+            if self.default:
+                expected, actual = _named(proof.sliced), _named(proof.call(probe, args, _tensors_only(kwargs)))
+                wrong = sorted(self.default - set(_equal_leaves(expected, actual)))
+                if wrong:
+                    return f"its default call gives another {wrong[0] or 'output'}"
+            if generate and self.generates and (error := _cache_error(probe, args, _tensors_only(kwargs))) > TOLERANCE:
+                return f"it generates otherwise with a cache than without (relative error {error:.1e})"
+            if self.train is not None:
+                leaves = len(pytree.tree_leaves(proof.call(probe.train(), args, kwargs)))
+                if leaves != self.train:
+                    return f"in train mode it returns {leaves} tensors, the original {self.train}"
+        except Exception as error:  # the user's code may raise anything
+            first = next(iter(str(error).splitlines()), "")
+            mode = "in train mode" if probe.training else "called as by default"
+            return f"it does not run {mode} ({type(error).__name__}: {first[:160]})"
+        return ""
+
+
+def _tensors_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in kwargs.items() if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(v))}
+
+
+def _attempt(call: Callable[[], Any]) -> Any:
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        try:
+            return call()
+        except Exception:  # the user's code may raise anything; what the original cannot do is not asked for
+            return None
+
+
+def _named(output: Any) -> dict[str, torch.Tensor]:
+    """Tensors of an output by their place in it; fields of dataclasses that are no pytrees, too."""
+    if hasattr(output, "to_tuple") and hasattr(output, "items"):
+        output = dict(output.items())
+    leaves = pytree.tree_flatten_with_path(output)[0]
+    return {pytree.keystr(path): x for path, x in leaves if isinstance(x, torch.Tensor)}
+
+
+def _equal_leaves(expected: Mapping[str, torch.Tensor], actual: Mapping[str, torch.Tensor]) -> list[str]:
+    return [n for n in expected if n in actual and relative_error(actual[n], expected[n]) <= TOLERANCE]
+
+
+def _cache_error(probe: nn.Module, args: tuple, kwargs: dict[str, Any]) -> float:
+    """Relative difference of the logits of two new tokens, with and without a cache.
+
+    Raises whatever `generate` raises; AttributeError without one.
+    """
+    generate: Any = probe.generate
+    names = inspect.signature(generate).parameters
+    if "max_new_tokens" not in names and "generation_config" not in names:
+        raise AttributeError("generate takes no max_new_tokens")
+    transformers_like = "generation_config" in names
+    options: dict[str, Any] = {**_GENERATE, **_RETURN} if transformers_like else {"max_new_tokens": _NEW_TOKENS}
+    results = []
+    for use_cache in (True, False):
+        if transformers_like or "use_cache" in names:
+            options["use_cache"] = use_cache
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results.append(call_in_float64(_Bound(generate), args, {**kwargs, **options}))
+    if transformers_like:
+        results = [r.logits for r in results]
+    return relative_error(*results)
+
+
+class _Bound(nn.Module):
+    """A bound method in the place of a module."""
+
+    def __init__(self, method: Callable[..., Any]):
+        super().__init__()
+        self._method = [method]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method[0](*args, **kwargs)
