@@ -400,7 +400,8 @@ def trace(
             stacklevel=2,
         )
     if labelled.uncovered:
-        ops = sorted({u.op for u in labelled.uncovered})
+        macs = {op: sum(u.macs for u in labelled.uncovered if u.op == op) for op in {u.op for u in labelled.uncovered}}
+        ops = [f"{op} ({macs[op]:,} MACs, constant)" if macs[op] else op for op in sorted(macs)]
         warnings.warn(
             f"operators without a rule lock what enters them: {', '.join(ops)}", UncoveredOpWarning, stacklevel=2
         )

@@ -13,6 +13,10 @@ class UntraceableError(MetapruneError, RuntimeError):
     """`torch.export` could not capture the model; names the module, the operator and what to change."""
 
 
+class InputsError(MetapruneError, ValueError):
+    """A graph form is called with inputs that its trace did not see; says what it saw and what to do."""
+
+
 class PlanError(MetapruneError, ValueError):
     """A plan, keep set or pattern does not fit the network's `Space`."""
 

@@ -21,21 +21,19 @@ _CLOSE = 1e-4  # relative to the largest entry; what is computed in float32 or l
 def samples_are_independent(model: nn.Module, args: tuple, kwargs: dict[str, Any], dim: int) -> bool | None:
     """Change one sample at a time and look whether any output of the others stays.
 
-    None: it cannot be told, as the model does not run, no output has the dimension, or BatchNorm uses the statistics
-    of the batch at all times.
+    None: it cannot be told, as no output has the dimension, or BatchNorm uses the statistics of the batch at all times.
+
+    Raises whatever the model raises.
     """
     batch = batch_size(args, kwargs, dim)
     if batch < 2 or any(
         isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules()
     ):
         return None
-    try:
-        with side_effects_undone(model):
-            before = _outputs(model, args, kwargs, batch, dim)
-            first = _outputs(model, *_changed(args, kwargs, batch, dim, 0), batch, dim)
-            last = _outputs(model, *_changed(args, kwargs, batch, dim, batch - 1), batch, dim)
-    except Exception:  # the model may raise anything on inputs that nobody gave
-        return None
+    with side_effects_undone(model):
+        before = _outputs(model, args, kwargs, batch, dim)
+        first = _outputs(model, *_changed(args, kwargs, batch, dim, 0), batch, dim)
+        last = _outputs(model, *_changed(args, kwargs, batch, dim, batch - 1), batch, dim)
     if not len(before) == len(first) == len(last) or not before:
         return None
     inner = batch - 1

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import sympy
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from metaprune.core.side_effects import side_effects_undone
+from metaprune.graph.dispatcher import measured_sizes
 from metaprune.graph.exporting import export_once, export_program
 from metaprune.graph.transformers_models import as_traced
 
@@ -38,6 +40,7 @@ class Captured:
     example: tuple[tuple, dict]
     symbols: set[Any] = field(default_factory=set)  # the batch symbols; empty if the batch is fixed
     batch_fixed: str = ""  # why, then
+    measured: dict[Any, int] = field(default_factory=dict)  # sizes that depend on values, by symbol, on the example
 
     def output_names(self) -> list[str]:
         """Name every leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
@@ -56,9 +59,16 @@ class Captured:
             return tuple(self.concrete(s, batch) for s in value.shape)
         if isinstance(value, torch.SymInt):
             node = value.node
-            if batch is None:
+            if batch is None and node.has_hint():
                 return int(node.hint)
-            return int(node.expr.xreplace({s: batch for s in self.symbols}))
+            known = {s: int(v) for s, v in node.shape_env.backed_var_to_val.items()}
+            share = 1.0
+            if batch is not None and self.symbols:
+                share = batch / known[next(iter(self.symbols))]
+                known |= dict.fromkeys(self.symbols, batch)
+            # how many entries a mask has is taken to be in proportion to the batch
+            known |= {s: max(1, round(n * share)) for s, n in self.measured.items()}
+            return int(sympy.sympify(node.expr).xreplace(known))
         if isinstance(value, (list, tuple)):
             return [self.concrete(v, batch) for v in value]
         return value
@@ -83,6 +93,9 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
         exported = export_program(model, args, kwargs, batch_dim)
     captured = _cleaned(exported.program, exported.example)
     captured.batch_fixed = exported.fixed
+    leaves = dict(zip(captured.inputs, pytree.tree_leaves(captured.example), strict=True))
+    given = {**leaves, **{n: captured.tensors[source] for n, source in captured.sources.items()}}
+    captured.measured = measured_sizes(captured.graph, given)
     if not exported.fixed:
         by_name = {n.name: n for n in captured.graph.nodes}
         for name in captured.inputs:

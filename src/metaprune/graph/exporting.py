@@ -58,14 +58,15 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
         return Exported(
             program, (args, kwargs), f"dimension {batch_dim} of the inputs is fixed at {batch} by the model"
         )
-    pair = with_batch(args, kwargs, 2, batch_dim)
-    independent = samples_are_independent(model, *pair, batch_dim)
-    if independent is None and batch > 2:
-        independent, pair = samples_are_independent(model, args, kwargs, batch_dim), (args, kwargs)
+    independent, judged = None, (args, kwargs)
+    for judged in (with_batch(args, kwargs, 2, batch_dim), (args, kwargs)):
+        with contextlib.suppress(Exception):  # the model may raise anything on inputs that nobody gave
+            independent = samples_are_independent(model, *judged, batch_dim)
+            break
     if independent is False:
         fixed = f"dimension {batch_dim} of the inputs is no batch: outputs depend on more than their own sample"
         return Exported(program, (args, kwargs), fixed)
-    return Exported(program, pair if independent else (args, kwargs))
+    return Exported(program, judged if independent else (args, kwargs))
 
 
 def batch_varies(program: Any, batch_dim: int) -> bool:

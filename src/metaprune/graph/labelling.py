@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import PlanError, closest
-from metaprune.graph.call import Call, Fact, Labels, alias_kind
+from metaprune.graph.call import Call, Dim, Fact, Labels, alias_kind
 from metaprune.graph.capture import Captured, module_of, op_name
+from metaprune.graph.dispatcher import dispatched_macs
 from metaprune.graph.labels import Atoms, Label
 from metaprune.graph.rules import RULES
 from metaprune.graph.rules.elementwise import is_pointwise, pointwise
@@ -28,6 +29,7 @@ class Uncovered:
     op: str
     node: str
     module: str
+    macs: int = 0  # of the traced inputs, as torch's dispatcher counts them: a constant in every cost
 
 
 @dataclass
@@ -76,7 +78,8 @@ def _label_nodes(
         known = parameters.get(captured.sources.get(node.name, "")) if node.op == "placeholder" else None
         fact = facts[node.name] = Fact([known]) if known and node.users else _label_node(node, atoms, captured, facts)
         if not fact.covered:
-            uncovered.append(Uncovered(op_name(node.target), node.name, module_of(node)))
+            macs = _count_by_dispatcher(node, fact, captured)
+            uncovered.append(Uncovered(op_name(node.target), node.name, module_of(node), macs))
         source = captured.sources.get(node.name)
         if source is not None and node.op == "placeholder" and node.users and fact.labels[0] is not None:
             parameters[source] = fact.labels[0]
@@ -183,13 +186,44 @@ def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str
         return Fact([labels[position] if len(labels) > position else _free(value)])
     call = Call(node, atoms, captured, facts)
     rule = RULES.get(call.name) or (pointwise if is_pointwise(node.target) else None)
-    if rule is not None:
-        result: Any = rule(call)
-        call.fact.labels = result if isinstance(value, (list, tuple)) else [result]
-    else:
-        call.fact.labels = call.lock_all() if call.tensors() else call.free_outputs()
+    try:
+        if rule is None:
+            call.fact.labels = call.lock_all() if call.tensors() else call.free_outputs()
+        else:
+            result: Any = rule(call)
+            call.fact.labels = result if isinstance(value, (list, tuple)) else [result]
+    except TypeError:
+        if not _has_symbolic_numbers(call):
+            raise
+        call = Call(node, atoms, captured, facts)  # a number that is known at run time only, where a rule wants one
+        call.fact.labels = call.lock_all()
     _check(call)
     return call.fact
+
+
+def _has_symbolic_numbers(call: Call) -> bool:
+    """Whether an argument is a number that the graph computes, or a list of such."""
+    numbers = (n for n in call.node.all_input_nodes if isinstance(n.meta.get("val"), (torch.SymInt, torch.SymFloat)))
+    return next(numbers, None) is not None
+
+
+def _count_by_dispatcher(node: fx.Node, fact: Fact, captured: Captured) -> int:
+    """Add the MACs of an operator without a rule as a constant of every sample; returns them for the traced inputs."""
+    macs = dispatched_macs(node, captured.concrete)
+    batch = next(_batch_sizes(captured), None)
+    if macs and batch is not None:
+        fact.macs = [[Dim(None, macs // max(1, captured.concrete(batch))), Dim(None, batch)]]
+    elif macs:
+        fact.macs = [[Dim(None, macs)]]
+    return macs
+
+
+def _batch_sizes(captured: Captured) -> Iterator[torch.SymInt]:
+    for node in captured.graph.nodes:
+        value = node.meta.get("val") if node.name in captured.inputs else None
+        for n in value.shape if isinstance(value, torch.Tensor) else ():
+            if isinstance(n, torch.SymInt) and n.node.expr in captured.symbols:
+                yield n
 
 
 def _fresh(value: Any, atoms: Atoms) -> Labels | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from metaprune.core.errors import ConfigError, InfeasibleBudgetError
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError, VerificationError
 from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
 from metaprune.data import Data
@@ -137,7 +138,7 @@ def prepare(
     require_fit(network.model, data)
     if method.needs_data:
         require_traced(network, data)
-    rules = module_rules(network, seed) if constraints.keep_module else ModuleRules()
+    rules = _rules_of(network, constraints, form, seed)
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
         reinitialise(copy_model(network.model), Rng(seed))
     return Prepared(
@@ -159,6 +160,20 @@ def prepare(
         seed=seed,
         progress=progress,
     )
+
+
+def _rules_of(network: Network, constraints: Constraints, form: Form, seed: int) -> ModuleRules:
+    """Rules under which the model's own class runs: where that is asked for, and where it generates text.
+
+    A graph form has one length, so that it cannot generate.
+    """
+    if constraints.keep_module:
+        return module_rules(network, seed)
+    can_generate = getattr(network.model, "can_generate", None)
+    if form == "auto" and callable(can_generate) and can_generate():
+        with contextlib.suppress(VerificationError):  # no module form at all: the graph form is what there is
+            return module_rules(network, seed)
+    return ModuleRules()
 
 
 def _require_data(method: Method, data: Data | None, recovery: RecoverConfig) -> None:

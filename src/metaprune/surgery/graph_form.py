@@ -22,6 +22,7 @@ from metaprune.graph.call import Survivors, bound_arguments
 from metaprune.graph.capture import op_name
 from metaprune.graph.patching import patched_call
 from metaprune.network import DROPOUTS, Network
+from metaprune.surgery.input_guard import CutGraph, guard_of
 
 
 class TreeInputs(nn.Module):
@@ -56,7 +57,8 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
         part = sliced_parameter(network, name, tensors[name], tensor, alive)
         place_tensor(root, name, part)
     builder = _Builder(network, alive, root)
-    module = fx.GraphModule(root, builder.build(), class_name=type(network.model).__name__ + "Graph")
+    module = CutGraph(root, builder.build(), class_name=type(network.model).__name__ + "Graph")
+    module.meta["inputs"] = guard_of(network.captured, builder.argument_names)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -107,6 +109,7 @@ class _Builder:
         self.weights: dict[str, fx.Node] = {}
         self.gathers = 0
         self.dropouts = 0
+        self.argument_names: list[str] = []
 
     def build(self) -> fx.Graph:
         captured = self.network.captured
@@ -131,8 +134,8 @@ class _Builder:
         captured = self.network.captured
         nodes = [n for n in captured.graph.nodes if n.name in set(captured.inputs)]
         args, kwargs = captured.example
-        names = _argument_names(self.network.model, len(args)) + list(kwargs)
-        tops = [self.graph.placeholder(n) for n in names]
+        self.argument_names = _argument_names(self.network.model, len(args)) + list(kwargs)
+        tops = [self.graph.placeholder(n) for n in self.argument_names]
         flat = all(spec.is_leaf() for group in captured.in_spec.children() for spec in group.children())
         if flat:
             self.places.update(zip(nodes, tops, strict=True))

@@ -6,6 +6,7 @@ do as well. What the original itself cannot do, or does differently, is not aske
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ class OtherCalls:
     """Which calls the original model takes besides the traced one.
 
     default: leaves of the output, by name, that the call with tensors alone shares with the traced call.
-    train: leaves of the output in train mode; None: it does not run there.
+    train: leaves of the output in train mode; None: it does not run there, or its own code knows no such mode.
     generates: `generate` gives the same logits with and without its cache.
     """
 
@@ -42,14 +43,19 @@ class OtherCalls:
     def of(cls, network: Network) -> OtherCalls:
         """Try them on a copy of the network's model, in float64."""
         args, kwargs = to_float64(network.captured.example)
+        differs = kwargs.keys() != _tensors_only(kwargs).keys() or keeps_cache(network.model)
+        if not differs and not hasattr(network.model, "generate") and not _differs_in_training(network):
+            return cls(frozenset(), None, False)
         probe = in_float64(network.model)
         same: frozenset[str] = frozenset()
-        if kwargs.keys() != _tensors_only(kwargs).keys() or keeps_cache(network.model):
+        if differs:
             traced = _attempt(lambda: _named(call_in_float64(probe, args, kwargs, traced=True)))
             default = _attempt(lambda: _named(call_in_float64(probe, args, _tensors_only(kwargs))))
             same = frozenset(_equal_leaves(traced or {}, default or {}))
         generates = _attempt(lambda: _cache_error(probe, args, _tensors_only(kwargs)))
-        train = _attempt(lambda: len(pytree.tree_leaves(call_in_float64(probe.train(), args, kwargs))))
+        train = None
+        if _differs_in_training(network):
+            train = _attempt(lambda: len(pytree.tree_leaves(call_in_float64(probe.train(), args, kwargs))))
         return cls(same, train, generates is not None and generates <= TOLERANCE)
 
     def failure(self, probe: nn.Module, proof: Proof, generate: bool = True) -> str:
@@ -75,6 +81,23 @@ class OtherCalls:
             mode = "in train mode" if probe.training else "called as by default"
             return f"it does not run {mode} ({type(error).__name__}: {first[:160]})"
         return ""
+
+
+def _differs_in_training(network: Network) -> bool:
+    """Whether parts are used in train mode only, or the code of any class asks for the mode."""
+    used = network.labelled.parameters.keys() - network.labelled.train_only
+    parameters = {n for n, t in network.tensors.items() if isinstance(t, nn.Parameter)}
+    return not parameters <= used or any(_asks_for_mode(kind) for kind in {type(m) for m in network.model.modules()})
+
+
+@functools.cache
+def _asks_for_mode(kind: type[nn.Module]) -> bool:
+    if kind.__module__.startswith("torch.nn.modules"):
+        return False
+    try:
+        return "training" in inspect.getsource(kind)
+    except (OSError, TypeError):  # made in a notebook, or by code
+        return True
 
 
 def _tensors_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
