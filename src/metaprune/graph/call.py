@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from metaprune.graph.labels import Atoms, Label
 from metaprune.values import Space
 
 Labels = list[Label]  # one label per dimension of a tensor
+
+_COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "detach_", "alias", "clone", "contiguous", "to", "_to_copy")
 
 
 @dataclass(slots=True)
@@ -178,7 +180,9 @@ class Call:
         return values
 
     def constant(self, node: fx.Node) -> np.ndarray | None:
-        """Values of a tensor that is part of the model and no parameter, or None."""
+        """Values of a tensor that is part of the model and no parameter, or of a copy of one, or None."""
+        while node.op == "call_function" and op_name(node.target) in _COPIES:
+            node = cast("fx.Node", node.args[0])
         tensor = self._captured.tensors.get(self._captured.sources.get(node.name, ""))
         if tensor is None or isinstance(tensor, torch.nn.Parameter) or tensor.is_floating_point():
             return None

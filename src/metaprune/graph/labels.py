@@ -61,6 +61,14 @@ def _pattern(column: np.ndarray) -> np.ndarray:
     return rank[inverse.reshape(-1)]
 
 
+def _rank_within(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """Number the values of `inner` anew, from zero, within every value of `outer`, by first occurrence."""
+    rank = np.empty(len(outer), dtype=np.int64)
+    for value in np.unique(outer):
+        rank[outer == value] = _pattern(inner[outer == value])
+    return rank
+
+
 class Atoms:
     """Store of atoms with union-find and definitions (atom := set of atoms; the empty set is a lock)."""
 
@@ -249,9 +257,10 @@ class Atoms:
                 self._union(a[both, i], b[both, j])
                 return
         for x, px, y, py in ((a, patterns_a, b, patterns_b), (b, patterns_b, a, patterns_a)):
-            if self._refine(x, px, y, py):
+            if self._refine(x, px, y, py) or self._nest(x, px, y, py):
                 return
-        self._over_merge(np.hstack([a, b]))
+        if not self._meet_in_blocks(a, b):
+            self._over_merge(np.hstack([a, b]))
 
     def _refine(self, x: np.ndarray, px: list, y: np.ndarray, py: list) -> bool:
         """One factor of x that is exactly a pair of factors of y becomes defined by that pair."""
@@ -262,6 +271,46 @@ class Atoms:
                 self._define_or_merge(x[:, i], y[:, [j, k]])
                 return True
         return False
+
+    def _nest(self, x: np.ndarray, px: list, y: np.ndarray, py: list) -> bool:
+        """Two grids of one dimension, one finer than the other, get a common factor between them.
+
+        Groups R x offsets K against more groups S x fewer offsets F: S = R x M and K = M x F, with M new.
+        """
+        if x.shape[1] != 2 or y.shape[1] != 2 or (x < 0).any() or (y < 0).any():
+            return False
+        for (r, k), (s, f) in itertools.product(((0, 1), (1, 0)), ((0, 1), (1, 0))):
+            middle = _rank_within(px[r], py[s])
+            joint = lambda a, b: _pattern(a * (b.max() + 1) + b)  # noqa: E731
+            if np.array_equal(joint(px[r], middle), py[s]) and np.array_equal(joint(middle, py[f]), px[k]):
+                between = self.fresh(int(middle.max()) + 1)[middle]
+                self._define_or_merge(y[:, s], np.hstack([x[:, r : r + 1], between]))
+                self._define_or_merge(x[:, k], np.hstack([between, y[:, f : f + 1]]))
+                return True
+        return False
+
+    def _meet_in_blocks(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Grids that do not nest meet in blocks: the offset within a block is free, which block it is stays.
+
+        A block is as long as the greatest common divisor of all runs in which some factor is constant.
+        """
+        columns = np.hstack([a, b]).T
+        starts = [np.flatnonzero(np.diff(c, prepend=-2)) for c in columns]
+        outer = [s for s in starts if len(s) * 2 <= len(a)]  # constant over runs; others change from row to row
+        block = int(np.gcd.reduce(np.concatenate([*outer, [len(a)]]))) if outer else 1
+        if block < 2:
+            return False
+        offsets = np.arange(len(a)) % block
+        inner = [c for c, s in zip(columns, starts, strict=True) if len(s) * 2 > len(a)]
+        if not inner or any(len(np.unique(offsets[c == atom])) > 1 for c in inner for atom in np.unique(c[c >= 0])):
+            return False
+        for c, s in zip(columns, starts, strict=True):
+            if len(s) * 2 <= len(a):
+                self.lock(c[:, None], "blocks of two groupings that do not nest")
+        shared = self.fresh(block)[offsets, 0]
+        for c in inner:
+            self._union(c[c >= 0], shared[c >= 0])
+        return True
 
     def _define(self, atoms: np.ndarray, sets: np.ndarray) -> None:
         sets = sets[:, (sets >= 0).any(axis=0)] if sets.size else sets

@@ -73,7 +73,19 @@ def prelu(m: nn.PReLU) -> dict[str, Any]:
 @handler(nn.RNNBase)
 def recurrent(m: nn.RNNBase) -> dict[str, Any]:
     rows, columns = m.get_parameter("weight_ih_l0").shape
-    return {"input_size": columns, "hidden_size": rows // {"LSTM": 4, "GRU": 3}.get(m.mode, 1)}
+    sizes = {"input_size": columns, "hidden_size": rows // {"LSTM": 4, "GRU": 3}.get(m.mode, 1)}
+    return {**sizes, "proj_size": len(m.get_parameter("weight_hr_l0"))} if m.proj_size else sizes
+
+
+@handler(nn.modules.rnn.RNNCellBase)
+def recurrent_cell(m: nn.modules.rnn.RNNCellBase) -> dict[str, Any]:
+    return {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]}
+
+
+@handler(nn.Bilinear)
+def bilinear(m: nn.Bilinear) -> dict[str, Any]:
+    out, first, second = m.weight.shape
+    return {"out_features": out, "in1_features": first, "in2_features": second}
 
 
 @dataclass(frozen=True)

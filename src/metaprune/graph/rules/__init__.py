@@ -12,9 +12,11 @@ from metaprune.graph.rules import (  # noqa: F401
     creation,
     cutting,
     elementwise,
+    fourier,
     norm,
     recurrent,
     reduction,
+    scatter,
     shape,
     spatial,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from metaprune.graph.call import Call, Dim, Labels
 from metaprune.graph.rules.elementwise import broadcast
 from metaprune.graph.rules.registry import rule
@@ -68,33 +70,97 @@ def addmm(call: Call) -> Labels:
     return broadcast(call, [(out, call.out_shape), (call.labels(bias), call.shape(bias))], call.out_shape)
 
 
+@rule("tensordot")
+def tensordot(call: Call) -> Labels:
+    a, b = call["self"], call["other"]
+    labels, others = call.labels(a), call.labels(b)
+    summed = [d % len(labels) for d in call["dims_self"]]
+    summed_other = [d % len(others) for d in call["dims_other"]]
+    for i, j in zip(summed, summed_other, strict=True):
+        call.equate(labels[i], others[j])
+        call.consume("self", i)
+    out = [label for d, label in enumerate(labels) if d not in summed]
+    out += [label for d, label in enumerate(others) if d not in summed_other]
+    inner = [Dim(labels[d], call.symbolic(a)[d]) for d in summed]
+    call.macs(*dims_of(out, call.out_symbolic), *inner)
+    return out
+
+
+@rule("bilinear")
+def bilinear(call: Call) -> Labels:
+    """input1 [.., I], input2 [.., J], weight [O, I, J]: both inputs are contracted."""
+    out, first, second = call.labels(call["weight"])
+    one, two = call.labels(call["input1"]), call.labels(call["input2"])
+    call.equate(one[-1], first)
+    call.equate(two[-1], second)
+    for a, b in zip(one[:-1], two[:-1], strict=True):
+        call.equate(a, b)
+    if call["bias"] is not None:
+        call.equate(call.labels(call["bias"])[0], out)
+    call.consume("weight", 1)
+    call.consume("weight", 2)
+    return [*one[:-1], out]
+
+
 @rule("einsum")
 def einsum(call: Call) -> Labels:
-    """Equate the dimensions of each letter; MACs of a two-operand einsum are the product over its letters.
+    """Equate the dimensions of each letter; what is contracted two operands at a time costs MACs.
 
     torch sums a letter of one operand alone before it multiplies, and only multiplies where no letter is contracted.
     """
-    equation = call["equation"].replace(" ", "")
     tensors = call["tensors"]
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "." in equation or not right or len(terms) != len(tensors):
+    shapes = [call.shape(t) for t in tensors]
+    parsed = _parsed(call["equation"], [len(shape) for shape in shapes])
+    if parsed is None:
         return call.opaque()
+    terms, right = parsed
     known: dict[str, Dim] = {}
     for term, tensor in zip(terms, tensors, strict=True):
         for letter, label, size in zip(term, call.labels(tensor), call.symbolic(tensor), strict=True):
-            if letter in known:
-                call.equate(known[letter].label, label)
-            else:
+            if letter not in known:
                 known[letter] = Dim(label, size)
-    for letter in set(left) - set(right) - {","}:
+            elif call.numbers(size) == call.numbers(known[letter].size):
+                call.equate(known[letter].label, label)
+            else:  # a dimension of size one that is broadcast
+                return call.opaque()
+    for letter in set("".join(terms)) - set(right):
         if len(terms) == 1:
             call.lock(known[letter].label, "summed")
         first = next(i for i, term in enumerate(terms) if letter in term)
         call.consume("tensors", terms[first].index(letter), first)
-    if len(terms) == 2 and (set(terms[0]) & set(terms[1])) - set(right):
-        alone = (set(terms[0]) ^ set(terms[1])) - set(right)
-        call.macs(*(dim for letter, dim in known.items() if letter not in alone))
-    elif len(terms) > 2:
-        call.lock_all()
+    for letters in _products(terms, right, call["path"]):
+        call.macs(*(known[letter] for letter in letters))
     return [known[letter].label for letter in right]
+
+
+def _parsed(equation: str, ranks: list[int]) -> tuple[list[str], str] | None:
+    """Letters of every operand and of the result, with letters of their own for an ellipsis; None for other forms."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != len(ranks):
+        return None
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    lengths = [rank - len(t.replace("...", "")) for t, rank in zip(terms, ranks, strict=True)]
+    longest = max([n for t, n in zip(terms, lengths, strict=True) if "..." in t], default=0)
+    if longest > len(spare) or any(n for t, n in zip(terms, lengths, strict=True) if "..." not in t):
+        return None
+    stands = "".join(spare[:longest])
+    terms = [t.replace("...", stands[longest - n :]) for t, n in zip(terms, lengths, strict=True)]
+    if any(len(set(t)) != len(t) for t in terms):  # a diagonal
+        return None
+    return terms, right.replace("...", stands)
+
+
+def _products(terms: list[str], right: str, path: list[int] | None) -> Iterator[str]:
+    """Letters whose sizes multiply, for every product of two operands that contracts something."""
+    waiting = list(terms)
+    steps = list(zip(path[::2], path[1::2], strict=True)) if path else [(0, 1)] * (len(terms) - 1)
+    for i, j in steps:
+        a, b = waiting[i], waiting[j]
+        waiting = [t for k, t in enumerate(waiting) if k not in (i, j)]
+        needed = set(right).union(*waiting)
+        alone = (set(a) ^ set(b)) - needed
+        if (set(a) & set(b)) - needed:
+            yield "".join(letter for letter in dict.fromkeys(a + b) if letter not in alone)
+        result = "".join(letter for letter in dict.fromkeys(a + b) if letter in needed)
+        waiting = [*waiting, result] if path else [result, *waiting]

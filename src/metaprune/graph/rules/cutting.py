@@ -127,12 +127,14 @@ def index(call: Call) -> Labels:
     used = [d for d, i in enumerate(indices) if i is not None]
     tensors = [indices[d] for d in used]
     if any(t.meta["val"].dtype in (torch.bool, torch.uint8) for t in tensors):
-        return call.opaque()
-    for d in used:
-        call.lock(labels[d], "indexed by value")
+        return _masked_entries(call, labels, used, tensors)
     for t in tensors:
         for label in call.labels(t):
             call.lock(label, "used as an index")
+    if len(tensors) == 1 and len(call.shape(tensors[0])) == 1 and (order := call.constant(tensors[0])) is not None:
+        return permuted(call, call["self"], used[0], np.asarray(order) % call.shape(call["self"])[used[0]])
+    for d in used:
+        call.lock(labels[d], "indexed by value")
     rank = max(len(call.shape(t)) for t in tensors)
     adjacent = used == list(range(used[0], used[-1] + 1))
     at = used[0] if adjacent else 0
@@ -140,13 +142,14 @@ def index(call: Call) -> Labels:
     return [*rest[:at], *[None] * rank, *rest[at:]]
 
 
-@rule("gather")
-def gather(call: Call) -> Labels:
-    """Entries are picked by the values of an index tensor: all stays whole."""
-    for value in call.tensors():
-        for label in call.labels(value):
-            call.lock(label, "indexed by value")
-    return [None] * len(call.out_shape)
+def _masked_entries(call: Call, labels: Labels, used: list[int], masks: list[fx.Node]) -> Labels:
+    """x[mask]: the dimensions that the mask covers become one, which stays whole."""
+    if len(masks) > 1:
+        return call.opaque()
+    covered = range(used[0], used[0] + len(call.shape(masks[0])))
+    for label in (*(labels[d] for d in covered), *call.labels(masks[0])):
+        call.lock(label, "chosen by a mask")
+    return [*labels[: covered.start], None, *labels[covered.stop :]]
 
 
 @rule("index_select")

@@ -90,6 +90,12 @@ UNTAGGED = (
     "resolve_neg",
     "lift_fresh",
     "positive",
+    "complex",
+    "polar",
+    "real",
+    "imag",
+    "_conj",
+    "_neg_view",
 )
 
 

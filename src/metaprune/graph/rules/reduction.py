@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from metaprune.graph.call import Call, Labels, Survivors
-from metaprune.graph.rules.elementwise import pointwise
+from metaprune.graph.rules.elementwise import broadcast, pointwise
 from metaprune.graph.rules.norm import masked_mean, masked_moments, survivors_mask
 from metaprune.graph.rules.registry import rule
 
@@ -85,17 +85,77 @@ def spread(call: Call) -> Labels | list[Labels | None]:
     return [out, list(out)] if call.name.endswith("_mean") else out
 
 
-@rule("prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median")
+@rule("prod", "logsumexp", "any", "all", "max", "min", "argmax", "argmin", "median", "nanmedian", "kthvalue", "mode")
 def reduce_locked(call: Call) -> Labels | list[Labels | None]:
     """Order- or width-dependent reductions: the reduced dimensions cannot shrink, the others pass."""
     labels = call.labels(call["self"])
     if call["other"] is not None:  # max(a, b) is pointwise
         return pointwise(call)
     dims, keep = _reduced(call)
-    for d in dims:
-        call.lock(labels[d], "reduced here")
+    if call.name in ("max", "min") and not _position_is_used(call):
+        _extremum(call, labels, dims, keep)
+    else:
+        for d in dims:
+            call.lock(labels[d], "reduced here")
     out = _outputs(call, labels, dims, keep)
     return [list(out) for _ in call.out] if isinstance(call.out, (list, tuple)) else out
+
+
+def _position_is_used(call: Call) -> bool:
+    """Whether anything reads where the extremum lies, which depends on what is dropped."""
+    if not isinstance(call.out, (list, tuple)):
+        return False
+    return any(user.args[1] != 0 and user.users for user in call.node.users)
+
+
+def _extremum(call: Call, labels: Labels, dims: list[int], keep: bool) -> None:
+    """The largest or smallest value among the survivors, as the smaller network takes it."""
+    tracked = [labels[d] if d in dims else None for d in range(len(labels))]
+    if not any(call.norm(label) is not None for label in tracked):
+        return
+    call.note(f"{call.name} over a tracked dimension depends on the width")
+    largest, both = call.name == "max", isinstance(call.out, (list, tuple))
+
+    def masked(args: dict[str, Any], alive: Survivors) -> Any:
+        x = args["self"]
+        mask = survivors_mask(alive, tracked, x).expand(x.shape) > 0
+        info = torch.finfo if x.is_floating_point() else torch.iinfo
+        worst = info(x.dtype).min if largest else info(x.dtype).max
+        x = torch.where(mask, x, worst)
+        reduce = torch.max if largest else torch.min
+        return list(reduce(x, dims[0], keepdim=keep)) if both else reduce(x)
+
+    call.fact.masked = masked
+
+
+@rule("cosine_similarity")
+def cosine_similarity(call: Call) -> Labels:
+    """Sums of products over `dim`, to which a dropped zero adds nothing."""
+    a, b = call["x1"], call["x2"]
+    shapes = call.shape(a), call.shape(b)
+    whole = torch.broadcast_shapes(*shapes)
+    labels = broadcast(call, [(call.labels(a), shapes[0]), (call.labels(b), shapes[1])], tuple(whole))
+    dim = call["dim"] % len(labels)
+    return [*labels[:dim], *labels[dim + 1 :]]
+
+
+@rule("pairwise_distance")
+def pairwise_distance(call: Call) -> Labels:
+    """Norm of x1 - x2 + eps over the last dimension; eps counts for survivors only."""
+    a, b = call["x1"], call["x2"]
+    shapes = call.shape(a), call.shape(b)
+    whole = torch.broadcast_shapes(*shapes)
+    labels = broadcast(call, [(call.labels(a), shapes[0]), (call.labels(b), shapes[1])], tuple(whole))
+    last, keep = labels[-1], bool(call["keepdim"])
+
+    def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
+        difference = args["x1"] - args["x2"] + args["eps"]
+        difference = difference * survivors_mask(alive, [last], difference)
+        return torch.linalg.vector_norm(difference, args["p"], dim=-1, keepdim=args["keepdim"])
+
+    if call.norm(last) is not None:
+        call.fact.masked = masked
+    return [*labels[:-1], None] if keep else labels[:-1]
 
 
 @rule(
@@ -109,6 +169,9 @@ def reduce_locked(call: Call) -> Labels | list[Labels | None]:
     "logcumsumexp",
     "sort",
     "argsort",
+    "topk",
+    "cummax",
+    "cummin",
 )
 def along(call: Call) -> Labels | list[Labels | None]:
     """Lock the dimension: every entry depends on all entries along it (attention keys are not channels)."""

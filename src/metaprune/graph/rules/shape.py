@@ -175,6 +175,8 @@ def repeat_interleave(call: Call) -> Labels:
     labels, shape = call.labels(call["self"]), call.shape(call["self"])
     dim %= len(labels)
     labels[dim] = merge_labels([(labels[dim], shape[dim]), (None, times)])
+    if call["output_size"] is not None:
+        call.scale("output_size", labels[dim])
     return labels
 
 

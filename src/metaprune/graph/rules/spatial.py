@@ -14,22 +14,41 @@ RESIZES = [
     "upsample_bicubic2d",
     "upsample_trilinear3d",
 ]
-RESIZES += ["_upsample_bicubic2d_aa", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"]
+RESIZES += ["_upsample_bicubic2d_aa", *(f"upsample_nearest{d}d" for d in (1, 2, 3))]
+RESIZES += [f"_upsample_nearest_exact{d}d" for d in (1, 2, 3)]
 
 
 def _spatial_rank(name: str) -> int:
     return next(d for d in (1, 2, 3) if f"{d}d" in name)
 
 
-@rule(*POOLS, *RESIZES, "max_pool2d_with_indices", "max_pool1d_with_indices", "grid_sampler_2d")
+@rule(*POOLS, *RESIZES, "max_pool2d_with_indices", "max_pool3d_with_indices")
 def channels_pass(call: Call) -> Labels | list[Labels | None]:
     first = call["self"] if call["self"] is not None else call["input"]
     labels = call.labels(first)
-    rank = 2 if call.name == "grid_sampler_2d" else _spatial_rank(call.name)
+    rank = _spatial_rank(call.name)
     for label in labels[-rank:]:
         call.lock(label, "spatial dimension")
     out = [*labels[:-rank], *[None] * rank]
     return [list(out) for _ in call.out] if isinstance(call.out, (list, tuple)) else out
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sampler(call: Call) -> Labels:
+    """input [N, C, *space], grid [N, *out, dimensions]: every channel is read at the same positions."""
+    labels = call.labels(call["input"])
+    for label in (*labels[2:], *call.labels(call["grid"])[1:]):
+        call.lock(label, "spatial dimension")
+    return [*labels[:2], *[None] * (len(labels) - 2)]
+
+
+@rule("rot90")
+def rot90(call: Call) -> Labels:
+    labels = call.labels(call["self"])
+    for d in call["dims"]:
+        call.lock(labels[d], "spatial dimension")
+        labels[d] = None
+    return labels
 
 
 @rule("im2col")
