@@ -18,7 +18,6 @@ from torch.utils import _pytree as pytree
 from metaprune.core.errors import DataError, NotAvailableError
 
 _DEPTH = 50
-_CACHES = ("DynamicCache", "EncoderDecoderCache", "StaticCache")  # of transformers: no dataclasses, fields all the same
 
 
 class Fields(OrderedDict):
@@ -91,7 +90,7 @@ def _registered_name(kind: type) -> str | None:
 def _fields_of(spec: pytree.TreeSpec) -> tuple[list[str], list[str] | None] | None:
     """Names of the fields that are set and of those that are not; None of what has no fields by name."""
     kind: Any = spec.type
-    if _registered_name(kind) is None or not (dataclasses.is_dataclass(kind) or kind.__name__ in _CACHES):
+    if _registered_name(kind) is None or not dataclasses.is_dataclass(kind):
         return None
     context: Any = spec.context
     names, unset = (context[0], context[1]) if _are_names(context, of=list) else (context, None)
@@ -148,8 +147,7 @@ def _record(name: str, names: list[str], unset: Any, children: list[pytree.TreeS
         raise DataError(f"the saved network names fields of {name} that no class has")
     kind: Any = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
     known = {f.name for f in dataclasses.fields(kind) if f.init} if dataclasses.is_dataclass(kind) else set()
-    cache = kind is not None and kind.__name__ in _CACHES and name.startswith("transformers.cache_utils.")
-    if cache or (known and known.issuperset(every)):
+    if known and known.issuperset(every):
         return pytree.TreeSpec(kind, names if unset is None else [names, unset], children)
     return pytree.TreeSpec(Fields, (name.rpartition(".")[2], tuple(names)), children)
 
