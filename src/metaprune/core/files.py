@@ -76,9 +76,9 @@ def whole_files(folder: Path) -> Iterator[Path]:
         with draft_folder(folder / "files") as draft:
             yield draft
             for path in draft.iterdir():
-                _flush(path)
+                flush(path)
             draft.rename(folder / _COMPLETE)
-        _flush(folder)
+        flush(folder)
         _move_complete(folder)
     except Exception as error:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
@@ -113,7 +113,7 @@ def sweep(folder: Path) -> None:
             sweep(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring a file or folder to the disk, so that a power cut does not undo the order of the steps."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from metaprune.core.errors import ConfigError, DamagedFileError, DataMissingError, first_line
+from metaprune.core.errors import ConfigError, DamagedFileError, DataMissingError, MetapruneError, first_line
 from metaprune.core.files import SEAL, digest_of, tensors_digest
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ def read_json(path: Path, *, remedy: str, kind: type = dict, keys: tuple[str, ..
     except (ValueError, RecursionError, OSError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise DamagedFileError(f"{path} is not JSON ({reason}): it is damaged, {remedy}") from error
-    if not isinstance(data, kind):
-        damaged(path, f"it holds {_called(data)}, not {_called(kind())}", remedy)
+    if not isinstance(data, kind):  # kind=object: the caller says what it is not
+        damaged(path, f"it is {_called(data)}, not {_called(kind())}", remedy)
     if missing := [key for key in keys if key not in data]:
         damaged(path, f"it lacks {', '.join(missing)}", remedy)
     return data
@@ -64,6 +66,23 @@ def _whole(digits: str) -> int:
 def _called(value: Any) -> str:
     names = {dict: "a table", list: "a list", str: "text", type(None): "null"}
     return names.get(type(value), type(value).__name__)
+
+
+@contextmanager
+def understood(what: str, remedy: str) -> Iterator[None]:
+    """Turn what a reader raises on content it does not expect into one error.
+
+    Raises:
+        DamagedFileError: the block raised an error that is none of metaprune's.
+    """
+    try:
+        yield
+    except MetapruneError:
+        raise
+    except Exception as error:  # readers meet values of any type and sizes that do not fit
+        raise DamagedFileError(
+            f"{what} is damaged or was changed ({type(error).__name__}: {first_line(error)}): {remedy}"
+        ) from error
 
 
 def damaged(path: Path, what: str, remedy: str, cause: BaseException | None = None) -> NoReturn:

@@ -12,9 +12,9 @@ imports nothing that it names, and fetches nothing.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -34,15 +34,13 @@ from metaprune.core.errors import (
 from metaprune.core.files import part_of, tensors_digest, whole_files, write_json, write_sealed, write_tensors
 from metaprune.core.read import damaged, read_json, read_tensors, require_seal
 from metaprune.core.rng import Rng
-from metaprune.export.factories import build, describe_transformers
+from metaprune.export.factories import build, describe_transformers, portable
 from metaprune.export.graph_json import graph_from_json, graph_to_json
 from metaprune.surgery.cut import Pruned
 from metaprune.surgery.graph_form import place_tensor
 from metaprune.surgery.hf_config import set_config
 from metaprune.surgery.module_form import set_attributes
 from metaprune.surgery.tensors import named_tensors
-
-log = logging.getLogger("metaprune")
 
 FORMAT = 1
 NETWORK, MODEL, PLAN = "network.json", "model.safetensors", "plan.json"
@@ -107,14 +105,15 @@ def describe(
         if pruned.form == "graph":
             raise
         without = str(error)  # a module form needs its factory then; said when it is loaded as a graph
-        log.warning("warning: the archive can be loaded as the model's own class only: %s", without)
+        warnings.warn(f"the archive can be loaded as the model's own class only: {without}", stacklevel=3)
+    spec, options = portable(spec, dict(options or {}), pruned.network.model)
     described = {
         "format": FORMAT,
         "form": pruned.form,
         "why": pruned.why,
         "error": pruned.error,
         "spec": spec,
-        "options": options or {},
+        "options": options,
         "transformers": describe_transformers(pruned.network.model) if pruned.form == "module" else None,
         "aliases": aliases,
         "parameters": {n: t.requires_grad for n, t in tensors.items() if isinstance(t, nn.Parameter)},
@@ -133,10 +132,12 @@ def require_loadable(described: Mapping[str, Any], tensors: Mapping[str, torch.T
     Raises:
         NotAvailableError: it differs, so that the archive would be of no use.
     """
-    if described["graph"] is None:
-        return  # the factory's turn comes when it is loaded
-    shapes = {n: torch.empty_like(t, device="meta") for n, t in tensors.items()}
     plain = json.loads(json.dumps(described))
+    if pruned.form == "module":
+        _warn_of_factory(plain, tensors)
+    if plain["graph"] is None:
+        return
+    shapes = {n: torch.empty_like(t, device="meta") for n, t in tensors.items()}
     try:
         model = _graph_model(plain, {n: _parameter(t, n, plain["parameters"]) for n, t in shapes.items()})
     except MetapruneError as error:
@@ -147,6 +148,40 @@ def require_loadable(described: Mapping[str, Any], tensors: Mapping[str, torch.T
         raise NotAvailableError(
             f"the network cannot be saved so that it loads again: {', '.join(odd[:4])} would have other shapes"
         )
+
+
+def _warn_of_factory(described: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make the model of a module form as `load` would, and say so if that does not work: its graph stands beside it."""
+    elements = sum(t.numel() for t in tensors.values())
+    reason = None
+    try:
+        try:
+            with torch.device("meta"):
+                model = build(described, elements)
+        except DataError:  # builders that read values need real tensors
+            if elements > _LARGEST_TRIAL:
+                return
+            model = build(described, elements)
+        if odd := sorted(_names(model) ^ {*tensors, *described["aliases"]}):
+            reason = f"{described['spec']} makes other tensors: {', '.join(odd[:4])}"
+    except NotAvailableError:
+        return  # a class of the user's own
+    except MetapruneError as error:
+        reason = str(error)
+    if reason is not None:
+        warnings.warn(
+            f"the archive loads with factory=... or form='graph' only: {reason}. Give `spec` and `options` of the "
+            "unpruned model",
+            stacklevel=4,
+        )
+
+
+_LARGEST_TRIAL = 10**8  # elements
+
+
+def _names(model: nn.Module) -> set[str]:
+    pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {n for n, _ in pairs}
 
 
 def load(
@@ -293,9 +328,7 @@ def _load_module(
     described: dict[str, Any], tensors: dict[str, torch.Tensor], factory: Callable[[], nn.Module] | None
 ) -> nn.Module:
     model = build(described, sum(t.numel() for t in tensors.values())) if factory is None else factory()
-    known = {
-        n for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    }
+    known = _names(model)
     if known != set(tensors):
         odd = sorted(known ^ set(tensors))
         raise WeightsError(

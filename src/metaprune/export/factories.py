@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -155,6 +156,19 @@ def _require_plain(key: str, value: Any, depth: int = 0) -> None:
         raise DataError(
             f"{key}={str(value)[:60]!r} in the archive is no size, flag or plain name: pass factory=... instead"
         )
+
+
+def portable(spec: str | None, options: dict[str, Any], model: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """Spec and options without a path: a timm folder or Hub name becomes the architecture that was loaded from it."""
+    scheme, _, name = (spec or "").partition(":")
+    if scheme != "timm" or (_NAME.fullmatch(name) and not Path(name).is_dir()):
+        return spec, options
+    architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if architecture is None:
+        return spec, options
+    sizes = {"num_classes": "num_classes", "in_chans": "in_chans", "global_pool": "global_pool"}
+    held = {option: getattr(model, name) for name, option in sizes.items() if isinstance(getattr(model, name, None), (int, str))}
+    return f"timm:{architecture}", {**held, **options}
 
 
 def build(described: dict[str, Any], elements: int) -> nn.Module:

@@ -64,7 +64,7 @@ def is_allowed(target: Any) -> bool:
     name, schema = target._schema.name.removeprefix("aten::"), target._schema
     if not (name in RULES or name in UNCUT or is_pointwise(target)):
         return False
-    if target._overloadname.endswith("out") or any(a.is_out for a in schema.arguments):
+    if any(a.is_out for a in schema.arguments):
         return False  # writes into memory that another argument names
     kinds = [_kind(a)[0] for a in schema.arguments]
     texts = {a.name for a, kind in zip(schema.arguments, kinds, strict=True) if kind == "str"}

@@ -29,9 +29,10 @@ def fitted_config(folder: Path, overrides: dict[str, Any], method: str, tables: 
         ConfigError: no fitted run there, another method's, or an override of what the fit decided.
     """
     _require_unfitted(overrides, (*fitted_options(method_spec(method).config_class()), "artifact"), tables)
-    if (folder / "config.json").is_file() and not (folder / INFO).is_file():
+    fitted = part_of(folder, INFO).is_file()
+    if (folder / "config.json").is_file() and not fitted:
         raise ConfigError(f"the run in {folder} is not finished: `metaprune fit` as it was started goes on with it")
-    if not (folder / INFO).is_file():
+    if not fitted:
         raise ConfigError(f"{folder} holds no fitted run: make one with `metaprune fit {method} RECIPE --run {folder}`")
     recipe = json.loads((folder / "config.json").read_text())
     if recipe["method"]["name"] != method:

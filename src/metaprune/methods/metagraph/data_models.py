@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metaprune.core.files import tensors_digest, write_json, write_tensors
+from metaprune.core.files import tensors_digest, write_sealed, write_tensors
+from metaprune.core.read import read_json, read_tensors, require_seal, understood
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.random import Random
 from metaprune.methods.criteria.scores import ScoreMethod
@@ -75,10 +74,15 @@ def _made(
         }
     )
     if folder is not None and (folder / "plan.json").is_file():
-        saved = json.loads((folder / "plan.json").read_text())
-        if saved["identity"] == identity:
-            tensors = {n: t.to(device) for n, t in load_file(folder / "tensors.safetensors").items()}
-            return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), saved["seconds"])
+        remedy = f"delete {folder} to train it again"
+        path = folder / "plan.json"
+        saved = require_seal(path, read_json(path, remedy=remedy), remedy)
+        if saved.get("identity") == identity:
+            digest = saved.get("tensors_digest")
+            read = read_tensors(folder / "tensors.safetensors", remedy=remedy, digest=digest)
+            with understood(f"{path}", remedy):
+                tensors = {n: t.to(device) for n, t in read.items()}
+                return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), float(saved["seconds"]))
     tensors = {n: t.detach() for n, t in task.network.tensors.items()}
 
     def trained(given: Mapping[str, Tensor], plan: Plan, name: str, method: TrainConfig) -> dict[str, Tensor]:
@@ -109,7 +113,9 @@ def _made(
     seconds = time.perf_counter() - began
     if folder is not None:
         write_tensors(folder / "tensors.safetensors", tensors)  # the other file is last: it marks the model as whole
-        write_json(folder / "plan.json", {"identity": identity, "plan": plan.to_dict(), "seconds": seconds})
+        digest = {"tensors_digest": tensors_digest(tensors)}
+        described = {"identity": identity, "plan": plan.to_dict(), "seconds": seconds, **digest}
+        write_sealed(folder / "plan.json", described)
         for name in ("scratch", "light"):
             shutil.rmtree(folder / name, ignore_errors=True)
     return DataModel(task, network_graph, tensors, plan, seconds)

@@ -38,7 +38,9 @@ def adapt(
     folder = Path(folder).resolve()
     config = fitted_config(folder, overrides or {}, Stamp.name, ("budget", "model", "train", "data"), _OTHERS)
     options = {**config.method.options, "artifact": str(folder)}
-    shape = Artifact.load(folder, Stamp.name).info["shape"]
+    artifact = Artifact.load(folder, Stamp.name)
+    with artifact.understood():
+        shape = [int(size) for size in artifact.info["shape"]]
     if len(shape) == 3:
         data = dataclasses.replace(data, channels=data.channels or shape[0], image_size=data.image_size or shape[1])
     recover = config.recover
