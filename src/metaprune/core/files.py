@@ -103,11 +103,16 @@ def _move_complete(folder: Path) -> None:
         waiting.rmdir()
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file or folder has a name that only unfinished work has."""
+    return _LEFTOVER.fullmatch(path.name) is not None or path.name == _COMPLETE
+
+
 def sweep(folder: Path) -> None:
     """Delete what killed processes left under temporary names; folders of other runs are theirs to sweep."""
     _move_complete(folder)
     for path in list(folder.iterdir()):
-        if _LEFTOVER.fullmatch(path.name):
+        if is_leftover(path):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         elif path.is_dir() and not path.is_symlink() and not (path / "config.json").exists():
             sweep(path)

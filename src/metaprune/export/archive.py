@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,11 +37,13 @@ from metaprune.core.read import damaged, read_json, read_tensors, require_seal
 from metaprune.core.rng import Rng
 from metaprune.export.factories import build, describe_transformers, portable
 from metaprune.export.graph_json import graph_from_json, graph_to_json
-from metaprune.surgery.cut import Pruned
-from metaprune.surgery.graph_form import place_tensor
+from metaprune.network import Network
+from metaprune.surgery.cut import Pruned, cut
+from metaprune.surgery.graph_form import graph_form, place_tensor
 from metaprune.surgery.hf_config import set_config
 from metaprune.surgery.module_form import set_attributes
 from metaprune.surgery.tensors import named_tensors
+from metaprune.values import Plan
 
 FORMAT = 1
 NETWORK, MODEL, PLAN = "network.json", "model.safetensors", "plan.json"
@@ -124,6 +127,25 @@ def describe(
         "inputs": _describe_inputs(*pruned.network.captured.example),
     }
     return described, tensors
+
+
+def require_savable(network: Network, form: str) -> None:
+    """Say before anything long begins what `save` would refuse after it.
+
+    A graph that JSON cannot hold does not matter where the module form is made; a cut of every group to its half shows
+    whether it is.
+
+    Raises:
+        NotAvailableError: what the run would make cannot be saved.
+    """
+    try:
+        graph_to_json(graph_form(network, network.survivors(Plan()), network.tensors))
+    except NotAvailableError:
+        if form == "graph":
+            raise
+        halves = Plan.of(network.space, [np.arange(g.width) < max(1, g.width // 2) for g in network.space])
+        if form == "auto" and cut(network, halves).form == "graph":
+            raise
 
 
 def require_loadable(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], pruned: Pruned) -> None:

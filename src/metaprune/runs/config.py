@@ -16,6 +16,7 @@ from metaprune.core.strict import from_dict, override
 from metaprune.protocol.registry import current_method_name, public_options, resolved_options
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.schema import read_record
+from metaprune.runs.trust import code_in, require_trusted
 from metaprune.train.config import TrainConfig, require_number
 from metaprune.values import Budget, Constraints
 
@@ -166,11 +167,14 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+def read_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> RunConfig:
     """Read a RunConfig from TOML, or from the record.json or config.json of a run, which repeats that run.
 
     Args:
         overrides: dotted key -> value, as `{"train.epochs": 3}`, set before the checks.
+        trust: follow code that the record or config of another user's run names.
 
     Raises:
         ConfigError: no such file, TOML that does not parse, an unknown key (with the closest), a value of a wrong type.
@@ -179,7 +183,11 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not path.is_file():
         near = [p.stem for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"no recipe {path}.{closest(path.stem, near)}")
-    data = config_of_run(path) if path.suffix == ".json" else read_toml(path)
+    if path.suffix == ".json":
+        data = config_of_run(path)
+        require_trusted(path.parent, data, given=code_in(overrides or {}), trust=trust)
+    else:
+        data = read_toml(path)
     return from_dict(RunConfig, override(data, overrides or {}))
 
 

@@ -114,6 +114,7 @@ class Record:
     data: str | None = None
     latency_ms: dict[str, Any] | None = None
     file_bytes: dict[str, int] | None = field(default=None)
+    files: dict[str, dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what does not apply is None."""
