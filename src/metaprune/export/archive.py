@@ -33,7 +33,7 @@ from metaprune.core.errors import (
     first_line,
 )
 from metaprune.core.files import part_of, tensors_digest, whole_files, write_json, write_sealed, write_tensors
-from metaprune.core.read import damaged, read_json, read_tensors, require_seal
+from metaprune.core.read import damaged, read_json, read_tensors, require_seal, understood
 from metaprune.core.rng import Rng
 from metaprune.export.factories import build, describe_transformers, portable
 from metaprune.export.graph_json import graph_from_json, graph_to_json
@@ -230,12 +230,11 @@ def load(
     tensors = read_tensors(part_of(folder, MODEL), device=device, remedy=REMEDY)
     try:
         model = _model(folder, described, tensors, factory, form)
-    except (NotAvailableError, WeightsError):
-        raise
     except DataError as error:
         if str(folder) in str(error):
             raise
-        raise type(error)(f"{part_of(folder, NETWORK)}: {error}") from error
+        remedy = "" if REMEDY in str(error) or "factory" in str(error) else f"; {REMEDY}"
+        raise type(error)(f"{part_of(folder, NETWORK)}: {error}{remedy}") from error
     # after the checks that name what is wrong: a digest keeps no one from writing another
     require_seal(part_of(folder, NETWORK), described, REMEDY)
     wanted = described.get("tensors_digest")  # archives of early versions have none
@@ -254,7 +253,8 @@ def _model(
     aliases = described["aliases"]
     if odd := sorted(n for n in aliases.values() if n not in tensors):
         damaged(part_of(folder, MODEL), f"it lacks {', '.join(odd[:4])}", REMEDY)
-    named = {n: _parameter(t, n, described["parameters"]) for n, t in tensors.items()}
+    with understood(str(part_of(folder, MODEL)), REMEDY):
+        named = {n: _parameter(t, n, described["parameters"]) for n, t in tensors.items()}
     wanted = described["form"] if form == "auto" else form
     if wanted == "module" and described["form"] == "module":
         return _load_module(described, {**named, **{a: named[n] for a, n in aliases.items()}}, factory)
@@ -356,20 +356,21 @@ def _load_module(
         raise WeightsError(
             f"the factory's model has other tensors than the saved one: {', '.join(odd[:8])} ({len(odd)} in all)"
         )
-    for name, tensor in tensors.items():
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        setattr(owner, leaf, tensor)  # recurrent layers keep a second list of their weights, which this renews
-    _require_attributes(model, described["attributes"])
-    set_attributes(model, described["attributes"])
-    if changes := (described.get("config") or {}).get("changes"):
-        for key, value in changes.items():
-            if not _CONFIG_KEY.fullmatch(key) or not _is_size(value):
-                raise DataError(f"the archive sets {key!r} of a config to {value!r}, which metaprune does not: {REMEDY}")
-        try:
-            set_config(model, changes)
-        except (AttributeError, IndexError, TypeError, KeyError) as error:
-            raise DataError(f"the archive changes a config that the model has not ({first_line(error)})") from error
+    with understood("the archive", REMEDY):
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            owner = model.get_submodule(path)
+            setattr(owner, leaf, tensor)  # recurrent layers keep a second list of their weights, which this renews
+        _require_attributes(model, described["attributes"])
+        set_attributes(model, described["attributes"])
+        if changes := (described.get("config") or {}).get("changes"):
+            for key, value in changes.items():
+                if not _CONFIG_KEY.fullmatch(key) or not _is_size(value):
+                    raise DataError(f"the archive sets {key!r} of a config to {value!r}, which metaprune does not: {REMEDY}")
+            try:
+                set_config(model, changes)
+            except (AttributeError, IndexError, TypeError, KeyError) as error:
+                raise DataError(f"the archive changes a config that the model has not ({first_line(error)})") from error
     return model
 
 

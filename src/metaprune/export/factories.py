@@ -218,7 +218,7 @@ def _listed_model(spec: Any, options: Any) -> nn.Module:
     if scheme == "hf":
         raise NotAvailableError(
             f"{_OWN_CODE}: it was made from {spec!r}, which would be fetched, and holds no config. Pass factory=lambda: "
-            f"metaprune.create({spec!r}), or form='graph'"
+            f"metaprune.models.create({spec!r}), or form='graph'"
         )
     if not _NAME.fullmatch(name):
         raise DataError(f"the archive names the model {spec!r}, which is no plain name of {scheme}: pass factory=...")
