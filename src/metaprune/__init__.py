@@ -15,6 +15,7 @@ _HOME = {
     "CollapseWarning": "metaprune.core.errors",
     "ConfigError": "metaprune.core.errors",
     "DataError": "metaprune.core.errors",
+    "DamagedFileError": "metaprune.core.errors",
     "DataMissingError": "metaprune.core.errors",
     "InfeasibleBudgetError": "metaprune.core.errors",
     "MetapruneError": "metaprune.core.errors",
@@ -29,6 +30,7 @@ _HOME = {
     "VacuousProofWarning": "metaprune.core.errors",
     "VerificationError": "metaprune.core.errors",
     "WeightsError": "metaprune.core.errors",
+    "WriteError": "metaprune.core.errors",
     "Rng": "metaprune.core.rng",
     "CostMetric": "metaprune.cost.metrics",
     "register_cost_metric": "metaprune.cost.metrics",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from metaprune.core.errors import (
         CollapseWarning,
         ConfigError,
+        DamagedFileError,
         DataError,
         DataMissingError,
         InfeasibleBudgetError,
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
         VacuousProofWarning,
         VerificationError,
         WeightsError,
+        WriteError,
     )
     from metaprune.core.rng import Rng
     from metaprune.cost.metrics import CostMetric, register_cost_metric
@@ -135,6 +139,7 @@ __all__ = [
     "Constraints",
     "Cost",
     "CostMetric",
+    "DamagedFileError",
     "Data",
     "DataError",
     "DataMissingError",
@@ -175,6 +180,7 @@ __all__ = [
     "VacuousProofWarning",
     "VerificationError",
     "WeightsError",
+    "WriteError",
     "__version__",
     "as_data",
     "cut",
