@@ -85,7 +85,9 @@ def archives(tmp_path_factory):
     result.save(folder / "graph")
     mlp = create("zoo:mlp", num_classes=3)
     mlp_x = torch.zeros(2, *mlp.input_shape)
-    mp.prune(mlp.eval(), mlp_x, budget="macs=5%", progress=False).save(folder / "module", spec="zoo:mlp", options={"num_classes": 3})
+    mp.prune(mlp.eval(), mlp_x, budget="macs=5%", progress=False).save(
+        folder / "module", spec="zoo:mlp", options={"num_classes": 3}
+    )
     return folder, mlp_x
 
 

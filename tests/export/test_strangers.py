@@ -113,11 +113,24 @@ def test_operators_are_those_of_the_list_with_fitting_arguments(tmp_path, target
 def test_the_list_has_no_operator_with_side_effects():
     for schema in torch._C._jit_get_all_schemas():
         name = schema.name.removeprefix("aten::")
-        if not schema.name.startswith("aten::") or operator_of(f"{schema.name}.{schema.overload_name or 'default'}") is None:
+        if (
+            not schema.name.startswith("aten::")
+            or operator_of(f"{schema.name}.{schema.overload_name or 'default'}") is None
+        ):
             continue
         kinds = {str(a.real_type) for a in schema.arguments}
         assert not kinds & {"Stream", "Storage", "Any", "Optional[Stream]"}, schema
-        assert name not in {"from_file", "manual_seed", "seed", "_print", "save", "warn", "set_", "resize_", "record_stream"}
+        assert name not in {
+            "from_file",
+            "manual_seed",
+            "seed",
+            "_print",
+            "save",
+            "warn",
+            "set_",
+            "resize_",
+            "record_stream",
+        }
         assert not any(a.is_out for a in schema.arguments), schema
     assert is_allowed(torch.ops.aten.relu.default) and is_allowed(torch.ops.aten.to.dtype_layout)
 
@@ -189,7 +202,9 @@ def test_a_folder_of_the_models_name_is_not_opened(tmp_path, monkeypatch):
 def bert():
     transformers = import_optional("transformers", "hf")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=20, num_labels=3, **sizes)).eval()
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(vocab_size=20, num_labels=3, **sizes)
+    ).eval()
 
 
 def saved_bert(folder):
@@ -238,11 +253,13 @@ def test_a_config_in_an_archive_names_nothing_to_fetch(tmp_path, change):
         load(tmp_path / "net")
 
 
-@pytest.mark.parametrize("path, values", [("", {"forward": 3}), ("", {"training": 0}), ("0", {"__class__": 3}), ("x", {})])
+@pytest.mark.parametrize(
+    "path, values", [("", {"forward": 3}), ("", {"training": 0}), ("0", {"__class__": 3}), ("x", {})]
+)
 def test_only_sizes_are_set_as_attributes(tmp_path, path, values):
     saved(tmp_path / "net", form="module")
     tamper(tmp_path / "net", lambda data: data.update(attributes={path: values}))
-    with pytest.raises(DataError, match="attributes|damaged"):
+    with pytest.raises(DataError, match=r"attributes|damaged"):
         load(tmp_path / "net", factory=small)
 
 

@@ -58,7 +58,9 @@ def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
         return data[:at]
     if kind == 3:
         return data[:at] + data[at // 2 :]
-    return rng.choice([b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'{"a": 1}', data[:at] + b"\0"])
+    return rng.choice(
+        [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'{"a": 1}', data[:at] + b"\0"]
+    )
 
 
 def mutate_json(path: Path, rng: random.Random, edit=None) -> None:

@@ -52,7 +52,8 @@ def require_seal(path: Path, data: dict[str, Any], remedy: str) -> dict[str, Any
         DamagedFileError: it is another one.
     """
     rest = {key: value for key, value in data.items() if key != SEAL}
-    if SEAL in data and data[SEAL] != digest_of(rest):
+    sealed = SEAL in data or "tensors_digest" in data  # whatever writes one of them writes the other
+    if sealed and data.get(SEAL) != digest_of(rest):
         damaged(path, "its digest is of other content", remedy)
     return rest
 
@@ -77,7 +78,7 @@ def understood(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except MetapruneError:
+    except (MetapruneError, OSError):  # a full disk is no damage
         raise
     except Exception as error:  # readers meet values of any type and sizes that do not fit
         raise DamagedFileError(

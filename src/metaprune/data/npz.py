@@ -63,8 +63,8 @@ def _require_size(path: Path) -> None:
                 asked, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
             if not dtype.hasobject and asked != there:
                 raise DataError(
-                    f"npz:{path}: {member.filename} is of shape {shape}, which its {there:,} bytes do not hold: the file "
-                    "is damaged, fetch or save it again."
+                    f"npz:{path}: {member.filename} is of shape {shape}, which its {there:,} bytes do not hold: the "
+                    "file is damaged, fetch or save it again."
                 )
 
 
@@ -99,7 +99,14 @@ def decode_packed(packed: np.ndarray, offsets: np.ndarray, origin: str) -> np.nd
     """
     numbers = offsets.ndim == 1 and offsets.dtype.kind in "iu"
     bounds = offsets.tolist() if numbers else []
-    if packed.dtype != np.uint8 or packed.ndim != 1 or len(bounds) < 2 or bounds[0] < 0 or bounds != sorted(bounds) or bounds[-1] > len(packed):
+    if (
+        packed.dtype != np.uint8
+        or packed.ndim != 1
+        or len(bounds) < 2
+        or bounds[0] < 0
+        or bounds != sorted(bounds)
+        or bounds[-1] > len(packed)
+    ):
         raise DataError(f"{origin}: offsets do not fit the packed bytes: the file is damaged, fetch it again.")
     images: np.ndarray | None = None
     for index, (start, end) in enumerate(pairwise(bounds)):

@@ -366,7 +366,9 @@ def _load_module(
         if changes := (described.get("config") or {}).get("changes"):
             for key, value in changes.items():
                 if not _CONFIG_KEY.fullmatch(key) or not _is_size(value):
-                    raise DataError(f"the archive sets {key!r} of a config to {value!r}, which metaprune does not: {REMEDY}")
+                    raise DataError(
+                        f"the archive sets {key!r} of a config to {value!r}, which metaprune does not: {REMEDY}"
+                    )
             try:
                 set_config(model, changes)
             except (AttributeError, IndexError, TypeError, KeyError) as error:

@@ -21,10 +21,42 @@ from metaprune.models import MODEL_SCHEMES
 from metaprune.models.scheme import ModelScheme
 
 _OPTIONS = frozenset(
-    """num_classes num_labels in_channels in_chans width widths image_size img_size patch_size depth depths embed_dim
-    embed_dims num_heads mlp_ratio drop_rate drop_path_rate dropout attention_dropout stochastic_depth_prob global_pool
-    output_stride width_mult width_per_group groups aux_logits transform_input init_weights small_stem shortcut hidden
-    channels blocks heads""".split()
+    [
+        "num_classes",
+        "num_labels",
+        "in_channels",
+        "in_chans",
+        "width",
+        "widths",
+        "image_size",
+        "img_size",
+        "patch_size",
+        "depth",
+        "depths",
+        "embed_dim",
+        "embed_dims",
+        "num_heads",
+        "mlp_ratio",
+        "drop_rate",
+        "drop_path_rate",
+        "dropout",
+        "attention_dropout",
+        "stochastic_depth_prob",
+        "global_pool",
+        "output_stride",
+        "width_mult",
+        "width_per_group",
+        "groups",
+        "aux_logits",
+        "transform_input",
+        "init_weights",
+        "small_stem",
+        "shortcut",
+        "hidden",
+        "channels",
+        "blocks",
+        "heads",
+    ]
 )
 _OWN_CODE = "the archive holds a module form whose class it cannot make by itself"
 _NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)  # no owner, no path, no prefix
@@ -35,9 +67,28 @@ _ATTENTION = ("eager", "sdpa")  # any other name may stand for a kernel that is 
 
 # of a config: what names files, repositories, other models or code; they are neither written nor read
 _CONFIG_LEFT_OUT = frozenset(
-    """_name_or_path architectures auto_map id2label label2id transformers_version torch_dtype dtype model_type
-    quantization_config attn_implementation experts_implementation _attn_implementation _experts_implementation
-    task_specific_params base_model_tp_plan base_model_pp_plan tokenizer_class finetuning_task problem_type""".split()
+    [
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "id2label",
+        "label2id",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "model_type",
+        "quantization_config",
+        "attn_implementation",
+        "experts_implementation",
+        "_attn_implementation",
+        "_experts_implementation",
+        "task_specific_params",
+        "base_model_tp_plan",
+        "base_model_pp_plan",
+        "tokenizer_class",
+        "finetuning_task",
+        "problem_type",
+    ]
 )
 _CONFIG_REFUSED = ("backbone", "use_pretrained_backbone", "use_timm_backbone", "use_kernels")
 
@@ -167,7 +218,11 @@ def portable(spec: str | None, options: dict[str, Any], model: nn.Module) -> tup
     if architecture is None:
         return spec, options
     sizes = {"num_classes": "num_classes", "in_chans": "in_chans", "global_pool": "global_pool"}
-    held = {option: getattr(model, name) for name, option in sizes.items() if isinstance(getattr(model, name, None), (int, str))}
+    held = {
+        option: getattr(model, name)
+        for name, option in sizes.items()
+        if isinstance(getattr(model, name, None), (int, str))
+    }
     return f"timm:{architecture}", {**held, **options}
 
 
@@ -217,8 +272,8 @@ def _listed_model(spec: Any, options: Any) -> nn.Module:
         )
     if scheme == "hf":
         raise NotAvailableError(
-            f"{_OWN_CODE}: it was made from {spec!r}, which would be fetched, and holds no config. Pass factory=lambda: "
-            f"metaprune.models.create({spec!r}), or form='graph'"
+            f"{_OWN_CODE}: it was made from {spec!r}, which would be fetched, and holds no config. Pass "
+            f"factory=lambda: metaprune.models.create({spec!r}), or form='graph'"
         )
     if not _NAME.fullmatch(name):
         raise DataError(f"the archive names the model {spec!r}, which is no plain name of {scheme}: pass factory=...")

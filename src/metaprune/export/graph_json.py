@@ -127,7 +127,9 @@ def _checked_target(
     elif op == "get_attr":
         _require(target in tensors and not args and not kwargs, f"path {target!r}")
     elif op == "call_module":
-        _require(target in modules and not kwargs and _fits_module(root.get_submodule(target), args), f"call {target!r}")
+        _require(
+            target in modules and not kwargs and _fits_module(root.get_submodule(target), args), f"call {target!r}"
+        )
     else:
         _require(target == "output" and len(args) == 1 and not kwargs, f"output {target!r}")
     return target
@@ -203,7 +205,10 @@ def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
     there = {} if held is None else {**held._parameters, **held._buffers}
     _require(held is None or not held._modules, f"module {path!r}")
     _require(own.keys() == there.keys(), f"module {path!r} without its tensors")
-    _require(all(t.shape == there[n].shape for n, t in own.items()), f"module {path!r} with tensors of other sizes")
+    _require(
+        all(t.shape == getattr(there[n], "shape", None) for n, t in own.items()),
+        f"module {path!r} with tensors of other sizes",
+    )
     if held is None:
         root.add_module(path, module)
         return
@@ -257,6 +262,6 @@ def _decode(value: Any, known: dict[str, fx.Node], depth: int = 0) -> Any:
         if kind == "device":
             return torch.device(inner)
         decoded = getattr(torch, inner, None) if kind in _TORCH_VALUES.values() and _NAME.fullmatch(inner) else None
-        if _TORCH_VALUES.get(type(decoded)) == kind:
+        if isinstance(decoded, tuple(_TORCH_VALUES)) and _TORCH_VALUES[type(decoded)] == kind:
             return decoded
     raise DataError(f"the saved graph holds a value {kind}={str(inner)[:60]!r}, which no graph of metaprune does")

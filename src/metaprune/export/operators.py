@@ -15,18 +15,126 @@ from metaprune.graph.rules.elementwise import is_pointwise
 
 # without a rule, so never cut through, but they only compute: graphs hold them where a network calls them
 UNCUT = frozenset(
-    """as_strided bincount bucketize cdist celu copy cosine_similarity cross cummax cummin diag diag_embed diagonal diff
-    dist embedding_bag fft_fft fft_fft2 fft_fftn fft_fftshift fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
-    fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn fill flatten fliplr flipud
-    fractional_max_pool2d grid_sampler grid_sampler_3d imag index_add index_copy index_fill index_put index_put_ inner
-    isclose kron kthvalue layer_norm leaky_relu linalg_cross linalg_inv linalg_norm linalg_matrix_norm logit lstm_cell
-    gru_cell rnn_relu_cell rnn_tanh_cell masked_scatter masked_select matrix_exp max_pool3d_with_indices mode msort
-    multinomial nansum native_group_norm native_layer_norm nonzero normal normal_ one_hot outer pairwise_distance
-    quantile randint randint_like randperm ravel real reflection_pad3d renorm replication_pad3d rot90 scatter scatter_
-    scatter_add scatter_add_ scatter_reduce searchsorted select_scatter slice_scatter sum_to_size take take_along_dim
-    tensordot topk trace unfold unique_consecutive unique_dim _unique2 uniform_ vander view_as_complex view_as_real
-    vstack hstack dstack column_stack block_diag cartesian_prod atleast_1d atleast_2d atleast_3d
-    _assert_tensor_metadata""".split()
+    [
+        "as_strided",
+        "bincount",
+        "bucketize",
+        "cdist",
+        "celu",
+        "copy",
+        "cosine_similarity",
+        "cross",
+        "cummax",
+        "cummin",
+        "diag",
+        "diag_embed",
+        "diagonal",
+        "diff",
+        "dist",
+        "embedding_bag",
+        "fft_fft",
+        "fft_fft2",
+        "fft_fftn",
+        "fft_fftshift",
+        "fft_hfft",
+        "fft_ifft",
+        "fft_ifft2",
+        "fft_ifftn",
+        "fft_ifftshift",
+        "fft_ihfft",
+        "fft_irfft",
+        "fft_irfft2",
+        "fft_irfftn",
+        "fft_rfft",
+        "fft_rfft2",
+        "fft_rfftn",
+        "fill",
+        "flatten",
+        "fliplr",
+        "flipud",
+        "fractional_max_pool2d",
+        "grid_sampler",
+        "grid_sampler_3d",
+        "imag",
+        "index_add",
+        "index_copy",
+        "index_fill",
+        "index_put",
+        "index_put_",
+        "inner",
+        "isclose",
+        "kron",
+        "kthvalue",
+        "layer_norm",
+        "leaky_relu",
+        "linalg_cross",
+        "linalg_inv",
+        "linalg_norm",
+        "linalg_matrix_norm",
+        "logit",
+        "lstm_cell",
+        "gru_cell",
+        "rnn_relu_cell",
+        "rnn_tanh_cell",
+        "masked_scatter",
+        "masked_select",
+        "matrix_exp",
+        "max_pool3d_with_indices",
+        "mode",
+        "msort",
+        "multinomial",
+        "nansum",
+        "native_group_norm",
+        "native_layer_norm",
+        "nonzero",
+        "normal",
+        "normal_",
+        "one_hot",
+        "outer",
+        "pairwise_distance",
+        "quantile",
+        "randint",
+        "randint_like",
+        "randperm",
+        "ravel",
+        "real",
+        "reflection_pad3d",
+        "renorm",
+        "replication_pad3d",
+        "rot90",
+        "scatter",
+        "scatter_",
+        "scatter_add",
+        "scatter_add_",
+        "scatter_reduce",
+        "searchsorted",
+        "select_scatter",
+        "slice_scatter",
+        "sum_to_size",
+        "take",
+        "take_along_dim",
+        "tensordot",
+        "topk",
+        "trace",
+        "unfold",
+        "unique_consecutive",
+        "unique_dim",
+        "_unique2",
+        "uniform_",
+        "vander",
+        "view_as_complex",
+        "view_as_real",
+        "vstack",
+        "hstack",
+        "dstack",
+        "column_stack",
+        "block_diag",
+        "cartesian_prod",
+        "atleast_1d",
+        "atleast_2d",
+        "atleast_3d",
+        "_assert_tensor_metadata",
+    ]
 )
 # the only texts an operator may be given, by the argument's name
 _TEXTS = {
@@ -123,7 +231,7 @@ def _function_misfit(name: str, args: tuple, kwargs: dict[str, Any]) -> str | No
         fits = isinstance(args[0], fx.Node) and (isinstance(args[1], fx.Node) or _is_int(args[1]))
     else:
         fits = any(isinstance(a, fx.Node) for a in args) and all(
-            isinstance(a, fx.Node) or isinstance(a, float) or _is_int(a) for a in args
+            isinstance(a, (fx.Node, float)) or _is_int(a) for a in args
         )
     small = name != "operator.pow" or all(isinstance(a, fx.Node) or abs(a) <= 64 for a in args)
     return None if fits and small else f"the arguments {str(args)[:80]}"

@@ -121,7 +121,7 @@ def _spec(data: Any, depth: int) -> pytree.TreeSpec:
     (kind, *more) = [key for key in data if key not in ("items", "fields", "unset")] or [None]
     if kind in ("tuple", "list") and not more:
         return pytree.TreeSpec(tuple if kind == "tuple" else list, None, children)
-    names = data.get("fields") if kind in ("namedtuple", "class") else data.get(kind)
+    names: Any = data.get("fields") if kind in ("namedtuple", "class") else data.get(kind)
     if more or not _are_names(names, of=str) or len(names) != len(children) or len({*names}) != len(names):
         raise _foreign(data)
     if kind in ("dict", "ordereddict"):

@@ -167,9 +167,7 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_recipe(
-    path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
-) -> RunConfig:
+def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> RunConfig:
     """Read a RunConfig from TOML, or from the record.json or config.json of a run, which repeats that run.
 
     Args:

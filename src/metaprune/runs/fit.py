@@ -37,7 +37,10 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
     declared = completed(method)
     if config.also and not declared.many_networks:
         raise ConfigError(f"method {method.name!r} is meta-trained on one network: leave out the [[also]] tables")
-    with ExitStack() as held, engine("no", resolve_device(config.device)) as accelerator:  # joins the launch, if there is one
+    with (
+        ExitStack() as held,
+        engine("no", resolve_device(config.device)) as accelerator,
+    ):  # joins the launch, if there is one
         if accelerator.num_processes > 1 and not declared.shares_work:
             raise NotAvailableError(f"method {method.name!r} meta-trains in one process: start it without a launcher")
         with main_process_first() as main:

@@ -94,9 +94,10 @@ class RunFolder:
             return None
         try:
             record = read_record(path)
-            fault = _fault(self.path, record)
         except (ConfigError, DataError) as error:
-            fault = str(error)
+            record, fault = None, str(error)
+        else:
+            fault = _fault(self.path, record)
         if fault is None:
             return record
         log.warning("warning: %s; the run goes on from its checkpoints to make it again", fault)
@@ -147,11 +148,13 @@ def parts_of(folder: Path) -> dict[str, dict[str, Any]]:
 def _fault(folder: Path, record: dict[str, Any]) -> str | None:
     """What is wrong with the files of a finished run; records of early versions hold no digests to compare with."""
     parts = record.get("files") or {}
+    if not isinstance(record.get("cost"), dict) or not isinstance(parts, dict):
+        return f"{folder / 'record.json'} is not of a finished run"
     for name in _PARTS:
         path, known = part_of(folder, name), parts.get(name)
         if not path.is_file():
             return f"{path} is missing"
-        if known is not None and (path.stat().st_size != known["bytes"] or file_digest(path) != known["sha256"]):
+        if known is not None and known != {"bytes": path.stat().st_size, "sha256": file_digest(path)}:
             return f"{path} is damaged or was changed"
     return None
 

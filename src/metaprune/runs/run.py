@@ -9,6 +9,7 @@ import torch
 
 from metaprune.core.errors import ConfigError, first_line
 from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.read import understood
 from metaprune.core.rng import Rng
 from metaprune.export.archive import require_savable, save
 from metaprune.latency.side_by_side import latency_ms
@@ -58,7 +59,8 @@ def _finished(run_folder: RunFolder) -> dict[str, Any] | None:
     page = run_folder.path / "report.html"
     if not _is_whole(page):
         try:
-            write_report(record, page, sections_of(record))
+            with understood(str(run_folder.path / "record.json"), "delete it, and run the command again"):
+                write_report(record, page, sections_of(record))
         except OSError as error:
             log.warning("warning: %s is not there and cannot be written: %s", page, first_line(error))
     return record

@@ -20,8 +20,16 @@ from metaprune.core.files import write_json
 SIGNATURE = ".signature"
 # options of models and data that run or fetch what they name
 _CODE_OPTIONS = frozenset(
-    """trust_remote_code weights_only use_safetensors code_revision pickle_module attn_implementation
-    quantization_config checkpoint_path""".split()
+    [
+        "trust_remote_code",
+        "weights_only",
+        "use_safetensors",
+        "code_revision",
+        "pickle_module",
+        "attn_implementation",
+        "quantization_config",
+        "checkpoint_path",
+    ]
 )
 _LOCAL_STORAGE = ("sqlite:", "journal:")
 

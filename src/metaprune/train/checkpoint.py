@@ -7,7 +7,6 @@ temporary name and renamed, and older ones go only afterwards, so a kill at any 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence

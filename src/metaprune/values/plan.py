@@ -11,7 +11,6 @@ import numpy as np
 from metaprune.core.errors import PlanError
 from metaprune.values.space import Space
 
-
 _MOST_CHANNELS = 2**31  # arrays hold channels
 
 

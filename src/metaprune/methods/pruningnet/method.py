@@ -264,7 +264,11 @@ class PruningNet(PruningNetConfig, BaseMethod):
             chosen = hold_out(labels, count / len(split), SPLIT_RNG.child("sub-validation"))
         else:
             chosen = held.numpy()
-            if chosen.ndim != 1 or len({*chosen.tolist()}) != len(chosen) or not 0 <= chosen.min() <= chosen.max() < len(split):
+            if (
+                chosen.ndim != 1
+                or len({*chosen.tolist()}) != len(chosen)
+                or not 0 <= chosen.min() <= chosen.max() < len(split)
+            ):
                 raise ValueError("held-out images that the training split does not have")
         return split.subset(without(len(split), chosen)), split.subset(chosen), chosen
 
