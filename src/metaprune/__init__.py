@@ -15,6 +15,7 @@ _HOME = {
     "CollapseWarning": "metaprune.core.errors",
     "ConfigError": "metaprune.core.errors",
     "DataError": "metaprune.core.errors",
+    "DamagedFileError": "metaprune.core.errors",
     "DataMissingError": "metaprune.core.errors",
     "InfeasibleBudgetError": "metaprune.core.errors",
     "InputsError": "metaprune.core.errors",
@@ -31,6 +32,7 @@ _HOME = {
     "VacuousProofWarning": "metaprune.core.errors",
     "VerificationError": "metaprune.core.errors",
     "WeightsError": "metaprune.core.errors",
+    "WriteError": "metaprune.core.errors",
     "Rng": "metaprune.core.rng",
     "CostMetric": "metaprune.cost.metrics",
     "register_cost_metric": "metaprune.cost.metrics",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from metaprune.core.errors import (
         CollapseWarning,
         ConfigError,
+        DamagedFileError,
         DataError,
         DataMissingError,
         FixedBatchWarning,
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
         VacuousProofWarning,
         VerificationError,
         WeightsError,
+        WriteError,
     )
     from metaprune.core.rng import Rng
     from metaprune.cost.metrics import CostMetric, register_cost_metric
@@ -139,6 +143,7 @@ __all__ = [
     "Constraints",
     "Cost",
     "CostMetric",
+    "DamagedFileError",
     "Data",
     "DataError",
     "DataMissingError",
@@ -181,6 +186,7 @@ __all__ = [
     "VacuousProofWarning",
     "VerificationError",
     "WeightsError",
+    "WriteError",
     "__version__",
     "as_data",
     "cut",

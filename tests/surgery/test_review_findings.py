@@ -42,7 +42,7 @@ def test_a_tampered_graph_runs_no_code(tmp_path, field):
     elif field == "op":
         next(n for n in nodes if n["op"] == "call_function")["op"] = "call_method"
     elif field == "keyword":
-        next(n for n in nodes if n["op"] == "call_function")["kwargs"][f"a={code}, b"] = 1
+        next(n for n in nodes if n["op"] == "call_function")["kwargs"]["dict"][f"a={code}, b"] = 1
     else:
         description["graph"]["gathers"][f"x.{code}"] = [0]
     (folder / "network.json").write_text(json.dumps(description))

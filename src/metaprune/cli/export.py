@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 
+from metaprune.core.read import read_json
+from metaprune.runs.trust import require_trusted
 from metaprune.runs.verb_tools import console
 
 
@@ -23,11 +25,16 @@ class Export:
     """File to write; by default model.FORMAT in the run's folder."""
     form: Literal["auto", "module", "graph"] = "auto"
     """graph: load a module form without its class."""
+    trust: bool = False
+    """Run the code that the config of another user's run names."""
 
     def run(self) -> int:
         from metaprune.export.archive import example_inputs, load
         from metaprune.export.exporters import export_model
 
+        config = self.run_folder / "config.json"
+        if config.is_file():
+            require_trusted(self.run_folder, read_json(config, remedy="run its command again"), trust=self.trust)
         args, kwargs = example_inputs(self.run_folder)
         path = self.out or self.run_folder / f"model.{self.format}"
         report = export_model(load(self.run_folder, form=self.form), args, kwargs, path, format=self.format)

@@ -30,11 +30,14 @@ class Fit:
     """Any key of the recipe, as method.options.weights=shared; may be repeated."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder of this fit; by default runs/fit-NAME-DIGEST."""
+    trust: bool = False
+    """Run the code that the config of another user's run names."""
     quiet: bool = False
     """No progress bars."""
 
     def run(self) -> int:
-        config = read_recipe(self.recipe, {"method.name": self.method, **assignments(self.set, "--set")})
+        overrides = {"method.name": self.method, **assignments(self.set, "--set")}
+        config = read_recipe(self.recipe, overrides, trust=self.trust)
         folder = self.run_folder or Path("runs") / f"fit-{self.recipe.stem}-{config.digest()[:8]}"
         from metaprune.runs.fit import fit
         from metaprune.train.processes import is_main_process

@@ -16,6 +16,7 @@ from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
 from metaprune.cli.inspect import Inspect
 from metaprune.cli.latency import Latency
+from metaprune.cli.load import Load
 from metaprune.cli.methods import Methods
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
@@ -29,6 +30,7 @@ _LAST: dict[str, type] = {
     "report": Report,
     "latency": Latency,
     "export": Export,
+    "load": Load,
     "models": Models,
     "methods": Methods,
 }

@@ -53,6 +53,8 @@ class Prune:
     """Any other key of the recipe, as train.epochs=3; may be repeated."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder of this run; by default runs/NAME-DIGEST, so that equal commands share one."""
+    trust: bool = False
+    """Run the code that the config of another user's run names."""
     quiet: bool = False
     """No progress bars."""
 
@@ -68,7 +70,7 @@ class Prune:
     def config(self) -> RunConfig:
         overrides = self._overrides()
         if self.recipe is not None:
-            return read_recipe(self.recipe, overrides)
+            return read_recipe(self.recipe, overrides, trust=self.trust)
         if self.model is None or self.budget is None:
             raise ConfigError("give a recipe, or at least --model and --budget (see metaprune prune --help)")
         return from_dict(RunConfig, override({}, overrides))

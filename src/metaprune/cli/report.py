@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from metaprune.core.errors import DataMissingError
+from metaprune.core.read import understood
 from metaprune.runs.verb_tools import show_result
 
 
@@ -34,5 +35,6 @@ class Report:
                 )
             )
         record = read_record(path)
-        show_result(record, write_report(record, self.run_folder / "report.html", sections_of(record)))
+        with understood(str(path), "run its command again"):
+            show_result(record, write_report(record, self.run_folder / "report.html", sections_of(record)))
         return 0

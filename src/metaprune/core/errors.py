@@ -55,6 +55,17 @@ class WeightsError(MetapruneError, ValueError):
     """A weight file does not fit the model; lists the keys that do not."""
 
 
+class DamagedFileError(DataError, ConfigError, WeightsError):
+    """A file that metaprune wrote is damaged, was changed, or is none; names the file and the next step.
+
+    One class for configs, weights and data, so that `except` catches it as what the caller was reading.
+    """
+
+
+class WriteError(MetapruneError, OSError):
+    """Files could not be written (full disk, no rights); what stood there before is whole."""
+
+
 class TrainingDivergedError(MetapruneError, RuntimeError):
     """The training loss or gradient is not finite; raised before the update, names step and learning rate."""
 
@@ -98,6 +109,11 @@ def one_line_error(error: BaseException) -> str:
     places = traceback.extract_tb(error.__traceback__)
     where = f" ({places[-1].filename}:{places[-1].lineno})" if places else ""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}{where}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; the name of its class where it says nothing."""
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def closest(name: str, known: "list[str] | tuple[str, ...]") -> str:

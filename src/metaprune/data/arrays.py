@@ -20,6 +20,7 @@ from metaprune.data.types import Data
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _RESIZE_CHUNK = 2048
+_MOST_CLASSES = 1_000_000  # a name and an output are made for each
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ def as_labels(array: np.ndarray, count: int, origin: str) -> np.ndarray:
     if array.dtype.kind not in "iu" or array.shape != (count,) or (count and array.min() < 0):
         raise DataError(
             f"{origin}: labels are {array.dtype} {array.shape}; use non-negative integers of shape ({count},)."
+        )
+    if count and array.max() >= _MOST_CLASSES:  # in the array's own type: uint64 would turn negative
+        raise DataError(
+            f"{origin}: label {array.max()} is no class index (at most {_MOST_CLASSES - 1:,}): the file is damaged, or "
+            "number the classes from 0."
         )
     return array.astype(np.int64)
 
@@ -150,7 +156,10 @@ def _pick(
 
 
 def _numbered(arrays: Arrays) -> tuple[str, ...]:
-    top = max(int(labels.max()) for _, labels in arrays.parts.values() if len(labels))
+    top = max((int(labels.max()) for _, labels in arrays.parts.values() if len(labels)), default=-1)
+    count = sum(len(labels) for _, labels in arrays.parts.values())
+    if top >= max(1000, 10 * count):
+        raise DataError(f"label {top} among {count} samples: most classes would be empty; number the classes from 0.")
     return tuple(str(i) for i in range(top + 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -29,13 +30,14 @@ def read_npz(file: str | Path) -> Arrays:
     if not path.is_file():
         raise DataError(f"npz:{path} does not exist: check the path.")
     try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"npz:{path} is not a readable npz file: save with numpy.savez and the keys {_KEYS}.")
         with np.load(path, allow_pickle=False) as content:
-            if isinstance(content, np.ndarray):
-                raise DataError(f"npz:{path} is a single array: save with numpy.savez and the keys {_KEYS}.")
+            _require_size(path)
             arrays = {key: content[key] for key in content.files}
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise DataError(f"npz:{path} is not a readable npz file ({error}): fetch or save it again.") from error
-    except ValueError as error:
+    except (ValueError, MemoryError, OverflowError, NotImplementedError, RuntimeError, KeyError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"npz:{path} cannot be read without pickle ({error}): save plain number arrays.") from error
@@ -44,6 +46,26 @@ def read_npz(file: str | Path) -> Arrays:
         raise DataError(f"npz:{path} has the keys {sorted(arrays)}; it needs {_KEYS}.")
     classes = tuple(str(c) for c in arrays["classes"].tolist()) if "classes" in arrays else ()
     return Arrays(parts, classes, arrays.get("groups"))
+
+
+def _require_size(path: Path) -> None:
+    """Compare what the headers ask for with what the members hold, before anything is allocated.
+
+    Raises:
+        DataError: an array of other bytes than its member.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                asked, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+            if not dtype.hasobject and asked != there:
+                raise DataError(
+                    f"npz:{path}: {member.filename} is of shape {shape}, which its {there:,} bytes do not hold: the "
+                    "file is damaged, fetch or save it again."
+                )
 
 
 def _part(arrays: dict[str, np.ndarray], part: str, path: Path) -> tuple[np.ndarray, np.ndarray] | None:
@@ -75,8 +97,16 @@ def decode_packed(packed: np.ndarray, offsets: np.ndarray, origin: str) -> np.nd
     Raises:
         DataError: offsets beyond the bytes, a damaged image, images of different sizes.
     """
-    bounds = offsets.tolist()
-    if packed.dtype != np.uint8 or len(bounds) < 2 or bounds != sorted(bounds) or bounds[-1] > len(packed):
+    numbers = offsets.ndim == 1 and offsets.dtype.kind in "iu"
+    bounds = offsets.tolist() if numbers else []
+    if (
+        packed.dtype != np.uint8
+        or packed.ndim != 1
+        or len(bounds) < 2
+        or bounds[0] < 0
+        or bounds != sorted(bounds)
+        or bounds[-1] > len(packed)
+    ):
         raise DataError(f"{origin}: offsets do not fit the packed bytes: the file is damaged, fetch it again.")
     images: np.ndarray | None = None
     for index, (start, end) in enumerate(pairwise(bounds)):

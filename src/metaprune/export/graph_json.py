@@ -1,51 +1,39 @@
 """A graph-form network as JSON: structure without weights and without pickle.
 
-Only operators of PyTorch's own `aten` namespace and a short list of Python functions are written or read, so a file
-from somewhere else can compute, but not run code of its own.
+What is read is checked as decoded, in the form in which `torch.fx` writes it into Python: operators and functions of
+a list (`operators`), arguments that fit their schemas, names that are plain. So a file from somewhere else can
+compute, but run no code of its own.
 """
 
 from __future__ import annotations
 
-import importlib
 import keyword
 import math
 import operator
 import re
-from collections import OrderedDict, namedtuple
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from metaprune.core.errors import DataError, NotAvailableError
-from metaprune.core.imports import import_optional
-from metaprune.surgery.graph_form import TreeInputs, TreeOutput
+from metaprune.core.errors import DataError, MetapruneError, NotAvailableError, first_line
+from metaprune.export.operators import misfit, operator_name, operator_of
+from metaprune.export.trees import tree_from_json, tree_from_torch, tree_to_json
+from metaprune.surgery.graph_form import DROPOUT_MODULES, TreeInputs, TreeOutput
 
-_FUNCTIONS = {
-    **{
-        f"operator.{n}": getattr(operator, n)
-        for n in ("getitem", "mul", "add", "sub", "floordiv", "mod", "neg", "truediv", "pow")
-    },
-    **{f"operator.{n}": getattr(operator, n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
-    "builtins.getattr": getattr,
-    "torch.sym_max": torch.sym_max,
-    "torch.sym_min": torch.sym_min,
-    "torch.sym_int": torch.sym_int,
-    "torch.sym_float": torch.sym_float,
-}
-_FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "output")
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
-_READABLE = ("device", "dtype")  # attributes that getattr may read
 _NORMS = {kind.__name__: kind for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)}
+_DEPTH = 20  # of lists within arguments
+_NODE_KEYS = {"op", "name", "target", "args", "kwargs"}
 
 
 def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
     """Nodes, submodules and gather indices.
 
     Raises:
-        NotAvailableError: an operator outside `aten`, or a sub-graph (an autocast region), which JSON cannot hold.
+        NotAvailableError: an operator that is not on the list, or a sub-graph (an autocast region).
     """
     modules, gathers = {}, {}
     for node in module.graph.nodes:
@@ -70,174 +58,162 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
     return {"nodes": nodes, "modules": modules, "gathers": gathers}
 
 
-def graph_from_json(data: dict[str, Any], root: nn.Module) -> fx.GraphModule:
-    """Rebuild on `root`, a module tree that holds the tensors by name."""
+def graph_from_json(data: Any, root: nn.Module) -> fx.GraphModule:
+    """Rebuild on `root`, a module tree that holds the tensors by name.
+
+    Raises:
+        DataError: not as `graph_to_json` writes it; whatever a reader of it meets ends in this one error.
+    """
+    try:
+        return _rebuilt(data, root)
+    except MetapruneError:
+        raise
+    except Exception as error:  # torch.fx and the checks below meet values of any type
+        raise DataError(
+            f"the saved graph is damaged ({type(error).__name__}: {first_line(error)}): save the network again"
+        ) from error
+
+
+def _rebuilt(data: Any, root: nn.Module) -> fx.GraphModule:
     for path in (*data["gathers"], *data["modules"]):
         _require(_PATH.fullmatch(path), f"path {path!r}")
     for path, values in data["gathers"].items():
+        _require(_NAME.fullmatch(path) and (path in root._buffers or not hasattr(root, path)), f"path {path!r}")
+        _require(all(type(v) is int and 0 <= v < 2**63 for v in values), f"indices {str(values)[:60]}")
         root.register_buffer(path, torch.tensor(values, dtype=torch.int64))
+    tensors = {n for n, _ in [*root.named_parameters(remove_duplicate=False), *root.named_buffers()]}
+    tensors |= {n for n, _ in root.named_buffers(remove_duplicate=False)}
     for path, description in data["modules"].items():
         _attach(root, path, _module_from_json(description))
     graph = fx.Graph()
     known: dict[str, fx.Node] = {}
     for entry in data["nodes"]:
-        _check_text(entry)
-        args, kwargs = tuple(_decode(entry["args"], known)), _decode(entry["kwargs"], known)
-        target = _target(entry)
-        if target is getattr and args[1] not in _READABLE:
-            raise DataError(
-                f"graph node {entry['name']!r} reads attribute {args[1]!r}, which no graph of metaprune does"
-            )
-        node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
-        known[entry["name"]] = node
+        _require(entry.keys() == _NODE_KEYS and entry["op"] in _OPS, f"node {str(entry)[:80]}")
+        name = entry["name"]
+        _require(_NAME.fullmatch(name) and name not in known, f"node {name!r}")
+        args, kwargs = _decode(entry["args"], known), _decode(entry["kwargs"], known)
+        _require(type(args) is list and type(kwargs) is dict, f"arguments of {name!r}")
+        target = _checked_target(entry, tuple(args), kwargs, tensors, data["modules"], root)
+        known[name] = graph.create_node(entry["op"], target, tuple(args), kwargs, name=name)
+    _require(graph.nodes and list(known.values())[-1].op == "output", "no output")
+    graph.lint()
     module = fx.GraphModule(root, graph, class_name="PrunedGraph")
     module.eval()
     return module
 
 
-def _check_text(entry: dict[str, Any]) -> None:
-    """fx writes these texts into the Python it generates: nothing but names may get there."""
-    op, target = entry["op"], entry["target"]
-    _require(op in _OPS, f"node kind {op!r}")
+def _checked_target(
+    entry: dict[str, Any], args: tuple, kwargs: dict[str, Any], tensors: set[str], modules: Any, root: nn.Module
+) -> Any:
+    """The target of a node whose decoded arguments are such as `graph_to_json` writes.
+
+    fx writes names and keywords into the Python it generates: nothing but names may get there.
+    """
+    op, target, name = entry["op"], entry["target"], entry["name"]
+    _require(isinstance(target, str), f"target {target!r}")
+    if op == "call_function":
+        function = operator_of(target)
+        if function is None:
+            raise DataError(
+                f"graph node {name!r} calls {target!r}, which is neither an aten operator nor a known function that "
+                "metaprune writes"
+            )
+        if (fault := misfit(target, function, args, kwargs)) is not None:
+            raise DataError(f"graph node {name!r} calls {target} with {fault}, which no graph of metaprune does")
+        return function
     if op == "placeholder":
-        _require(target.isidentifier() and not keyword.iskeyword(target) and not entry["args"], f"input {target!r}")
-    if op in ("get_attr", "call_module"):
-        _require(_PATH.fullmatch(target), f"path {target!r}")
-    for name in entry["kwargs"]:
-        _require(name.isidentifier() and not keyword.iskeyword(name), f"argument {name!r}")
+        plain = target.isidentifier() and not keyword.iskeyword(target)
+        _require(plain and not args and not kwargs, f"input {target!r}")
+    elif op == "get_attr":
+        _require(target in tensors and not args and not kwargs, f"path {target!r}")
+    elif op == "call_module":
+        _require(
+            target in modules and not kwargs and _fits_module(root.get_submodule(target), args), f"call {target!r}"
+        )
+    else:
+        _require(target == "output" and len(args) == 1 and not kwargs, f"output {target!r}")
+    return target
+
+
+def _fits_module(module: nn.Module, args: tuple) -> bool:
+    if isinstance(module, TreeInputs):
+        named = len(args) == 2 and isinstance(args[0], tuple) and isinstance(args[1], dict)
+        return named and all(isinstance(v, fx.Node) for v in (*args[0], *args[1].values()))
+    if isinstance(module, TreeOutput):
+        return len(args) == module.spec.num_leaves
+    return len(args) == 1 and isinstance(args[0], fx.Node)
 
 
 def _require(holds: Any, what: str) -> None:
     if not holds:
         raise DataError(
-            f"the saved graph names {what}, which no graph of metaprune does: it was not written by metaprune"
+            f"the saved graph names {what}, which no graph of metaprune does: it was not written by metaprune, or is "
+            "damaged; save the network again"
         )
 
 
 def _target_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
-    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
-        return f"aten::{node.target._schema.name.split('::')[1]}.{node.target._overloadname}"
-    if node.target in _FUNCTION_NAMES:
-        return _FUNCTION_NAMES[node.target]
-    raise NotAvailableError(
-        f"operator {node.target} is not PyTorch's own and cannot be saved; save the module form instead"
-    )
-
-
-def _target(entry: dict[str, Any]) -> Any:
-    name = entry["target"]
-    if entry["op"] != "call_function":
-        return name
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
-    if not name.startswith("aten::"):
-        raise DataError(
-            f"graph node {entry['name']!r} calls {name!r}, which is neither an aten operator nor a known function"
+    name = operator_name(node.target)
+    if name is None:
+        raise NotAvailableError(
+            f"operator {node.target} is not on the list of those that a saved graph may call, so this graph cannot be "
+            "saved; save the module form instead"
         )
-    packet, _, overload = name.removeprefix("aten::").partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)
+    return name
 
 
 def _module_to_json(module: nn.Module) -> dict[str, Any]:
-    if type(module).__name__ in _NORMS and isinstance(module, nn.modules.batchnorm._BatchNorm):
+    kind = type(module).__name__
+    if kind in _NORMS and isinstance(module, nn.modules.batchnorm._BatchNorm):
         affine, momentum = module.weight is not None, module.momentum
-        return {
-            "kind": type(module).__name__,
-            "width": module.num_features,
-            "eps": module.eps,
-            "momentum": momentum,
-            "affine": affine,
-        }
-    if isinstance(module, nn.Dropout):
-        return {"kind": "Dropout", "p": module.p}
+        return {"kind": kind, "width": module.num_features, "eps": module.eps, "momentum": momentum, "affine": affine}
+    if type(module) in DROPOUT_MODULES.values():
+        return {"kind": kind, "p": module.p, "inplace": module.inplace}  # type: ignore[attr-defined]
     if isinstance(module, (TreeInputs, TreeOutput)):
-        kind = type(module).__name__
-        try:
-            if kind == "TreeOutput" and _holds_namedtuple(module.spec):
-                return {"kind": kind, "tree": _tree_to_json(module.spec)}
-            return {"kind": kind, "spec": pytree.treespec_dumps(module.spec)}
-        except NotImplementedError as error:
-            raise NotAvailableError(
-                f"inputs or outputs of your own class cannot be written as JSON ({error}): return tensors, tuples, "
-                "NamedTuples, lists or dicts, or register the class: "
-                "torch.export.register_dataclass(Out, serialized_type_name='my.Out')"
-            ) from error
-    raise NotAvailableError(f"module {type(module).__name__} in a graph cannot be saved as JSON")
+        return {"kind": kind, "tree": tree_to_json(module.spec)}
+    raise NotAvailableError(f"module {kind} in a graph cannot be saved as JSON")
 
 
 def _module_from_json(data: dict[str, Any]) -> nn.Module:
     kind = data["kind"]
     if kind in _NORMS:
-        return _NORMS[kind](data["width"], eps=data["eps"], momentum=data["momentum"], affine=data["affine"])
-    if kind == "Dropout":
-        return nn.Dropout(data["p"])
-    if kind == "TreeOutput" and "tree" in data:
-        return TreeOutput(pytree.tree_structure(_tree_from_json(data["tree"])))
+        width, eps, momentum, affine = data["width"], data["eps"], data["momentum"], data["affine"]
+        number = (float, int)
+        fits = type(width) is int and type(eps) in number and (momentum is None or type(momentum) in number)
+        _require(fits and type(affine) is bool and width >= 0, f"{kind} {str(data)[:80]}")
+        with torch.device("meta"):  # its tensors stand in the file
+            return _NORMS[kind](width, eps=eps, momentum=momentum, affine=affine)
+    if kind in DROPOUT_MODULES:
+        p, inplace = data["p"], data.get("inplace", False)  # archives of early versions: never in place
+        _require(type(p) in (int, float) and 0 <= p <= 1 and type(inplace) is bool, f"{kind} {str(data)[:80]}")
+        return DROPOUT_MODULES[kind](p, inplace=inplace)
     if kind in ("TreeInputs", "TreeOutput"):
-        return (TreeInputs if kind == "TreeInputs" else TreeOutput)(_tree_spec(data["spec"]))
-    raise DataError(f"graph names a module of unknown kind {kind!r}")
-
-
-def _holds_namedtuple(spec: pytree.TreeSpec) -> bool:
-    return spec.type is namedtuple or any(_holds_namedtuple(child) for child in spec.children())
-
-
-def _tree_to_json(spec: pytree.TreeSpec) -> Any:
-    """Structure with NamedTuples by name and fields; a leaf is null."""
-    if spec.is_leaf():
-        return None
-    items = [_tree_to_json(child) for child in spec.children()]
-    if spec.type is namedtuple:
-        return {"namedtuple": spec.context.__name__, "fields": list(spec.context._fields), "items": items}
-    if spec.type in (dict, OrderedDict) and all(isinstance(key, str) for key in spec.context):
-        return {"dict": list(spec.context), "items": items}
-    if spec.type in (tuple, list):
-        return {spec.type.__name__: None, "items": items}
-    raise NotImplementedError(f"a NamedTuple together with {spec.type}")
-
-
-def _tree_from_json(data: Any) -> Any:
-    """A value of the described structure. NamedTuples become new classes of the same name and fields."""
-    if data is None:
-        return 0
-    items = [_tree_from_json(item) for item in data["items"]]
-    if "namedtuple" in data:
-        try:
-            return namedtuple(data["namedtuple"], data["fields"])(*items)  # takes nothing but identifiers
-        except (ValueError, TypeError) as error:
-            raise DataError(f"graph names a NamedTuple that cannot be: {error}") from error
-    if "dict" in data:
-        return dict(zip(data["dict"], items, strict=True))
-    return tuple(items) if "tuple" in data else items
-
-
-def _tree_spec(text: str) -> pytree.TreeSpec:
-    """The spec of nested inputs or outputs; classes of transformers are imported, no other module is."""
-    for name in re.findall(r'"type": "(transformers\.[\w.]+)\.\w+"', text):
-        import_optional("transformers", "hf")
-        importlib.import_module(name)
-    try:
-        return pytree.treespec_loads(text)
-    except NotImplementedError as error:
-        raise NotAvailableError(
-            f"the network takes or returns a class that is not known here ({error}): import the module that defines "
-            "and registers it, and load again"
-        ) from error
+        spec = tree_from_json(data["tree"]) if "tree" in data else tree_from_torch(data["spec"])
+        return TreeInputs(spec) if kind == "TreeInputs" else TreeOutput(spec)
+    raise DataError(f"the saved graph names a module of unknown kind {kind!r}: it was not written by metaprune")
 
 
 def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at `path`, with the tensors that stand there already."""
+    """Put a module at `path`, with the tensors that stand there already; their names and shapes have to be its own."""
     try:
         held = root.get_submodule(path)
     except AttributeError:
+        held = None
+    own = {n: t for n, t in [*module.named_parameters(), *module.named_buffers()] if t is not None}
+    there = {} if held is None else {**held._parameters, **held._buffers}
+    _require(held is None or not held._modules, f"module {path!r}")
+    _require(own.keys() == there.keys(), f"module {path!r} without its tensors")
+    _require(
+        all(t.shape == getattr(there[n], "shape", None) for n, t in own.items()),
+        f"module {path!r} with tensors of other sizes",
+    )
+    if held is None:
         root.add_module(path, module)
         return
-    for name, parameter in held._parameters.items():
-        setattr(module, name, parameter)
-    for name, buffer in held._buffers.items():
-        setattr(module, name, buffer)
+    for name, tensor in there.items():
+        setattr(module, name, tensor)
     root.set_submodule(path, module)
 
 
@@ -265,24 +241,27 @@ def _encode(value: Any) -> Any:
     raise NotAvailableError(f"a graph argument of type {type(value).__name__} cannot be saved as JSON")
 
 
-def _decode(value: Any, known: dict[str, fx.Node]) -> Any:
+def _decode(value: Any, known: dict[str, fx.Node], depth: int = 0) -> Any:
+    _require(depth <= _DEPTH, "arguments that are nested too deeply")
     if isinstance(value, list):
-        return [_decode(v, known) for v in value]
+        return [_decode(v, known, depth + 1) for v in value]
     if not isinstance(value, dict):
         return value
+    _require(len(value) == 1, f"a value {str(value)[:80]}")
     kind, inner = next(iter(value.items()))
-    if kind == "node":
-        return known[inner]
-    if kind == "float":
-        return float(inner)
-    if kind == "tuple":
-        return tuple(_decode(v, known) for v in inner)
-    if kind == "dict":
-        return {k: _decode(v, known) for k, v in inner.items()}
-    if kind == "device":
-        return torch.device(inner)
-    if kind in _TORCH_VALUES.values():
-        decoded = getattr(torch, inner, None)
-        if type(decoded) in _TORCH_VALUES:
+    if kind == "tuple" and isinstance(inner, list):
+        return tuple(_decode(v, known, depth + 1) for v in inner)
+    if kind == "dict" and isinstance(inner, dict):
+        return {k: _decode(v, known, depth + 1) for k, v in inner.items()}
+    if isinstance(inner, str):
+        if kind == "node":
+            _require(inner in known, f"node {inner!r} before it is made")
+            return known[inner]
+        if kind == "float":
+            return float(inner)
+        if kind == "device":
+            return torch.device(inner)
+        decoded = getattr(torch, inner, None) if kind in _TORCH_VALUES.values() and _NAME.fullmatch(inner) else None
+        if isinstance(decoded, tuple(_TORCH_VALUES)) and _TORCH_VALUES[type(decoded)] == kind:
             return decoded
-    raise DataError(f"graph holds a value {kind}={inner!r} that is not understood")
+    raise DataError(f"the saved graph holds a value {kind}={str(inner)[:60]!r}, which no graph of metaprune does")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.core.errors import ConfigError
+from metaprune.core.errors import ConfigError, DamagedFileError
 from metaprune.core.files import write_json
+from metaprune.core.read import read_json
 from metaprune.latency.grid import Grid
 from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values, segments_of
 from metaprune.network import Network
@@ -135,17 +135,17 @@ class LatencyTable:
             ConfigError: no such file, or it is no latency table.
         """
         advice = "Make one with `metaprune latency MODEL --out FILE`"
+        if not Path(path).exists():
+            raise ConfigError(f"there is no latency table {path}. {advice}")
         try:
-            data = json.loads(Path(path).read_text())
-        except FileNotFoundError:
-            raise ConfigError(f"there is no latency table {path}. {advice}") from None
-        except (UnicodeDecodeError, json.JSONDecodeError, IsADirectoryError) as error:
-            raise ConfigError(f"{path} is no latency table ({type(error).__name__}). {advice}") from None
+            data = read_json(Path(path), kind=object, remedy=advice)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{path} is no latency table: {error}") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
             raise ConfigError(f"{path} is no latency table of version {VERSION}. {advice}")
         try:
             return cls._from_dict(data)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
             raise ConfigError(
                 f"the latency table {path} is damaged ({type(error).__name__}: {error}). {advice}"
             ) from None

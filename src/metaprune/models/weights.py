@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metaprune.core.errors import WeightsError
+from metaprune.core.errors import WeightsError, first_line
 
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
 _LISTED = 8  # keys of each kind that an error lists
@@ -32,16 +30,16 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             content: Any = load_file(path)
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # safetensors, torch and the system have their own classes
             raise WeightsError(
-                f"{path} is not a readable safetensors file ({error}): fetch or save it again."
+                f"{path} is not a readable safetensors file ({first_line(error)}): fetch or save it again."
             ) from error
     elif path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        except Exception as error:  # of struct, zipfile, pickle: whatever the bytes lead into
             raise WeightsError(
-                f"{path} cannot be read with weights_only=True ({str(error).splitlines()[0]}). Only plain tensors are "
+                f"{path} cannot be read with weights_only=True ({first_line(error)}). Only plain tensors are "
                 "read, never pickled code: save `model.state_dict()`, best as .safetensors."
             ) from error
     else:
@@ -56,10 +54,10 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors): save `model.state_dict()`.")
-    odd = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
+    odd = [str(k) for k, v in content.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if odd:
         raise WeightsError(
-            f"{path} holds things that are not tensors ({_first(odd)}): save `model.state_dict()` alone."
+            f"{path} holds things that are not tensors by name ({_first(odd)}): save `model.state_dict()` alone."
         )
     if all(k.startswith("module.") for k in content):
         content = {k.removeprefix("module."): v for k, v in content.items()}

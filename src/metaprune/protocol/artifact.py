@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from metaprune.core.errors import ConfigError
-from metaprune.core.files import write_json, write_tensors
+from metaprune.core.errors import ConfigError, DamagedFileError
+from metaprune.core.files import part_of, tensors_digest, whole_files, write_sealed, write_tensors
+from metaprune.core.read import read_json, read_tensors, require_seal, understood
 from metaprune.train.processes import by_main_process
 
 TENSORS, INFO = "artifact.safetensors", "artifact.json"
+_DIGEST = "tensors_digest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,29 +30,43 @@ class Artifact:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Path:
-        """Write both files; the JSON last, it marks the artifact as whole."""
+        """Write both files; an older artifact there is replaced as a whole, or stays.
+
+        Raises:
+            WriteError: a full disk, or no rights.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / INFO).unlink(missing_ok=True)
-        write_tensors(folder / TENSORS, self.tensors)
-        write_json(folder / INFO, {"method": self.method, **self.info})
+        with whole_files(folder) as draft:
+            write_tensors(draft / TENSORS, self.tensors)
+            digest = {_DIGEST: tensors_digest(self.tensors)}
+            write_sealed(draft / INFO, {"method": self.method, **self.info, **digest})
         return folder
 
     @classmethod
     def load(cls, folder: str | Path, method: str) -> Artifact:
-        """Raises ConfigError for a folder without an artifact, or with another method's."""
+        """Read what `save` wrote. Artifacts of early versions hold no digests, and are read without them.
+
+        Raises:
+            ConfigError: a folder without an artifact, or with another method's. DamagedFileError: a damaged one.
+        """
         folder = Path(folder)
-        if not (folder / INFO).is_file():
+        path = part_of(folder, INFO)
+        if not path.is_file():
             raise ConfigError(f"{folder} holds no artifact of {method}: make one with `metaprune fit {method} RECIPE`")
         try:
-            info = json.loads((folder / INFO).read_text())
-            tensors = load_file(folder / TENSORS)
-        except (json.JSONDecodeError, SafetensorError, OSError) as error:
-            raise ConfigError(f"the artifact in {folder} cannot be read ({error}); fit it again") from error
+            info = require_seal(path, read_json(path, remedy="fit it again"), "fit it again")
+            digest = info.pop(_DIGEST, None)
+            tensors = read_tensors(part_of(folder, TENSORS), remedy="fit it again", digest=digest)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"the artifact in {folder} cannot be read ({error})") from error
         made_by = info.pop("method", None)
         if made_by != method:
             raise ConfigError(f"the artifact in {folder} is of method {made_by!r}, not of {method!r}")
         return cls(method, tensors, info)
+
+    def understood(self) -> AbstractContextManager[None]:
+        """A block that reads tensors and info: what does not fit there is one DamagedFileError."""
+        return understood(f"the artifact of {self.method}", "fit it again")
 
     def require(self, **expected: Any) -> None:
         """Raises ConfigError unless the info agrees."""
@@ -79,7 +94,7 @@ def found_or_fitted(
         return given
     if given is not None:
         return Artifact.load(given, method)
-    if folder is not None and (folder / INFO).is_file():
+    if folder is not None and part_of(folder, INFO).is_file():
         earlier = Artifact.load(folder, method)
         earlier.require(**expected())
         return earlier

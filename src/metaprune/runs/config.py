@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from metaprune.core.errors import ConfigError, closest
+from metaprune.core.read import damaged, read_json, read_toml
 from metaprune.core.strict import from_dict, override
 from metaprune.protocol.registry import current_method_name, public_options, resolved_options
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.schema import read_record
+from metaprune.runs.trust import code_in, require_trusted
 from metaprune.train.config import TrainConfig, require_number
 from metaprune.values import Budget, Constraints
 
@@ -166,11 +167,12 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> RunConfig:
     """Read a RunConfig from TOML, or from the record.json or config.json of a run, which repeats that run.
 
     Args:
         overrides: dotted key -> value, as `{"train.epochs": 3}`, set before the checks.
+        trust: follow code that the record or config of another user's run names.
 
     Raises:
         ConfigError: no such file, TOML that does not parse, an unknown key (with the closest), a value of a wrong type.
@@ -179,17 +181,20 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not path.is_file():
         near = [p.stem for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"no recipe {path}.{closest(path.stem, near)}")
-    try:
-        data = _of_run(path) if path.suffix == ".json" else tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    if path.suffix == ".json":
+        data = config_of_run(path)
+        require_trusted(path.parent, data, given=code_in(overrides or {}), trust=trust)
+    else:
+        data = read_toml(path)
     return from_dict(RunConfig, override(data, overrides or {}))
 
 
-def _of_run(path: Path) -> dict[str, Any]:
-    """The config in a run's record.json or config.json."""
+def config_of_run(path: Path) -> dict[str, Any]:
+    """The config in a run's record.json or config.json, as plain data: nothing that it names is imported."""
     data = read_record(path)
-    config = data["config"] if "cost" in data and data["cost"] is not None else json.loads(path.read_text())
+    config = data["config"] if data.get("cost") is not None else read_json(path, remedy="run its command again")
+    if config is not None and not isinstance(config, dict):
+        damaged(path, "its config is no table", "run its command again")
     if config is None:
         raise ConfigError(f"{path} is the record of a call of prune, without a config: use metaprune.replay in Python")
     return config

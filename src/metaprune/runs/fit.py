@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 
-from metaprune.core.errors import ConfigError, NotAvailableError
+from metaprune.core.errors import ConfigError, DamagedFileError, NotAvailableError
+from metaprune.core.files import part_of
 from metaprune.core.rng import Rng
 from metaprune.protocol.artifact import INFO, Artifact
 from metaprune.protocol.method import LearnedMethod, completed
@@ -35,17 +37,33 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
     declared = completed(method)
     if config.also and not declared.many_networks:
         raise ConfigError(f"method {method.name!r} is meta-trained on one network: leave out the [[also]] tables")
-    with engine("no", resolve_device(config.device)) as accelerator:  # joins the launch, if there is one
+    with (
+        ExitStack() as held,
+        engine("no", resolve_device(config.device)) as accelerator,
+    ):  # joins the launch, if there is one
         if accelerator.num_processes > 1 and not declared.shares_work:
             raise NotAvailableError(f"method {method.name!r} meta-trains in one process: start it without a launcher")
         with main_process_first() as main:
             run_folder = RunFolder(folder, config, writes=main)
-        if (run_folder.path / INFO).is_file():
-            log.info("%s is fitted already", run_folder.path)
-            return Artifact.load(run_folder.path, method.name)
+            if (earlier := _earlier(run_folder, method.name)) is not None:
+                return earlier
+            held.enter_context(run_folder.held())
         with run_folder.logged():
             artifact = _fitted(config, method, run_folder, progress and main)
             by_main_process(lambda: artifact.save(run_folder.path))
+    return artifact
+
+
+def _earlier(run_folder: RunFolder, method: str) -> Artifact | None:
+    """What an earlier start fitted; None where there is nothing, or it is damaged and has to be made again."""
+    if not part_of(run_folder.path, INFO).is_file():
+        return None
+    try:
+        artifact = Artifact.load(run_folder.path, method)
+    except DamagedFileError as error:
+        log.warning("warning: %s", error)
+        return None
+    log.info("%s is fitted already", run_folder.path)
     return artifact
 
 
@@ -56,7 +74,9 @@ def _fitted(config: RunConfig, method: LearnedMethod, run_folder: RunFolder, pro
     with phases("load"):  # all of them, before the first is trained for hours
         inputs = [load_inputs(one) for one in each]
     for n, (one, given) in enumerate(zip(each, inputs, strict=True)):
-        at = RunFolder(run_folder.path / f"also-{n}", one) if n else run_folder
+        at = RunFolder(run_folder.path / f"also-{n}", one, writes=run_folder.writes) if n else run_folder
+        if n:
+            at.claim()
         with phases("trace"):
             prepared = prepared_of(one, given, method, progress)
         train_dense(one, given, prepared, at, phases)

@@ -3,39 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from metaprune.core.errors import ConfigError
+from metaprune.core.files import part_of
+from metaprune.core.read import read_json, understood
 from metaprune.core.strict import from_dict, override
 from metaprune.protocol.artifact import INFO
 from metaprune.protocol.options import fitted_options
 from metaprune.protocol.registry import method_spec
 from metaprune.runs.config import RunConfig
+from metaprune.runs.trust import code_in, require_trusted
 from metaprune.values import Budget
 
 
-def fitted_config(folder: Path, overrides: dict[str, Any], method: str, tables: Sequence[str], verbs: str) -> RunConfig:
+def fitted_config(
+    folder: Path,
+    overrides: dict[str, Any],
+    method: str,
+    tables: Sequence[str],
+    verbs: str,
+    *,
+    given: Sequence[str] = (),
+    trust: bool = False,
+) -> RunConfig:
     """Load the recipe of a fitted run.
 
     Args:
         method: whose fit it has to be.
         tables: tables of the recipe that cannot change after the fit.
         verbs: end of the message about another method's fit: which verb is for what.
+        given: code that the caller's own arguments name, as `python:module:function`.
+        trust: follow what the recipe of another user's run names.
 
     Raises:
         ConfigError: no fitted run there, another method's, or an override of what the fit decided.
     """
     _require_unfitted(overrides, (*fitted_options(method_spec(method).config_class()), "artifact"), tables)
-    if (folder / "config.json").is_file() and not (folder / INFO).is_file():
+    fitted = part_of(folder, INFO).is_file()
+    if (folder / "config.json").is_file() and not fitted:
         raise ConfigError(f"the run in {folder} is not finished: `metaprune fit` as it was started goes on with it")
-    if not (folder / INFO).is_file():
+    if not fitted:
         raise ConfigError(f"{folder} holds no fitted run: make one with `metaprune fit {method} RECIPE --run {folder}`")
-    recipe = json.loads((folder / "config.json").read_text())
-    if recipe["method"]["name"] != method:
-        raise ConfigError(f"{folder} holds a {recipe['method']['name']}{verbs}")
+    path = folder / "config.json"
+    recipe = read_json(path, remedy="fit it again", keys=("method",))
+    with understood(str(path), "fit it again"):
+        name = recipe["method"]["name"]
+    if name != method:
+        raise ConfigError(f"{folder} holds a {name}{verbs}")
+    require_trusted(folder, recipe, given=[*given, *code_in(overrides)], trust=trust)
     return from_dict(RunConfig, override(recipe, overrides))
 
 

@@ -6,7 +6,6 @@ plan.json  network.json  model.safetensors  report.html
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -15,44 +14,94 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metaprune.core.errors import ConfigError
-from metaprune.core.files import write_json
+from metaprune.core.errors import ConfigError, DamagedFileError, DataError, DataMissingError
+from metaprune.core.files import file_digest, is_leftover, part_of, sweep, write_json
+from metaprune.core.read import read_json
 from metaprune.core.strict import from_dict
 from metaprune.runs.config import RunConfig
+from metaprune.runs.lock import NAME as LOCK
+from metaprune.runs.lock import locked
+from metaprune.runs.schema import read_record
+from metaprune.runs.trust import SIGNATURE, code_in, sign
 
 log = logging.getLogger("metaprune")
 
-_CLAIM = {"config.json", "log.txt", "dense.safetensors"}  # all that a run leaves that stopped before any training
+# all that a run leaves that stopped before any training
+_CLAIM = {"config.json", "log.txt", "dense.safetensors", LOCK, SIGNATURE}
+_PARTS = ("model.safetensors", "network.json", "plan.json")
+_REMEDY = "choose another folder with --run, or delete this one"
 
 
 class RunFolder:
     def __init__(self, path: str | Path, config: RunConfig, *, writes: bool = True):
-        """Claim `path` for `config`. Without `writes` it is another process's: nothing is written there.
+        """Look whether `path` is free for `config`; `held` takes it. Without `writes` it is another process's.
 
         Raises:
             ConfigError: the folder holds a run of another config (says which keys differ).
+            DamagedFileError: its config.json cannot be read.
         """
-        self.path, self._writes = Path(path), writes
+        self.path, self.writes, self._config = Path(path), writes, config.to_dict()
+        self._require_free()
+
+    def _require_free(self) -> None:
         known = self.path / "config.json"
-        resolved = config.to_dict()
-        if known.is_file() and {p.name for p in self.path.iterdir()} - _CLAIM:  # nothing to lose after a false start
-            changed = _differences(_as_of_today(json.loads(known.read_text())), resolved)
+        if known.is_file():
+            if not {p.name for p in self.path.iterdir() if not is_leftover(p)} - _CLAIM:
+                return  # nothing to lose after a false start
+            changed = _differences(_as_of_today(read_json(known, remedy=_REMEDY), self._config), self._config)
             if changed:
                 raise ConfigError(
                     f"{self.path} holds a run with another config ({'; '.join(changed[:5])}). "
                     "Choose another folder with --run, or delete this one"
                 )
-        elif not known.is_file() and self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another folder with --run")
-        if writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(known, resolved)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder inside the block; without `writes`, the main process does.
+
+        Raises:
+            ConfigError: another process works there, or has written another config meanwhile.
+        """
+        if not self.writes:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            self._require_free()
+            self.claim()
+            yield
+            if _config_on_disk(self.path) != self._config:
+                log.warning("warning: %s was changed while the run went on: it is written again", "config.json")
+                write_json(self.path / "config.json", self._config)
+
+    def claim(self) -> None:
+        """Write config.json if it is not there as it has to be, and delete what killed processes left."""
+        if not self.writes:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        sweep(self.path)
+        if _config_on_disk(self.path) != self._config:
+            write_json(self.path / "config.json", self._config)
+        sign(self.path, self._config)
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The record of a run that came to its end, or None."""
+        """The record of a run that came to its end and whose files are all there and intact, or None."""
         path = self.path / "record.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            record = read_record(path)
+        except (ConfigError, DataError) as error:
+            record, fault = None, str(error)
+        else:
+            fault = _fault(self.path, record)
+        if fault is None:
+            return record
+        log.warning("warning: %s; the run goes on from its checkpoints to make it again", fault)
+        return None
 
     def checkpoints(self, phase: str) -> Path:
         return self.path / "checkpoints" / phase
@@ -60,11 +109,11 @@ class RunFolder:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Write metaprune's log messages to log.txt inside the block; without `writes`, only warnings are said."""
-        handler = logging.FileHandler(self.path / "log.txt") if self._writes else logging.NullHandler()
+        handler = logging.FileHandler(self.path / "log.txt") if self.writes else logging.NullHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         level = log.level
         log.addHandler(handler)
-        log.setLevel(logging.INFO if self._writes else logging.WARNING)  # one process tells
+        log.setLevel(logging.INFO if self.writes else logging.WARNING)  # one process tells
         try:
             yield
         except BaseException:  # to the file alone: whoever catches it says it to the user
@@ -91,8 +140,39 @@ class Phases:
         log.info("%s done in %.1f s", name, self.seconds[name])
 
 
-def _as_of_today(data: dict[str, Any]) -> dict[str, Any]:
-    """The config of an earlier start, with the defaults of options that it did not hold."""
+def parts_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of the files that make a finished run, for its record."""
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)} for name in _PARTS}
+
+
+def _fault(folder: Path, record: dict[str, Any]) -> str | None:
+    """What is wrong with the files of a finished run; records of early versions hold no digests to compare with."""
+    parts = record.get("files") or {}
+    if not isinstance(record.get("cost"), dict) or not isinstance(parts, dict):
+        return f"{folder / 'record.json'} is not of a finished run"
+    for name in _PARTS:
+        path, known = part_of(folder, name), parts.get(name)
+        if not path.is_file():
+            return f"{path} is missing"
+        if known is not None and known != {"bytes": path.stat().st_size, "sha256": file_digest(path)}:
+            return f"{path} is damaged or was changed"
+    return None
+
+
+def _config_on_disk(folder: Path) -> Any:
+    try:
+        return read_json(folder / "config.json", remedy=_REMEDY)
+    except (DataMissingError, DamagedFileError):
+        return None
+
+
+def _as_of_today(data: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """The config of an earlier start, with the defaults of options that it did not hold.
+
+    One that names code which the asked one does not is left as it is: reading its options would import that.
+    """
+    if not set(code_in(data)) <= set(code_in(asked)):
+        return data
     try:
         return from_dict(RunConfig, data).to_dict()
     except ConfigError:  # of another version; the comparison says what differs

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import with_batch
-from metaprune.core.errors import ConfigError, DataError, one_line_error
+from metaprune.core.errors import ConfigError, DataError, first_line, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data, load_data
@@ -57,7 +57,7 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto for what there is"
+            f"device {name!r} cannot be used here ({first_line(error)}); use cpu, or auto for what there is"
         ) from error
     return torch.device(name)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
-from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.data import Data, as_data
 from metaprune.export.archive import save
@@ -64,9 +64,7 @@ class Result:
 
     def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
         """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
-        path = save(self.pruned, folder, spec=spec, options=dict(options or {}))
-        write_json(path / "record.json", self.record)
-        return path
+        return save(self.pruned, folder, spec=spec, options=dict(options or {}), record=self.record)
 
 
 def prune(

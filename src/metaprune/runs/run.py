@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from metaprune.core.errors import ConfigError
+from metaprune.core.errors import ConfigError, first_line
 from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.read import understood
 from metaprune.core.rng import Rng
-from metaprune.export.archive import save
+from metaprune.export.archive import require_savable, save
 from metaprune.latency.side_by_side import latency_ms
 from metaprune.protocol.method import Method
 from metaprune.protocol.registry import create_method
 from metaprune.report import write_report
 from metaprune.runs.config import RunConfig
-from metaprune.runs.folder import Phases, RunFolder, log
+from metaprune.runs.folder import Phases, RunFolder, log, parts_of
 from metaprune.runs.inputs import RunInputs, load_inputs
 from metaprune.runs.prepare import Prepared, prepare
 from metaprune.runs.prune import Result, prune_prepared
@@ -42,36 +43,65 @@ def run(
             f"[[also]] names more networks for `metaprune fit {config.method.name}`: run that, then prune with --set "
             "method.options.artifact=FOLDER; or leave the tables out"
         )
-    run_folder, phases = RunFolder(folder, config), Phases()
-    if run_folder.finished is not None:
-        log.info("%s is finished already", run_folder.path)
-        return run_folder.finished
-    with run_folder.logged():
-        with phases("load"):
-            inputs = load_inputs(config)
-        with phases("trace"):
-            prepared = prepared_of(config, inputs, method, progress)
-        history = train_dense(config, inputs, prepared, run_folder, phases)
-        dense_bytes = inputs.save_dense(run_folder.path / "dense.safetensors")
-        result = prune_prepared(prepared, phases=phases, checkpoint_dir=run_folder.path / "checkpoints")
-        with phases("measure"):
-            latency = _latency(config, inputs, result)
-        with phases("save"):
-            save(result.pruned, run_folder.path, spec=config.model.spec, options=inputs.options)
-        record: dict[str, Any] = {
-            **result.record,
-            "command": command,
-            "config": config.to_dict(),
-            "model": config.model.spec,
-            "data": None if config.data is None else config.data.spec,
-            "latency_ms": latency,
-            "file_bytes": {"before": dense_bytes, "after": (run_folder.path / "model.safetensors").stat().st_size},
-            "history": {"train": history, **result.record["history"]},
-        }
-        if record["quality"] and config.model.new_head and config.train is None:
-            record["quality"]["untrained_head"] = True
-        write_report(record, run_folder.path / "report.html", sections_of(record))
-        write_json(run_folder.path / "record.json", record)  # last: it marks the run as finished
+    run_folder = RunFolder(folder, config)
+    if (record := _finished(run_folder)) is not None:
+        return record
+    with run_folder.held(), run_folder.logged():
+        return _run(config, run_folder, method, progress, command)
+
+
+def _finished(run_folder: RunFolder) -> dict[str, Any] | None:
+    """The record of a run that is done; a report that is missing is written again, where that is possible."""
+    record = run_folder.finished
+    if record is None:
+        return None
+    log.info("%s is finished already", run_folder.path)
+    page = run_folder.path / "report.html"
+    if not _is_whole(page):
+        try:
+            with understood(str(run_folder.path / "record.json"), "delete it, and run the command again"):
+                write_report(record, page, sections_of(record))
+        except OSError as error:
+            log.warning("warning: %s is not there and cannot be written: %s", page, first_line(error))
+    return record
+
+
+def _is_whole(page: Path) -> bool:
+    return page.is_file() and page.read_bytes()[-200:].rstrip().endswith(b"</html>")
+
+
+def _run(
+    config: RunConfig, run_folder: RunFolder, method: Method, progress: bool, command: str | None
+) -> dict[str, Any]:
+    phases = Phases()
+    with phases("load"):
+        inputs = load_inputs(config)
+    with phases("trace"):
+        prepared = prepared_of(config, inputs, method, progress)
+        require_savable(prepared.network, prepared.form)
+    history = train_dense(config, inputs, prepared, run_folder, phases)
+    dense_bytes = inputs.save_dense(run_folder.path / "dense.safetensors")
+    result = prune_prepared(prepared, phases=phases, checkpoint_dir=run_folder.path / "checkpoints")
+    with phases("measure"):
+        latency = _latency(config, inputs, result)
+    with phases("save"):
+        save(result.pruned, run_folder.path, spec=config.model.spec, options=inputs.options)
+    parts = parts_of(run_folder.path)
+    record: dict[str, Any] = {
+        **result.record,
+        "command": command,
+        "config": config.to_dict(),
+        "model": config.model.spec,
+        "data": None if config.data is None else config.data.spec,
+        "latency_ms": latency,
+        "file_bytes": {"before": dense_bytes, "after": parts["model.safetensors"]["bytes"]},
+        "files": parts,
+        "history": {"train": history, **result.record["history"]},
+    }
+    if record["quality"] and config.model.new_head and config.train is None:
+        record["quality"]["untrained_head"] = True
+    write_report(record, run_folder.path / "report.html", sections_of(record))
+    write_json(run_folder.path / "record.json", record)  # last: it marks the run as finished
     return record
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metaprune.core.errors import ConfigError, DataError
+from metaprune.core.errors import ConfigError
+from metaprune.core.read import damaged, read_json, understood
 from metaprune.train.history import current_epoch
 
 SCHEMA = 1
@@ -117,6 +117,7 @@ class Record:
     data: str | None = None
     latency_ms: dict[str, Any] | None = None
     file_bytes: dict[str, int] | None = field(default=None)
+    files: dict[str, dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what does not apply is None."""
@@ -134,15 +135,13 @@ def read_record(path: str | Path) -> dict[str, Any]:
         ConfigError: no such file, no JSON, or a newer schema.
     """
     path = Path(path)
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no {path}: give a record.json that a run wrote") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON ({error}): it was damaged, run its command again") from error
+    if not path.exists():
+        raise ConfigError(f"there is no {path}: give a record.json that a run wrote")
+    record = read_json(path, kind=object, remedy="run its command again")
     if not isinstance(record, dict):
-        raise DataError(f"{path} holds no record; give a record.json that a run wrote")
-    return upgraded(record, str(path))
+        damaged(path, "it holds no record", "give a record.json that a run wrote")
+    with understood(str(path), "run its command again"):
+        return upgraded(record, str(path))
 
 
 def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, Any]:

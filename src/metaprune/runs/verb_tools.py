@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metaprune.core.errors import ConfigError
+from metaprune.core.read import parse_toml
 
 
 def toml_value(text: str) -> Any:
     """Parse a value: `3` -> 3, `0.1` -> 0.1, `true` -> True, `[1, 2]` -> [1, 2]; anything else is text."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"x = {text}")["x"]
+    except (ValueError, KeyError):
         return text
 
 

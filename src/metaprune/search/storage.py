@@ -16,8 +16,9 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from metaprune.core.errors import SearchError
+from metaprune.core.errors import MetapruneError, SearchError
 
+_DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError)
 _PAUSES_S = (0.3, 0.7, 1.5)
 
 
@@ -48,6 +49,15 @@ def storage_errors(url: str | None) -> Iterator[None]:
             f"the storage {_shown(url)} of the search cannot be used: {_reason(error)}. What was evaluated is kept "
             "there; put it right and run the same command again to go on"
         ) from error
+    except MetapruneError:
+        raise
+    except _DAMAGED as error:  # Optuna trusts what it reads back
+        if url is None:
+            raise
+        raise SearchError(
+            f"the storage {_shown(url)} of the search is damaged or was changed ({type(error).__name__}: "
+            f"{_reason(error)}): give another one, or delete it to search again"
+        ) from error
 
 
 def _open(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> tuple[Any, optuna.Study]:
@@ -57,7 +67,7 @@ def _open(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> t
             return storage, optuna.create_study(
                 storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
             )
-        except (ValueError, KeyError, OSError, ImportError, ArgumentError) as error:  # another URL, or a driver
+        except (*_DAMAGED, OSError, ImportError, ArgumentError) as error:  # another URL, a driver, or a damaged file
             raise SearchError(
                 f"the storage {_shown(url)} cannot be opened: {_reason(error)}. Give sqlite:///FILE, "
                 "journal:FILE, or postgresql+psycopg://USER@HOST/DB (pip install 'psycopg[binary]')"

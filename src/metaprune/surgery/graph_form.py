@@ -243,14 +243,20 @@ class _Builder:
         return self.graph.get_attr(name)
 
 
+DROPOUT_MODULES: dict[str, type[nn.modules.dropout._DropoutNd]] = {
+    kind.__name__: kind
+    for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+}
+"""Every kind of dropout that a graph form holds as a module; archives write and read these."""
+
+
 def _dropout(node: fx.Node) -> nn.Module:
     name = op_name(node.target)
     rank = node.all_input_nodes[0].meta["val"].dim()
-    whole_channels = {3: nn.Dropout1d, 5: nn.Dropout3d}.get(rank, nn.Dropout2d)
-    kinds = {"dropout": nn.Dropout, "feature_dropout": whole_channels, "alpha_dropout": nn.AlphaDropout}
-    return kinds.get(name.removesuffix("_"), nn.FeatureAlphaDropout)(
-        bound_arguments(node)["p"], inplace=name.endswith("_")
-    )
+    whole_channels = {3: "Dropout1d", 5: "Dropout3d"}.get(rank, "Dropout2d")
+    kinds = {"dropout": "Dropout", "feature_dropout": whole_channels, "alpha_dropout": "AlphaDropout"}
+    kind = DROPOUT_MODULES[kinds.get(name.removesuffix("_"), "FeatureAlphaDropout")]
+    return kind(bound_arguments(node)["p"], inplace=name.endswith("_"))
 
 
 _BATCHNORM_TENSORS = ("weight", "bias", "running_mean", "running_var")

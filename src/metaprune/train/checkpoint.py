@@ -6,26 +6,29 @@ temporary name and renamed, and older ones go only afterwards, so a kill at any 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from metaprune.core.errors import ConfigError, WeightsError
+from metaprune.core.errors import ConfigError, DamagedFileError, WeightsError
+from metaprune.core.files import digest_of, flush, tensors_digest, write_sealed
+from metaprune.core.read import damaged, read_json, read_tensors, require_seal, understood
 from metaprune.train.history import History
 
 _FORMAT = 1
 _TENSORS = "checkpoint.safetensors"
 _NUMBERS = "checkpoint.json"
+_FOLDER = re.compile(r"epoch-\d{4,}")
+_TABLES = ("identity", "history", "optimizer")
 
 
 class SavedHistory(Protocol):
@@ -43,6 +46,13 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
+    folder: Path | None = None
+
+    def understood(self) -> AbstractContextManager[None]:
+        """A block that reads it: what does not fit there is one DamagedFileError."""
+        here = self.folder
+        remedy = f"delete {here.parent if here else 'it'} to start the training over"
+        return understood(f"checkpoint {here or ''}".strip(), remedy)
 
     @property
     def history(self) -> History:
@@ -51,12 +61,6 @@ class Checkpoint:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Select the tensors whose name begins with `prefix` and a dot, without it."""
         return {n.removeprefix(f"{prefix}."): t for n, t in self.tensors.items() if n.startswith(f"{prefix}.")}
-
-
-def digest_of(identity: Mapping[str, Any]) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a JSON-able mapping."""
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save_checkpoint(
@@ -100,13 +104,14 @@ def save_checkpoint(
     # clones: safetensors refuses tensors that share storage, and tied or viewed parameters do
     copies = {k: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, t in tensors.items()}
     save_file(copies, temporary / _TENSORS)
-    (temporary / _NUMBERS).write_text(json.dumps(document, indent=1, default=str), encoding="utf-8")
+    document["tensors_digest"] = tensors_digest(copies)
+    write_sealed(temporary / _NUMBERS, json.loads(json.dumps(document, default=str)))
     for path in (temporary / _TENSORS, temporary / _NUMBERS, temporary):
-        _flush(path)
+        flush(path)
     if final.exists():  # an unreadable leftover of the same epoch
         _delete(final)
     temporary.replace(final)
-    _flush(directory)
+    flush(directory)
     for folder in _folders(directory):
         if folder != final:
             _delete(folder)
@@ -122,20 +127,22 @@ def load_checkpoint(directory: Path, identity: Mapping[str, Any]) -> Checkpoint 
     if not folders:
         return None
     folder = folders[-1]
+    remedy = f"delete {directory} to start the training over"
+    path = folder / _NUMBERS
     try:
-        numbers = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
+        numbers = read_json(path, remedy=remedy)
         if numbers.get("format") != _FORMAT:
-            raise ValueError(f"format {numbers.get('format')!r}, this version reads {_FORMAT}")
+            damaged(path, f"format {numbers.get('format')!r}, this version reads {_FORMAT}", remedy)
+        missing = [k for k in _TABLES if not isinstance(numbers.get(k), dict)]
+        if missing:
+            damaged(path, f"it has no table {missing[0]!r}", remedy)
         _require_same_run(folder, numbers, identity)
-        with safe_open(folder / _TENSORS, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise WeightsError(
-            f"checkpoint {folder} cannot be read ({error}): delete {directory} to start the training over"
-        ) from error
-    return Checkpoint(tensors, numbers)
+        # checkpoints of early versions hold no digests, and are read without them
+        numbers = require_seal(path, numbers, remedy)
+        tensors = read_tensors(folder / _TENSORS, remedy=remedy, digest=numbers.get("tensors_digest"))
+    except DamagedFileError as error:
+        raise DamagedFileError(f"checkpoint {folder} cannot be read ({error})") from error
+    return Checkpoint(tensors, numbers, folder)
 
 
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Any = None, scaler: Any = None) -> None:
@@ -152,17 +159,22 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Any = None, 
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(saved[name])
-    if optimizer is not None:
-        state: dict[int, dict[str, Any]] = {}
-        for index, values in checkpoint.numbers["optimizer"].items():
-            state.setdefault(int(index), {}).update(values)
-        for name, tensor in checkpoint.tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    if scaler is not None and checkpoint.numbers["scaler"] is not None:
-        scaler.load_state_dict(checkpoint.numbers["scaler"])
+    with checkpoint.understood():
+        if optimizer is not None:
+            _restore_optimizer(checkpoint, optimizer)
+        if scaler is not None and checkpoint.numbers["scaler"] is not None:
+            scaler.load_state_dict(checkpoint.numbers["scaler"])
+
+
+def _restore_optimizer(checkpoint: Checkpoint, optimizer: Any) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for index, values in checkpoint.numbers["optimizer"].items():
+        state.setdefault(int(index), {}).update(values)
+    for name, tensor in checkpoint.tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def shapes_digest(model: nn.Module) -> str:
@@ -177,7 +189,7 @@ def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _require_same_run(folder: Path, numbers: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     wanted = digest_of(identity)
-    if numbers["digest"] == wanted:
+    if numbers.get("digest") == wanted:
         return
     old, new = _flat(numbers["identity"]), _flat(json.loads(json.dumps(identity, default=str)))
     changed = [
@@ -186,7 +198,7 @@ def _require_same_run(folder: Path, numbers: Mapping[str, Any], identity: Mappin
         if old.get(key, "absent") != new.get(key, "absent")
     ]
     raise ConfigError(
-        f"{folder} belongs to another run (digest {numbers['digest']}, this one is {wanted}; "
+        f"{folder} belongs to another run (digest {numbers.get('digest')}, this one is {wanted}; "
         f"{'; '.join(changed[:6])}). Give the same options to resume, "
         f"another checkpoint_dir, or delete {folder.parent} to start over"
     )
@@ -203,7 +215,9 @@ def _folders(directory: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     if not directory.is_dir():
         return []
-    return sorted((p for p in directory.glob("epoch-*") if p.is_dir()), key=lambda p: int(p.name.split("-")[1]))
+    return sorted(
+        (p for p in directory.iterdir() if p.is_dir() and _FOLDER.fullmatch(p.name)), key=lambda p: int(p.name[6:])
+    )
 
 
 def _delete(folder: Path) -> None:
@@ -212,14 +226,3 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     folder.replace(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a power cut does not undo the order of the steps."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

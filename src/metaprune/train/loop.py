@@ -148,9 +148,10 @@ class _Run:
         if checkpoint is None:
             return History()
         restore(checkpoint, model=self.model, optimizer=self.optimizer, scaler=self.accelerator.scaler)
-        if self.average is not None:
-            self.average.restore(checkpoint.part("average"))
-        return checkpoint.history
+        with checkpoint.understood():
+            if self.average is not None:
+                self.average.restore(checkpoint.part("average"))
+            return checkpoint.history
 
     def save(self, directory: Path, history: History, identity: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:

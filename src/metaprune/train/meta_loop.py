@@ -63,7 +63,8 @@ class MetaLoop:
         if self.folder is None or (checkpoint := load_checkpoint(self.folder, self.identity)) is None:
             return MetaHistory()
         restore(checkpoint, model=self.state, optimizer=self.optimizer)
-        return MetaHistory(**checkpoint.numbers["history"])
+        with checkpoint.understood():
+            return MetaHistory(**checkpoint.numbers["history"])
 
     def run(
         self,

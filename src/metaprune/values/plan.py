@@ -11,6 +11,8 @@ import numpy as np
 from metaprune.core.errors import PlanError
 from metaprune.values.space import Space
 
+_MOST_CHANNELS = 2**31  # arrays hold channels
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -54,4 +56,16 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        return cls({str(name): tuple(int(i) for i in channels) for name, channels in data["keep"].items()})
+        """Read what `to_dict` gave.
+
+        Raises:
+            PlanError: it is no table of channel lists; numbers are not rounded, and no text is one.
+        """
+        keep = data.get("keep") if isinstance(data, Mapping) else None
+        if not isinstance(keep, Mapping):
+            raise PlanError(f"a plan is {{'keep': {{group: [channels]}}}}, not {str(data)[:80]}")
+        for name, channels in keep.items():
+            plain = isinstance(channels, (list, tuple)) and all(type(i) is int for i in channels)
+            if not isinstance(name, str) or not plain or not all(0 <= i < _MOST_CHANNELS for i in channels):
+                raise PlanError(f"group {name!r} of a plan keeps a list of channels, not {str(channels)[:60]}")
+        return cls({name: tuple(channels) for name, channels in keep.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metaprune.core.files import tensors_digest, write_json, write_tensors
+from metaprune.core.files import tensors_digest, write_sealed, write_tensors
+from metaprune.core.read import read_json, read_tensors, require_seal, understood
 from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
 from metaprune.methods.criteria.random import Random
@@ -91,7 +90,9 @@ def _made(
     seconds = time.perf_counter() - began
     if folder is not None:
         write_tensors(folder / "tensors.safetensors", tensors)  # the other file is last: it marks the model as whole
-        write_json(folder / "plan.json", {"identity": identity, "plan": plan.to_dict(), "seconds": seconds})
+        digest = {"tensors_digest": tensors_digest(tensors)}
+        described = {"identity": identity, "plan": plan.to_dict(), "seconds": seconds, **digest}
+        write_sealed(folder / "plan.json", described)
         for name in ("scratch", "light"):
             shutil.rmtree(folder / name, ignore_errors=True)
     return DataModel(task, network_graph, tensors, plan, seconds)
@@ -120,11 +121,14 @@ def _restored(
     """The same model as an earlier start left it, if it is whole."""
     if folder is None or not (folder / "plan.json").is_file():
         return None
-    saved = json.loads((folder / "plan.json").read_text())
-    if saved["identity"] != identity:
+    path, remedy = folder / "plan.json", f"delete {folder} to train it again"
+    saved = require_seal(path, read_json(path, remedy=remedy), remedy)
+    if saved.get("identity") != identity:
         return None
-    tensors = {n: t.to(task.network.device) for n, t in load_file(folder / "tensors.safetensors").items()}
-    return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), saved["seconds"])
+    read = read_tensors(folder / "tensors.safetensors", remedy=remedy, digest=saved.get("tensors_digest"))
+    with understood(f"{path}", remedy):
+        tensors = {n: t.to(task.network.device) for n, t in read.items()}
+        return DataModel(task, network_graph, tensors, Plan.from_dict(saved["plan"]), float(saved["seconds"]))
 
 
 def _lightly_pruned(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metaprune.core.errors import ConfigError
+from metaprune.core.errors import ConfigError, first_line
 from metaprune.core.rng import Rng
 from metaprune.core.strict import from_dict
 from metaprune.methods.metagraph.config import MetaConfig, MetanetConfig
@@ -50,8 +50,8 @@ def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
         with Rng(0).torch_global():  # its initialisation is overwritten, and draws
             metanet = Metanet(config).to(task.network.device)
         metanet.load_state_dict({n: t.to(task.network.device) for n, t in artifact.tensors.items()})
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = first_line(error)
         raise ConfigError(
             f"the artifact's tensors and options do not belong together ({reason}): fit it again"
         ) from error

@@ -40,6 +40,8 @@ class Search:
     """Any other key of the recipe, as recover.train.epochs=20; may be repeated."""
     out: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder of the network; by default RUN/networks/BUDGET."""
+    trust: bool = False
+    """Run the code that the config of another user's run names."""
     quiet: bool = False
     """No progress."""
 
@@ -52,7 +54,7 @@ class Search:
             raise ConfigError("--run is the folder of a network, which --pareto and --only-search do not make")
         from metaprune.methods.pruningnet.search import FittedPruningNet, start_workers
 
-        fitted = FittedPruningNet.open(self.run_folder, self._overrides(), progress=not self.quiet)
+        fitted = FittedPruningNet.open(self.run_folder, self._overrides(), not self.quiet, trust=self.trust)
         if not self.pareto:  # what is wrong with the budget or the folder is said before anything is searched
             fitted.require(self._budget(fitted))
             if not self.only_search:
@@ -108,6 +110,7 @@ class Search:
         options = [("--budget", self.budget), ("--searcher", self.searcher), ("--storage", self.storage)]
         options += [("--latency-table", self.latency_table), *(("--set", s) for s in self.set)]
         given = [part for flag, value in options if value is not None for part in (flag, value)]
+        given += ["--trust"] if self.trust else []
         last = "--pareto" if self.pareto else "--only-search"
         return [sys.executable, "-m", "metaprune.cli.main", "search", str(self.run_folder), *given, last, "--quiet"]
 

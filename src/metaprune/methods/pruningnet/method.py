@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -180,15 +180,19 @@ class PruningNet(PruningNetConfig, BaseMethod):
         """
         origin = self._origin(task)  # held-out images are indices: of other data they would be images that were seen
         artifact.require(space=task.network.space.digest(), constraints=plain(task.constraints), **origin)
-        made = from_dict(type(self), artifact.info["options"])
-        order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
-        codec = WidthEncoding(task.network.space, task.constraints, made.grid, order)
-        with Rng(0).torch_global():  # what it draws is overwritten at once
-            supernet = made._supernet(task, codec).to(device_of(task.network.model))
-        state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
-        supernet.load_state_dict(state)
         data = task.require_data(self.name)
-        training, validation, _ = made._split(data, artifact.tensors.get(_SPLIT))
+        with artifact.understood():
+            made = from_dict(type(self), artifact.info["options"])
+            order = [artifact.tensors[f"order.{g}"].numpy() for g in range(len(task.network.space))]
+            for group, positions in zip(task.network.space, order, strict=True):
+                _require_permutation(positions, group.width)
+            codec = WidthEncoding(task.network.space, task.constraints, made.grid, order)
+            with Rng(0).torch_global():  # what it draws is overwritten at once
+                supernet = made._supernet(task, codec).to(device_of(task.network.model))
+            state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
+            supernet.load_state_dict(state)
+            _require_finite(state)
+            training, validation, _ = made._split(data, artifact.tensors.get(_SPLIT))
         device = device_of(task.network.model)
         calibration = _calibration(training, self.calibration, self.batch_size, device)
         with replayed(validation, Rng(0).child("validation")):
@@ -260,7 +264,23 @@ class PruningNet(PruningNetConfig, BaseMethod):
             chosen = hold_out(labels, count / len(split), SPLIT_RNG.child("sub-validation"))
         else:
             chosen = held.numpy()
+            if (
+                chosen.ndim != 1
+                or len({*chosen.tolist()}) != len(chosen)
+                or not 0 <= chosen.min() <= chosen.max() < len(split)
+            ):
+                raise ValueError("held-out images that the training split does not have")
         return split.subset(without(len(split), chosen)), split.subset(chosen), chosen
+
+
+def _require_permutation(positions: np.ndarray, width: int) -> None:
+    if not np.array_equal(np.sort(positions), np.arange(width)):
+        raise ValueError(f"an order that is none of {width} channels")
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    if bad := [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise ValueError(f"NaN or infinity in {', '.join(bad[:4])}")
 
 
 def _calibration(split: Split, count: int, batch_size: int, device: torch.device) -> list[Any]:

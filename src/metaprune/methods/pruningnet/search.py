@@ -41,7 +41,12 @@ class FittedPruningNet:
 
     @classmethod
     def open(
-        cls, folder: str | Path, overrides: dict[str, Any] | None = None, progress: bool = True
+        cls,
+        folder: str | Path,
+        overrides: dict[str, Any] | None = None,
+        progress: bool = True,
+        *,
+        trust: bool = False,
     ) -> FittedPruningNet:
         """overrides: options of the method that a search may change (searcher, storage, latency table, ...).
 
@@ -49,7 +54,8 @@ class FittedPruningNet:
             ConfigError: no fitted run there, or a method that searches nothing.
         """
         folder = Path(folder).resolve()
-        config = fitted_config(folder, overrides or {}, PruningNet.name, ("budget", "model", "train"), _OTHERS)
+        tables = ("budget", "model", "train")
+        config = fitted_config(folder, overrides or {}, PruningNet.name, tables, _OTHERS, trust=trust)
         method = from_dict(PruningNet, config.method.options, PruningNet.name)
         inputs = load_inputs(with_dense(config, folder))
         task = prepared_of(dataclasses.replace(config, train=None), inputs, method, progress).task(folder)

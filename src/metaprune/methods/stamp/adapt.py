@@ -11,6 +11,7 @@ from metaprune.protocol.artifact import Artifact
 from metaprune.runs.config import DataConfig, MethodConfig
 from metaprune.runs.fitted import budget_in_path, fitted_config
 from metaprune.runs.run import run
+from metaprune.runs.trust import code_in
 from metaprune.values import Budget
 
 _OTHERS = ": `adapt` is for stamp"
@@ -24,6 +25,7 @@ def adapt(
     out: Path | None = None,
     *,
     progress: bool = True,
+    trust: bool = False,
 ) -> tuple[dict[str, Any], Path]:
     """Adapt a fitted STAMP to another data set: freeze the mask, cut, train the small network, save, report.
 
@@ -36,9 +38,13 @@ def adapt(
         ConfigError: no fitted run there, or of a method that does not adapt.
     """
     folder = Path(folder).resolve()
-    config = fitted_config(folder, overrides or {}, Stamp.name, ("budget", "model", "train", "data"), _OTHERS)
+    tables = ("budget", "model", "train", "data")
+    given = code_in({"data": data.spec})
+    config = fitted_config(folder, overrides or {}, Stamp.name, tables, _OTHERS, given=given, trust=trust)
     options = {**config.method.options, "artifact": str(folder)}
-    shape = Artifact.load(folder, Stamp.name).info["shape"]
+    artifact = Artifact.load(folder, Stamp.name)
+    with artifact.understood():
+        shape = [int(size) for size in artifact.info["shape"]]
     if len(shape) == 3:
         data = dataclasses.replace(data, channels=data.channels or shape[0], image_size=data.image_size or shape[1])
     recover = config.recover

@@ -28,6 +28,8 @@ class Adapt:
     """Any other key of the recipe, as recover.train.epochs=20; may be repeated."""
     out: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder of the network; by default RUN/targets/DATA-BUDGET, which the report of later targets compares with."""
+    trust: bool = False
+    """Run the code that the config of another user's run names."""
     quiet: bool = False
     """No progress bars."""
 
@@ -45,7 +47,13 @@ class Adapt:
             overrides["method.options.adapt_steps"] = self.steps
         data = from_dict(DataConfig, override({"spec": self.data}, chosen), "data")
         record, run_folder = adapt(
-            self.run_folder, data, Budget.parse(self.budget), overrides, self.out, progress=not self.quiet
+            self.run_folder,
+            data,
+            Budget.parse(self.budget),
+            overrides,
+            self.out,
+            progress=not self.quiet,
+            trust=self.trust,
         )
         show_result(record, run_folder / "report.html")
         return 0

@@ -9,10 +9,10 @@ set, a generator meta-learned over subsets of a reference set, a few gradient st
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from metaprune.core.errors import CollapseWarning, ConfigError, DataError, InfeasibleBudgetError
 from metaprune.core.files import tensors_digest
+from metaprune.core.read import read_json
 from metaprune.core.rng import Rng
 from metaprune.core.strict import from_dict
 from metaprune.cost.soft import SoftCost
@@ -207,12 +208,13 @@ class Stamp(StampConfig, BaseMethod):
         """What the artifact was adapted to before, from the records beside it: the report compares with them."""
         targets = []
         for path in sorted(Path(self.artifact).glob("targets/*/record.json")) if self.artifact else ():
-            record = json.loads(path.read_text())
-            kept_channels = (record.get("method_details") or {}).get(self.name, {}).get("kept")
-            if kept_channels is not None and (task.folder is None or path.parent != task.folder):
-                targets.append(
-                    {k: record.get(k) for k in ("data", "budget", "cost", "quality")} | {"kept": kept_channels}
-                )
+            with suppress(DataError):  # the report compares with those that can be read
+                record = read_json(path, remedy="run its command again")
+                kept_channels = ((record.get("method_details") or {}).get(self.name) or {}).get("kept")
+                if kept_channels is not None and (task.folder is None or path.parent != task.folder):
+                    targets.append(
+                        {k: record.get(k) for k in ("data", "budget", "cost", "quality")} | {"kept": kept_channels}
+                    )
         return targets
 
     def _price(self, task: PruneTask, budget: Budget) -> Price:
@@ -295,12 +297,14 @@ class Stamp(StampConfig, BaseMethod):
             other channels.
         """
         artifact.require(space=task.network.space.digest())
-        shape, here = artifact.info["shape"], list(task.require_data(self.name).input_shape)
+        with artifact.understood():
+            shape = artifact.info["shape"]
+            fitted = from_dict(Stamp, dict(artifact.info["options"]), "stamp")
+        here = list(task.require_data(self.name).input_shape)
         if shape[:1] != here[:1]:
             raise DataError(
                 f"the artifact was fitted on samples of shape {shape}, these are {here}: set data.channels={shape[0]}"
             )
-        fitted = from_dict(Stamp, dict(artifact.info["options"]), "stamp")
         if "filter" in (self.variant, fitted.variant) and self.variant != fitted.variant:
             has = "filter pairs" if fitted.variant == "filter" else "channels"
             raise ConfigError(
@@ -321,11 +325,12 @@ class Stamp(StampConfig, BaseMethod):
             named = artifact.tensors.items()
             return {n.removeprefix(prefix): t.to(device) for n, t in named if n.startswith(prefix)}
 
-        reference, new = part("reference."), part("network.")
-        learner = self._learner(task, Rng(0), {**task.network.tensors, **reference})
-        learner.generator.load_state_dict(part("generator."))
-        start = {n: torch.lerp(reference[n], t, self.blend) if t.is_floating_point() else t for n, t in new.items()}
-        return learner, learner.weights(start, classes)
+        with artifact.understood():
+            reference, new = part("reference."), part("network.")
+            learner = self._learner(task, Rng(0), {**task.network.tensors, **reference})
+            learner.generator.load_state_dict(part("generator."))
+            start = {n: torch.lerp(reference[n], t, self.blend) if t.is_floating_point() else t for n, t in new.items()}
+            return learner, learner.weights(start, classes)
 
 
 def _exceeded(over: str, reached: dict[str, float]) -> InfeasibleBudgetError:
