@@ -20,6 +20,7 @@ from metaprune.core.errors import DataError, MetapruneError, NotAvailableError, 
 from metaprune.export.operators import misfit, operator_name, operator_of
 from metaprune.export.trees import tree_from_json, tree_from_torch, tree_to_json
 from metaprune.surgery.graph_form import DROPOUT_MODULES, TreeInputs, TreeOutput
+from metaprune.surgery.input_guard import CutGraph, InputGuard
 
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "output")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -55,7 +56,9 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
         }
         for n in module.graph.nodes
     ]
-    return {"nodes": nodes, "modules": modules, "gathers": gathers}
+    guard = module.meta.get("inputs")
+    inputs = {} if guard is None else {"inputs": guard.to_dict()}
+    return {"nodes": nodes, "modules": modules, "gathers": gathers, **inputs}
 
 
 def graph_from_json(data: Any, root: nn.Module) -> fx.GraphModule:
@@ -97,9 +100,21 @@ def _rebuilt(data: Any, root: nn.Module) -> fx.GraphModule:
         known[name] = graph.create_node(entry["op"], target, tuple(args), kwargs, name=name)
     _require(graph.nodes and list(known.values())[-1].op == "output", "no output")
     graph.lint()
-    module = fx.GraphModule(root, graph, class_name="PrunedGraph")
+    module = CutGraph(root, graph, class_name="PrunedGraph")
+    if "inputs" in data:  # graphs of before have none
+        guard = InputGuard.from_dict(data["inputs"])
+        _require(guard.names == tuple(n.target for n in graph.nodes if n.op == "placeholder"), "inputs")
+        _require(all(_is_leaf(leaf) for leaf in guard.leaves), "inputs")
+        module.meta["inputs"] = guard
     module.eval()
     return module
+
+
+def _is_leaf(leaf: Any) -> bool:
+    """Sizes and names of sizes, or a constant."""
+    if isinstance(leaf, list):
+        return all(type(n) is int or (isinstance(n, str) and len(n) < 1000) for n in leaf)
+    return leaf is None or isinstance(leaf, (bool, int, float, str))
 
 
 def _checked_target(
