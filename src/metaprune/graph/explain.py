@@ -38,8 +38,13 @@ def explain_lines(
     )
     lines += [
         f"no rule for operator {u.op} (node {u.node}, module {u.module or '(root)'}): what enters it is locked"
+        + (f", its {u.macs:,} MACs at the traced size are a constant" if u.macs else "")
         for u in labelled.uncovered
     ]
+    held = dict.fromkeys(x.reason for x in space.locked if x.reason.startswith("graph output '"))
+    if held:
+        names = ", ".join(reason.removeprefix("graph output ") for reason in held)
+        lines.append(f"outputs whose width is held: {names}; free_outputs=[NAME] frees those that nobody reads")
     lines += [f"note: {n}" for n in notes]
     return lines
 

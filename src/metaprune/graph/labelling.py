@@ -84,9 +84,9 @@ def _label_nodes(
         if source is not None and node.op == "placeholder" and node.users and fact.labels[0] is not None:
             parameters[source] = fact.labels[0]
         if node.op == "output":
-            for value in _held_outputs(node, captured, free_outputs):
+            for name, value in _held_outputs(node, captured, free_outputs):
                 for label in facts[value.name].labels[0] or []:
-                    atoms.lock(label, "graph output")
+                    atoms.lock(label, f"graph output {name!r}" if name else "graph output")
     return facts
 
 
@@ -114,17 +114,18 @@ def _lock_indispensable(atoms: Atoms, parameters: dict[str, Labels]) -> None:
             atoms.lock(everywhere[:, None], "without it nothing would be left")
 
 
-def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str]) -> list[fx.Node]:
-    """Output values whose shape must not change; one that is returned twice is held if either name is."""
-    if free is False:
-        return list(node.all_input_nodes)
+def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str]) -> list[tuple[str, fx.Node]]:
+    """Names and values of outputs whose shape must not change; one that is returned twice is held if either name is."""
     names, values = captured.output_names(), pytree.tree_leaves(node.args[0], is_leaf=lambda x: x is None)
-    patterns = ["*"] if free is True else [free] if isinstance(free, str) else list(free)
+    patterns = ["*"] if free is True else [] if free is False else [free] if isinstance(free, str) else list(free)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise PlanError(f"free output {pattern!r} matches no output.{closest(pattern, names)} Outputs: {names}")
-    held = [v for n, v in zip(names, values, strict=True) if not any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-    return [value for value in held if isinstance(value, fx.Node)]
+    return [
+        (name, value)
+        for name, value in zip(names, values, strict=True)
+        if isinstance(value, fx.Node) and not any(fnmatch.fnmatchcase(name, p) for p in patterns)
+    ]
 
 
 def _passed_on(captured: Captured) -> tuple[set[fx.Node], bool]:

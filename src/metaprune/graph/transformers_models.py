@@ -34,5 +34,11 @@ def keeps_cache(model: nn.Module) -> bool:
     return any(_settings(m).get("use_cache") is True for m in model.modules())
 
 
+def groups_experts(model: nn.Module) -> bool:
+    """Tell whether experts are one grouped product, whose kernel takes widths of 16 bytes."""
+    implementations = (_settings(m).get("_experts_implementation_internal") for m in model.modules())
+    return "grouped_mm" in implementations
+
+
 def _settings(module: nn.Module) -> dict[str, Any]:
     return getattr(getattr(module, "config", None), "__dict__", {})

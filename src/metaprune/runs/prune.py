@@ -247,7 +247,7 @@ def _record(
         recovery=effort_record(pruned, recovery, history, own_loop),
         method_details=dict(proposal.details),
         latency_table=prepared.latency_table,
-        module_rules=plain(prepared.rules) if prepared.asked.keep_module else None,
+        module_rules=plain(prepared.rules) if prepared.asked.keep_module or prepared.rules.ties else None,
         seconds=phases.seconds,
     )
 

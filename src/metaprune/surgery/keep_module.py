@@ -8,6 +8,7 @@ first; where none holds for all groups, those that fail are found by bisection a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from metaprune.core.errors import VerificationError
 from metaprune.graph.capture import op_name
 from metaprune.graph.labels import Label
 from metaprune.graph.roles import ATTENTION_ROLES, HEAD_DIMS, STREAM, VALUE_DIMS, attentions
+from metaprune.graph.transformers_models import groups_experts
 from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
 from metaprune.surgery.module_form import verified_module
@@ -26,16 +28,21 @@ from metaprune.values import Constraints, Plan
 PROBES = 2  # random cuts that a set of groups has to survive
 MOST_PROBES = 24  # of a bisection
 STRIKES = 5  # failures in a row after which a class of like groups is left whole
+EXPERT_WIDTHS = 8  # 16 bytes of a half-precision number, see `groups_experts`
 KEEP = (0.3, 0.9)  # keep ratios of the random cuts; what a class does below is not asked, the cut will tell
 
 
 @dataclass(frozen=True)
 class ModuleRules:
-    """ties: groups (by name) that keep one ratio. whole: groups that keep their full width. why: in words."""
+    """ties: groups (by name) that keep one ratio. whole: groups that keep their full width. why: in words.
+
+    round_to: widths are multiples of this, as a kernel of the class asks for.
+    """
 
     ties: tuple[tuple[str, ...], ...] = ()
     whole: tuple[str, ...] = ()
     why: str = "any widths"
+    round_to: int = 1
 
     def applied_to(self, constraints: Constraints) -> Constraints:
         """Add these rules to the constraints."""
@@ -44,6 +51,7 @@ class ModuleRules:
             constraints,
             ties=(*constraints.ties, *exact),
             ignore=(*constraints.ignore, *(f"={name}" for name in self.whole)),
+            round_to=math.lcm(constraints.round_to, self.round_to),
         )
 
 
@@ -100,7 +108,8 @@ class _Search:
         names = [g.name for g in self.network.space]
         left = tuple(names[g] for g in sorted(policy.whole.union(whole)))
         why = policy.name + (f"; left whole where the class does not follow: {self.failure}" if whole else "")
-        return ModuleRules(tuple(tuple(names[g] for g in tie) for tie in policy.ties), left, why)
+        ties = tuple(tuple(names[g] for g in tie) for tie in policy.ties)
+        return ModuleRules(ties, left, why, EXPERT_WIDTHS if groups_experts(self.network.model) else 1)
 
     # ---------------------------------------------------------------------------------------- what to try
 

@@ -90,7 +90,7 @@ class _Candidates:
         if error > TOLERANCE:
             self.why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
             return None
-        other = other_calls(self.network).failure(probe, self.proof, self.generate)
+        other = other_calls(self.network).failure(clone, probe, self.proof, self.generate)
         if other:
             self.why = f"the model's own class equals the cut as traced, but {other}"
             return None

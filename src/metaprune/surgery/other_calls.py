@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from metaprune.core.batches import copied_inputs
+from metaprune.graph.capture import untouched
 from metaprune.graph.transformers_models import keeps_cache
 from metaprune.network import Network
 from metaprune.surgery.verify import TOLERANCE, Proof, call_in_float64, in_float64, relative_error, to_float64
@@ -33,11 +35,13 @@ class OtherCalls:
     default: leaves of the output, by name, that the call with tensors alone shares with the traced call.
     train: leaves of the output in train mode; None: it does not run there, or its own code knows no such mode.
     generates: `generate` gives the same logits with and without its cache.
+    runs: the call with tensors alone runs in the model's own dtype, which kernels may depend on.
     """
 
-    default: frozenset[str]
-    train: int | None
-    generates: bool
+    default: frozenset[str] = frozenset()
+    train: int | None = None
+    generates: bool = False
+    runs: bool = False
 
     @classmethod
     def of(cls, network: Network) -> OtherCalls:
@@ -45,10 +49,11 @@ class OtherCalls:
         args, kwargs = to_float64(network.captured.example)
         differs = kwargs.keys() != _tensors_only(kwargs).keys() or keeps_cache(network.model)
         if not differs and not hasattr(network.model, "generate") and not _differs_in_training(network):
-            return cls(frozenset(), None, False)
+            return cls()
         probe = in_float64(network.model)
-        same: frozenset[str] = frozenset()
+        same, runs = frozenset[str](), False
         if differs:
+            runs = _attempt(lambda: _run(network.model, network) or True) is not None
             traced = _attempt(lambda: _named(call_in_float64(probe, args, kwargs, traced=True)))
             default = _attempt(lambda: _named(call_in_float64(probe, args, _tensors_only(kwargs))))
             same = frozenset(_equal_leaves(traced or {}, default or {}))
@@ -56,12 +61,14 @@ class OtherCalls:
         train = None
         if _differs_in_training(network):
             train = _attempt(lambda: len(pytree.tree_leaves(call_in_float64(probe.train(), args, kwargs))))
-        return cls(same, train, generates is not None and generates <= TOLERANCE)
+        return cls(same, train, generates is not None and generates <= TOLERANCE, runs)
 
-    def failure(self, probe: nn.Module, proof: Proof, generate: bool = True) -> str:
-        """Say in which of these calls a copy of `in_float64` is not what the original was; empty where it is.
+    def failure(self, module: nn.Module, probe: nn.Module, proof: Proof, generate: bool = True) -> str:
+        """Say in which of these calls a module is not what the original was; empty where it is.
 
-        generate: try generation, too.
+        Args:
+            probe: its copy of `in_float64`.
+            generate: try generation, too.
         """
         args, kwargs = proof.args, proof.kwargs
         try:
@@ -70,6 +77,8 @@ class OtherCalls:
                 wrong = sorted(self.default - set(_equal_leaves(expected, actual)))
                 if wrong:
                     return f"its default call gives another {wrong[0] or 'output'}"
+            if self.runs:
+                _run(module, proof.network)
             if generate and self.generates and (error := _cache_error(probe, args, _tensors_only(kwargs))) > TOLERANCE:
                 return f"it generates otherwise with a cache than without (relative error {error:.1e})"
             if self.train is not None:
@@ -81,6 +90,14 @@ class OtherCalls:
             mode = "in train mode" if probe.training else "called as by default"
             return f"it does not run {mode} ({type(error).__name__}: {first[:160]})"
         return ""
+
+
+@torch.no_grad()
+def _run(module: nn.Module, network: Network) -> None:
+    """Call a module with tensors alone, in its own dtype."""
+    args, kwargs = copied_inputs(*network.captured.example)
+    with untouched(module):
+        module(*args, **_tensors_only(kwargs))
 
 
 def _differs_in_training(network: Network) -> bool:
