@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.amp.autocast_mode import _enter_autocast as enter_autocast
 from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import PlanError
@@ -136,7 +137,8 @@ class Program:
             )
             if training and node.name in self._switchable:
                 args, kwargs = with_argument(target, args, kwargs, _flag(node), True)
-            args, kwargs = (_rewrite_literals(_resolve_nodes(a, places), dtype, device) for a in (args, kwargs))
+            kept = None if target is enter_autocast else dtype  # autocast leaves float64 as it is
+            args, kwargs = (_rewrite_literals(_resolve_nodes(a, places), kept, device) for a in (args, kwargs))
             label = self._facts[node.name].rescale_output
             if target is torch.ops.aten.view.default:  # traced from contiguous inputs; others have to run too
                 target = _reshape
@@ -170,12 +172,17 @@ class Program:
         """
         env: list[Any] = [None] * program.slots
         env[: len(self._captured.inputs)] = self.flatten_inputs(args, kwargs or {})
-        for step in program.steps:
-            a = [_fetch(x, env, tensors) for x in step.args]
-            k = {n: _fetch(x, env, tensors) for n, x in step.kwargs.items()} if step.kwargs else {}
-            env[step.slot] = step.target(*a, **k) if call is None else call(step, a, k)
-            for slot in step.free:
-                env[slot] = None
+        try:
+            for step in program.steps:
+                a = [_fetch(x, env, tensors) for x in step.args]
+                k = {n: _fetch(x, env, tensors) for n, x in step.kwargs.items()} if step.kwargs else {}
+                env[step.slot] = step.target(*a, **k) if call is None else call(step, a, k)
+                for slot in step.free:
+                    env[slot] = None
+        except BaseException:
+            for entered in (x for x in env if isinstance(x, torch.amp.autocast)):  # its exit was not reached
+                entered.__exit__(None, None, None)
+            raise
         leaves = [_fetch(x, env, tensors) for x in pytree.tree_leaves(program.output, is_leaf=_is_place)]
         return pytree.tree_unflatten(leaves, self._captured.out_spec)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.amp.autocast_mode import _enter_autocast as enter_autocast
+from torch.amp.autocast_mode import _exit_autocast as exit_autocast
 
 from metaprune.graph.rules import RULES
 from metaprune.graph.rules.elementwise import is_pointwise
@@ -98,12 +100,14 @@ FUNCTIONS = {
     },
     **{f"operator.{n}": getattr(operator, n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
     "builtins.getattr": getattr,
+    "torch.enter_autocast": enter_autocast,
+    "torch.exit_autocast": exit_autocast,
     "torch.sym_max": torch.sym_max,
     "torch.sym_min": torch.sym_min,
     "torch.sym_int": torch.sym_int,
     "torch.sym_float": torch.sym_float,
 }
-_UNARY = ("operator.neg", "torch.sym_int", "torch.sym_float")
+_UNARY = ("operator.neg", "torch.sym_int", "torch.sym_float", "torch.exit_autocast")
 _READABLE = ("device", "dtype")  # attributes that getattr may read
 _LARGEST = 2**32  # elements of a tensor that a saved size may ask for
 _NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -166,11 +170,14 @@ def misfit(name: str, target: Any, args: tuple, kwargs: dict[str, Any]) -> str |
 
 
 def _function_misfit(name: str, args: tuple, kwargs: dict[str, Any]) -> str | None:
-    count = 1 if name in _UNARY else 2
+    count = 4 if name == "torch.enter_autocast" else 1 if name in _UNARY else 2
     if kwargs or len(args) != count:
         return f"{len(args)} arguments and {len(kwargs)} keywords, which takes {count}"
     if name == "builtins.getattr":
         fits = isinstance(args[0], fx.Node) and args[1] in _READABLE
+    elif name == "torch.enter_autocast":
+        kinds = (str, torch.dtype, bool, (bool, type(None)))
+        fits = all(map(isinstance, args, kinds)) and args[0] in ("cpu", "cuda", "mps", "xpu")
     elif name == "operator.getitem":
         fits = isinstance(args[0], fx.Node) and (isinstance(args[1], fx.Node) or _is_int(args[1]))
     else:

@@ -16,6 +16,8 @@ from typing import Any
 import sympy
 import torch
 from torch import fx, nn
+from torch.amp.autocast_mode import _enter_autocast as enter_autocast
+from torch.amp.autocast_mode import _exit_autocast as exit_autocast
 from torch.utils import _pytree as pytree
 
 from metaprune.core.side_effects import side_effects_undone
@@ -149,7 +151,7 @@ def _cleaned(program: Any, example: tuple[tuple, dict[str, Any]]) -> Captured:
 
 
 def _inline_regions(graph: fx.Graph, root: nn.Module) -> None:
-    """Inline no-grad regions and disabled autocast regions; an enabled autocast region stays one opaque node."""
+    """Inline no-grad and autocast regions; an enabled one stands between nodes that enter and leave autocast."""
     again = True
     while again:
         again = False
@@ -159,21 +161,23 @@ def _inline_regions(graph: fx.Graph, root: nn.Module) -> None:
                 continue
             if name == "wrap_with_set_grad_enabled":
                 body, inputs = node.args[1], node.args[2:]
-            elif name == "wrap_with_autocast" and node.args[2] is False:
+            elif name == "wrap_with_autocast":
                 body, inputs = node.args[4], node.args[5:]
             else:
                 continue
-            _inline(graph, node, getattr(root, body.target), inputs)
+            autocast = node.args[:4] if name == "wrap_with_autocast" and node.args[2] else None
+            _inline(graph, node, getattr(root, body.target), inputs, autocast)
             again = True
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
 
 
-def _inline(graph: fx.Graph, node: fx.Node, body: fx.GraphModule, inputs: tuple) -> None:
+def _inline(graph: fx.Graph, node: fx.Node, body: fx.GraphModule, inputs: tuple, autocast: tuple | None = None) -> None:
     values = dict(zip([n for n in body.graph.nodes if n.op == "placeholder"], inputs, strict=True))
     result: Any = ()
     with graph.inserting_before(node):
+        entered = None if autocast is None else graph.call_function(enter_autocast, autocast)
         for inner in body.graph.nodes:
             if inner.op == "output":
                 result = fx.map_arg(inner.args[0], lambda n: values[n])
@@ -182,6 +186,8 @@ def _inline(graph: fx.Graph, node: fx.Node, body: fx.GraphModule, inputs: tuple)
                 values[inner] = graph.get_attr(inner.target)
             elif inner.op != "placeholder":
                 values[inner] = graph.node_copy(inner, lambda n: values[n])
+        if entered is not None:
+            graph.call_function(exit_autocast, (entered,))
     for user in list(node.users):
         if user.target is operator.getitem:
             user.replace_all_uses_with(result[user.args[1]])

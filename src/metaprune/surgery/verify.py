@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.autocast_mode import _enter_autocast as enter_autocast
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -61,6 +62,8 @@ class _Promoted(TorchFunctionMode):
     """Double precision whatever dtypes a forward names: its casts, and tensors that it makes from other data."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is enter_autocast:  # which leaves float64 as it is
+            return func(*args, **(kwargs or {}))
         if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
             func = torch.Tensor.double
         result = func(*(_promote(a) for a in args), **{n: _promote(v) for n, v in (kwargs or {}).items()})
