@@ -214,19 +214,19 @@ def test_units_of_a_recurrent_layer_go_from_every_gate_layer_and_direction(name)
     assert "not prunable: graph output" in network.explain() and "operator without a rule" not in network.explain()
 
 
-def test_a_recurrent_layer_with_projections_is_named_and_all_around_it_is_pruned():
+def test_an_operator_without_a_rule_is_named_and_all_around_it_is_pruned():
     """What has no rule is never silent: the warning, `uncovered` and `explain` name it."""
 
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
-        return m.head(m.mid(m.rnn(m.stem(x))[0][:, -1]).relu())
+        h = m.stem(x)
+        return m.head(m.mid(torch.cdist(h, h)).relu())
 
     stem = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 6))
-    rnn = nn.LSTM(6, 7, proj_size=4, batch_first=True)
-    model = Lambda(forward, stem=stem, rnn=rnn, mid=nn.Linear(4, 10), head=nn.Linear(10, 3))
-    with pytest.warns(UncoveredOpWarning, match="lstm"):
+    model = Lambda(forward, stem=stem, mid=nn.Linear(4, 10), head=nn.Linear(10, 3))
+    with pytest.warns(UncoveredOpWarning, match="cdist"):
         network = trace(model.eval(), torch.randn(2, 4, 5))
-    assert [(u.op, u.module) for u in network.uncovered] == [("lstm", "rnn")]
-    assert "no rule for operator lstm (node lstm, module rnn)" in network.explain()
+    assert [(u.op, u.module) for u in network.uncovered] == [("cdist", "")]
+    assert "no rule for operator cdist (node cdist, module (root))" in network.explain()
     assert sorted(network.space.widths.tolist()) == [9, 10]
     assert cut(network, random_plan(network.space, 0.5, 0)).form == "module"
 

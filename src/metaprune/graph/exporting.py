@@ -74,7 +74,8 @@ def batch_varies(program: Any, batch_dim: int) -> bool:
     names = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
     values = [n.meta.get("val") for n in program.graph_module.graph.nodes if n.name in names]
     tensors = [v for v in values if isinstance(v, torch.Tensor) and v.dim() > batch_dim]
-    return any(isinstance(v.shape[batch_dim], torch.SymInt) for v in tensors)
+    sizes = (v.shape[batch_dim] for v in tensors)
+    return any(isinstance(n, torch.SymInt) and n.node.expr.free_symbols for n in sizes)  # or it became a constant
 
 
 def export_once(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:
@@ -94,7 +95,16 @@ def export_once(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim
     dynamic: Any = shapes if seen and batch > 1 and named else None
     with warnings.catch_warnings(), _quiet(), side_effects_undone(model):  # fake tensors must not meet the next run
         warnings.simplefilter("ignore")
+        _unregister_empty_buffers(model)
         return torch.export.export(model, args, kwargs or None, dynamic_shapes=dynamic, strict=False)
+
+
+def _unregister_empty_buffers(model: nn.Module) -> None:
+    """Make attributes of buffers that are None: torch.export (2.13) takes filling one for writing into an input."""
+    for module in model.modules():
+        for name in [n for n, buffer in module._buffers.items() if buffer is None]:
+            del module._buffers[name]
+            vars(module)[name] = None
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class _Candidates:
     ):
         self.network, self.alive, self.tensors, self.proof = network, alive, tensors, proof
         self.generate = generate
-        self.why = ""
+        self.why, self.runs = "", False  # of the last attempt
 
     def verified(self) -> tuple[nn.Module | None, Attributes, str]:
         changes = traced_changes(self.network, self.alive)
@@ -59,27 +59,38 @@ class _Candidates:
             tried.append(wanted)
             if (result := self._proved(certain, wanted)) is not None:
                 return self._smallest(certain, wanted, result)
+            for kind in self._kinds(wanted) if self.runs else ():  # one that means something else may spoil it
+                if (result := self._proved(certain, fewer := self._without(wanted, kind))) is not None:
+                    return self._smallest(certain, fewer, result)
         return None, {}, self.why
 
     def _smallest(
         self, certain: Attributes, wanted: Attributes, result: tuple[nn.Module, Attributes, str]
     ) -> tuple[nn.Module, Attributes, str]:
         """Leave out the attributes of one name and class at a time, as long as the proof holds."""
-        kinds = {(type(self.network.model.get_submodule(p)), n) for p, values in wanted.items() for n in values}
-        for kind in sorted(kinds, key=str) if len(kinds) > 1 else ():
-            fewer = {
-                path: {n: v for n, v in values.items() if (type(self.network.model.get_submodule(path)), n) != kind}
-                for path, values in wanted.items()
-            }
-            fewer = {path: values for path, values in fewer.items() if values}
+        for kind in self._kinds(wanted):
+            fewer = self._without(wanted, kind)
             if (proved := self._proved(certain, fewer)) is not None:
                 wanted, result = fewer, proved
         return result
+
+    def _kinds(self, wanted: Attributes) -> list[tuple[type, str]]:
+        """Class and name of the attributes, where there are several."""
+        kinds = {(type(self.network.model.get_submodule(p)), n) for p, values in wanted.items() for n in values}
+        return sorted(kinds, key=str) if len(kinds) > 1 else []
+
+    def _without(self, wanted: Attributes, kind: tuple[type, str]) -> Attributes:
+        fewer = {
+            path: {n: v for n, v in values.items() if (type(self.network.model.get_submodule(path)), n) != kind}
+            for path, values in wanted.items()
+        }
+        return {path: values for path, values in fewer.items() if values}
 
     def _proved(self, certain: Attributes, guessed: Attributes) -> tuple[nn.Module, Attributes, str] | None:
         wanted = {p: {**guessed.get(p, {}), **certain.get(p, {})} for p in dict.fromkeys((*guessed, *certain))}
         clone = _copy_with(self.network, self.alive, self.tensors)
         attributes = apply_attributes(clone, wanted)
+        self.runs = False
         try:
             probe = in_float64(clone)
             error = self.proof.probe_error(probe)
@@ -87,6 +98,7 @@ class _Candidates:
             line = next(iter(str(failure).splitlines()), "")
             self.why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
             return None
+        self.runs = True
         if error > TOLERANCE:
             self.why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
             return None
