@@ -1,4 +1,4 @@
-"""Workers that die: noticed as zombies, with reused numbers, on machines whose processes cannot be seen; at any stage."""
+"""Workers that die are noticed: zombies, reused numbers, machines whose processes cannot be seen; at any stage."""
 
 import logging
 import os

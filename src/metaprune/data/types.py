@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import DataError
 from metaprune.objective import Classification, Objective, Split, TeacherSplit
 from metaprune.objective.classification import OTHERS
@@ -41,6 +42,7 @@ class Data:
     objective: Objective | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.objective is None and self.num_classes > 0:
             object.__setattr__(self, "objective", Classification())
 

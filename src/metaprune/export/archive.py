@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
 from metaprune.core.files import write_json, write_tensors
 from metaprune.core.rng import Rng
@@ -98,6 +99,7 @@ def load(
         DataMissingError: no such folder. DataError: not an archive of metaprune, or of a newer format.
         NotAvailableError: a module form without a factory.
     """
+    check_arguments(load, locals())
     folder = Path(folder)
     described = read_archive(folder)
     if form not in ("auto", "module", "graph"):
@@ -191,6 +193,8 @@ def _load_module(
         model = create(spec, **described["options"])
     else:
         model = factory()
+        if not isinstance(model, nn.Module):
+            raise ConfigError("factory returns no torch.nn.Module: give a function that makes the original")
     known = {
         n for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError
 from metaprune.core.files import write_json
 from metaprune.latency.grid import Grid
@@ -38,6 +39,7 @@ class LatencyTable:
         offset_ms: float = 0.0,
         info: dict[str, Any] | None = None,
     ):
+        check_arguments(LatencyTable.__init__, locals())
         self.digest, self.sizes, self.segments, self.grids = digest, sizes, list(segments), dict(grids)
         self.scale, self.offset_ms = scale, offset_ms
         self.info: dict[str, Any] = {} if info is None else info
@@ -82,6 +84,7 @@ class LatencyTable:
 
     def check(self, network: Network) -> None:
         """Raises ConfigError if the table was made for another network, or for other sizes of input."""
+        check_arguments(LatencyTable.check, locals())
         advice = "Make one for this network with `metaprune latency MODEL`"
         if network.space.digest() != self.digest:
             raise ConfigError(
@@ -111,6 +114,7 @@ class LatencyTable:
 
     def save(self, path: str | Path) -> None:
         """Write JSON; the file is whole or not there."""
+        check_arguments(LatencyTable.save, locals())
         write_json(
             Path(path),
             {
@@ -134,6 +138,7 @@ class LatencyTable:
         Raises:
             ConfigError: no such file, or it is no latency table.
         """
+        check_arguments(LatencyTable.load, {"path": path})
         advice = "Make one with `metaprune latency MODEL --out FILE`"
         try:
             data = json.loads(Path(path).read_text())

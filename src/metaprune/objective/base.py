@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, DataError
 from metaprune.objective.batch import batch_size_of, inputs_and_target, tensors_in
 from metaprune.objective.split import Split
@@ -30,6 +31,9 @@ class Metric:
     label: str
     higher_is_better: bool = True
     percent: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def text(self, value: float) -> str:
         """Format `84.10%` of a share, `12.34` of any other number."""

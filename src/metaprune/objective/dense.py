@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, DataError
 from metaprune.objective.base import Metric, Objective, logits_of, soft_cross_entropy
 
@@ -72,6 +73,7 @@ class Segmentation(Objective):
     smooths_labels = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.classes < 2:
             raise ConfigError(f"segmentation needs 2 classes or more, not {self.classes}")
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import Registry
 from metaprune.core.strict import from_dict
@@ -47,6 +48,7 @@ def create_objective(
         ConfigError: an unknown name or option (with the closest known one), or an object that is no objective.
         DataError: functions that cannot be used.
     """
+    check_arguments(create_objective, locals())
     options: dict[str, Any] = {}
     if isinstance(objective, Mapping):
         options = {str(k): v for k, v in objective.items()}

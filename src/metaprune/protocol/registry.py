@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.deprecation import current_name
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import Registry
@@ -43,6 +44,7 @@ RENAMED = {"weights": "weight_masks"}
 
 def register(name: str, target: str | type | MethodSpec) -> None:
     """Make `target` known as `name`: a spec, a class, or "module:attribute" of one. A name that is taken is refused."""
+    check_arguments(register, locals())
     METHODS.register(name, target)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import PYTHON, Registry
 from metaprune.train.config import TrainConfig, require_choice, require_number
@@ -40,6 +41,7 @@ class RecoverConfig:
     """Training batches over which bn averages the statistics."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.kind.startswith(PYTHON):
             require_choice("kind", self.kind, (*NOTHING, *RECOVERIES.names()))
         require_number("temperature", self.temperature, 0.0, open_low=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.rng import Rng
 from metaprune.protocol.artifact import INFO, Artifact
@@ -29,6 +30,7 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
         ConfigError: the method does not learn, or the folder holds another run.
         NotAvailableError: several processes, and a method that does not share its work.
     """
+    check_arguments(fit, locals())
     method = create_method(config.method.name, dict(config.method.options))
     if not isinstance(method, LearnedMethod):
         raise ConfigError(f"method {method.name!r} learns nothing beforehand: `metaprune prune RECIPE` runs it")

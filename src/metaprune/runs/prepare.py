@@ -21,7 +21,9 @@ from metaprune.protocol.method import Method, PruneTask, completed, recovery_aft
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.scratch import reinitialise
 from metaprune.runs.inputs import require_fit, require_traced
+from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
+from metaprune.train.config import require_number
 from metaprune.values import Budget, Constraints
 
 Form = Literal["auto", "module", "graph"]
@@ -124,6 +126,10 @@ def prepare(
         DataError: a model that does not run on the data, or an objective that does not fit either.
         UntraceableError, PlanError, NotAvailableError: as `trace` and the method say.
     """
+    if isinstance(recover, type):
+        raise ConfigError(f"recover={recover.__name__} is a class: give an object of it, as {recover.__name__}(...)")
+    require_number("batch_size", batch_size, 1)
+    options_record(method)  # refuses what no record may hold, before hours of work
     own_loop = None if recover is None or isinstance(recover, (str, RecoverConfig)) else recover
     if own_loop is not None and not callable(own_loop):
         parse_recover(own_loop)  # type: ignore[arg-type]  # says what is accepted

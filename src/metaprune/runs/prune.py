@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
@@ -64,6 +65,7 @@ class Result:
 
     def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
         """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
+        check_arguments(Result.save, locals())
         path = save(self.pruned, folder, spec=spec, options=dict(options or {}))
         write_json(path / "record.json", self.record)
         return path
@@ -72,7 +74,7 @@ class Result:
 def prune(
     model: nn.Module,
     example_inputs: Any,
-    example_kwargs: dict[str, Any] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     *,
     budget: Budget | Mapping[str, Any] | str,
     method: str | Method = "magnitude",
@@ -127,6 +129,7 @@ def prune(
     Raises:
         InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
     """
+    check_arguments(prune, locals())
     parts = Constraints(
         round_to=round_to,
         min_keep=min_keep,
@@ -203,7 +206,7 @@ def prune_prepared(
         )
         if pruned.form == "graph":
             require_traced(network, prepared.data)
-        if recovery.kind != "none":  # a form that cannot be trained on this data is told before it is
+        if recovery.kind != "none" or prepared.free_outputs:  # what does not fit the data is told now
             require_fit(pruned.model, prepared.data)
     figures = {"dense": _figures(network.model, prepared), "cut": _figures(pruned.model, prepared)}
     with phases("recover"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
@@ -36,6 +37,7 @@ def run(
 
     `method` stands in for the config's, with what a file that is passed on should not hold (a storage's password).
     """
+    check_arguments(run, locals())
     method = method or create_method(config.method.name, dict(config.method.options))
     if config.also and not config.method.options.get("artifact"):
         raise ConfigError(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, closest
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -79,6 +80,7 @@ class TrainConfig:
     package), or python:module:Class of an accelerate GeneralTracker."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.optimizer.startswith(PYTHON):
             require_choice("optimizer", self.optimizer, OPTIMIZERS)
         if not self.schedule.startswith(PYTHON):
