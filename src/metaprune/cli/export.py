@@ -33,7 +33,6 @@ class Export:
         report = export_model(load(self.run_folder, form=self.form), args, kwargs, path, format=self.format)
         console().print(
             f"{report.path}: {report.bytes:,} bytes, differs from the network by {report.error:.1e} (relative)",
-            highlight=False,
             soft_wrap=True,
         )
         return 0

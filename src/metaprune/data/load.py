@@ -32,7 +32,8 @@ def load_data(
     """Load a data set. Nothing is downloaded, except by `hf:` with a Hub name.
 
     Splits do not depend on `seed`. A part that the source gives is taken as it is; else 15% of each class are held
-    out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side).
+    out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side). With a val but
+    no test part there is no test split, and figures are of val.
 
     Args:
         spec: `builtin:NAME` (brown: sequences of 128 tokens of SmolLM2's tokenizer); `imagefolder:DIR`

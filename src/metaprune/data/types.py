@@ -29,6 +29,7 @@ class Data:
             covers their types and lengths only.
         objective: classification where there are classes, if none is given; None where the labels do not say what they
             mean, and the user has not.
+        carved: the splits that were cut out of the training part, since the source gives none.
     """
 
     name: str
@@ -40,11 +41,17 @@ class Data:
     classes: tuple[str, ...]
     digest: str
     objective: Objective | None = None
+    carved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.objective is None and self.num_classes > 0:
             object.__setattr__(self, "objective", Classification())
+
+    def split_sizes(self) -> dict[str, Any]:
+        """Count the samples of each split, for a record; None where only a walk through the data could tell."""
+        parts = {part: getattr(self, part) for part in ("train", "val", "test") if getattr(self, part) is not None}
+        return {**{part: _length(split) for part, split in parts.items()}, "carved": list(self.carved)}
 
     def require_objective(self) -> Objective:
         """Return the objective.
@@ -68,6 +75,14 @@ class Data:
         parts = (self.train, self.val, self.test)
         train, val, test = (p if p is None or isinstance(p, TeacherSplit) else TeacherSplit(p, model) for p in parts)
         return dataclasses.replace(self, train=train, val=val, test=test)
+
+
+def _length(split: Any) -> int | None:
+    source = getattr(split, "source", None)
+    try:
+        return len(split if source is None else getattr(source, "dataset", source))
+    except TypeError:
+        return None
 
 
 def _read_by(split: Split | None, objective: Objective) -> Any:

@@ -24,6 +24,7 @@ from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.train.config import require_number
+from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Constraints
 
 Form = Literal["auto", "module", "graph"]
@@ -143,6 +144,8 @@ def prepare(
     require_fit(network.model, data)
     if method.needs_data:
         require_traced(network, data)
+    if data is not None and recovery.kind in ("finetune", "distil", "scratch"):
+        require_trainable(data, recovery.train, own_loss=recovery.kind == "distil")
     rules = module_rules(network, seed) if constraints.keep_module else ModuleRules()
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
         reinitialise(copy.deepcopy(network.model), Rng(seed))

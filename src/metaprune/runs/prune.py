@@ -15,6 +15,7 @@ from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
+from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.export.archive import save
 from metaprune.objective import Objective, create_objective, describe_objective
@@ -141,26 +142,29 @@ def prune(
     )
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
     phases = Phases()
-    with phases("trace"):
-        prepared = prepare(
-            model,
-            example_inputs,
-            example_kwargs,
-            budget=Budget.parse(budget),
-            method=create_method(method, dict(method_options or {})),
-            constraints=_one_of(constraints, parts),
-            data=None if data is None else as_data(data, objective=judged_by),
-            recover=recover,
-            form=form,
-            free_outputs=free_outputs,
-            batch_dim=batch_dim,
-            latency_table=latency_table,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    return prune_prepared(prepared, phases=phases, checkpoint_dir=folder, verify=verify)
+    with collected_warnings() as warned:
+        with phases("trace"):
+            prepared = prepare(
+                model,
+                example_inputs,
+                example_kwargs,
+                budget=Budget.parse(budget),
+                method=create_method(method, dict(method_options or {})),
+                constraints=_one_of(constraints, parts),
+                data=None if data is None else as_data(data, objective=judged_by),
+                recover=recover,
+                form=form,
+                free_outputs=free_outputs,
+                batch_dim=batch_dim,
+                latency_table=latency_table,
+                batch_size=batch_size,
+                seed=seed,
+                progress=progress,
+            )
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        result = prune_prepared(prepared, phases=phases, checkpoint_dir=folder, verify=verify)
+    result.record["warnings"] = warned
+    return result
 
 
 def _one_of(constraints: Constraints | None, parts: Constraints) -> Constraints:
@@ -254,6 +258,7 @@ def _record(
         latency_table=prepared.latency_table,
         module_rules=plain(prepared.rules) if prepared.asked.keep_module else None,
         seconds=phases.seconds,
+        splits=None if prepared.data is None else prepared.data.split_sizes(),
     )
 
 

@@ -76,11 +76,10 @@ class Search:
         best = fitted.best(budget)
         out = console()
         for name, width in best["widths"].items():
-            out.print(f"{name:<40} {width:>6} of {fitted.search.task.network.space[name].width}", highlight=False)
+            out.print(f"{name:<40} {width:>6} of {fitted.search.task.network.space[name].width}")
         costs = ", ".join(f"{k} {v:,.6g}" for k, v in best["cost"].items())
         out.print(
             f"score {best['score']:.4f} on sub-validation, best of {best['evaluated']}; {costs}",
-            highlight=False,
             soft_wrap=True,
         )
         if self.only_search:
@@ -93,8 +92,8 @@ class Search:
         rows = fitted.pareto()
         out = console()
         for row in rows:
-            out.print(f"{row['cost']['macs']:>16,} MACs   score {row['score']:.4f}", highlight=False)
-        out.print(f"front: {self.run_folder / 'front.json'}", highlight=False, soft_wrap=True)
+            out.print(f"{row['cost']['macs']:>16,} MACs   score {row['score']:.4f}")
+        out.print(f"front: {self.run_folder / 'front.json'}", soft_wrap=True)
         return 0
 
     def _overrides(self) -> dict[str, Any]:
