@@ -77,7 +77,7 @@ def test_a_label_of_an_npz_that_is_no_class_allocates_nothing(tmp_path, wrong):
         load_npz(tmp_path, images=np.zeros((40, 8, 8), np.uint8), labels=labels)
 
 
-# ---------------------------------------------------------------------------------------------------- arrays and folders
+# ---------------------------------------------------------------------------------------------------- files
 
 
 def load_npz(folder, **arrays):
@@ -174,9 +174,7 @@ def test_figures_are_of_the_users_own_part_where_there_is_one(tmp_path, parts, j
     if "val" in parts:
         assert len(data.train) == 18
     sizes = data.split_sizes()
-    assert sum(sizes.get(part, 0) for part in ("train", "val", "test")) == sum(
-        sum(c.values()) for c in parts.values()
-    )
+    assert sum(sizes.get(part, 0) for part in ("train", "val", "test")) == sum(sum(c.values()) for c in parts.values())
 
 
 # ---------------------------------------------------------------------------------------------------- loaders
