@@ -1,5 +1,9 @@
 """What config and data tell is said before the first epoch, not after hours."""
 
+import subprocess
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -67,9 +71,6 @@ class FixedBatch(nn.Module):
 
 
 def test_a_batch_size_that_cannot_be_timed_is_told_first(base, tmp_path, monkeypatch):
-    import sys
-    import types
-
     module = types.ModuleType("fixed_batch_module")
     module.make = FixedBatch
     monkeypatch.setitem(sys.modules, "fixed_batch_module", module)
@@ -86,3 +87,33 @@ def test_a_password_is_refused_before_the_search(tmp_path):
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(mp.ConfigError, match="METAPRUNE_STORAGE"):
         mp.prune(model, torch.randn(2, 4), budget="macs=60%", method=method, data=None)
+
+
+# ---------------------------------------------------------------------------------------------------- small things
+
+
+def test_importing_leaves_pythons_random_numbers_alone():
+    code = (
+        "import random; a = random.getstate(); import metaprune as mp; mp.prune, mp.fit; assert random.getstate() == a"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_bound_that_looks_like_a_share_is_asked_about():
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    with pytest.raises(mp.InfeasibleBudgetError, match=r"Was macs=50% meant\?"):
+        mp.prune(model, torch.randn(2, 64), budget="macs=50")
+
+
+def test_absurd_counts_are_refused_or_capped():
+    with pytest.raises(mp.ConfigError, match="epochs"):
+        mp.TrainConfig(epochs=1e300)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    mp.prune(model, torch.randn(2, 4), budget="macs=60%", method_options={"steps": 10**9}, progress=False)
+
+
+def test_a_model_on_the_meta_device_is_told_to_get_weights():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(mp.MetapruneError, match="meta device"):
+        mp.prune(model, torch.randn(2, 4, device="meta"), budget="macs=60%")

@@ -120,18 +120,27 @@ class LoaderSplit:
             yield moved(inputs, device), moved(target, device, is_target=True)
 
     def _alive(self, loader: Any) -> Iterator[Any]:
-        """Yield the batches of a DataLoader; a worker process of it that is gone is one clear error."""
-        try:
+        with dead_loader_workers_told(self.role):
             yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            line = next(iter(str(error).splitlines()))
-            raise DataError(
-                f"a worker process of the {self.role or 'data'} DataLoader ended ({line}): "
-                "it was killed, most often for memory; take fewer workers, smaller batches, or num_workers=0, which "
-                "shows what it stumbles on"
-            ) from error
+
+
+@contextmanager
+def dead_loader_workers_told(role: str = "") -> Iterator[None]:
+    """Let a worker process of a DataLoader that is gone be one clear error.
+
+    PyTorch raises wherever the main process is at that moment, so whole runs are in such a block, too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        line = next(iter(str(error).splitlines()))
+        raise DataError(
+            f"a worker process of the {role or 'data'} DataLoader ended ({line}): "
+            "it was killed, most often for memory; take fewer workers, smaller batches, or num_workers=0, which "
+            "shows what it stumbles on"
+        ) from error
 
 
 @contextmanager

@@ -62,8 +62,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
+        line = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto for what there is"
+            f"device {name!r} cannot be used here ({line}); use cpu, or auto for what there is"
         ) from error
     return torch.device(name)
 

@@ -138,6 +138,8 @@ def prepare(
     recovery = replace(asked, kind=recovery_after(method, asked.kind))
     _require_data(method, data, recovery)
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
+    if isinstance(model, nn.Module) and any(p.is_meta for p in model.parameters()):
+        raise ConfigError("the model is on the meta device: give it weights first, by model.to_empty(device='cpu')")
     network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs, batch_dim=batch_dim)
     network, table = attach_latency_table(network, latency_table)
     data = None if data is None else data.bound_to(network.model)

@@ -17,6 +17,7 @@ from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
 from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
+from metaprune.data.loader_split import dead_loader_workers_told
 from metaprune.export.archive import save
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
@@ -142,7 +143,7 @@ def prune(
     )
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
     phases = Phases()
-    with collected_warnings() as warned:
+    with collected_warnings() as warned, dead_loader_workers_told():
         with phases("trace"):
             prepared = prepare(
                 model,

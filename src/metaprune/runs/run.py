@@ -13,6 +13,7 @@ from metaprune.core.errors import ConfigError, one_line_error
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
 from metaprune.core.warned import collected_warnings
+from metaprune.data.loader_split import dead_loader_workers_told
 from metaprune.export.archive import save
 from metaprune.latency.side_by_side import latency_ms
 from metaprune.protocol.method import Method
@@ -52,7 +53,7 @@ def run(
     if run_folder.finished is not None:
         log.info("%s is finished already", run_folder.path)
         return run_folder.finished
-    with run_folder.logged(), collected_warnings() as warned:
+    with run_folder.logged(), collected_warnings() as warned, dead_loader_workers_told():
         with phases("load"):
             inputs = load_inputs(config)
         with phases("trace"):

@@ -86,7 +86,7 @@ class TrainConfig:
         if not self.schedule.startswith(PYTHON):
             require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
-        require_number("epochs", self.epochs, 0.0, open_low=True)
+        require_number("epochs", self.epochs, 0.0, 1e6, open_low=True)
         require_number("batch_size", self.batch_size, 1)
         if not isinstance(self.batch_size, int):
             raise ConfigError(f"batch_size={self.batch_size!r} does not fit: give a whole number")

@@ -51,7 +51,7 @@ def restored(artifact: Artifact, task: PruneTask) -> RestoredMetanet:
             metanet = Metanet(config).to(task.network.device)
         metanet.load_state_dict({n: t.to(task.network.device) for n, t in artifact.tensors.items()})
     except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
             f"the artifact's tensors and options do not belong together ({reason}): fit it again"
         ) from error
