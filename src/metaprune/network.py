@@ -179,6 +179,8 @@ class Network:
     def cost_model(self, batch: int = 1) -> CostModel:
         """Build what `cost` evaluates, for `batch` samples."""
         check_arguments(Network.cost_model, locals())
+        if batch < 1:
+            raise PlanError(f"batch={batch} is no number of samples: give 1 or more")
         if batch not in self._costs:
             terms = cost_terms(self.captured, self.labelled, self.space, batch)
             self._costs[batch] = CostModel(terms, self.space, self._predict_ms)
@@ -341,6 +343,7 @@ class NetworkAtWidths:
 
     def cost(self, *, batch: int = 1, masks: Mapping[str, torch.Tensor] | None = None) -> Cost:
         """Compute the exact cost; see `Network.cost`."""
+        check_arguments(NetworkAtWidths.cost, locals())
         alive = self.network.survivors(Plan()) if self.survivors is None else self.survivors
         masked = sum(int((~m).sum()) for m in self.masks(masks or {}).values())
         return self.network.cost_model(batch).of_survivors(alive, masked)

@@ -108,7 +108,17 @@ def calls(tmp_path_factory):
         "Plan.of": (mp.Plan.of, dict(space=net.space, masks=[np.ones(8, bool)])),
         "Plan.from_dict": (mp.Plan.from_dict, dict(data=plan.to_dict())),
         "Proposal": (mp.Proposal, dict(plan=plan)),
-        "LatencyTable": (mp.LatencyTable, dict(digest="", sizes=Sized(), segments=[], grids={})),
+        "LatencyTable": (mp.LatencyTable, dict(digest="", sizes=sizes(), segments=[], grids={})),
+        "LatencyTable.predict_ms": (mp.LatencyTable("", sizes(), [], {}).predict_ms, dict(widths=np.array([[8]]))),
+        "LatencyTable.segments_ms": (mp.LatencyTable("", sizes(), [], {}).segments_ms, dict(widths=np.array([[8]]))),
+        "LatencyTable.check": (mp.LatencyTable("", sizes(), [], {}).check, dict(network=net)),
+        "Data.judged_by": (data.judged_by, dict(objective=mp.Classification())),
+        "Data.bound_to": (data.bound_to, dict(model=model())),
+        "Budget.bounds": (mp.Budget(macs="60%").bounds, dict(full=net.cost())),
+        "Network.cost_model": (net.cost_model, {}),
+        "Network.at().cost": (net.at(plan).cost, {}),
+        "rule of": (lambda function: mp.rule(function)(print), dict(function="conformance_op_2")),
+        "register anew": (lambda target: mp.register("conformance", target), dict(target="a:b")),
         "LatencyTable.load": (mp.LatencyTable.load, dict(path=folder / "none.json")),
         "rule": (lambda name: mp.rule(name), dict(name="conformance_op")),
         "Network.at": (net.at, dict(widths=plan)),
@@ -124,8 +134,10 @@ def calls(tmp_path_factory):
     }  # fmt: skip
 
 
-class Sized:
-    full = np.array([8])
+def sizes():
+    from metaprune.latency.segments import Sizes
+
+    return Sizes(np.array([8]), [(((0,), 1),)])
 
 
 def result_config(name, **fields):

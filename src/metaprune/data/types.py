@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from metaprune.core.arguments import check_fields
+from metaprune.core.arguments import check_arguments, check_fields
 from metaprune.core.errors import DataError
 from metaprune.objective import Classification, Objective, Split, TeacherSplit
 from metaprune.objective.classification import OTHERS
@@ -65,11 +65,13 @@ class Data:
 
     def judged_by(self, objective: Objective) -> Data:
         """Return the same data with another objective; loaders are read by its batch adapter."""
+        check_arguments(Data.judged_by, locals())
         parts = {part: _read_by(getattr(self, part), objective) for part in ("train", "val", "test")}
         return dataclasses.replace(self, **parts, objective=objective)
 
     def bound_to(self, model: nn.Module) -> Data:
         """Return the same data; where the objective is label-free, with the outputs of `model` as the target."""
+        check_arguments(Data.bound_to, locals())
         if self.objective is None or not self.objective.is_label_free:
             return self
         parts = (self.train, self.val, self.test)

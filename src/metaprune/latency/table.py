@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metaprune.core.arguments import check_arguments
-from metaprune.core.errors import ConfigError
+from metaprune.core.errors import ConfigError, PlanError
 from metaprune.core.files import write_json
 from metaprune.latency.grid import Grid
 from metaprune.latency.segments import AxisTerms, Segment, Sizes, axis_values, segments_of
@@ -47,7 +47,7 @@ class LatencyTable:
 
     def predict_ms(self, widths: np.ndarray) -> np.ndarray:
         """widths: int64 [n, groups] -> milliseconds float64 [n] of one forward pass of the table's batch."""
-        sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
+        sizes = self.sizes.of(self._widths(widths))
         total = np.zeros(sizes.shape[1])
         for grid, count, columns in self._tables:
             if not columns:
@@ -59,12 +59,22 @@ class LatencyTable:
 
     def segments_ms(self, widths: np.ndarray) -> np.ndarray:
         """widths: int64 [n, groups] -> milliseconds of every segment alone, float64 [n, segments]."""
-        sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
+        sizes = self.sizes.of(self._widths(widths))
         milliseconds = np.zeros((sizes.shape[1], len(self.segments)))
         for s, segment in enumerate(self.segments):
             grid = self.grids[segment.key]
             milliseconds[:, s] = grid.dense[grid.cell([axis_values(axis, sizes) for axis in segment.axes])]
         return milliseconds
+
+    def _widths(self, widths: Any) -> np.ndarray:
+        """Raises PlanError for what is no int64 [n, groups]."""
+        try:
+            rows = np.asarray(widths, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError):
+            rows = np.empty(0, dtype=np.int64)
+        if rows.shape[1:] != (len(self.sizes.full),):
+            raise PlanError(f"widths are whole numbers of shape [structures, {len(self.sizes.full)} groups]")
+        return rows
 
     def _plan(self) -> list[tuple[Grid, int, list[np.ndarray | list[AxisTerms]]]]:
         """Of every table: its grid, how many segments use it, and per axis the sizes that its segments read."""

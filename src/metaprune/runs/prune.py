@@ -171,8 +171,6 @@ def prune(
 def _one_of(constraints: Constraints | None, parts: Constraints) -> Constraints:
     if constraints is None:
         return parts
-    if not isinstance(constraints, Constraints):
-        raise ConfigError(f"constraints={constraints!r} is no Constraints: make one, or give its parts as keywords")
     if parts != Constraints():
         raise ConfigError("constraints= and its parts (round_to, ignore, ...) exclude each other: give one of them")
     return constraints

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from metaprune.core.arguments import shown
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError
 from metaprune.cost.metrics import budget_metrics, cost_metric, require_budget_metric
 
@@ -81,6 +81,9 @@ class Budget(Mapping[str, Bound]):
 
     def bounds(self, full: Mapping[str, Any]) -> dict[str, float]:
         """Absolute upper bounds by metric, given the cost of the full network."""
+        check_arguments(Budget.bounds, locals())
+        if missing := [metric for metric in self if metric not in full]:
+            raise ConfigError(f"the full network's cost has no {missing[0]}: give net.cost()")
         absolute = {}
         for metric, bound in self._asked.items():
             number, relative = _parse_bound(metric, bound)
