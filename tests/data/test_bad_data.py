@@ -216,5 +216,5 @@ def test_training_samples_of_another_width_than_validations_are_told_before_anyt
         return DataLoader(TensorDataset(torch.randn(8, width), torch.arange(8) % 3), 4)
 
     for parts, role in (((5, 4), "train"), ((4, 4, 5), "test")):
-        with pytest.raises(mp.DataError, match=f"does not run on {role} samples"):
+        with pytest.raises(mp.DataError, match=f"does not run on samples of user data, {role} split"):
             mp.prune(net(), torch.randn(2, 4), budget="macs=60%", data=tuple(map(part, parts)), progress=False)

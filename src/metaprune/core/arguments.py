@@ -25,9 +25,13 @@ _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text",
 _NAMES |= {Path: "a path", type(None): "None", None: "None"}
 
 
-def check_arguments(function: Callable, given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for the first of `given` (the caller's `locals()`) that its annotation does not allow."""
-    _check(function.__qualname__.removesuffix(".__init__"), _hints(function), given)
+def check_arguments(function: Callable, given: Mapping[str, Any], *, but: Sequence[str] = ()) -> None:
+    """Raises ConfigError for the first of `given` (the caller's `locals()`) that its annotation does not allow.
+
+    but: arguments that are checked elsewhere, with more to say.
+    """
+    hints = {name: hint for name, hint in _hints(function).items() if name not in but}
+    _check(function.__qualname__.removesuffix(".__init__"), hints, given)
 
 
 def check_fields(instance: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from metaprune.core.arguments import check_fields
+from metaprune.core.arguments import check_fields, shown
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import PYTHON, Registry
 from metaprune.train.config import TrainConfig, require_choice, require_number
@@ -63,6 +63,6 @@ def parse_recover(value: RecoverConfig | str | None) -> RecoverConfig:
         return RecoverConfig(kind=value)
     kinds = ", ".join((*NOTHING, *RECOVERIES.names()))
     raise ConfigError(
-        f"recover={value!r} is not understood: give None, one of {kinds}, a RecoverConfig, or a function of "
+        f"recover={shown(value)} is not understood: give None, one of {kinds}, a RecoverConfig, or a function of "
         "(model, data)"
     )

@@ -152,7 +152,7 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
                 if not data.input_shape:
                     advice = "Give batches whose inputs have the names and shapes that the model takes"
                 raise DataError(
-                    f"{type(model).__name__} does not run on {role} samples of {data.name} ({given}): "
+                    f"{type(model).__name__} does not run on samples of {data.name}, {role} split ({given}): "
                     f"{one_line_error(error)}. {advice}"
                 ) from error
             if data.objective is not None:

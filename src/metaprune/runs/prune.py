@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from metaprune.core.arguments import check_arguments
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.rng import Rng
@@ -47,6 +47,9 @@ from metaprune.train.evaluate import evaluate
 from metaprune.train.masks import held_at_zero, set_to_zero
 from metaprune.train.modes import device_of
 from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
+
+_SAY_MORE = ("budget", "method", "data", "objective", "loss_fn", "score_fn", "recover", "constraints")
+"""Arguments of `prune` whose own readers name all that is accepted."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def prune(
     Raises:
         InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
     """
-    check_arguments(prune, locals())
+    check_arguments(prune, locals(), but=_SAY_MORE)
     parts = Constraints(
         round_to=round_to,
         min_keep=min_keep,
@@ -171,6 +174,10 @@ def prune(
 def _one_of(constraints: Constraints | None, parts: Constraints) -> Constraints:
     if constraints is None:
         return parts
+    if not isinstance(constraints, Constraints):
+        raise ConfigError(
+            f"constraints={shown(constraints)} is no Constraints: make one, or give its parts as keywords"
+        )
     if parts != Constraints():
         raise ConfigError("constraints= and its parts (round_to, ignore, ...) exclude each other: give one of them")
     return constraints
