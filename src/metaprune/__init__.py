@@ -7,6 +7,7 @@ The names here are the public interface; docs/stability.md says what that promis
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 from metaprune._version import __version__
@@ -205,7 +206,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        state = random.getstate()  # rich draws from it when it is imported, and the user's numbers are the user's
+        try:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        finally:
+            random.setstate(state)
     raise AttributeError(f"module 'metaprune' has no attribute {name!r}")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from metaprune.core.arguments import check_arguments, require_fits
 from metaprune.core.errors import FixedBatchWarning, MetapruneError, PlanError, UncoveredOpWarning
 from metaprune.cost.analytic import CostModel, PredictMs
 from metaprune.cost.terms import cost_terms
@@ -92,6 +93,9 @@ class Network:
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
         """Return this network with other weights, for methods that read `tensors`; it shares graph, space and costs."""
+        check_arguments(Network.with_tensors, locals())
+        if missing := [name for name in self.tensors if name not in tensors]:
+            raise PlanError(f"tensors lack {missing[0]!r}: give one by every name of net.tensors")
         new = copy.copy(self)
         taken = {
             n: nn.Parameter(tensors[n].detach(), requires_grad=False) if isinstance(t, nn.Parameter) else tensors[n]
@@ -107,6 +111,7 @@ class Network:
             predict_ms: widths [n, groups] -> ms [n], as `LatencyTable.predict_ms`. The milliseconds are those of a
                 forward pass of the table's own batch, whatever `batch` a cost is asked for.
         """
+        check_arguments(Network.with_latency, locals())
         new = copy.copy(self)
         new._costs = {batch: replace(costs, predict_ms=predict_ms) for batch, costs in self._costs.items()}
         new._predict_ms = predict_ms
@@ -153,6 +158,7 @@ class Network:
 
     def survivors(self, plan: Plan) -> Survivors:
         """Raises PlanError if the plan does not fit."""
+        check_arguments(Network.survivors, locals())
         alive = np.ones(len(self.labelled.atoms), dtype=bool)
         for group, mask in zip(self.space, plan.masks(self.space), strict=True):
             alive[group.atoms] = mask
@@ -164,6 +170,7 @@ class Network:
         Raises:
             PlanError: the plan does not fit.
         """
+        check_arguments(Network.at, locals())
         if isinstance(widths, Plan):
             key = tuple(sorted(widths.keep.items()))
             return NetworkAtWidths(self, self.survivors(widths), key) if key else NetworkAtWidths(self, None, "full")
@@ -171,6 +178,9 @@ class Network:
 
     def cost_model(self, batch: int = 1) -> CostModel:
         """Build what `cost` evaluates, for `batch` samples."""
+        check_arguments(Network.cost_model, locals())
+        if batch < 1:
+            raise PlanError(f"batch={batch} is no number of samples: give 1 or more")
         if batch not in self._costs:
             terms = cost_terms(self.captured, self.labelled, self.space, batch)
             self._costs[batch] = CostModel(terms, self.space, self._predict_ms)
@@ -192,6 +202,7 @@ class Network:
                 the batch that the latency table was measured with.
             masks: of single weights at full size, with a Plan; they change `nonzero` alone.
         """
+        check_arguments(Network.cost, locals())
         if isinstance(widths, Plan):
             return self.at(widths).cost(batch=batch, masks=masks)
         model = self.cost_model(batch)
@@ -305,6 +316,7 @@ class NetworkAtWidths:
         call: CallStep | None = None,
     ) -> Any:
         """Like `run`, for inputs that are at hand as a tuple and a dict. `call` replaces how a step is executed."""
+        require_fits("training", training, bool)
         tensors = self.default_tensors(training) if tensors is None else tensors
         return self.network.program.run(self.program(training=training), tensors, args, dict(kwargs or {}), call)
 
@@ -331,6 +343,7 @@ class NetworkAtWidths:
 
     def cost(self, *, batch: int = 1, masks: Mapping[str, torch.Tensor] | None = None) -> Cost:
         """Compute the exact cost; see `Network.cost`."""
+        check_arguments(NetworkAtWidths.cost, locals())
         alive = self.network.survivors(Plan()) if self.survivors is None else self.survivors
         masked = sum(int((~m).sum()) for m in self.masks(masks or {}).values())
         return self.network.cost_model(batch).of_survivors(alive, masked)
@@ -358,7 +371,7 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 def trace(
     model: nn.Module,
     example_inputs: Any,
-    example_kwargs: dict[str, Any] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     *,
     free_outputs: bool | Sequence[str] = False,
     batch_dim: int = 0,
@@ -379,6 +392,7 @@ def trace(
         PlanError: `free_outputs` names no output.
         UntraceableError: `torch.export` cannot capture the model; names module, line and what to do.
     """
+    check_arguments(trace, locals())
     if not isinstance(model, nn.Module):
         raise MetapruneError(f"trace takes a torch.nn.Module, not {type(model).__name__}")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

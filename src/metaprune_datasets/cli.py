@@ -25,7 +25,7 @@ class ListData:
         rows += [(entry.use, name, entry.about, has_files(name)) for name, entry in FILE_SETS.items()]
         for use, name, about, here in rows:
             state = "here" if here else f"metaprune data get {name}"
-            out.print(f"{use:<27} {about}  [{state}]", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"{use:<27} {about}  [{state}]", soft_wrap=True)
         return 0
 
 
@@ -42,10 +42,8 @@ class GetData:
         from metaprune_datasets.builtin import get_builtin
 
         out = console()
-        path = get_builtin(
-            self.name, progress=lambda text: out.print(text, highlight=False, markup=False), folder=self.folder
-        )
-        out.print(f"{self.name}: {path}", highlight=False, soft_wrap=True)
+        path = get_builtin(self.name, progress=lambda text: out.print(text), folder=self.folder)
+        out.print(f"{self.name}: {path}", soft_wrap=True)
         return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,9 @@ def build_zoo(name: str, **options: Any) -> nn.Module:
                 f"zoo:{name} has no option {option!r}.{closest(option, entry.options())} "
                 f"It takes: {', '.join(entry.options())}."
             )
+        value = options[option]
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
+            raise ConfigError(f"zoo:{name}: {option}={value!r} does not fit: give a finite number above 0.")
     model = entry.build(**options)
     channels, height, width = entry.input_shape
     if "image_size" in options:

@@ -23,7 +23,7 @@ from metaprune.models import create
 from metaprune.network import trace
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
-from metaprune.search.sampler import SLOT, StrategySampler
+from metaprune.search.sampler import StrategySampler
 from metaprune.search.strategies import Evaluated, Evolution, GreedySlimming, RandomSearch
 from metaprune.search.study import Candidate, Search, best_within, front
 
@@ -270,39 +270,6 @@ def scored(storage):
     return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
 
 
-def test_a_slot_of_a_dead_process_is_free_again(network):
-    """The same host and process number as ours, another process: a container that was started again."""
-    search = search_of(network)
-    codec = search.codec
-    sampler = BudgetSampler(codec, network.cost_model(), search.bounds[0])
-    mine = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
-    study = optuna.create_study(direction="maximize", sampler=mine)
-    study.ask(mine.infer_relative_search_space(study, None))
-    later = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
-    study.sampler = later
-    trial = study.ask(later.infer_relative_search_space(study, None))
-    assert later.slots[trial.number] == 0
-    assert study.trials[0].state == optuna.trial.TrialState.FAIL
-    assert study.trials[0].params == study.trials[1].params
-    assert study.trials[1].user_attrs[SLOT] == 0
-
-
-def test_a_slow_worker_on_this_host_is_not_taken_for_dead(network, monkeypatch):
-    """Only its process counts here; on other hosts it is the time."""
-    import metaprune.search.sampler as module
-
-    monkeypatch.setattr(module, "_STALE_FLOOR_S", -1.0)
-    codec = WidthEncoding(network.space)
-    sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * network.cost().macs})
-    study = optuna.create_study(direction="maximize")
-    for host, state in ((module.socket.gethostname(), "RUNNING"), ("elsewhere", "FAIL")):
-        study.sampler = StrategySampler(RandomSearch(codec, [sampler], Rng(0), SMALL))
-        study.sampler._worker = f"{host}:{os.getppid()}:abc"
-        trial = study.ask(study.sampler.infer_relative_search_space(study, None))
-        module.fail_dead_workers(study, study.trials, "me")
-        assert study.trials[trial.number].state.name == state
-
-
 def test_nsga2_serves_one_budget(network):
     search = search_of(network, "nsga2")
     with pytest.raises(ConfigError, match="one budget"):
@@ -409,12 +376,6 @@ def test_a_storage_that_cannot_be_opened(network, tmp_path):
     for storage in ("nonsense", f"journal:{tmp_path}/missing/s.log", f"journal:{tmp_path}/other.json"):
         with pytest.raises(SearchError, match=r"cannot be opened: .*Give sqlite:///FILE"):
             search_of(network, storage=storage).run(gain(network))
-
-
-def test_a_storage_that_is_not_there_hides_the_password(network):
-    with pytest.raises(SearchError) as caught:
-        search_of(network, storage="postgresql://me:secret@nowhere.invalid/db").run(gain(network))
-    assert "secret" not in str(caught.value)
 
 
 def test_the_same_seed_finds_the_same_in_another_process(network):

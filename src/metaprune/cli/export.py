@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from metaprune.core.errors import NotAvailableError
 from metaprune.core.read import read_json
 from metaprune.runs.trust import require_trusted
 from metaprune.runs.verb_tools import console
@@ -37,10 +38,13 @@ class Export:
             require_trusted(self.run_folder, read_json(config, remedy="run its command again"), trust=self.trust)
         args, kwargs = example_inputs(self.run_folder)
         path = self.out or self.run_folder / f"model.{self.format}"
-        report = export_model(load(self.run_folder, form=self.form), args, kwargs, path, format=self.format)
+        try:
+            model = load(self.run_folder, form=self.form)
+        except NotAvailableError as error:
+            raise NotAvailableError(f"{error}. On the command line: --form graph") from error
+        report = export_model(model, args, kwargs, path, format=self.format)
         console().print(
             f"{report.path}: {report.bytes:,} bytes, differs from the network by {report.error:.1e} (relative)",
-            highlight=False,
             soft_wrap=True,
         )
         return 0

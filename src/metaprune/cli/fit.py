@@ -53,7 +53,6 @@ class Fit:
         out.print(
             f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "
             f"({info['macs']:.3g} MACs)\nfitted: {folder}" + (f"\nnext: {then}" if then else ""),
-            highlight=False,
             soft_wrap=True,
         )
         return 0

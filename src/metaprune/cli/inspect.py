@@ -32,11 +32,10 @@ class Inspect:
         _, network = traced(self.model, self.option, self.weights, self.input_shape)
         cost = network.cost(batch=self.batch)
         out = console()
-        out.print(network.explain(), highlight=False, markup=False, soft_wrap=True)
+        out.print(network.explain(), soft_wrap=True)
         out.print(
             f"MACs {cost.macs:,}   parameters {cost.params:,}   peak activations {cost.peak_bytes:,} bytes   "
             f"weights {cost.weight_bytes:,} bytes   (batch {self.batch})",
-            highlight=False,
             soft_wrap=True,
         )
         return 0

@@ -68,7 +68,7 @@ class Latency:
             structures=self.structures,
             clock=self.clock,
             rng=Rng(self.seed).child("latency"),
-            progress=lambda text: out.print(text, highlight=False, markup=False, soft_wrap=True),
+            progress=lambda text: out.print(text, soft_wrap=True),
         )
         table.save(self.out)
         error, between = table.info["error"], table.info["interpolation"]
@@ -83,7 +83,7 @@ class Latency:
             *(() if table.warning is None else (f"warning: {table.warning}",)),
             f"{self.out}",
         ):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
         return 0
 
     def _require_free(self, network: Network) -> None:

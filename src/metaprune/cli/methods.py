@@ -16,8 +16,8 @@ class Methods:
     def run(self) -> int:
         out = console()
         for name in method_names():
-            out.print(f"{name:<14}{_about(name)}", highlight=False, markup=False, soft_wrap=True)
-        out.print("python:module:Class names a method of your own", highlight=False)
+            out.print(f"{name:<14}{_about(name)}", soft_wrap=True)
+        out.print("python:module:Class names a method of your own")
         return 0
 
 

@@ -18,7 +18,7 @@ class Models:
         for scheme in MODEL_SCHEMES.names():
             source = MODEL_SCHEMES.get(scheme)
             if source.names is None:
-                out.print(source.form, highlight=False, markup=False)
+                out.print(source.form)
             for name in () if source.names is None else source.names():
-                out.print(f"{scheme}:{name}", highlight=False, markup=False)
+                out.print(f"{scheme}:{name}")
         return 0

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from metaprune.core.arguments import check_arguments
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -20,6 +22,7 @@ class Rng:
     """A seed and a path; `child(name)` names an independent stream."""
 
     def __init__(self, seed: int, path: tuple[str, ...] = ()):
+        check_arguments(Rng.__init__, locals())
         self.seed = int(seed)
         self.path = path
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from metaprune.core.arguments import check_arguments, check_fields
 from metaprune.core.errors import ConfigError, closest
 from metaprune.core.plugins import Registry
 
@@ -90,6 +91,7 @@ class CostMetric:
     axis: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.name.isidentifier() or self.name.startswith("_"):
             raise ConfigError(f"a cost metric's name is an identifier such as energy_mj, not {self.name!r}")
 
@@ -112,6 +114,7 @@ def register_cost_metric(metric: CostMetric) -> None:
     Raises:
         ConfigError: the name is taken by another metric.
     """
+    check_arguments(register_cost_metric, locals())
     COST_METRICS.register(metric.name, metric)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +22,9 @@ from metaprune.data.types import Data
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _RESIZE_CHUNK = 2048
-_MOST_CLASSES = 1_000_000  # a name and an output are made for each
+_LARGEST_LABEL = 2**31 - 1
+_LARGEST_SIDE = 16_384
+_FEW = 1000  # classes that may have no sample
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def as_images(array: np.ndarray, origin: str) -> np.ndarray:
     """
     if array.dtype != np.uint8:
         raise DataError(f"{origin}: images are {array.dtype}; save them as uint8 in 0..255.")
+    if array.ndim >= 3 and 0 in array.shape:
+        raise DataError(f"{origin}: images have shape {array.shape}: give at least one, of at least one pixel.")
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[1] in (1, 3):
@@ -72,27 +78,34 @@ def as_labels(array: np.ndarray, count: int, origin: str) -> np.ndarray:
     """Labels as int64 [count].
 
     Raises:
-        DataError: not `count` non-negative integers.
+        DataError: not `count` non-negative integers; names the first that is not.
     """
-    if array.dtype.kind not in "iu" or array.shape != (count,) or (count and array.min() < 0):
+    if array.dtype.kind not in "iu" or array.shape != (count,):
         raise DataError(
             f"{origin}: labels are {array.dtype} {array.shape}; use non-negative integers of shape ({count},)."
         )
-    if count and array.max() >= _MOST_CLASSES:  # in the array's own type: uint64 would turn negative
+    odd = np.flatnonzero((array < 0) | (array > _LARGEST_LABEL))
+    if len(odd):
         raise DataError(
-            f"{origin}: label {array.max()} is no class index (at most {_MOST_CLASSES - 1:,}): the file is damaged, or "
-            "number the classes from 0."
+            f"{origin}: label {array[odd[0]]} of sample {odd[0]} is no class ({len(odd)} of {count} are none): use "
+            "non-negative integers, and leave out samples without a label."
         )
     return array.astype(np.int64)
 
 
 def split_parts(arrays: Arrays) -> dict[str, np.ndarray | None]:
-    """Indices into the training part for "train", "val", "test"; None where the source gives that part itself."""
+    """Indices into the training part for "train", "val", "test"; None where the source gives that part itself.
+
+    "test" is not among them where the source gives "val" alone: that is what figures are then of.
+    """
     labels = arrays.parts["train"][1]
     rest = np.arange(len(labels))
     result: dict[str, np.ndarray | None] = {"val": None, "test": None}
     for part, fraction in (("test", TEST_FRACTION), ("val", VAL_FRACTION)):
         if part in arrays.parts:
+            continue
+        if part == "test" and "val" in arrays.parts:
+            del result["test"]
             continue
         # A fraction of the whole, not of what the test split left over.
         share = min(0.5, fraction * len(labels) / len(rest))
@@ -111,7 +124,8 @@ def to_data(name: str, arrays: Arrays, options: Options, *, flip: bool = True) -
         DataError: an empty part, labels beyond the classes, parts of different shape.
     """
     classes = arrays.classes or _numbered(arrays)
-    chosen = {part: _pick(name, part, arrays, indices, len(classes)) for part, indices in split_parts(arrays).items()}
+    parts = split_parts(arrays)
+    chosen = {part: _pick(name, part, arrays, indices, len(classes)) for part, indices in parts.items()}
     converted = {
         part: convert(torch.from_numpy(images), options.image_size, options.channels)
         for part, (images, _) in chosen.items()
@@ -121,8 +135,7 @@ def to_data(name: str, arrays: Arrays, options: Options, *, flip: bool = True) -
         raise DataError(f"{name}: parts differ in shape ({shapes}): pass image_size= and channels=.")
     mean, std = normalisation(converted["train"], options)
     splits = {
-        part: TensorSplit(converted[part], torch.from_numpy(chosen[part][1]), mean, std, flip=flip)
-        for part in ("train", "val", "test")
+        part: TensorSplit(converted[part], torch.from_numpy(chosen[part][1]), mean, std, flip=flip) for part in parts
     }
     if options.limit is not None:
         limited = stratified_limit(chosen["train"][1], options.limit, Rng(options.seed, ("data", "limit")))
@@ -132,12 +145,18 @@ def to_data(name: str, arrays: Arrays, options: Options, *, flip: bool = True) -
         name,
         splits["train"],
         splits["val"],
-        splits["test"],
+        splits.get("test"),
         len(classes),
         shapes["train"],
         classes,
         "sha256:" + digest,
+        carved=carved_parts(parts),
     )
+
+
+def carved_parts(parts: Mapping[str, np.ndarray | None]) -> tuple[str, ...]:
+    """Name the splits that `split_parts` cut out of the training part."""
+    return tuple(part for part, indices in parts.items() if part != "train" and indices is not None)
 
 
 def _pick(
@@ -149,17 +168,32 @@ def _pick(
     if len(selected) == 0:
         raise DataError(f"{name}: the {part} split is empty: give more samples.")
     if labels.max() >= num_classes:
-        raise DataError(f"{name}: label {labels.max()} has no class among {num_classes}: check labels and classes.")
+        raise DataError(
+            f"{name}: label {labels.max()} of the {part} split has no class among {num_classes}: check labels and "
+            "classes."
+        )
     # Sources are often sorted by class; the first n samples of a split should be a fair draw.
     selected = SPLIT_RNG.child("shuffle", part).numpy().permutation(selected)
     return images[selected], labels[selected]
 
 
 def _numbered(arrays: Arrays) -> tuple[str, ...]:
-    top = max((int(labels.max()) for _, labels in arrays.parts.values() if len(labels)), default=-1)
-    count = sum(len(labels) for _, labels in arrays.parts.values())
-    if top >= max(1000, 10 * count):
-        raise DataError(f"label {top} among {count} samples: most classes would be empty; number the classes from 0.")
+    """Name classes by number where the source gives no names. A bit flip in a label must not make millions of them."""
+    top = max(int(labels.max()) for _, labels in arrays.parts.values() if len(labels))
+    return numbered_classes(top, sum(len(labels) for _, labels in arrays.parts.values()))
+
+
+def numbered_classes(top: int, samples: int) -> tuple[str, ...]:
+    """Name the classes 0 to `top`.
+
+    Raises:
+        DataError: more classes than `samples`.
+    """
+    if top >= max(samples, _FEW):
+        raise DataError(
+            f"label {top} would make {top + 1:,} classes of {samples:,} samples: mend the label, or name the classes "
+            "(key `classes` of an npz, num_classes= of as_data)."
+        )
     return tuple(str(i) for i in range(top + 1))
 
 
@@ -171,8 +205,8 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
     """
     if channels not in (None, 1, 3):
         raise DataError(f"channels={channels}: images have 1 (grey) or 3 (colour).")
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size={image_size}: give at least 1 pixel.")
+    if image_size is not None:
+        require_image_size(image_size, len(images) * (channels or images.shape[1]))
     if channels == 1 and images.shape[1] == 3:
         weights = torch.tensor(_LUMA).view(1, 3, 1, 1)
         parts = [(part.float() * weights).sum(1, keepdim=True).round() for part in images.split(_RESIZE_CHUNK)]
@@ -187,6 +221,18 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
     if channels == 3 and images.shape[1] == 1:
         images = images.repeat(1, 3, 1, 1)
     return images
+
+
+def require_image_size(size: int, planes: int = 0) -> None:
+    """Raises DataError for an image size that no image has, or that `planes` of do not fit into this machine."""
+    if not 1 <= size <= _LARGEST_SIDE:
+        raise DataError(f"data.image_size={size}: give pixels from 1 to {_LARGEST_SIDE:,}.")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if planes * size**2 > memory:
+        raise DataError(
+            f"data.image_size={size}: the images would take {planes * size**2 / 2**30:,.0f} GB, more than this machine "
+            "has: give a smaller size, or an image folder, which is decoded on the way."
+        )
 
 
 def normalisation(images: Tensor, options: Options) -> tuple[Sequence[float], Sequence[float]]:

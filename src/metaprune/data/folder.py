@@ -42,9 +42,14 @@ def open_folder(folder: str | Path) -> ImageSource:
             if directory.name not in classes:
                 raise DataError(f"imagefolder:{directory} is a class that {roots['train']} does not have.")
             image_paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            if part == "train" and not image_paths:
+                raise DataError(
+                    f"imagefolder:{directory} holds no images ({', '.join(sorted(_SUFFIXES))}): a class needs some; "
+                    "put them there, or delete the folder."
+                )
             files += image_paths
             labels += [classes.index(directory.name)] * len(image_paths)
-        if not labels:
+        if not labels:  # of val or test
             raise DataError(f"imagefolder:{inner} holds no images ({', '.join(sorted(_SUFFIXES))}).")
         parts[part] = (np.arange(start, len(files)), np.array(labels, dtype=np.int64))
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from metaprune.core.errors import DataError, MissingDependencyError
+from metaprune.data.arrays import numbered_classes
 from metaprune.data.image_source import ImageSource
 
 _PARTS = {"train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -75,7 +76,7 @@ def open_hub(name: str, cache: Path | None = None) -> ImageSource:
         rows += [(table, i) for i in range(len(labels))]
         parts[part] = (np.arange(start, len(rows)), labels)
     names = getattr(features[label_column], "names", None)
-    classes = tuple(names) if names else tuple(str(i) for i in range(int(parts["train"][1].max()) + 1))
+    classes = tuple(names) if names else numbered_classes(int(parts["train"][1].max()), len(rows))
 
     def open_image(key: int) -> Image.Image:
         table, index = rows[key]

@@ -12,7 +12,16 @@ import numpy as np
 
 from metaprune.core.errors import DataError
 from metaprune.core.rng import Rng
-from metaprune.data.arrays import RGB_MEAN, RGB_STD, Arrays, Options, split_parts, to_data
+from metaprune.data.arrays import (
+    RGB_MEAN,
+    RGB_STD,
+    Arrays,
+    Options,
+    carved_parts,
+    require_image_size,
+    split_parts,
+    to_data,
+)
 from metaprune.data.image_split import IMAGE_ERRORS, ImageSplit, OpenImage
 from metaprune.data.splits import SPLIT_RNG, stratified_limit
 from metaprune.data.types import Data
@@ -40,6 +49,8 @@ def image_source_to_data(
     Raises:
         DataError: a corrupt image (unless skipped), images of several sizes without `image_size`, an empty part.
     """
+    if options.image_size is not None:
+        require_image_size(options.image_size)
     first = source.parts["train"][0]
     if len(first) == 0:
         raise DataError(f"{name} has no training images.")
@@ -136,7 +147,7 @@ def _lazy_data(name: str, source: ImageSource, options: Options, size: int, mode
     # Only labels matter for splitting; keys stand in for images.
     indices = split_parts(Arrays(source.parts, source.classes))
     splits: dict[str, ImageSplit] = {}
-    for part in ("train", "val", "test"):
+    for part in indices:
         given = indices[part]
         keys, labels = source.parts["train" if given is not None else part]
         selected = (
@@ -161,9 +172,10 @@ def _lazy_data(name: str, source: ImageSource, options: Options, size: int, mode
         name,
         splits["train"],
         splits["val"],
-        splits["test"],
+        splits.get("test"),
         len(source.classes),
         shape,
         source.classes,
         "names:" + digest,
+        carved=carved_parts(indices),
     )

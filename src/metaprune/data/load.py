@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, one_line_error
 from metaprune.data.arrays import Options, to_data
 from metaprune.data.folder import open_folder
@@ -31,7 +32,8 @@ def load_data(
     """Load a data set. Nothing is downloaded, except by `hf:` with a Hub name.
 
     Splits do not depend on `seed`. A part that the source gives is taken as it is; else 15% of each class are held
-    out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side).
+    out as the test split, and 10% as the validation split (emoji: by emoji, both vendors on one side). With a val but
+    no test part there is no test split, and figures are of val.
 
     Args:
         spec: `builtin:NAME` (brown: sequences of 128 tokens of SmolLM2's tokenizer); `imagefolder:DIR`
@@ -53,6 +55,7 @@ def load_data(
         DataError: data that cannot be used.
         MissingDependencyError: `hf:` without the `datasets` package.
     """
+    check_arguments(load_data, locals())
     scheme, separator, name = spec.partition(":")
     if not separator or not name or scheme not in DATA_SCHEMES.names():
         raise ConfigError(f"Data {spec!r} is not understood.{closest(scheme, DATA_SCHEMES.names())} Write {forms()}.")
@@ -99,6 +102,7 @@ def as_data(
         ConfigError: an objective that is not understood.
         DataError: anything else; says what is accepted.
     """
+    check_arguments(as_data, locals())
     objective = create_objective(objective)
     if isinstance(source, str):
         source = load_data(source)

@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from metaprune.core.errors import DataError
 from metaprune.core.rng import Rng
+from metaprune.data.arrays import numbered_classes
 from metaprune.data.batching import index_batches
 from metaprune.data.types import Data, Split
 from metaprune.objective import Classification, Objective
+from metaprune.objective.base import require_range
 from metaprune.objective.batch import batch_size_of, inputs_and_target, moved
 
 log = logging.getLogger("metaprune")
@@ -40,19 +42,29 @@ class LoaderSplit:
 
     Args:
         workers: processes that read a Dataset; 0 reads in this one.
+        role: what errors call the split, as `train`.
+        num_classes: with an objective of classes, labels have to lie below it; 0: they are only not negative.
     """
 
-    def __init__(self, source: DataLoader[Any] | Dataset[Any], workers: int = 0, objective: Objective | None = None):
+    def __init__(
+        self,
+        source: DataLoader[Any] | Dataset[Any],
+        workers: int = 0,
+        objective: Objective | None = None,
+        role: str = "",
+        num_classes: int = 0,
+    ):
         if not isinstance(source, DataLoader) and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
             raise DataError(f"{type(source).__name__} is neither a DataLoader nor a Dataset with a length.")
         self.source = source
         self.workers = workers
+        self.role, self.num_classes, self.objective = role, num_classes, objective
         self._adapt = inputs_and_target if objective is None else objective.inputs_and_target
         self._counted: tuple[int, int] | None = None
 
     def read_by(self, objective: Objective) -> LoaderSplit:
         """Return the same source, read by the batch adapter of `objective`."""
-        return LoaderSplit(self.source, self.workers, objective)
+        return LoaderSplit(self.source, self.workers, objective, self.role, self.num_classes)
 
     def __len__(self) -> int:
         """Number of samples; a stream without a length is walked through once to count them."""
@@ -99,11 +111,36 @@ class LoaderSplit:
                 num_workers=self.workers,
                 generator=(rng or Rng(0)).child("workers").torch(),  # else it would draw from the global one
             )
-        for batch in loader:
+        for batch in self._alive(loader):
             inputs, target = self._adapt(batch)
             if isinstance(target, (list, tuple)) and target and all(isinstance(t, (int, float)) for t in target):
                 target = torch.as_tensor(target)
+            if self.objective is not None:
+                self.objective.require_labels(target, self.num_classes, self.role)
             yield moved(inputs, device), moved(target, device, is_target=True)
+
+    def _alive(self, loader: Any) -> Iterator[Any]:
+        with dead_loader_workers_told(self.role):
+            yield from loader
+
+
+@contextmanager
+def dead_loader_workers_told(role: str = "") -> Iterator[None]:
+    """Let a worker process of a DataLoader that is gone be one clear error.
+
+    PyTorch raises wherever the main process is at that moment, so whole runs are in such a block, too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        line = next(iter(str(error).splitlines()))
+        raise DataError(
+            f"a worker process of the {role or 'data'} DataLoader ended ({line}): "
+            "it was killed, most often for memory; take fewer workers, smaller batches, or num_workers=0, which "
+            "shows what it stumbles on"
+        ) from error
 
 
 @contextmanager
@@ -137,7 +174,7 @@ def as_split(source: Any, role: str, objective: Objective | None = None) -> Spli
         return source
     mapped = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if isinstance(source, DataLoader) or (mapped and not isinstance(source, (str, bytes, list, tuple, dict, Tensor))):
-        return LoaderSplit(source, objective=objective)
+        return LoaderSplit(source, objective=objective, role=role)
     raise DataError(f"The {role} split is a {type(source).__name__}; accepted is {_ACCEPTED}.")
 
 
@@ -157,6 +194,11 @@ def splits_to_data(
         count = len(classes) or _count_classes(parts[0], val)
     if objective is None and is_classes and count > 0:
         objective = Classification()
+    if isinstance(objective, Classification):
+        for (_, labels), role in zip(first, ("train", "val", "test"), strict=False):
+            objective.require_labels(labels, count, role)
+        splits = [_of_classes(split, objective, count) for split in splits]
+        train, val = splits[0], splits[1]
     facts = repr(
         ([(type(part).__name__, _length(split)) for part, split in zip(parts, splits, strict=True)], count, shape)
     )
@@ -167,10 +209,22 @@ def splits_to_data(
         test=splits[2] if len(splits) == 3 else None,
         num_classes=count,
         input_shape=shape,
-        classes=classes if len(classes) == count else tuple(str(i) for i in range(count)),
+        classes=classes if len(classes) == count else _numbered(count, num_classes, splits),
         digest="loaders:" + hashlib.sha256(facts.encode()).hexdigest(),
         objective=objective,
     )
+
+
+def _of_classes(split: Split, objective: Objective, count: int) -> Split:
+    if not isinstance(split, LoaderSplit):
+        return split
+    return LoaderSplit(split.source, split.workers, objective, split.role, count)
+
+
+def _numbered(count: int, asked: int | None, splits: Sequence[Split]) -> tuple[str, ...]:
+    lengths = [_length(split) for split in splits]
+    known = [n for n in lengths if isinstance(n, int)]
+    return numbered_classes(count - 1, sum(known) if asked is None and known == lengths else count)
 
 
 def _first_batch(split: Split, role: str) -> tuple[Any, Any]:
@@ -206,7 +260,7 @@ def _class_names(source: Any) -> tuple[str, ...]:
 def _count_classes(source: Any, val: Split) -> int:
     """Largest label plus one, from the training labels where they are at hand, else from validation batches."""
     dataset = _dataset_of(source)
-    labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    labels, role = getattr(dataset, "targets", getattr(dataset, "labels", None)), "train"
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         labels = dataset.tensors[1]
     if labels is not None and not _are_class_indices(torch.as_tensor(labels)):
@@ -221,4 +275,7 @@ def _count_classes(source: Any, val: Split) -> int:
                 if sum(len(b) for b in seen) >= _SCANNED_LABELS:
                     break
         labels = torch.cat(seen)
-    return int(torch.as_tensor(labels).max()) + 1
+        role = "val"
+    labels = torch.as_tensor(labels)
+    require_range(labels, 0, None, role)
+    return int(labels.max()) + 1 if len(labels) else 0

@@ -31,21 +31,27 @@ def read_npz(file: str | Path) -> Arrays:
         raise DataError(f"npz:{path} does not exist: check the path.")
     try:
         if not zipfile.is_zipfile(path):
-            raise DataError(f"npz:{path} is not a readable npz file: save with numpy.savez and the keys {_KEYS}.")
+            raise DataError(f"npz:{path} is no npz file: save with numpy.savez and the keys {_KEYS}.")
         with np.load(path, allow_pickle=False) as content:
             _require_size(path)
             arrays = {key: content[key] for key in content.files}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataError(f"npz:{path} is not a readable npz file ({error}): fetch or save it again.") from error
-    except (ValueError, MemoryError, OverflowError, NotImplementedError, RuntimeError, KeyError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except ValueError as error:
         raise DataError(f"npz:{path} cannot be read without pickle ({error}): save plain number arrays.") from error
+    except Exception as error:  # damaged archives end in errors of zip, of its compressions, or without memory
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        raise DataError(f"npz:{path} is not a readable npz file ({reason}): fetch or save it again.") from error
     parts = {part: pair for part in ("train", "val", "test") if (pair := _part(arrays, part, path)) is not None}
     if "train" not in parts:
         raise DataError(f"npz:{path} has the keys {sorted(arrays)}; it needs {_KEYS}.")
-    classes = tuple(str(c) for c in arrays["classes"].tolist()) if "classes" in arrays else ()
-    return Arrays(parts, classes, arrays.get("groups"))
+    names, groups = arrays.get("classes"), arrays.get("groups")
+    if names is not None and names.ndim != 1:
+        raise DataError(f"npz:{path}: classes have shape {names.shape}; give a list of names.")
+    count = len(parts["train"][1])
+    if groups is not None and groups.shape != (count,):
+        raise DataError(f"npz:{path}: groups have shape {groups.shape}; give one per training sample, ({count},).")
+    return Arrays(parts, () if names is None else tuple(str(c) for c in names.tolist()), groups)
 
 
 def _require_size(path: Path) -> None:
@@ -97,11 +103,14 @@ def decode_packed(packed: np.ndarray, offsets: np.ndarray, origin: str) -> np.nd
     Raises:
         DataError: offsets beyond the bytes, a damaged image, images of different sizes.
     """
-    numbers = offsets.ndim == 1 and offsets.dtype.kind in "iu"
-    bounds = offsets.tolist() if numbers else []
+    if packed.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu":
+        raise DataError(
+            f"{origin}: packed bytes {packed.dtype} {packed.shape} and offsets {offsets.dtype} {offsets.shape} do not "
+            "fit: give uint8 [bytes] and integers [images + 1]."
+        )
+    bounds = offsets.tolist()
     if (
         packed.dtype != np.uint8
-        or packed.ndim != 1
         or len(bounds) < 2
         or bounds[0] < 0
         or bounds != sorted(bounds)

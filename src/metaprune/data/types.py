@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from metaprune.core.arguments import check_arguments, check_fields
 from metaprune.core.errors import DataError
 from metaprune.objective import Classification, Objective, Split, TeacherSplit
 from metaprune.objective.classification import OTHERS
@@ -28,6 +29,7 @@ class Data:
             covers their types and lengths only.
         objective: classification where there are classes, if none is given; None where the labels do not say what they
             mean, and the user has not.
+        carved: the splits that were cut out of the training part, since the source gives none.
     """
 
     name: str
@@ -39,10 +41,17 @@ class Data:
     classes: tuple[str, ...]
     digest: str
     objective: Objective | None = None
+    carved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.objective is None and self.num_classes > 0:
             object.__setattr__(self, "objective", Classification())
+
+    def split_sizes(self) -> dict[str, Any]:
+        """Count the samples of each split, for a record; None where only a walk through the data could tell."""
+        parts = {part: getattr(self, part) for part in ("train", "val", "test") if getattr(self, part) is not None}
+        return {**{part: _length(split) for part, split in parts.items()}, "carved": list(self.carved)}
 
     def require_objective(self) -> Objective:
         """Return the objective.
@@ -56,16 +65,26 @@ class Data:
 
     def judged_by(self, objective: Objective) -> Data:
         """Return the same data with another objective; loaders are read by its batch adapter."""
+        check_arguments(Data.judged_by, locals())
         parts = {part: _read_by(getattr(self, part), objective) for part in ("train", "val", "test")}
         return dataclasses.replace(self, **parts, objective=objective)
 
     def bound_to(self, model: nn.Module) -> Data:
         """Return the same data; where the objective is label-free, with the outputs of `model` as the target."""
+        check_arguments(Data.bound_to, locals())
         if self.objective is None or not self.objective.is_label_free:
             return self
         parts = (self.train, self.val, self.test)
         train, val, test = (p if p is None or isinstance(p, TeacherSplit) else TeacherSplit(p, model) for p in parts)
         return dataclasses.replace(self, train=train, val=val, test=test)
+
+
+def _length(split: Any) -> int | None:
+    source = getattr(split, "source", None)
+    try:
+        return len(split if source is None else getattr(source, "dataset", source))
+    except TypeError:
+        return None
 
 
 def _read_by(split: Split | None, objective: Objective) -> Any:

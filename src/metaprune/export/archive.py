@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import (
     ConfigError,
     DataError,
@@ -223,6 +224,7 @@ def load(
         DataMissingError: no such folder. DataError: not an archive of metaprune, or of a newer format.
         NotAvailableError: a module form without a factory.
     """
+    check_arguments(load, locals())
     folder = Path(folder)
     if form not in ("auto", "module", "graph"):
         raise ConfigError(f"form is auto, module or graph, not {form!r}")
@@ -349,7 +351,12 @@ def _parameter(tensor: torch.Tensor, name: str, parameters: dict[str, bool]) -> 
 def _load_module(
     described: dict[str, Any], tensors: dict[str, torch.Tensor], factory: Callable[[], nn.Module] | None
 ) -> nn.Module:
-    model = build(described, sum(t.numel() for t in tensors.values())) if factory is None else factory()
+    if factory is None:
+        model = build(described, sum(t.numel() for t in tensors.values()))
+    else:
+        model = factory()
+        if not isinstance(model, nn.Module):
+            raise ConfigError("factory returns no torch.nn.Module: give a function that makes the original")
     known = _names(model)
     if known != set(tensors):
         odd = sorted(known ^ set(tensors))

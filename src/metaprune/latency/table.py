@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.core.errors import ConfigError, DamagedFileError
+from metaprune.core.arguments import check_arguments
+from metaprune.core.errors import ConfigError, DamagedFileError, PlanError
 from metaprune.core.files import write_json
 from metaprune.core.read import read_json
 from metaprune.latency.grid import Grid
@@ -38,6 +39,7 @@ class LatencyTable:
         offset_ms: float = 0.0,
         info: dict[str, Any] | None = None,
     ):
+        check_arguments(LatencyTable.__init__, locals())
         self.digest, self.sizes, self.segments, self.grids = digest, sizes, list(segments), dict(grids)
         self.scale, self.offset_ms = scale, offset_ms
         self.info: dict[str, Any] = {} if info is None else info
@@ -45,7 +47,7 @@ class LatencyTable:
 
     def predict_ms(self, widths: np.ndarray) -> np.ndarray:
         """widths: int64 [n, groups] -> milliseconds float64 [n] of one forward pass of the table's batch."""
-        sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
+        sizes = self.sizes.of(self._widths(widths))
         total = np.zeros(sizes.shape[1])
         for grid, count, columns in self._tables:
             if not columns:
@@ -57,12 +59,22 @@ class LatencyTable:
 
     def segments_ms(self, widths: np.ndarray) -> np.ndarray:
         """widths: int64 [n, groups] -> milliseconds of every segment alone, float64 [n, segments]."""
-        sizes = self.sizes.of(np.asarray(widths, dtype=np.int64))
+        sizes = self.sizes.of(self._widths(widths))
         milliseconds = np.zeros((sizes.shape[1], len(self.segments)))
         for s, segment in enumerate(self.segments):
             grid = self.grids[segment.key]
             milliseconds[:, s] = grid.dense[grid.cell([axis_values(axis, sizes) for axis in segment.axes])]
         return milliseconds
+
+    def _widths(self, widths: Any) -> np.ndarray:
+        """Raises PlanError for what is no int64 [n, groups]."""
+        try:
+            rows = np.asarray(widths, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError):
+            rows = np.empty(0, dtype=np.int64)
+        if rows.shape[1:] != (len(self.sizes.full),):
+            raise PlanError(f"widths are whole numbers of shape [structures, {len(self.sizes.full)} groups]")
+        return rows
 
     def _plan(self) -> list[tuple[Grid, int, list[np.ndarray | list[AxisTerms]]]]:
         """Of every table: its grid, how many segments use it, and per axis the sizes that its segments read."""
@@ -82,6 +94,7 @@ class LatencyTable:
 
     def check(self, network: Network) -> None:
         """Raises ConfigError if the table was made for another network, or for other sizes of input."""
+        check_arguments(LatencyTable.check, locals())
         advice = "Make one for this network with `metaprune latency MODEL`"
         if network.space.digest() != self.digest:
             raise ConfigError(
@@ -111,6 +124,7 @@ class LatencyTable:
 
     def save(self, path: str | Path) -> None:
         """Write JSON; the file is whole or not there."""
+        check_arguments(LatencyTable.save, locals())
         write_json(
             Path(path),
             {
@@ -134,6 +148,7 @@ class LatencyTable:
         Raises:
             ConfigError: no such file, or it is no latency table.
         """
+        check_arguments(LatencyTable.load, {"path": path})
         advice = "Make one with `metaprune latency MODEL --out FILE`"
         if not Path(path).exists():
             raise ConfigError(f"there is no latency table {path}. {advice}")

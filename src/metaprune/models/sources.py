@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, MetapruneError, MissingDependencyError, closest, one_line_error
 from metaprune.core.imports import import_optional, import_python_target
 from metaprune.models.scheme import MODEL_SCHEMES, ModelScheme, Shape, forms
@@ -139,6 +140,7 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
         MissingDependencyError: the package of the spec is not installed.
         WeightsError: the weight file does not fit.
     """
+    check_arguments(create, locals())
     scheme, name = split_spec(spec)
     if weights == PRETRAINED and not scheme.ships_weights:
         raise ConfigError(f"{spec} ships no weights: give a file, or leave `weights` out.")
@@ -147,7 +149,7 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
     except MetapruneError:
         raise
     except Exception as error:  # a package's or the user's builder may raise anything on options it does not like
-        given = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "no options"
+        given = ", ".join(f"{k}={shown(v)}" for k, v in options.items()) or "no options"
         raise ConfigError(f"{spec} cannot be built with {given}: {one_line_error(error)}") from error
     return model if weights is None or weights == PRETRAINED else load_weights(model, weights, new_head=new_head)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, DataError
 from metaprune.objective.batch import batch_size_of, inputs_and_target, tensors_in
 from metaprune.objective.split import Split
@@ -30,6 +31,9 @@ class Metric:
     label: str
     higher_is_better: bool = True
     percent: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def text(self, value: float) -> str:
         """Format `84.10%` of a share, `12.34` of any other number."""
@@ -104,6 +108,17 @@ class Objective:
                 "check the loss function and the targets"
             )
 
+    def require_labels(self, target: Any, num_classes: int, role: str) -> None:
+        """Check the values of a batch's labels, wherever they come from. By default any will do.
+
+        Args:
+            num_classes: of the data; 0 where that is not known.
+            role: the split, as `train`.
+
+        Raises:
+            DataError: a label that is no class, and that the objective does not ignore.
+        """
+
     def score(self, model: nn.Module, split: Split) -> Mapping[str, float]:
         """Compute metrics that are not additive over batches, of a model in evaluation mode; empty for most."""
         return {}
@@ -111,6 +126,23 @@ class Objective:
     def chance(self, num_classes: int) -> float | None:
         """Return the primary metric of a network that knows nothing, or None where that is not known."""
         return None
+
+
+def require_range(labels: Tensor, classes: int, ignored: int | None, role: str = "") -> None:
+    """Raises DataError for an integer label below 0, or not below `classes` (0: any), that is not the ignored one."""
+    judged = labels if ignored is None else labels[labels != ignored]
+    if not judged.numel() or judged.is_floating_point():
+        return
+    low, high = (int(x) for x in torch.aminmax(judged))
+    if low >= 0 and (not classes or high < classes):
+        return
+    wrong = low if low < 0 else high
+    limit = f"labels are 0 to {classes - 1}" if classes else "labels are 0 and above"
+    leave = "none is left out by its label here" if ignored is None else f"{ignored} is left out"
+    raise DataError(
+        f"label {wrong} in the {role or 'given'} data is no class: {limit}, {leave}. Mend or leave out such samples, "
+        "or make model and data for more classes (num_classes)"
+    )
 
 
 def require_scalar(name: str, loss: Any) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from metaprune.core.errors import DataError
-from metaprune.objective.base import Metric, Objective, logits_of, soft_cross_entropy
+from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy
 
 OTHERS = (
     "for another kind of target pass objective='regression', 'multi_label', 'segmentation', 'next_token', "
@@ -26,10 +26,18 @@ class Classification(Objective):
     name = "classification"
     primary = Metric("accuracy", "Accuracy", percent=True)
     smooths_labels = True
+    ignore_index: ClassVar[int | None] = None
+    """Label of samples that a subclass of its own leaves out; none by default, -100 neither."""
+
+    def require_labels(self, target: Any, num_classes: int, role: str) -> None:
+        if isinstance(target, Tensor) and target.ndim == 1:
+            require_range(target, num_classes, self.ignore_index, role)
 
     def loss(self, output: Any, target: Any, *, label_smoothing: float = 0.0) -> Tensor:
         logits = logits_of(output)
         _require_labels(logits, target)
+        if target.ndim == 1 and target.device.type == "cpu":  # elsewhere a look at values would wait for the device
+            require_range(target, logits.shape[1], self.ignore_index)
         return functional.cross_entropy(logits, target, label_smoothing=label_smoothing)
 
     def sums(self, output: Any, target: Any) -> Tensor:
@@ -76,6 +84,16 @@ class MultiLabel(Objective):
 
     name = "multi_label"
     primary = Metric("f1", "F1", percent=True)
+
+    def require_labels(self, target: Any, num_classes: int, role: str) -> None:
+        if not isinstance(target, Tensor) or target.dtype == torch.bool or not target.numel():
+            return
+        low, high = (float(x) for x in torch.aminmax(target))
+        if not 0 <= low <= high <= 1:
+            raise DataError(
+                f"label {low if not low >= 0 else high:g} in the {role or 'given'} data: objective 'multi_label' takes "
+                "labels in 0..1; mend or leave out such samples"
+            )
 
     def loss(self, output: Any, target: Any, *, label_smoothing: float = 0.0) -> Tensor:
         logits = logits_of(output)

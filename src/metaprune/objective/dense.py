@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, DataError
-from metaprune.objective.base import Metric, Objective, logits_of, soft_cross_entropy
+from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,13 @@ class Segmentation(Objective):
     smooths_labels = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.classes < 2:
             raise ConfigError(f"segmentation needs 2 classes or more, not {self.classes}")
+
+    def require_labels(self, target: Any, num_classes: int, role: str) -> None:
+        if isinstance(target, Tensor):
+            require_range(target, self.classes, self.ignore_index, role)
 
     def items(self, target: Any) -> float:
         return int((target != self.ignore_index).sum())
@@ -124,6 +130,8 @@ class Segmentation(Objective):
 
 def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over what is not masked, []; zero where all is (PyTorch's mean is NaN there)."""
+    if target.device.type == "cpu":  # elsewhere a look at values would wait for the device
+        require_range(target, logits.shape[1], ignore_index)
     total = functional.cross_entropy(
         logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="sum"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metaprune.core.arguments import shown
 from metaprune.core.errors import DataError, one_line_error
 from metaprune.objective.base import Metric, Objective
 from metaprune.objective.split import Split
@@ -109,7 +110,7 @@ def from_functions(
     """
     for name, function in (("loss_fn", loss_fn), ("score_fn", score_fn)):
         if function is not None and not callable(function):
-            raise DataError(f"{name}={function!r} cannot be called: give a function")
+            raise DataError(f"{name}={shown(function)} cannot be called: give a function")
     if base is None and loss_fn is None:
         raise DataError("score_fn judges and does not train: give an objective or loss_fn as well")
     return FunctionObjective(base if base is not None else Objective(), loss_fn, score_fn)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import Registry
 from metaprune.core.strict import from_dict
@@ -47,6 +48,7 @@ def create_objective(
         ConfigError: an unknown name or option (with the closest known one), or an object that is no objective.
         DataError: functions that cannot be used.
     """
+    check_arguments(create_objective, locals(), but=("objective", "loss_fn", "score_fn"))
     options: dict[str, Any] = {}
     if isinstance(objective, Mapping):
         options = {str(k): v for k, v in objective.items()}
@@ -60,7 +62,7 @@ def create_objective(
 
         if not isinstance(objective, Base):
             raise ConfigError(
-                f"objective={objective!r} is no objective: give a name ({', '.join(OBJECTIVES.names())}), or an "
+                f"objective={shown(objective)} is no objective: give a name ({', '.join(OBJECTIVES.names())}), or an "
                 "object of a subclass of metaprune.Objective"
             )
     if loss_fn is None and score_fn is None:

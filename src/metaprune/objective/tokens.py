@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metaprune.core.errors import DataError
-from metaprune.objective.base import Metric, Objective, logits_of, soft_cross_entropy
+from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy
 from metaprune.objective.batch import as_mapping, inputs_and_target
 from metaprune.objective.dense import masked_cross_entropy
 
@@ -44,6 +44,10 @@ class TokenClassification(Objective):
                 "[B, tokens] (-100: not judged) and outputs [B, tokens, classes]"
             )
         return logits.flatten(0, -2), target.flatten()
+
+    def require_labels(self, target: Any, num_classes: int, role: str) -> None:
+        if isinstance(target, Tensor):
+            require_range(target, num_classes, IGNORED, role)
 
     def items(self, target: Any) -> float:
         return int((target != IGNORED).sum())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
+from metaprune.core.arguments import check_arguments, check_fields
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.network import Network
@@ -37,8 +38,12 @@ class PruneTask:
     folder: Path | None = None
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def allocator(self, budget: Budget, frozen: set[int] | None = None) -> Allocator:
         """Raises InfeasibleBudgetError if no structure meets the budget."""
+        check_arguments(PruneTask.allocator, locals())
         return Allocator(self.network.space, self.network.cost_model(), budget, self.constraints, frozen)
 
     def require_data(self, method: str) -> Data:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.deprecation import current_name
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import Registry
@@ -43,6 +44,7 @@ RENAMED = {"weights": "weight_masks"}
 
 def register(name: str, target: str | type | MethodSpec) -> None:
     """Make `target` known as `name`: a spec, a class, or "module:attribute" of one. A name that is taken is refused."""
+    check_arguments(register, locals())
     METHODS.register(name, target)
 
 
@@ -107,7 +109,9 @@ def create_method(method: str | Method, options: Mapping[str, Any] | None = None
         if options:
             raise ConfigError("method options go into the method object itself")
         if isinstance(method, type) or not callable(getattr(method, "propose", None)):
-            raise ConfigError(f"method={method!r} is neither a name ({', '.join(method_names())}) nor a method object")
+            raise ConfigError(
+                f"method={shown(method)} is neither a name ({', '.join(method_names())}) nor a method object"
+            )
         return method
     kind = method_class(method)
     if dataclasses.is_dataclass(kind):

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError
 from metaprune.protocol.options import MethodOptions
 
@@ -37,6 +38,9 @@ class MethodSpec:
     next_step: str = ""
     """What to do after `metaprune fit`. May name {folder}, {recipe}, {again} (flags that repeat the recipe's
     overrides) and {options[NAME]} (an option of the artifact)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def method_class(self) -> type:
         """Import the method's class."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from metaprune.core.arguments import check_fields, shown
 from metaprune.core.errors import ConfigError
 from metaprune.core.plugins import PYTHON, Registry
 from metaprune.train.config import TrainConfig, require_choice, require_number
@@ -40,6 +41,7 @@ class RecoverConfig:
     """Training batches over which bn averages the statistics."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.kind.startswith(PYTHON):
             require_choice("kind", self.kind, (*NOTHING, *RECOVERIES.names()))
         require_number("temperature", self.temperature, 0.0, open_low=True)
@@ -61,6 +63,6 @@ def parse_recover(value: RecoverConfig | str | None) -> RecoverConfig:
         return RecoverConfig(kind=value)
     kinds = ", ".join((*NOTHING, *RECOVERIES.names()))
     raise ConfigError(
-        f"recover={value!r} is not understood: give None, one of {kinds}, a RecoverConfig, or a function of "
+        f"recover={shown(value)} is not understood: give None, one of {kinds}, a RecoverConfig, or a function of "
         "(model, data)"
     )

@@ -47,6 +47,7 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
+        warnings=[str(text) for text in record.get("warnings") or ()],
         summary=data.summary_rows(record),
         budgets=data.budget_rows(record),
         masks_text=data.masks_text(record),
@@ -121,6 +122,7 @@ def _facts(record: data.Record) -> list[tuple[str, str]]:
         ("method", record.get("method")),
         ("budget", budget),
         ("form", form),
+        ("samples", data.splits_text(record)),
         ("seed", record.get("seed")),
         ("made", created),
     ]

@@ -235,7 +235,7 @@ def headline(record: Record) -> str:
         if before and after is not None:
             parts.append(f"{share(after, before)} of {cost_noun(metric)}")
     quality, metric = _primary(record), metric_of(record)
-    if quality:
+    if quality and not is_untrained(record):
         _, before, after = quality
         split = _get(record, "quality", "split")
         start = "" if _untrained_head(record) else f"{metric.text(before, 1)} -> "
@@ -305,6 +305,25 @@ def _quality_rows(record: Record) -> list[SummaryRow]:
         text = (f"{before:.3f}", f"{after:.3f}", number_change(before, after))
         rows.append(SummaryRow("loss", f"Loss{named}", *text, "", _loss_detail(record), (before, after)))
     return [replace(row, change="") for row in rows] if untrained else rows
+
+
+def is_untrained(record: Record) -> bool:
+    """Tell whether the original had random weights: its figures are those of chance."""
+    return _get(record, "quality", "untrained") is True
+
+
+def splits_text(record: Record) -> str:
+    """Say how many samples each split has, and which were cut out of the training part; empty if not recorded."""
+    splits = record.get("splits")
+    if not isinstance(splits, Mapping):
+        return ""
+    carved = splits.get("carved") or ()
+    parts = [
+        f"{part} {count if count is None else f'{count:,}'}{' (cut out of train)' if part in carved else ''}"
+        for part, count in splits.items()
+        if part != "carved" and count is not None
+    ]
+    return ", ".join(parts)
 
 
 def _untrained_head(record: Record) -> bool:

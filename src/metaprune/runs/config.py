@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, closest
 from metaprune.core.read import damaged, read_json, read_toml
 from metaprune.core.strict import from_dict, override
@@ -37,6 +38,7 @@ class ModelConfig:
     """(channels, height, width) of one sample; by default that of the data, or of the model."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for size in self.input_shape or ():
             require_number("model.input_shape", size, 1)
 
@@ -53,6 +55,9 @@ class AugmentConfig:
     """Alpha of CutMix; 0 leaves it out."""
     random_erasing: float = 0.0
     """Share of images that lose a random rectangle."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +77,9 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """More augmentation in training."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
@@ -82,6 +90,9 @@ class ObjectiveConfig:
     one that a package registered, or python:module:attribute."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the objective, as classes of segmentation."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +105,7 @@ class MethodConfig:
     """Options of the method: scope, steps, p, ... All of them, once this object is made: with their defaults."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "name", current_method_name(self.name))
         object.__setattr__(self, "options", resolved_options(self.name, self.options))
 
@@ -110,6 +122,7 @@ class LatencyConfig:
     """File that `metaprune latency` wrote; a budget in latency_ms needs one."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_number("latency.batch_size", self.batch_size, 1)
         require_number("latency.repeats", self.repeats, 0)
 
@@ -140,6 +153,7 @@ class RunConfig:
     """cpu, cuda, mps, or auto: cuda where it is, else cpu."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_number("batch_size", self.batch_size, 1)
         if self.form not in ("auto", "module", "graph"):
             raise ConfigError(f"form is auto, module or graph, not {self.form!r}")

@@ -6,6 +6,7 @@ import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, DamagedFileError, NotAvailableError
 from metaprune.core.files import part_of
 from metaprune.core.rng import Rng
@@ -31,6 +32,7 @@ def fit(config: RunConfig, folder: str | Path, *, progress: bool = True) -> Arti
         ConfigError: the method does not learn, or the folder holds another run.
         NotAvailableError: several processes, and a method that does not share its work.
     """
+    check_arguments(fit, locals())
     method = create_method(config.method.name, dict(config.method.options))
     if not isinstance(method, LearnedMethod):
         raise ConfigError(f"method {method.name!r} learns nothing beforehand: `metaprune prune RECIPE` runs it")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,21 @@ from metaprune.core.batches import with_batch
 from metaprune.core.errors import ConfigError, DataError, first_line, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.rng import Rng
-from metaprune.data import Data, as_data, load_data
+from metaprune.data import Data, Split, as_data, load_data
 from metaprune.data.augment import augmented
+from metaprune.data.types import NO_SAMPLES
 from metaprune.elastic.program import described_inputs
 from metaprune.models import create, default_input_shape
+from metaprune.models.sources import PRETRAINED
 from metaprune.network import Network
 from metaprune.objective import TeacherSplit
 from metaprune.objective.batch import call_arguments, call_model, share_of
-from metaprune.runs.config import RunConfig
+from metaprune.runs.config import ModelConfig, RunConfig
 from metaprune.surgery.tensors import named_tensors
 from metaprune.train.modes import device_of, modes_restored
 from metaprune.train.processes import by_main_process
+
+log = logging.getLogger("metaprune")
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def load_inputs(config: RunConfig) -> RunInputs:
         data = dataclasses.replace(data, train=augmented(data.train, data.num_classes, extra))
         if config.objective is not None:
             data = as_data(data, objective={"kind": config.objective.kind, **config.objective.options})
+    _say_seen(config, data)
     options = dict(config.model.options)
     if data is not None and not config.model.spec.startswith(("python:", "builtin:")):
         if data.num_classes > 0:
@@ -100,8 +107,32 @@ def load_inputs(config: RunConfig) -> RunInputs:
     return RunInputs(model, options, data, args, kwargs, device)
 
 
+def has_random_weights(model: ModelConfig) -> bool:
+    """Tell whether nothing gives the network its weights: no file, no package, no folder, no function of the user's."""
+    scheme, _, name = model.spec.partition(":")
+    if model.weights is not None or scheme not in ("zoo", "timm", "torchvision"):
+        return False
+    return scheme != "timm" or not ("/" in name or ":" in name or Path(name).expanduser().is_dir())
+
+
+def _say_seen(config: RunConfig, data: Data | None) -> None:
+    """Log the sizes of the splits, and warn where given weights may have seen the images that they are judged on."""
+    if data is None:
+        return
+    sizes = data.split_sizes()
+    parts = ", ".join(f"{part} {'?' if n is None else f'{n:,}'}" for part, n in sizes.items() if part != "carved")
+    log.info("%s: %s samples; %s", data.name, parts, f"judged on {'val' if data.test is None else 'test'}")
+    judged = "val" if data.test is None else "test"
+    if config.model.weights not in (None, PRETRAINED) and config.train is None and judged in data.carved:
+        warnings.warn(
+            f"the {judged} split ({sizes[judged]:,} samples) is cut out of the training part of {data.name}: weights "
+            "that were trained on that part have seen it, so its figures flatter; give a val or test part of its own",
+            stacklevel=3,
+        )
+
+
 def require_fit(model: nn.Module, data: Data | None) -> None:
-    """Run `model` on one validation batch before hours are spent.
+    """Run `model` on one batch of every split before hours are spent.
 
     Raises:
         DataError: it does not run on these inputs, or its output and the labels are not of the objective's kind.
@@ -110,26 +141,33 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
         return
     with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
-        inputs, target = next(iter(data.val.batches(2, device=device_of(model))))
-        try:
-            output = call_model(model, inputs)
-        except Exception as error:  # a user's forward may raise anything
-            given = described_inputs(*call_arguments(inputs))
-            advice = "Set data.channels and data.image_size, or the model's options, so that they fit"
-            if not data.input_shape:
-                advice = "Give batches whose inputs have the names and shapes that the model takes"
-            raise DataError(
-                f"{type(model).__name__} does not run on samples of {data.name} ({given}): "
-                f"{one_line_error(error)}. {advice}"
-            ) from error
-        if data.objective is not None:
-            if data.objective.is_label_free and not isinstance(data.val, TeacherSplit):
-                target = output  # bound to no network yet: labels, if there are any, do not matter
-            data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
+        for role, split in _splits(data):
+            inputs, target = next(iter(split.batches(2, device=device_of(model))))
+            try:
+                output = call_model(model, inputs)
+            except Exception as error:  # a user's forward may raise anything
+                given = described_inputs(*call_arguments(inputs))
+                advice = "Set data.channels and data.image_size, or the model's options, so that they fit"
+                if not data.input_shape:
+                    advice = "Give batches whose inputs have the names and shapes that the model takes"
+                raise DataError(
+                    f"{type(model).__name__} does not run on samples of {data.name}, {role} split ({given}): "
+                    f"{one_line_error(error)}. {advice}"
+                ) from error
+            if data.objective is not None:
+                if data.objective.is_label_free and not isinstance(split, TeacherSplit):
+                    target = output  # bound to no network yet: labels, if there are any, do not matter
+                data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
+
+
+def _splits(data: Data) -> list[tuple[str, Split]]:
+    """The splits by name; validation first, which example inputs are of."""
+    parts = [("val", data.val), ("train", data.train), ("test", data.test)]
+    return [(role, split) for role, split in parts if split is not None and split is not NO_SAMPLES]
 
 
 def require_traced(network: Network, data: Data | None) -> None:
-    """Run the traced graph on one validation batch: it takes the inputs that it was traced with, and no others.
+    """Run the traced graph on one batch of every split: it takes the inputs that it was traced with, and no others.
 
     Raises:
         DataError: it does not run; says what it was traced with.
@@ -137,18 +175,19 @@ def require_traced(network: Network, data: Data | None) -> None:
     if data is None:
         return
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        inputs, _ = next(iter(data.val.batches(2, device=network.device)))
-        args, kwargs = call_arguments(inputs)
-        try:
-            network.run(*args, **kwargs)
-        except Exception as error:  # operators may raise anything
-            traced = described_inputs(*network.captured.example)
-            raise DataError(
-                f"the traced graph of {type(network.model).__name__} does not run on batches of {data.name} "
-                f"({described_inputs(args, kwargs)}): it was traced with {traced}. Give example inputs of the same "
-                "names and sizes as the batches (only the first dimension may differ), padded to one length, or leave "
-                f"what it does not know out of the batches ({one_line_error(error)})"
-            ) from error
+        for role, split in _splits(data):
+            inputs, _ = next(iter(split.batches(2, device=network.device)))
+            args, kwargs = call_arguments(inputs)
+            try:
+                network.run(*args, **kwargs)
+            except Exception as error:  # operators may raise anything
+                traced = described_inputs(*network.captured.example)
+                raise DataError(
+                    f"the traced graph of {type(network.model).__name__} does not run on {role} batches of {data.name} "
+                    f"({described_inputs(args, kwargs)}): it was traced with {traced}. Give example inputs of the same "
+                    "names and sizes as the batches (only the first dimension may differ), padded to one length, or "
+                    f"leave what it does not know out of the batches ({one_line_error(error)})"
+                ) from error
 
 
 def example_inputs(model: nn.Module, config: RunConfig, data: Data | None) -> tuple[tuple, dict[str, Any]]:

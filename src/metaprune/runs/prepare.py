@@ -22,7 +22,10 @@ from metaprune.protocol.method import Method, PruneTask, completed, recovery_aft
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.scratch import reinitialise
 from metaprune.runs.inputs import require_fit, require_traced
+from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
+from metaprune.train.config import require_number
+from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Constraints
 
 Form = Literal["auto", "module", "graph"]
@@ -125,6 +128,10 @@ def prepare(
         DataError: a model that does not run on the data, or an objective that does not fit either.
         UntraceableError, PlanError, NotAvailableError: as `trace` and the method say.
     """
+    if isinstance(recover, type):
+        raise ConfigError(f"recover={recover.__name__} is a class: give an object of it, as {recover.__name__}(...)")
+    require_number("batch_size", batch_size, 1)
+    options_record(method)  # refuses what no record may hold, before hours of work
     own_loop = None if recover is None or isinstance(recover, (str, RecoverConfig)) else recover
     if own_loop is not None and not callable(own_loop):
         parse_recover(own_loop)  # type: ignore[arg-type]  # says what is accepted
@@ -132,12 +139,16 @@ def prepare(
     recovery = replace(asked, kind=recovery_after(method, asked.kind))
     _require_data(method, data, recovery)
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
+    if isinstance(model, nn.Module) and any(p.is_meta for p in model.parameters()):
+        raise ConfigError("the model is on the meta device: give it weights first, by model.to_empty(device='cpu')")
     network = trace(model, args, dict(example_kwargs or {}), free_outputs=free_outputs, batch_dim=batch_dim)
     network, table = attach_latency_table(network, latency_table)
     data = None if data is None else data.bound_to(network.model)
     require_fit(network.model, data)
     if method.needs_data:
         require_traced(network, data)
+    if data is not None and recovery.kind in ("finetune", "distil", "scratch"):
+        require_trainable(data, recovery.train, own_loss=recovery.kind == "distil")
     rules = _rules_of(network, constraints, form, seed)
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
         reinitialise(copy_model(network.model), Rng(seed))

@@ -11,10 +11,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest
 from metaprune.core.rng import Rng
+from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
+from metaprune.data.loader_split import dead_loader_workers_told
 from metaprune.export.archive import save
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
@@ -45,6 +48,9 @@ from metaprune.train.masks import held_at_zero, set_to_zero
 from metaprune.train.modes import device_of
 from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
 
+_SAY_MORE = ("budget", "method", "data", "objective", "loss_fn", "score_fn", "recover", "constraints")
+"""Arguments of `prune` whose own readers name all that is accepted."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -64,13 +70,14 @@ class Result:
 
     def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
         """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
+        check_arguments(Result.save, locals())
         return save(self.pruned, folder, spec=spec, options=dict(options or {}), record=self.record)
 
 
 def prune(
     model: nn.Module,
     example_inputs: Any,
-    example_kwargs: dict[str, Any] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     *,
     budget: Budget | Mapping[str, Any] | str,
     method: str | Method = "magnitude",
@@ -125,6 +132,7 @@ def prune(
     Raises:
         InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
     """
+    check_arguments(prune, locals(), but=_SAY_MORE)
     parts = Constraints(
         round_to=round_to,
         min_keep=min_keep,
@@ -136,33 +144,38 @@ def prune(
     )
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
     phases = Phases()
-    with phases("trace"):
-        prepared = prepare(
-            model,
-            example_inputs,
-            example_kwargs,
-            budget=Budget.parse(budget),
-            method=create_method(method, dict(method_options or {})),
-            constraints=_one_of(constraints, parts),
-            data=None if data is None else as_data(data, objective=judged_by),
-            recover=recover,
-            form=form,
-            free_outputs=free_outputs,
-            batch_dim=batch_dim,
-            latency_table=latency_table,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    return prune_prepared(prepared, phases=phases, checkpoint_dir=folder, verify=verify)
+    with collected_warnings() as warned, dead_loader_workers_told():
+        with phases("trace"):
+            prepared = prepare(
+                model,
+                example_inputs,
+                example_kwargs,
+                budget=Budget.parse(budget),
+                method=create_method(method, dict(method_options or {})),
+                constraints=_one_of(constraints, parts),
+                data=None if data is None else as_data(data, objective=judged_by),
+                recover=recover,
+                form=form,
+                free_outputs=free_outputs,
+                batch_dim=batch_dim,
+                latency_table=latency_table,
+                batch_size=batch_size,
+                seed=seed,
+                progress=progress,
+            )
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        result = prune_prepared(prepared, phases=phases, checkpoint_dir=folder, verify=verify)
+    result.record["warnings"] = warned
+    return result
 
 
 def _one_of(constraints: Constraints | None, parts: Constraints) -> Constraints:
     if constraints is None:
         return parts
     if not isinstance(constraints, Constraints):
-        raise ConfigError(f"constraints={constraints!r} is no Constraints: make one, or give its parts as keywords")
+        raise ConfigError(
+            f"constraints={shown(constraints)} is no Constraints: make one, or give its parts as keywords"
+        )
     if parts != Constraints():
         raise ConfigError("constraints= and its parts (round_to, ignore, ...) exclude each other: give one of them")
     return constraints
@@ -201,7 +214,7 @@ def prune_prepared(
         )
         if pruned.form == "graph":
             require_traced(network, prepared.data)
-        if recovery.kind != "none":  # a form that cannot be trained on this data is told before it is
+        if recovery.kind != "none" or prepared.free_outputs:  # what does not fit the data is told now
             require_fit(pruned.model, prepared.data)
     figures = {"dense": _figures(network.model, prepared), "cut": _figures(pruned.model, prepared)}
     with phases("recover"):
@@ -249,6 +262,7 @@ def _record(
         latency_table=prepared.latency_table,
         module_rules=plain(prepared.rules) if prepared.asked.keep_module or prepared.rules.ties else None,
         seconds=phases.seconds,
+        splits=None if prepared.data is None else prepared.data.split_sizes(),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError
 from metaprune.core.strict import from_dict
 from metaprune.recover.config import RecoverConfig
@@ -38,7 +39,7 @@ def replay(
     record: Mapping[str, Any],
     model: nn.Module,
     example_inputs: Any,
-    example_kwargs: dict[str, Any] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> Result:
     """Call `prune` as a record says it was called: budget, method with options, constraints, recovery, seed, form.
@@ -50,6 +51,7 @@ def replay(
     Raises:
         ConfigError: the run recovered by a loop of the user's own, which is not given.
     """
+    check_arguments(replay, locals())
     recorded = upgraded(record)
     if recorded["method_options"] is None:
         raise ConfigError("the record is of a version that recorded no options: it cannot be replayed; run prune anew")

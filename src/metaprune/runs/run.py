@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metaprune.core.errors import ConfigError, first_line
+from metaprune.core.arguments import check_arguments
+from metaprune.core.errors import ConfigError, first_line, one_line_error
 from metaprune.core.files import tensors_digest, write_json
 from metaprune.core.read import understood
 from metaprune.core.rng import Rng
+from metaprune.core.warned import collected_warnings
+from metaprune.data.loader_split import dead_loader_workers_told
 from metaprune.export.archive import require_savable, save
 from metaprune.latency.side_by_side import latency_ms
 from metaprune.protocol.method import Method
@@ -18,11 +22,13 @@ from metaprune.protocol.registry import create_method
 from metaprune.report import write_report
 from metaprune.runs.config import RunConfig
 from metaprune.runs.folder import Phases, RunFolder, log, parts_of
-from metaprune.runs.inputs import RunInputs, load_inputs
+from metaprune.runs.inputs import RunInputs, has_random_weights, load_inputs
 from metaprune.runs.prepare import Prepared, prepare
 from metaprune.runs.prune import Result, prune_prepared
 from metaprune.runs.sections import sections_of
 from metaprune.train.loop import train
+from metaprune.train.modes import modes_restored
+from metaprune.train.require import require_trainable
 
 
 def run(
@@ -37,6 +43,7 @@ def run(
 
     `method` stands in for the config's, with what a file that is passed on should not hold (a storage's password).
     """
+    check_arguments(run, locals())
     method = method or create_method(config.method.name, dict(config.method.options))
     if config.also and not config.method.options.get("artifact"):
         raise ConfigError(
@@ -46,8 +53,8 @@ def run(
     run_folder = RunFolder(folder, config)
     if (record := _finished(run_folder)) is not None:
         return record
-    with run_folder.held(), run_folder.logged():
-        return _run(config, run_folder, method, progress, command)
+    with run_folder.held(), run_folder.logged(), collected_warnings() as warned, dead_loader_workers_told():
+        return _run(config, run_folder, method, progress, command, warned)
 
 
 def _finished(run_folder: RunFolder) -> dict[str, Any] | None:
@@ -71,7 +78,7 @@ def _is_whole(page: Path) -> bool:
 
 
 def _run(
-    config: RunConfig, run_folder: RunFolder, method: Method, progress: bool, command: str | None
+    config: RunConfig, run_folder: RunFolder, method: Method, progress: bool, command: str | None, warned: list[str]
 ) -> dict[str, Any]:
     phases = Phases()
     with phases("load"):
@@ -98,8 +105,10 @@ def _run(
         "files": parts,
         "history": {"train": history, **result.record["history"]},
     }
-    if record["quality"] and config.model.new_head and config.train is None:
-        record["quality"]["untrained_head"] = True
+    if record["quality"] and config.train is None:
+        record["quality"]["untrained_head"] = config.model.new_head
+        record["quality"]["untrained"] = has_random_weights(config.model)
+    record["warnings"] = warned
     write_report(record, run_folder.path / "report.html", sections_of(record))
     write_json(run_folder.path / "record.json", record)  # last: it marks the run as finished
     return record
@@ -133,8 +142,25 @@ def prepared_of(config: RunConfig, inputs: RunInputs, method: Method, progress: 
         progress=progress,
     )
     if config.train is not None:
+        if prepared.data is not None:
+            require_trainable(prepared.data, config.train)
         prepared.require_feasible()
+    if config.latency.repeats:
+        _require_batch(config, inputs)
     return prepared
+
+
+def _require_batch(config: RunConfig, inputs: RunInputs) -> None:
+    """Run the network once at the batch size that it is timed with, before hours are spent."""
+    args, kwargs = inputs.batch_of(config.latency.batch_size)
+    try:
+        with modes_restored(inputs.model), torch.random.fork_rng(devices=[]), torch.no_grad():
+            inputs.model.eval()(*args, **kwargs)
+    except Exception as error:  # a user's forward may raise anything
+        raise ConfigError(
+            f"the network does not run on latency.batch_size={config.latency.batch_size} samples "
+            f"({one_line_error(error)}): set another, or latency.repeats=0, which measures nothing"
+        ) from error
 
 
 def train_dense(
@@ -153,8 +179,12 @@ def train_dense(
                 progress=prepared.progress,
                 identity={"weights": tensors_digest(prepared.network.tensors)},
             ).to_dict()
-    if config.model.weights is None and not config.model.spec.startswith(("python:", "hf:", "builtin:")):
-        log.warning("warning: the network has random weights; give model.weights, or a [train] table with data")
+    if has_random_weights(config.model):
+        warnings.warn(
+            "the network has random weights, so no figure of quality means anything; give model.weights, or a [train] "
+            "table with data",
+            stacklevel=2,
+        )
     return None
 
 

@@ -55,6 +55,7 @@ class QualityRecord:
     """Figures on one split of the original, right after the cut, and after recovery (None without one).
 
     untrained_head: the original has a new head that nothing trained, so `dense` says nothing of the weights.
+    untrained: the original has random weights, so no figure says anything of the method.
     """
 
     split: str
@@ -62,6 +63,7 @@ class QualityRecord:
     cut: Figures
     recovered: Figures | None = None
     untrained_head: bool = False
+    untrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,10 @@ class Record:
     latency_table: dict[str, Any] | None
     module_rules: dict[str, Any] | None
     seconds: dict[str, float]
+    splits: dict[str, Any] | None = None
+    """Samples by split (None where only a walk could tell), and `carved`: the splits cut out of the training part."""
+    warnings: list[str] = field(default_factory=list)
+    """What was warned of on the way, each once, without paths."""
     command: str | None = None
     config: dict[str, Any] | None = None
     model: str | None = None
@@ -156,8 +162,8 @@ def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, A
             f"{name} has schema {schema!r}, this version of metaprune reads up to {SCHEMA}: install a newer one"
         )
     if schema == SCHEMA:
-        return dict(record)
-    known = {f.name: None for f in dataclasses.fields(Record)}
+        return {"splits": None, "warnings": [], **record}
+    known = {f.name: [] if f.name == "warnings" else None for f in dataclasses.fields(Record)}
     history = {
         phase: None if rows is None else {**rows, "rows": [current_epoch(row) for row in rows.get("rows", ())]}
         for phase, rows in (record.get("history") or {}).items()

@@ -50,9 +50,10 @@ def traced(
 
 
 def console() -> Any:
+    """Make the terminal to print to; text is the user's (folders, groups), so none of it is read as markup."""
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def show_result(record: Mapping[str, Any], page: Path) -> None:

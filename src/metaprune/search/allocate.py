@@ -63,7 +63,9 @@ class Allocator:
                 f"({100 * reachable[m] / float(self.full[m]):.2f}% of {float(self.full[m]):,.6g})"
                 for m in missed
             )
-            advice = "Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
+            shares = [m for m in missed if cost_metric(m).count and self.bounds[m] <= 100 and "%" not in str(budget[m])]
+            asked = f"Was {shares[0]}={self.bounds[shares[0]]:g}% meant? " if shares else ""
+            advice = f"{asked}Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
             if not is_monotone(missed):
                 advice = f"{LATENCY_NOTE} {advice}"
             if not len(self.space):

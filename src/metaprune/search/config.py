@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from metaprune.core.errors import ConfigError, closest
 
+ENVIRONMENT = "METAPRUNE_STORAGE"
+"""Environment variable that holds the URL of a search's storage, for URLs with a password."""
 SearcherName = Literal["evolution", "random", "greedy", "nsga2"]
 Scope = Literal["global", "local", "isomorphic"]
 """Which groups share a ranking of channels."""

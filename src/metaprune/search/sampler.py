@@ -9,27 +9,23 @@ it: the first score counts, the other costs its time and changes nothing.
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-import uuid
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from metaprune.search.encoding import WidthEncoding
+from metaprune.search.liveness import BeatingSampler, Watch
 from metaprune.search.strategies import Evaluated, Strategy
 
-SLOT, WORKER = "slot", "worker"
+SLOT = "slot"
 _POLL_S = 0.2
-_STALE_FACTOR, _STALE_FLOOR_S = 20.0, 300.0  # of the longest evaluation so far; workers on other hosts only
 
 
-class StrategySampler(optuna.samplers.BaseSampler):
+class StrategySampler(BeatingSampler):
     """Optuna sampler that follows `strategy`; with more trials than the strategy has, the rest is random in budget.
 
     study.optimize(objective, n_trials=...) works with it as with any other sampler.
@@ -43,7 +39,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
         self._settled = 0  # trials up to here are finished, and were looked at
         self._index, self._first = -1, 0  # of the newest batch: its number, its first slot
         self._batch: np.ndarray | None = np.empty((0, len(strategy.codec.sizes)), dtype=np.int64)
-        self._worker = worker_name()
+        self.watch = Watch()
 
     # ------------------------------------------------------------------------------------------ Optuna's interface
 
@@ -54,7 +50,6 @@ class StrategySampler(optuna.samplers.BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         storage, number = study._storage, trial._trial_id
-        storage.set_trial_user_attr(number, WORKER, [self._worker, time.time()])
         while True:
             slot, genome = self._wait_for_slot(study, trial)
             storage.set_trial_user_attr(number, SLOT, slot)
@@ -89,9 +84,14 @@ class StrategySampler(optuna.samplers.BaseSampler):
         while (free := self.open_slots(study, trial.number)) is not None:
             if free:
                 return free[0]
+            self.say_waiting(study, trial.number)
             time.sleep(_POLL_S)
         draw = self.strategy.rng.child("beyond", trial.number).numpy()
         return -1 - trial.number, self.strategy.samplers[0].sample(1, draw)[0]
+
+    def say_waiting(self, study: Study, asking: int = -1) -> None:
+        """Say now and then whom this process waits for."""
+        self.watch.say_waiting(trials_of(study)[self._settled :], (*self.beating, asking))
 
     def _sync_with_storage(self, study: Study, asking: int) -> dict[int, int]:
         """Map slot -> number of the oldest running trial, other than `asking`, that holds it.
@@ -100,7 +100,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
         that a long search stays as quick.
         """
         trials = trials_of(study)
-        if fail_dead_workers(study, trials[self._settled :], self._worker):
+        if self.watch.fail_dead(study, trials[self._settled :], self.beating):
             trials = trials_of(study)
         held: dict[int, int] = {}
         for trial in trials[self._settled :]:
@@ -123,47 +123,6 @@ class StrategySampler(optuna.samplers.BaseSampler):
 def distributions(codec: WidthEncoding) -> dict[str, BaseDistribution]:
     """Describe the genes as Optuna's parameters."""
     return {name: IntDistribution(0, int(n) - 1) for name, n in zip(codec.genes, codec.sizes, strict=True)}
-
-
-def worker_name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-def fail_dead_workers(study: Study, trials: list[FrozenTrial], me: str = "") -> bool:
-    """Mark those of `trials` as failed whose process is gone (this host), or that run for far too long (other hosts).
-
-    Whether there were any.
-    """
-    dead = []
-    for trial in trials:
-        worker, started = trial.user_attrs.get(WORKER, ("", time.time()))  # our own clock: Optuna's has no time zone
-        if trial.state == TrialState.RUNNING and worker != me:
-            here = worker.startswith(f"{socket.gethostname()}:")
-            if _is_dead(worker) if here else time.time() - started > _patience_s(study):
-                dead.append(trial.number)
-    for number in dead:
-        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-    return bool(dead)
-
-
-def _patience_s(study: Study) -> float:
-    durations = [t.duration.total_seconds() for t in trials_of(study, TrialState.COMPLETE) if t.duration is not None]
-    return max(_STALE_FLOOR_S, _STALE_FACTOR * max(durations, default=0.0))
-
-
-def _is_dead(worker: str) -> bool:
-    host, _, rest = worker.rpartition(":")[0].rpartition(":")
-    if host != socket.gethostname() or not rest.isdigit():
-        return False
-    if int(rest) == os.getpid():  # a restarted container: same host name, same number, another process
-        return True
-    try:
-        os.kill(int(rest), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def trials_of(study: Study, *states: TrialState) -> list[FrozenTrial]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,14 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from metaprune.core.errors import MetapruneError, SearchError
+from metaprune.search.url import FORMS, JOURNAL, has_secret, parsed_url, shown_url, without_secrets
 
 _DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError)
 _PAUSES_S = (0.3, 0.7, 1.5)
+_KEPT = "What was evaluated is kept there; put it right and run the same command again to go on"
 
 
 @contextmanager
@@ -46,18 +46,17 @@ def storage_errors(url: str | None) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         raise SearchError(
-            f"the storage {_shown(url)} of the search cannot be used: {_reason(error)}. What was evaluated is kept "
-            "there; put it right and run the same command again to go on"
-        ) from error
+            f"the storage {shown_url(url)} of the search cannot be used: {_reason(error, url)}. {_KEPT}"
+        ) from _cause(error, url)
     except MetapruneError:
         raise
     except _DAMAGED as error:  # Optuna trusts what it reads back
         if url is None:
             raise
         raise SearchError(
-            f"the storage {_shown(url)} of the search is damaged or was changed ({type(error).__name__}: "
-            f"{_reason(error)}): give another one, or delete it to search again"
-        ) from error
+            f"the storage {shown_url(url)} of the search is damaged or was changed ({type(error).__name__}: "
+            f"{_reason(error, url)}): give another one, or delete it to search again"
+        ) from _cause(error, url)
 
 
 def _open(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> tuple[Any, optuna.Study]:
@@ -69,12 +68,14 @@ def _open(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> t
             )
         except (*_DAMAGED, OSError, ImportError, ArgumentError) as error:  # another URL, a driver, or a damaged file
             raise SearchError(
-                f"the storage {_shown(url)} cannot be opened: {_reason(error)}. Give sqlite:///FILE, "
-                "journal:FILE, or postgresql+psycopg://USER@HOST/DB (pip install 'psycopg[binary]')"
-            ) from error
-        except (SQLAlchemyError, StorageInternalError):
+                f"the storage {shown_url(url)} cannot be opened: {_reason(error, url)}. Give {FORMS}"
+            ) from _cause(error, url)
+        except (SQLAlchemyError, StorageInternalError) as error:
             if pause is None:
-                raise
+                raise SearchError(
+                    f"the storage {shown_url(url)} cannot be opened: {_reason(error, url)}. This start "
+                    "evaluated nothing yet; put it right and run the same command again"
+                ) from _cause(error, url)
             time.sleep(pause)  # several processes that create the tables at once get in each other's way
     raise AssertionError("unreachable")
 
@@ -82,12 +83,13 @@ def _open(url: str | None, name: str, sampler: optuna.samplers.BaseSampler) -> t
 def _storage(url: str | None) -> InMemoryStorage | JournalStorage | RDBStorage:
     if url is None:
         return InMemoryStorage()
-    if url.startswith("journal:"):
-        return JournalStorage(_Journal(Path(url.removeprefix("journal:")).resolve()))
-    parsed = make_url(url)
+    if url.startswith(JOURNAL):
+        return JournalStorage(_Journal(Path(url.removeprefix(JOURNAL)).resolve()))
+    parsed = parsed_url(url)
+    literal = url.replace("{", "{{").replace("}", "}}")  # Optuna formats URLs
     if parsed.get_backend_name() != "sqlite":
-        return RDBStorage(url)
-    return RDBStorage(url, engine_kwargs={"pool_events": _sqlite_events(Path(parsed.database or "").resolve())})
+        return RDBStorage(literal)
+    return RDBStorage(literal, engine_kwargs={"pool_events": _sqlite_events(Path(parsed.database or "").resolve())})
 
 
 def _sqlite_events(path: Path) -> list[tuple[Any, str]]:
@@ -139,9 +141,11 @@ class _Journal(JournalFileBackend):
         self._size = size
 
 
-def _shown(url: str | None) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or "memory")
+def _reason(error: Exception, url: str | None) -> str:
+    line = next(iter(str(error.__cause__ or error).splitlines()), "") or type(error).__name__
+    return without_secrets(line, url)
 
 
-def _reason(error: Exception) -> str:
-    return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+def _cause(error: Exception, url: str | None) -> Exception | None:
+    """What a traceback, in log.txt too, may show beside our own message: drivers quote passwords."""
+    return None if url is not None and has_secret(url) else error

@@ -17,14 +17,12 @@ from metaprune.core.rng import Rng
 from metaprune.cost.analytic import CostModel
 from metaprune.search.config import SearchConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding, budget_use
+from metaprune.search.liveness import BeatingSampler, Watch
 from metaprune.search.sampler import (
     SLOT,
-    WORKER,
     StrategySampler,
     distributions,
-    fail_dead_workers,
     trials_of,
-    worker_name,
 )
 from metaprune.search.storage import opened, storage_errors
 from metaprune.search.strategies import Evolution, GreedySlimming, RandomSearch, Strategy
@@ -33,6 +31,10 @@ Score = Callable[[np.ndarray], Mapping[str, float]]
 """Widths int64 [groups] -> {"score": higher is better, ...}; what else it says is kept with the candidate."""
 _POLL_S = 0.5
 _MUTATIONS = 100  # in search of a structure that was not scored yet
+
+
+class BeatingNsga2(BeatingSampler, optuna.samplers.NSGAIISampler):
+    """Optuna's NSGA-II, whose trials tell the other workers that they live."""
 
 
 @dataclass(frozen=True)
@@ -80,35 +82,31 @@ class Search:
             Whatever `score` raises.
         """
         samplers = [BudgetSampler(self.codec, self.costs, b, self.config.tolerance) for b in self.bounds]
-        with opened(self.storage, self.name, self._sampler(samplers)) as study:
-            for trial, widths in self._asked(study, samplers):
-                start = time.perf_counter()
-                try:
-                    figures = {k: float(v) for k, v in score(widths).items()}
-                    if not np.isfinite(figures["score"]):  # Optuna would ask for this slot for ever
-                        raise SearchError(
-                            f"the score of the structure of widths {widths.tolist()} is {figures['score']}: what "
-                            "scores it diverged; train it anew, with a lower learning rate"
-                        )
-                except BaseException:  # Ctrl-C, too: the slot is free again at once
+        sampler = self._sampler(samplers)
+        with opened(self.storage, self.name, sampler) as study:
+            try:
+                for trial, widths in self._asked(study, samplers):
+                    start = time.perf_counter()
+                    done = self._keep(study, trial, _figures(score, widths))
+                    if on_candidate is not None:
+                        on_candidate(done, self._planned, time.perf_counter() - start)
+            finally:  # after Ctrl-C, too: what this process held is free again at once
+                for number in sampler.beating:
                     with suppress(SearchError), storage_errors(self.storage):
-                        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-                    raise
-                done = self._keep(study, trial, figures)
-                if on_candidate is not None:
-                    on_candidate(done, self._planned, time.perf_counter() - start)
+                        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+                sampler.stop()
             with storage_errors(self.storage):
                 return self._candidates(study, samplers)
 
     # ------------------------------------------------------------------------------------------ running
 
-    def _sampler(self, samplers: list[BudgetSampler]) -> optuna.samplers.BaseSampler:
+    def _sampler(self, samplers: list[BudgetSampler]) -> BeatingSampler:
         kind, evolution = self.config.searcher, self.config.evolution
         rng = self.rng.child("search", kind)
         if kind == "nsga2":
             if len(samplers) > 1:
                 raise ConfigError("nsga2 serves one budget at a time; search for a front with evolution")
-            return optuna.samplers.NSGAIISampler(population_size=evolution.population, seed=rng.integer() % 2**32)
+            return BeatingNsga2(population_size=evolution.population, seed=rng.integer() % 2**32)
         strategy: Strategy
         if kind == "greedy":
             strategy = GreedySlimming(self.codec, samplers, rng)
@@ -133,8 +131,10 @@ class Search:
     def _follow(self, study: optuna.Study, sampler: StrategySampler) -> Iterator[tuple[optuna.Trial, np.ndarray]]:
         while (free := sampler.open_slots(study)) is not None:
             if not free:  # the last of this batch are with other workers
+                sampler.say_waiting(study)
                 time.sleep(_POLL_S)
                 continue
+            sampler.watch.working()
             trial = study.ask(distributions(self.codec))
             if sampler.slots[trial.number] < 0:  # another worker took the last one meanwhile
                 study.tell(trial, state=TrialState.FAIL)
@@ -144,12 +144,11 @@ class Search:
     def _optimise(self, study: optuna.Study, sampler: BudgetSampler) -> Iterator[tuple[optuna.Trial, np.ndarray]]:
         """Optuna's own sampler: it knows no budget and repeats itself. What it suggests is repaired, and mutated where
         that structure was seen; where no mutant is new, the search is over."""
-        me = worker_name()
-        fail_dead_workers(study, trials_of(study), me)
+        watch = Watch()
         strategy = Evolution(self.codec, [sampler], self.rng, self.config.evolution)
         while len(trials_of(study, TrialState.COMPLETE)) < self._planned:
+            watch.fail_dead(study, trials_of(study, TrialState.RUNNING), ())
             trial = study.ask(distributions(self.codec))
-            trial.set_user_attr(WORKER, [me, time.time()])
             others = trials_of(study, TrialState.COMPLETE, TrialState.RUNNING)
             seen = {tuple(t.user_attrs.get("widths", ())) for t in others}
             draw = self.rng.child("repair", trial.number).numpy()
@@ -196,6 +195,17 @@ class Search:
         ]
         once = {c.slot: c for c in reversed(candidates)}  # two workers may have scored one slot
         return [once[slot] for slot in sorted(once)]
+
+
+def _figures(score: Score, widths: np.ndarray) -> dict[str, float]:
+    """Raises SearchError for a score that is not finite: Optuna would ask for its slot for ever."""
+    figures = {k: float(v) for k, v in score(widths).items()}
+    if not np.isfinite(figures["score"]):
+        raise SearchError(
+            f"the score of the structure of widths {widths.tolist()} is {figures['score']}: what scores it diverged; "
+            "train it anew, with a lower learning rate"
+        )
+    return figures
 
 
 def best_within(candidates: Sequence[Candidate], costs: CostModel, bounds: Mapping[str, float]) -> Candidate | None:

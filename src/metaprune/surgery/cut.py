@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, VacuousProofWarning, VerificationError
 from metaprune.elastic.weights import zeroed
 from metaprune.network import Network
@@ -75,6 +76,7 @@ def cut(
         PlanError: the plan or a mask does not fit the network.
         VerificationError: sliced and masked network differ, or form="module" is not possible; nothing was changed.
     """
+    check_arguments(cut, locals())
     if form not in ("auto", "module", "graph"):
         raise ConfigError(f"form is auto, module or graph, not {form!r}")
     alive = network.survivors(plan)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, closest
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -79,12 +80,13 @@ class TrainConfig:
     package), or python:module:Class of an accelerate GeneralTracker."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.optimizer.startswith(PYTHON):
             require_choice("optimizer", self.optimizer, OPTIMIZERS)
         if not self.schedule.startswith(PYTHON):
             require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
-        require_number("epochs", self.epochs, 0.0, open_low=True)
+        require_number("epochs", self.epochs, 0.0, 1e6, open_low=True)
         require_number("batch_size", self.batch_size, 1)
         if not isinstance(self.batch_size, int):
             raise ConfigError(f"batch_size={self.batch_size!r} does not fit: give a whole number")

@@ -78,7 +78,7 @@ def train(
             device that is not there.
         TrainingDivergedError: loss or gradient is not finite; raised before the update.
     """
-    split = _training_split(data)
+    split = training_split(data)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("no parameter of the model has requires_grad=True: nothing to train; unfreeze some")
     loss = TrainLoss(data.require_objective(), config.label_smoothing) if loss is None else loss
@@ -390,7 +390,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def _training_split(data: Data) -> Split:
+def training_split(data: Data) -> Split:
+    """Raises DataError for data without training samples."""
     if data.train is None or data.train is NO_SAMPLES:
         raise DataError(f"data {data.name!r} has no training samples: training and recovery need a train split")
     return data.train

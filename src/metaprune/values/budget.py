@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError
 from metaprune.cost.metrics import budget_metrics, cost_metric, require_budget_metric
 
@@ -80,6 +81,9 @@ class Budget(Mapping[str, Bound]):
 
     def bounds(self, full: Mapping[str, Any]) -> dict[str, float]:
         """Absolute upper bounds by metric, given the cost of the full network."""
+        check_arguments(Budget.bounds, locals())
+        if missing := [metric for metric in self if metric not in full]:
+            raise ConfigError(f"the full network's cost has no {missing[0]}: give net.cost()")
         absolute = {}
         for metric, bound in self._asked.items():
             number, relative = _parse_bound(metric, bound)
@@ -98,7 +102,7 @@ def _parse_bound(metric: str, bound: Bound) -> tuple[float, bool]:
     try:
         number = float(text.removesuffix("%").replace("_", ""))
     except ValueError:
-        raise ConfigError(f"budget {metric}={bound!r} is neither a number nor a share such as '50%'") from None
+        raise ConfigError(f"budget {metric}={shown(bound)} is neither a number nor a share such as '50%'") from None
     if not number > 0 or number == float("inf"):
         raise ConfigError(f"budget {metric}={bound!r} must be positive and finite")
     if not relative and number < 1 and cost_metric(metric).count:

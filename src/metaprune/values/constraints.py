@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
+from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError
 
 
@@ -38,6 +39,7 @@ class Constraints:
     keep_module: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("ignore", "only"):
             object.__setattr__(self, name, as_patterns(getattr(self, name)))
         if isinstance(self.ties, str) or any(isinstance(tie, str) for tie in self.ties):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from metaprune.core.arguments import check_arguments
 from metaprune.cost.metrics import COST_METRICS, cost_metric
 
 
@@ -16,6 +17,7 @@ class Cost(Mapping[str, Any]):
     """
 
     def __init__(self, figures: Mapping[str, Any]):
+        check_arguments(Cost.__init__, locals())
         self._figures = dict(figures)
 
     def __getitem__(self, metric: str) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import PlanError
 from metaprune.values.space import Space
 
@@ -20,14 +22,23 @@ class Plan:
 
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.keep, Mapping):
+            raise PlanError(f"a plan maps groups to kept channels, {{'conv1': [0, 2]}}; it is not {shown(self.keep)}")
+        object.__setattr__(self, "keep", {_group(name): _channels(name, c) for name, c in self.keep.items()})
+
     @classmethod
     def of(cls, space: Space, masks: Sequence[np.ndarray]) -> Plan:
         """Make a plan from one boolean mask [width] per group, in the order of the space."""
+        check_arguments(Plan.of, locals())
+        if [np.shape(m) for m in masks] != [(g.width,) for g in space]:
+            raise PlanError(f"a plan of masks takes one of shape [width] for each of the {len(space)} groups")
         keep = {g.name: tuple(int(i) for i in np.flatnonzero(m)) for g, m in zip(space, masks, strict=True)}
         return cls({name: k for name, k in keep.items() if len(k) < space[name].width})
 
     def check(self, space: Space) -> None:
         """Raises PlanError if the plan does not fit the space."""
+        check_arguments(Plan.check, locals())
         for name, channels in self.keep.items():
             group = space[name]
             if not channels:
@@ -56,16 +67,32 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` wrote; nothing is converted.
 
         Raises:
-            PlanError: it is no table of channel lists; numbers are not rounded, and no text is one.
+            PlanError: anything else.
         """
-        keep = data.get("keep") if isinstance(data, Mapping) else None
-        if not isinstance(keep, Mapping):
-            raise PlanError(f"a plan is {{'keep': {{group: [channels]}}}}, not {str(data)[:80]}")
-        for name, channels in keep.items():
-            plain = isinstance(channels, (list, tuple)) and all(type(i) is int for i in channels)
-            if not isinstance(name, str) or not plain or not all(0 <= i < _MOST_CHANNELS for i in channels):
-                raise PlanError(f"group {name!r} of a plan keeps a list of channels, not {str(channels)[:60]}")
-        return cls({name: tuple(channels) for name, channels in keep.items()})
+        if not isinstance(data, Mapping) or "keep" not in data:
+            raise PlanError(f"{shown(data)} is no plan: give {{'keep': {{group: channels}}}}, as to_dict writes it")
+        return cls(data["keep"])
+
+
+def _group(name: Any) -> str:
+    if not isinstance(name, str):
+        raise PlanError(f"a plan names its groups by text, as net.explain() does, not by {shown(name)}")
+    return name
+
+
+def _channels(name: str, given: Any) -> tuple[int, ...]:
+    """Channels as plain integers, from a list, a tuple, a range, or an array or tensor of integers."""
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(listed, (list, tuple, range)) and all(_is_integer(i) and i < _MOST_CHANNELS for i in listed):
+        return tuple(map(int, listed))
+    raise PlanError(
+        f"group {name!r} keeps a list of channel numbers, as [0, 2, 5], not {shown(given)}; of a mask take "
+        "numpy.flatnonzero(mask)"
+    )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from metaprune.core.arguments import check_fields
 from metaprune.values.plan import Plan
 
 
@@ -16,6 +17,9 @@ class Trial:
     widths: tuple[int, ...]
     cost: Mapping[str, float]
     score: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,6 @@ class Proposal:
     trials: tuple[Trial, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)  # JSON-able; `method_details` of the record
     masks: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -14,16 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from metaprune.core.errors import ConfigError
 from metaprune.graph.call import Call
 
 RULES: dict[str, Callable[[Call], Any]] = {}
 
 
 def rule(*names: str) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError("rule takes the ATen names that a rule covers, as @rule('my_op')")
+
     def register(function: Callable[[Call], Any]) -> Callable[[Call], Any]:
         for name in names:
             if name in RULES:
-                raise ValueError(f"two rules for operator {name}")
+                raise ConfigError(f"two rules for operator {name}: unregister one, or give other names")
             RULES[name] = function
         return function
 

@@ -84,11 +84,10 @@ class ScoreMethod(RankingConfig, BaseMethod, ABC):
         """Bounds that fall linearly from the full cost to the budget in `steps` steps."""
         full = task.network.cost()
         bounds = budget.bounds(full)
-        for k in range(1, self.steps + 1):
-            if k == self.steps:
+        steps = min(self.steps, int(task.network.space.widths.sum()))  # a step drops a channel at least
+        for k in range(1, steps + 1):
+            if k == steps:
                 yield budget
             else:
                 start = {m: float(full[m]) for m in bounds}
-                yield Budget(
-                    **{m: start[m] + (min(b, start[m]) - start[m]) * k / self.steps for m, b in bounds.items()}
-                )
+                yield Budget(**{m: start[m] + (min(b, start[m]) - start[m]) * k / steps for m, b in bounds.items()})

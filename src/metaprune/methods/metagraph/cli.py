@@ -31,7 +31,7 @@ class Graph:
         out = console()
 
         def say(text: str) -> None:
-            out.print(text, highlight=False, markup=False, soft_wrap=True)
+            out.print(text, soft_wrap=True)
 
         say(f"{network_graph.nodes:,} nodes, {network_graph.edge_count:,} edges")
         for title, counts in network_graph.counts().items():

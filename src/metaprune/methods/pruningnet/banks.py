@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,11 +163,7 @@ class GeneratedBank(Bank):
         norm_affine: bool,
         device: torch.device | str | None = None,
     ):
-        modules, parameters = [n for n, _ in network.model.named_modules() if n], list(network.tensors)
-        for option, patterns, names in (("blocks", blocks, modules), ("hidden_of", hidden_of, parameters)):
-            for pattern in patterns:
-                if not fnmatch.filter(names, pattern):
-                    raise ConfigError(f"{option}: {pattern!r} matches nothing.{closest(pattern, names)}")
+        require_patterns(network, blocks, hidden_of)
         self._encodings = encodings(network, codec, blocks)
         super().__init__(network, norm_affine)
         self.generators = nn.ModuleDict()
@@ -216,3 +212,12 @@ def _mangled(name: str) -> str:
 def _normalises(network: Network, name: str) -> bool:
     module = network.model.get_submodule(name.rpartition(".")[0])
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def require_patterns(network: Network, blocks: Iterable[str], hidden_of: Iterable[str]) -> None:
+    """Raises ConfigError for a pattern of generators that matches nothing in the network."""
+    modules, parameters = [n for n, _ in network.model.named_modules() if n], list(network.tensors)
+    for option, patterns, names in (("blocks", blocks, modules), ("hidden_of", hidden_of, parameters)):
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise ConfigError(f"{option}: {pattern!r} matches nothing.{closest(pattern, names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ import tyro
 
 from metaprune.core.errors import ConfigError
 from metaprune.runs.verb_tools import assignments, console, show_result
+from metaprune.search.config import ENVIRONMENT
+
+_STORAGE = "method.options.storage"
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Search:
     searcher: str | None = None
     """evolution, random, greedy, nsga2."""
     storage: str | None = None
-    """Optuna storage: sqlite:///FILE, postgresql+psycopg://USER@HOST/DB, journal:FILE; by default RUN/search.db."""
+    """Optuna storage: sqlite:///FILE, postgresql+psycopg://USER@HOST/DB, journal:FILE; by default that of the
+    environment variable METAPRUNE_STORAGE (for a URL with a password), else RUN/search.db."""
     latency_table: str | None = None
     """File of `metaprune latency`, for a budget in latency_ms."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -52,20 +57,16 @@ class Search:
             raise ConfigError("--pareto searches all budgets at once: leave --budget out")
         if self.out is not None and (self.pareto or self.only_search):
             raise ConfigError("--run is the folder of a network, which --pareto and --only-search do not make")
-        from metaprune.methods.pruningnet.search import FittedPruningNet, start_workers
+        from metaprune.methods.pruningnet.search import FittedPruningNet
+        from metaprune.methods.pruningnet.workers import sigterm_exits, workers
 
         fitted = FittedPruningNet.open(self.run_folder, self._overrides(), not self.quiet, trust=self.trust)
         if not self.pareto:  # what is wrong with the budget or the folder is said before anything is searched
             fitted.require(self._budget(fitted))
             if not self.only_search:
                 fitted.run_of(self._budget(fitted), self.out)
-        helpers = start_workers(self._worker_command(), self.workers - 1)
-        try:
+        with sigterm_exits(), workers(self._worker_command(), self.workers - 1, self._storage()):
             return self._pareto(fitted) if self.pareto else self._search(fitted)
-        finally:
-            failed = [h for h in helpers if h.wait()]
-            if failed:
-                console().print(f"{len(failed)} of {len(helpers)} workers stopped early; see above", highlight=False)
 
     def _budget(self, fitted: Any) -> Any:
         from metaprune.values import Budget
@@ -77,11 +78,10 @@ class Search:
         best = fitted.best(budget)
         out = console()
         for name, width in best["widths"].items():
-            out.print(f"{name:<40} {width:>6} of {fitted.search.task.network.space[name].width}", highlight=False)
+            out.print(f"{name:<40} {width:>6} of {fitted.search.task.network.space[name].width}")
         costs = ", ".join(f"{k} {v:,.6g}" for k, v in best["cost"].items())
         out.print(
             f"score {best['score']:.4f} on sub-validation, best of {best['evaluated']}; {costs}",
-            highlight=False,
             soft_wrap=True,
         )
         if self.only_search:
@@ -94,21 +94,26 @@ class Search:
         rows = fitted.pareto()
         out = console()
         for row in rows:
-            out.print(f"{row['cost']['macs']:>16,} MACs   score {row['score']:.4f}", highlight=False)
-        out.print(f"front: {self.run_folder / 'front.json'}", highlight=False, soft_wrap=True)
+            out.print(f"{row['cost']['macs']:>16,} MACs   score {row['score']:.4f}")
+        out.print(f"front: {self.run_folder / 'front.json'}", soft_wrap=True)
         return 0
 
     def _overrides(self) -> dict[str, Any]:
         flags = {
             "method.options.search.searcher": self.searcher,
-            "method.options.storage": self.storage,
+            _STORAGE: self.storage or os.environ.get(ENVIRONMENT),  # workers are given it there
             "latency.table": self.latency_table,
         }
         return {**{k: v for k, v in flags.items() if v is not None}, **assignments(self.set, "--set")}
 
+    def _storage(self) -> str | None:
+        return self._overrides().get(_STORAGE)
+
     def _worker_command(self) -> list[str]:
-        options = [("--budget", self.budget), ("--searcher", self.searcher), ("--storage", self.storage)]
-        options += [("--latency-table", self.latency_table), *(("--set", s) for s in self.set)]
+        """Without the storage, whose URL may hold a password: workers find it in their environment."""
+        settings = [s for s in self.set if s.partition("=")[0].strip() != _STORAGE]
+        options = [("--budget", self.budget), ("--searcher", self.searcher)]
+        options += [("--latency-table", self.latency_table), *(("--set", s) for s in settings)]
         given = [part for flag, value in options if value is not None for part in (flag, value)]
         given += ["--trust"] if self.trust else []
         last = "--pareto" if self.pareto else "--only-search"

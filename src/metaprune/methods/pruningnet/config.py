@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from metaprune.core.errors import ConfigError
-from metaprune.protocol.options import BY_FIT, MethodOptions
-from metaprune.search.config import PAPER_GRID, SearchConfig
+from metaprune.protocol.options import AT_RUN_TIME, BY_FIT, MethodOptions
+from metaprune.search.config import ENVIRONMENT, PAPER_GRID, SearchConfig
 from metaprune.train.config import TrainConfig, require_choice, require_number
 
 Measure = Literal["likelihood", "metric"]
@@ -74,8 +73,11 @@ class PruningNetConfig(MethodOptions):
     """Hand over the generated weights with calibrated statistics, to fine-tune or distil; else only the structure."""
     artifact: str | None = None
     """Folder of a fitted PruningNet (`metaprune fit`); None: fit one first."""
-    storage: str | None = None
-    """Optuna storage URL of the search; None: a file in the run's folder."""
+    storage: str | None = field(default=None, repr=False)
+    """Optuna storage URL of the search; None: that of the environment variable METAPRUNE_STORAGE, or a file in the
+    run's folder."""
+    runs_at: str | None = field(default=None, repr=False, metadata=AT_RUN_TIME)
+    """Storage of the search whose winner is made, in the place of `storage`; it may hold a password."""
 
     def __post_init__(self) -> None:
         require_choice("weights", self.weights, ("generated", "shared"))
@@ -105,12 +107,17 @@ class PruningNetConfig(MethodOptions):
             require_number("pruningnet.rank", self.rank, 1)
 
     def public(self) -> dict[str, Any]:
-        """Refuse a storage with a password, which config.json would show."""
-        if re.search(r"://[^/@]*:[^/@]*@", self.storage or ""):
-            raise ConfigError(
-                "the storage's password would be written into the run folder: leave it out of the URL (~/.pgpass or "
-                "PGPASSWORD hold it), or give the whole URL to `metaprune search --storage`, which writes it nowhere"
-            )
+        """Refuse a storage whose URL holds a password, which config.json would show."""
+        if self.storage is not None:
+            from metaprune.search.url import has_secret
+
+            if has_secret(self.storage):
+                raise ConfigError(
+                    "the storage's password would be written into the run folder (or its URL does not parse, so that "
+                    "nobody can tell): leave it out of the URL (~/.pgpass or PGPASSWORD hold it), or give the whole "
+                    f"URL in the environment variable {ENVIRONMENT} or to `metaprune search --storage`, which write it "
+                    "nowhere"
+                )
         return super().public()
 
 

@@ -26,7 +26,7 @@ from metaprune.data.loader_split import replayed
 from metaprune.data.splits import SPLIT_RNG, hold_out, without
 from metaprune.data.types import NO_SAMPLES
 from metaprune.methods.criteria.magnitude import Magnitude
-from metaprune.methods.pruningnet.banks import Bank, GeneratedBank
+from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, require_patterns
 from metaprune.methods.pruningnet.config import PruningNetConfig
 from metaprune.methods.pruningnet.structure_search import StructureSearch
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
@@ -38,8 +38,10 @@ from metaprune.recover.config import RecoverKind
 from metaprune.search.allocate import require_table
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.study import best_within
+from metaprune.search.url import JOURNAL, parsed_url
 from metaprune.train.loop import train
 from metaprune.train.modes import device_of
+from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Plan, Proposal, Trial
 
 log = logging.getLogger("metaprune")
@@ -60,6 +62,15 @@ class PruningNet(PruningNetConfig, BaseMethod):
         # widths alone: which channels stay is no matter
         codec = WidthEncoding(task.network.space, task.constraints, self.grid)
         BudgetSampler(codec, task.network.cost_model(), budget.bounds(task.network.cost()), self.search.tolerance)
+        if self.storage is not None and not self.storage.startswith(JOURNAL):
+            parsed_url(self.storage)
+        if self.fitted is None and self.artifact is not None:
+            Artifact.load(self.artifact, self.name)
+        elif self.fitted is None and task.data is not None:  # what the fit will ask for
+            training, _, _ = self._split(task.data)
+            require_trainable(dataclasses.replace(task.data, train=training), self.train)
+            if self.weights == "generated":
+                require_patterns(task.network, self.blocks, self.hidden_of)
 
     def recovery(self, kind: RecoverKind) -> RecoverKind:
         """See `metaprune.protocol.method.recovery_after`: `auto` is the paper's training from scratch.
@@ -246,9 +257,10 @@ class PruningNet(PruningNetConfig, BaseMethod):
         """
         split: Any = data.train
         if not (hasattr(split, "subset") and hasattr(split, "labels")):
-            log.warning(
-                "warning: loaders and datasets are not split: their validation part scores the structures, so accuracy "
-                "on it is of images that chose the structure; give a test part, (train, val, test), to judge by"
+            warnings.warn(
+                "loaders and datasets are not split: their validation part scores the structures, so accuracy on it is "
+                "of images that chose the structure; give a test part, (train, val, test), to judge by",
+                stacklevel=3,
             )
             return data.train, data.val, None
         if held is None:

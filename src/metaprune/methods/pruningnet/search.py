@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +95,7 @@ class FittedPruningNet:
     def network(self, budget: Budget, folder: Path | None = None, *, progress: bool = True) -> tuple[dict, Path]:
         """Go the whole way to a network: search (or take what an earlier search found), cut, recover, save, report."""
         config, run_folder = self.run_of(budget, folder)
-        method = dataclasses.replace(self.method, artifact=str(self.folder), storage=self.search.storage)
+        method = dataclasses.replace(self.method, artifact=str(self.folder), storage=None, runs_at=self.search.storage)
         return run(config, run_folder, method=method, progress=progress), run_folder
 
     def run_of(self, budget: Budget, folder: Path | None = None) -> tuple[RunConfig, Path]:
@@ -126,8 +124,3 @@ class FittedPruningNet:
         space = self.search.task.network.space
         cost = self.search.task.network.cost(widths).to_dict()
         return {"widths": {g.name: int(w) for g, w in zip(space, widths, strict=True)}, "score": score, "cost": cost}
-
-
-def start_workers(command: Sequence[str], count: int) -> list[Any]:
-    """Start `count` more processes that run `command`; each takes its share of the search through the storage."""
-    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from metaprune.methods.pruningnet.supernet import Scorer
 from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
+from metaprune.search.config import ENVIRONMENT
 from metaprune.search.encoding import WidthEncoding
 from metaprune.search.study import Candidate, Search
 from metaprune.values import Budget
@@ -52,10 +54,11 @@ class StructureSearch:
 
     @property
     def storage(self) -> str | None:
-        """The given storage, or a file in the task's folder; None is memory."""
+        """The given storage, that of the environment, or a file in the task's folder; None is memory."""
+        given = self.method.runs_at or self.method.storage or os.environ.get(ENVIRONMENT)
         folder = self.task.folder
-        if self.method.storage is not None or folder is None:
-            return self.method.storage
+        if given or folder is None:
+            return given or None
         folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{folder.resolve() / 'search.db'}"
 

@@ -56,6 +56,8 @@ class Stamp(StampConfig, BaseMethod):
     def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`; before a meta-training, of its data too."""
         self._form(task).slack(budget)
+        if self.artifact is not None and self.fitted is None:
+            self._as_fitted(task, Artifact.load(self.artifact, self.name))
         if self.artifact is None and self.fitted is None:
             self._pools(task)
             SoftCost(task.network.cost_model(), self.metric)  # raises for milliseconds without a table
