@@ -14,7 +14,9 @@ from torch import nn
 
 import metaprune as mp
 from metaprune.core.errors import MetapruneError
+from metaprune.cost.metrics import COST_METRICS
 from metaprune.models import create
+from metaprune.protocol.registry import METHODS
 
 WRONG = {
     "None": None, "3": 3, "-1": -1, "0": 0, "10**30": 10**30, "-10**30": -(10**30), "0.5": 0.5, "nan": math.nan,
@@ -144,6 +146,12 @@ def result_config(name, **fields):
     import metaprune.runs.config as module
 
     return getattr(module, name)(**fields)
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before(monkeypatch):
+    for registry in (METHODS, COST_METRICS):
+        monkeypatch.setattr(registry, "_targets", dict(registry._targets))
 
 
 @pytest.fixture(autouse=True)

@@ -240,7 +240,7 @@ def test_studies(tmp_path, monkeypatch):
     assert search(f"journal:{source}")
     lines, outcomes = source.read_text().splitlines(), Outcomes()
     optuna.logging.disable_default_handler()
-    for number in range(COUNT // 10):  # Optuna writes and locks a file in each: a fifth of a second
+    for number in range(COUNT // 40):  # Optuna writes and locks a file in each: a fifth of a second
         rng, path = random.Random(number), Path(tmp_path / f"study-{number}.log")
         if number % 2:
             path.write_bytes(mutated_bytes(source.read_bytes(), rng))
@@ -254,4 +254,4 @@ def test_studies(tmp_path, monkeypatch):
 
         outcomes.of(number, attempt)
         path.unlink(missing_ok=True)
-    outcomes.require(0.1, COUNT // 10)
+    outcomes.require(0.1, COUNT // 40)

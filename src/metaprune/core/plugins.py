@@ -40,8 +40,10 @@ class Registry:
         """Make `target` (an object, or "module:attribute") known as `name`.
 
         Raises:
-            ConfigError: the name is taken by something else.
+            ConfigError: no name, or one that is taken by something else.
         """
+        if not name:
+            raise ConfigError(f"a {self.kind} needs a name: register(NAME, target)")
         known = self._targets.get(name, self._installed.get(name))
         if known is not None and known != target:
             raise ConfigError(f"{self.kind} {name!r} is registered already, as {known}")

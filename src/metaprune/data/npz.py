@@ -31,7 +31,7 @@ def read_npz(file: str | Path) -> Arrays:
         raise DataError(f"npz:{path} does not exist: check the path.")
     try:
         if not zipfile.is_zipfile(path):
-            raise DataError(f"npz:{path} is no npz file: save with numpy.savez and the keys {_KEYS}.")
+            raise DataError(f"npz:{path} is not a readable npz file: save with numpy.savez and the keys {_KEYS}.")
         with np.load(path, allow_pickle=False) as content:
             _require_size(path)
             arrays = {key: content[key] for key in content.files}

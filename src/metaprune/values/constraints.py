@@ -39,6 +39,9 @@ class Constraints:
     keep_module: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("ignore", "only"):
+            if isinstance(pattern := getattr(self, name), str):  # one pattern, not one per letter
+                object.__setattr__(self, name, (pattern,))
         check_fields(self)
         for name in ("ignore", "only"):
             object.__setattr__(self, name, as_patterns(getattr(self, name)))
