@@ -123,18 +123,12 @@ def _say_seen(config: RunConfig, data: Data | None) -> None:
     parts = ", ".join(f"{part} {'?' if n is None else f'{n:,}'}" for part, n in sizes.items() if part != "carved")
     log.info("%s: %s samples; %s", data.name, parts, f"judged on {'val' if data.test is None else 'test'}")
     judged = "val" if data.test is None else "test"
-    given = config.model.weights not in (None, PRETRAINED) and not _is_of_a_run(Path(config.model.weights or ""))
-    if given and config.train is None and judged in data.carved:
+    if config.model.weights not in (None, PRETRAINED) and config.train is None and judged in data.carved:
         warnings.warn(
             f"the {judged} split ({sizes[judged]:,} samples) is cut out of the training part of {data.name}: weights "
             "that were trained on that part have seen it, so its figures flatter; give a val or test part of its own",
             stacklevel=3,
         )
-
-
-def _is_of_a_run(weights: Path) -> bool:
-    """Whether a run of metaprune left the file: its training held the same samples out, whatever its seed."""
-    return weights.name == "dense.safetensors" and weights.with_name("config.json").is_file()
 
 
 def require_fit(model: nn.Module, data: Data | None) -> None:
