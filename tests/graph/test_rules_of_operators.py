@@ -8,22 +8,13 @@ from torch import nn
 import metaprune as mp
 from metaprune.graph.rules import RULES
 from metaprune.testing import assert_cut_equals_mask
+from metaprune.testing.networks import Lambda
 
 CONV, LINEAR = nn.Conv2d, nn.Linear
 
 
 def net(forward, **modules):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            for name, module in modules.items():
-                setattr(self, name, module)
-
-        def forward(self, x):
-            return forward(self, x)
-
-    torch.manual_seed(0)
-    return Net().eval()
+    return Lambda(forward, **modules).eval()
 
 
 def images(forward, width=16):

@@ -191,6 +191,7 @@ def test_a_dead_worker_is_reaped_and_said_while_the_search_goes_on(caplog):
         while "was ended by SIGKILL" not in caplog.text:
             time.sleep(0.05)
         helpers[1].kill()
+    assert [helper.returncode for helper in helpers] == [-signal.SIGKILL] * 2
 
 
 MAIN = """

@@ -10,20 +10,11 @@ from torch import nn
 import metaprune as mp
 from metaprune.core.errors import VacuousProofWarning
 from metaprune.testing import random_plan
+from metaprune.testing.networks import Lambda
 
 
 def net(forward, **modules):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            for name, module in modules.items():
-                setattr(self, name, module)
-
-        def forward(self, x):
-            return forward(self, x)
-
-    torch.manual_seed(0)
-    return Net().eval()
+    return Lambda(forward, **modules).eval()
 
 
 def layers(**more):

@@ -24,18 +24,15 @@ class Load:
 
     def run(self) -> int:
         out = console()
-
-        def say(text: str) -> None:
-            out.print(text, highlight=False, markup=False, soft_wrap=True)
-
         if self.inspect:
             from metaprune.export.inspect import archive_facts
 
             for name, value in archive_facts(self.folder).items():
-                say(f"{name:<11}{value}")
+                out.print(f"{name:<11}{value}", soft_wrap=True)
             return 0
         from metaprune.export.archive import load
 
         model = load(self.folder, form=self.form)
-        say(f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters, loaded and intact")
+        count = sum(p.numel() for p in model.parameters())
+        out.print(f"{type(model).__name__}: {count:,} parameters, loaded and intact", soft_wrap=True)
         return 0

@@ -33,6 +33,6 @@ def with_batch(args: tuple, kwargs: dict[str, Any], size: int, dim: int = 0) -> 
     return pytree.tree_map(resized, (args, kwargs))
 
 
-def copied_inputs(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Copy the tensors of a call: a forward may write into its inputs."""
-    return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
+def copied(value: Any) -> Any:
+    """Copy the tensors of nested inputs: a forward may write into what it is given."""
+    return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, value)

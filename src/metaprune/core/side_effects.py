@@ -32,8 +32,9 @@ def side_effects_undone(model: nn.Module) -> Iterator[None]:
     held = [_Held(item) for item in _reachable(model) if not isinstance(item, Tensor)]
     classes = {cls for m in model.modules() for cls in type(m).__mro__ if _is_users(cls.__module__)}
     attributes = {cls: {n: v for n, v in vars(cls).items() if not n.startswith("__")} for cls in classes}
-    held += [_Held(v) for v in _caches(classes) if type(v) in _CONTAINERS]
-    calls = [(f, f.cache_info().misses) for f in _caches(classes) if isinstance(f, functools._lru_cache_wrapper)]
+    caches = list(_caches(classes))
+    held += [_Held(v) for v in caches if type(v) in _CONTAINERS]
+    calls = [(f, f.cache_info().misses) for f in caches if isinstance(f, functools._lru_cache_wrapper)]
     buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
     try:
         with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size, is_batched, with_batch
+from metaprune.core.batches import batch_size, copied, is_batched, with_batch
 from metaprune.core.errors import ConfigError, NotAvailableError, UntraceableError, VerificationError, closest
 from metaprune.core.files import draft_folder
 from metaprune.core.imports import import_optional
@@ -132,7 +132,7 @@ def _capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Any
 def _runs(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether the model itself takes these inputs: one that fixes its batch can still be traced with a symbol."""
     try:
-        model(*_copied(args), **_copied(kwargs))
+        model(*copied(args), **copied(kwargs))
     except Exception:  # a forward may raise anything
         return False
     return True
@@ -198,9 +198,9 @@ def _check(
     for size in sizes:
         inputs = with_batch(args, kwargs, size)
         # models that write into their inputs must not feed the second run with what the first one left
-        expected = _tensors(model(*_copied(inputs[0]), **_copied(inputs[1])))
+        expected = _tensors(model(*copied(inputs[0]), **copied(inputs[1])))
         try:
-            actual = _tensors(run(*_copied(inputs)))
+            actual = _tensors(run(*copied(inputs)))
         except Exception as failure:
             raise VerificationError(
                 f"the {format} export does not run at batch size {size}: {_first_line(failure)}. Nothing was written"
@@ -213,10 +213,6 @@ def _check(
             )
         worst = max(worst, error)
     return worst
-
-
-def _copied(value: Any) -> Any:
-    return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, value)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

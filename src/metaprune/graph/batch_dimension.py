@@ -5,16 +5,24 @@ A sequence-first recurrent layer runs at any length of dimension 0, too. Only wh
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size, copied_inputs, is_batched
+from metaprune.core.batches import batch_size, copied, is_batched
 from metaprune.core.side_effects import side_effects_undone
 
 _CLOSE = 1e-4  # relative to the largest entry; what is computed in float32 or less differs by rounding
+
+
+def symbolic_sizes(graph: fx.Graph, inputs: Collection[str], dim: int) -> list[torch.SymInt]:
+    """List what dimension `dim` of the inputs (names of placeholders) is, where it still varies after an export."""
+    values = (n.meta.get("val") for n in graph.nodes if n.op == "placeholder" and n.name in inputs)
+    sizes = (v.shape[dim] for v in values if isinstance(v, Tensor) and v.dim() > dim)
+    return [n for n in sizes if isinstance(n, torch.SymInt) and n.node.expr.free_symbols]  # or it became a constant
 
 
 @torch.no_grad()
@@ -46,7 +54,7 @@ def samples_are_independent(model: nn.Module, args: tuple, kwargs: dict[str, Any
 
 def _outputs(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch: int, dim: int) -> list[Tensor]:
     torch.manual_seed(0)  # a forward that draws draws the same
-    args, kwargs = copied_inputs(args, kwargs)
+    args, kwargs = copied((args, kwargs))
     leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [x.double() for x in leaves if is_batched(x, batch, dim) and not x.is_complex()]
 

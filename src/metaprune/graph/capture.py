@@ -21,6 +21,7 @@ from torch.amp.autocast_mode import _exit_autocast as exit_autocast
 from torch.utils import _pytree as pytree
 
 from metaprune.core.side_effects import side_effects_undone
+from metaprune.graph.batch_dimension import symbolic_sizes
 from metaprune.graph.dispatcher import measured_sizes
 from metaprune.graph.exporting import export_once, export_program
 from metaprune.graph.transformers_models import as_traced
@@ -41,7 +42,8 @@ class Captured:
     in_spec: pytree.TreeSpec
     example: tuple[tuple, dict]
     symbols: set[Any] = field(default_factory=set)  # the batch symbols; empty if the batch is fixed
-    batch_fixed: str = ""  # why, then
+    batch: torch.SymInt | None = None  # the batch of the first batched input, as the graph has it
+    batch_fixed: str = ""  # why, where it is fixed
     measured: dict[Any, int] = field(default_factory=dict)  # sizes that depend on values, by symbol, on the example
 
     def output_names(self) -> list[str]:
@@ -99,12 +101,9 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
     given = {**leaves, **{n: captured.tensors[source] for n, source in captured.sources.items()}}
     captured.measured = measured_sizes(captured.graph, given)
     if not exported.fixed:
-        by_name = {n.name: n for n in captured.graph.nodes}
-        for name in captured.inputs:
-            value = by_name[name].meta.get("val")
-            if isinstance(value, torch.Tensor) and value.dim() > batch_dim:
-                size = value.shape[batch_dim]
-                captured.symbols |= set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
+        sizes = symbolic_sizes(captured.graph, captured.inputs, batch_dim)
+        captured.batch = next(iter(sizes), None)
+        captured.symbols = set().union(*(n.node.expr.free_symbols for n in sizes))
     return captured
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size, copied_inputs, is_batched, with_batch
-from metaprune.core.errors import UntraceableError
+from metaprune.core.batches import batch_size, copied, is_batched, with_batch
+from metaprune.core.errors import UntraceableError, first_line
 from metaprune.core.side_effects import side_effects_undone
-from metaprune.graph.batch_dimension import samples_are_independent
+from metaprune.graph.batch_dimension import samples_are_independent, symbolic_sizes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
         doubled = with_batch(args, kwargs, 2, batch_dim)
         with contextlib.suppress(Exception):  # the inputs as given are next
             program = export_once(model, *doubled, batch_dim)
-            if batch_varies(program, batch_dim) and samples_are_independent(model, *doubled, batch_dim) is not False:
+            if _varies(program, batch_dim) and samples_are_independent(model, *doubled, batch_dim) is not False:
                 return Exported(program, doubled)
     try:
         program = export_once(model, args, kwargs, batch_dim)
@@ -54,7 +54,7 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
         raise UntraceableError(_eager_failure(model, args, kwargs) or _explanation(model, error)) from error
     if batch == 0:
         return Exported(program, (args, kwargs))
-    if not batch_varies(program, batch_dim):
+    if not _varies(program, batch_dim):
         return Exported(
             program, (args, kwargs), f"dimension {batch_dim} of the inputs is fixed at {batch} by the model"
         )
@@ -69,13 +69,9 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
     return Exported(program, judged if independent else (args, kwargs))
 
 
-def batch_varies(program: Any, batch_dim: int) -> bool:
-    """Tell whether an input of an exported program has a symbolic batch dimension."""
-    names = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
-    values = [n.meta.get("val") for n in program.graph_module.graph.nodes if n.name in names]
-    tensors = [v for v in values if isinstance(v, torch.Tensor) and v.dim() > batch_dim]
-    sizes = (v.shape[batch_dim] for v in tensors)
-    return any(isinstance(n, torch.SymInt) and n.node.expr.free_symbols for n in sizes)  # or it became a constant
+def _varies(program: Any, batch_dim: int) -> bool:
+    inputs = set(program.graph_signature.user_inputs)
+    return bool(symbolic_sizes(program.graph_module.graph, inputs, batch_dim))
 
 
 def export_once(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:
@@ -124,11 +120,11 @@ def _eager_failure(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str
     """What to say if the model does not even run on the inputs, which is then no matter of export."""
     try:
         with torch.no_grad(), side_effects_undone(model):
-            args, kwargs = copied_inputs(args, kwargs)
+            args, kwargs = copied((args, kwargs))
             model(*args, **kwargs)
     except Exception as error:
         return (
-            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {_first_line(error)}\n"
+            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {first_line(error)}\n"
             "What to do: give inputs of the shape, type and device that its forward takes."
         )
     return None
@@ -151,7 +147,7 @@ def _explanation(model: nn.Module, error: Exception) -> str:
             # a class without a file (a notebook, exec) has a line number and no text
             line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno).strip() or f"line {trace.tb_lineno}"
         trace = trace.tb_next
-    reason = f"{type(error).__name__}: {_first_line(error)}"
+    reason = f"{type(error).__name__}: {first_line(error)}"
     if not where:  # not stopped in a forward: a kind of module or of output that export does not take
         return (
             f"torch.export does not take {type(model).__name__}: {reason}\n"
@@ -164,7 +160,3 @@ def _explanation(model: nn.Module, error: Exception) -> str:
         "What to do: a branch on tensor values becomes torch.where or torch.cond; .item() and numpy calls move out of "
         "forward; or trace the part of the model that is free of them."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next((t for t in str(error).splitlines() if t.strip()), "no message")[:300]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,20 +211,12 @@ def _has_symbolic_numbers(call: Call) -> bool:
 def _count_by_dispatcher(node: fx.Node, fact: Fact, captured: Captured) -> int:
     """Add the MACs of an operator without a rule as a constant of every sample; returns them for the traced inputs."""
     macs = dispatched_macs(node, captured.concrete)
-    batch = next(_batch_sizes(captured), None)
+    batch = captured.batch
     if macs and batch is not None:
         fact.macs = [[Dim(None, macs // max(1, captured.concrete(batch))), Dim(None, batch)]]
     elif macs:
         fact.macs = [[Dim(None, macs)]]
     return macs
-
-
-def _batch_sizes(captured: Captured) -> Iterator[torch.SymInt]:
-    for node in captured.graph.nodes:
-        value = node.meta.get("val") if node.name in captured.inputs else None
-        for n in value.shape if isinstance(value, torch.Tensor) else ():
-            if isinstance(n, torch.SymInt) and n.node.expr in captured.symbols:
-                yield n
 
 
 def _fresh(value: Any, atoms: Atoms) -> Labels | None:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from metaprune.core.errors import first_line
 from metaprune.core.side_effects import copy_model
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
@@ -95,8 +96,8 @@ class _Candidates:
             probe = in_float64(clone)
             error = self.proof.probe_error(probe)
         except Exception as failure:  # the user's forward may raise anything on the new widths
-            line = next(iter(str(failure).splitlines()), "")
-            self.why = f"the model's own forward does not run at these widths ({type(failure).__name__}: {line[:160]})"
+            reason = f"{type(failure).__name__}: {first_line(failure)[:160]}"
+            self.why = f"the model's own forward does not run at these widths ({reason})"
             return None
         self.runs = True
         if error > TOLERANCE:

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import copied_inputs
+from metaprune.core.batches import copied
+from metaprune.core.errors import first_line
 from metaprune.graph.capture import untouched
 from metaprune.graph.transformers_models import keeps_cache
 from metaprune.network import Network
@@ -86,16 +87,15 @@ class OtherCalls:
                 if leaves != self.train:
                     return f"in train mode it returns {leaves} tensors, the original {self.train}"
         except Exception as error:  # the user's code may raise anything
-            first = next(iter(str(error).splitlines()), "")
             mode = "in train mode" if probe.training else "called as by default"
-            return f"it does not run {mode} ({type(error).__name__}: {first[:160]})"
+            return f"it does not run {mode} ({type(error).__name__}: {first_line(error)[:160]})"
         return ""
 
 
 @torch.no_grad()
 def _run(module: nn.Module, network: Network) -> None:
     """Call a module with tensors alone, in its own dtype."""
-    args, kwargs = copied_inputs(*network.captured.example)
+    args, kwargs = copied(network.captured.example)
     with untouched(module):
         module(*args, **_tensors_only(kwargs))
 

@@ -128,13 +128,16 @@ def _extremum(call: Call, labels: Labels, dims: list[int], keep: bool) -> None:
     call.fact.masked = masked
 
 
+def _together(call: Call) -> Labels:
+    """Labels of the broadcast of x1 and x2."""
+    operands = [(call.labels(x), call.shape(x)) for x in (call["x1"], call["x2"])]
+    return broadcast(call, operands, tuple(torch.broadcast_shapes(*(shape for _, shape in operands))))
+
+
 @rule("cosine_similarity")
 def cosine_similarity(call: Call) -> Labels:
     """Sums of products over `dim`, to which a dropped zero adds nothing."""
-    a, b = call["x1"], call["x2"]
-    shapes = call.shape(a), call.shape(b)
-    whole = torch.broadcast_shapes(*shapes)
-    labels = broadcast(call, [(call.labels(a), shapes[0]), (call.labels(b), shapes[1])], tuple(whole))
+    labels = _together(call)
     dim = call["dim"] % len(labels)
     return [*labels[:dim], *labels[dim + 1 :]]
 
@@ -142,10 +145,7 @@ def cosine_similarity(call: Call) -> Labels:
 @rule("pairwise_distance")
 def pairwise_distance(call: Call) -> Labels:
     """Norm of x1 - x2 + eps over the last dimension; eps counts for survivors only."""
-    a, b = call["x1"], call["x2"]
-    shapes = call.shape(a), call.shape(b)
-    whole = torch.broadcast_shapes(*shapes)
-    labels = broadcast(call, [(call.labels(a), shapes[0]), (call.labels(b), shapes[1])], tuple(whole))
+    labels = _together(call)
     last, keep = labels[-1], bool(call["keepdim"])
 
     def masked(args: dict[str, Any], alive: Survivors) -> torch.Tensor:
