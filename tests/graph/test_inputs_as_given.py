@@ -157,6 +157,25 @@ def assert_cut_equals_mask_but_for_macs(model, x):
     assert result.pruned.error <= 1e-9 and result.pruned.form == "module"
 
 
+def test_sizes_are_read_off_copies():
+    """The run that tells how many rows a mask chooses writes into nothing of the user's."""
+
+    class Writes(Masked):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls.add_(1)
+            x.add_(1)
+            return super().forward(x)
+
+    model, x = Writes().eval(), torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    mp.trace(model, x)
+    assert torch.equal(x, before) and model.calls == 0
+
+
 @pytest.mark.filterwarnings("ignore:operators without a rule")
 def test_numbers_that_rules_cannot_read_lock():
     model, x = Dynamic().eval(), torch.randn(2, 3, 8, 8)

@@ -11,13 +11,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from metaprune.core.batches import copied
 
-def free_symbols(value: Any) -> set[Any]:
-    """List the symbols without a size at trace time (how many entries of a mask are true, say)."""
-    leaves = pytree.tree_leaves(value)
-    sizes = [n for x in leaves if isinstance(x, torch.Tensor) for n in x.shape]
-    sizes += [x for x in leaves if isinstance(x, torch.SymInt)]
-    return {s for n in sizes if isinstance(n, torch.SymInt) and not n.node.has_hint() for s in n.node.expr.free_symbols}
+
+def _depends_on_values(traced: Any) -> bool:
+    """Whether a size has none at trace time (how many entries of a mask are true, say)."""
+    leaves = pytree.tree_leaves(traced)
+    sizes = [n for x in leaves if isinstance(x, torch.Tensor) for n in x.shape] + leaves
+    return any(isinstance(n, torch.SymInt) and not n.node.has_hint() for n in sizes)
 
 
 @torch.no_grad()
@@ -27,8 +28,9 @@ def measured_sizes(graph: fx.Graph, values: dict[str, Any]) -> dict[Any, int]:
     Args:
         values: of every placeholder, by its name.
     """
-    if not any(free_symbols(n.meta.get("val")) for n in graph.nodes):
+    if not any(_depends_on_values(n.meta.get("val")) for n in graph.nodes):
         return {}
+    values = copied(values)  # operators of the graph may write into them, and they are the user's
     env: dict[fx.Node, Any] = {}
     sizes: dict[Any, int] = {}
     with torch.random.fork_rng(devices=[]):
