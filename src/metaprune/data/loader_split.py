@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from traceback import walk_tb
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from metaprune.core.errors import DataError
+from metaprune.core.errors import DataError, first_line
 from metaprune.core.rng import Rng
 from metaprune.data.arrays import numbered_classes
 from metaprune.data.batching import index_batches
@@ -132,15 +134,26 @@ def dead_loader_workers_told(role: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if not _of_a_dead_worker(error):
             raise
-        line = next(iter(str(error).splitlines()))
+        line = first_line(error)
+        if not isinstance(error, RuntimeError):  # the signal is still to come, and its handler raises wherever we are
+            with suppress(RuntimeError):
+                time.sleep(1)
         raise DataError(
             f"a worker process of the {role or 'data'} DataLoader ended ({line}): "
             "it was killed, most often for memory; take fewer workers, smaller batches, or num_workers=0, which "
             "shows what it stumbles on"
         ) from error
+
+
+def _of_a_dead_worker(error: Exception) -> bool:
+    """Whether PyTorch's watch said it, or what a worker had sent could not be fetched from it any more."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker" in str(error)
+    fetching = any(f.f_globals.get("__name__") == DataLoader.__module__ for f, _ in walk_tb(error.__traceback__))
+    return fetching and not str(error).startswith("Caught ")  # else the dataset's own, handed over by a live worker
 
 
 @contextmanager
