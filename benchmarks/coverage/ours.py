@@ -117,7 +117,7 @@ def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> 
 def describe(network: Network, row: Row) -> None:
     space = network.space
     row["nodes"] = len(list(network.captured.graph.nodes))
-    row["batch_dynamic"] = bool(network.captured.symbols)
+    row["batch_dynamic"] = bool(network.captured.varies)
     row |= {"groups": len(space), "channels": int(space.widths.sum()) if len(space) else 0}
     row |= {"one_atom_groups": len(space.stuck), "over_merged": space.over_merged}
     row["one_atom_names"] = [g.name for g in space.stuck][:8]

@@ -26,7 +26,8 @@ from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import CallStep, Program, ProgramAtWidths
 from metaprune.elastic.weights import SlicedTensors
 from metaprune.graph.call import Survivors
-from metaprune.graph.capture import Captured, capture, capture_training, module_of, op_name
+from metaprune.graph.capture import capture, capture_training
+from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.explain import explain_lines
 from metaprune.graph.labelling import Labelled, Uncovered, label_graph
 from metaprune.graph.ops import fuse_channel_shuffles

@@ -75,7 +75,7 @@ def test_attention_over_dimension_0():
 def test_indices_into_another_input():
     args = (torch.randn(4, 3, 8, 8), torch.tensor([[0, 1], [2, 3], [3, 0]]))
     network = mp.trace(Pairs().eval(), args)
-    assert network.captured.symbols and network.captured.example[0][0].shape[0] == 4
+    assert network.captured.varies and network.captured.example[0][0].shape[0] == 4
     assert mp.prune(Pairs().eval(), args, budget="macs=60%", progress=False).pruned.error <= 1e-9
 
 

@@ -29,26 +29,37 @@ def side_effects_undone(model: nn.Module) -> Iterator[None]:
 
     What module-level and class-level caches of the model's own code got inside the block goes, too.
     """
-    held = [_Held(item) for item in _reachable(model) if not isinstance(item, Tensor)]
-    classes = {cls for m in model.modules() for cls in type(m).__mro__ if _is_users(cls.__module__)}
-    attributes = {cls: {n: v for n, v in vars(cls).items() if not n.startswith("__")} for cls in classes}
-    caches = list(_caches(classes))
-    held += [_Held(v) for v in caches if type(v) in _CONTAINERS]
-    calls = [(f, f.cache_info().misses) for f in caches if isinstance(f, functools._lru_cache_wrapper)]
-    buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
+    before = ModelState(model)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        for item in held:
+        before.restore()
+
+
+class ModelState:
+    """What a forward may change, but for the global random state, as it is now; `restore` may be called many times."""
+
+    def __init__(self, model: nn.Module):
+        classes = {cls for m in model.modules() for cls in type(m).__mro__ if _is_users(cls.__module__)}
+        caches = list(_caches(classes))
+        self._held = [_Held(item) for item in _reachable(model) if not isinstance(item, Tensor)]
+        self._held += [_Held(v) for v in caches if type(v) in _CONTAINERS]
+        self._classes = {cls: {n: v for n, v in vars(cls).items() if not n.startswith("__")} for cls in classes}
+        self._calls = [(f, f.cache_info().misses) for f in caches if isinstance(f, functools._lru_cache_wrapper)]
+        self._buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
+
+    def restore(self) -> None:
+        """Give everything back as it was."""
+        for item in self._held:
             item.restore()
-        for cls, before in attributes.items():
+        for cls, before in self._classes.items():
             _restore_class(cls, before)
-        for function, misses in calls:
+        for function, misses in self._calls:
             if function.cache_info().misses != misses:
                 function.cache_clear()
         with torch.no_grad():
-            for buffer, before in buffers:
+            for buffer, before in self._buffers:
                 if not torch.equal(buffer, before) and not buffer.is_inference():
                     buffer.copy_(before)
 

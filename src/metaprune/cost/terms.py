@@ -14,8 +14,9 @@ from torch import fx
 
 from metaprune.cost.sizes import Polynomial, owners, polynomial_of
 from metaprune.graph.call import Dim, alias_kind
-from metaprune.graph.capture import Captured
+from metaprune.graph.captured import Captured
 from metaprune.graph.labelling import Labelled
+from metaprune.graph.shapes import TensorValue
 from metaprune.values import Space
 
 
@@ -80,7 +81,7 @@ def cost_terms(captured: Captured, labelled: Labelled, space: Space, batch: int 
 class _Builder:
     def __init__(self, captured: Captured, labelled: Labelled, space: Space, batch: int):
         self._captured, self._labelled, self._space = captured, labelled, space
-        self._batch = batch if captured.symbols else None
+        self._batch = batch if captured.batch is not None else None
         self._owner = owners(space, labelled)
         self._sizes: list[Size] = []
         self._ids: dict[Any, int] = {}
@@ -175,12 +176,12 @@ class _Builder:
                 self._labelled.facts[node.name].labels,
                 strict=False,
             ):
-                if isinstance(tensor, torch.Tensor):
+                if isinstance(tensor, TensorValue):
                     dims = [
                         Dim(label, n) for label, n in zip(labels or [None] * tensor.dim(), tensor.shape, strict=True)
                     ]
                     owner[node].append(len(terms))
-                    terms.append(self._term(dims, tensor.element_size()))
+                    terms.append(self._term(dims, tensor.dtype.itemsize))
                     allocated.append(step)
                     freed.append(len(nodes) if node.op == "placeholder" else step)
         lives = zip(terms, allocated, freed, strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from metaprune.elastic.program import Program, ProgramAtWidths, Step, Weight
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 
 _MEAN, _VARIANCE, _TRAINING, _MOMENTUM = 3, 4, 5, 6  # arguments of aten.batch_norm
 

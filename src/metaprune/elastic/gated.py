@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from metaprune.elastic.masked import UNIFORM, run_step
 from metaprune.elastic.program import Program, Step
 from metaprune.graph.call import Consumed, Fact, Survivors, alias_kind, bound_arguments
-from metaprune.graph.capture import Captured, op_name
+from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.labelling import Labelled
 from metaprune.values import Space
 

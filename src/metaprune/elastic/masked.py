@@ -15,7 +15,7 @@ import torch
 
 from metaprune.elastic.program import Program, ProgramAtWidths, Step
 from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.rules.norm import survivors_mask
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import PlanError
 from metaprune.graph.call import Fact, Survivors, bound_arguments, with_argument
-from metaprune.graph.capture import Captured
+from metaprune.graph.captured import Captured
 from metaprune.graph.patching import patched_call
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

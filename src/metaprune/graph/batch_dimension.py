@@ -5,24 +5,16 @@ A sequence-first recurrent layer runs at any length of dimension 0, too. Only wh
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import batch_size, copied, is_batched
 from metaprune.core.side_effects import side_effects_undone
 
 _CLOSE = 1e-4  # relative to the largest entry; what is computed in float32 or less differs by rounding
-
-
-def symbolic_sizes(graph: fx.Graph, inputs: Collection[str], dim: int) -> list[torch.SymInt]:
-    """List what dimension `dim` of the inputs (names of placeholders) is, where it still varies after an export."""
-    values = (n.meta.get("val") for n in graph.nodes if n.op == "placeholder" and n.name in inputs)
-    sizes = (v.shape[dim] for v in values if isinstance(v, Tensor) and v.dim() > dim)
-    return [n for n in sizes if isinstance(n, torch.SymInt) and n.node.expr.free_symbols]  # or it became a constant
 
 
 @torch.no_grad()
@@ -40,14 +32,14 @@ def samples_are_independent(model: nn.Module, args: tuple, kwargs: dict[str, Any
         return None
     with side_effects_undone(model):
         before = _outputs(model, args, kwargs, batch, dim)
-        first = _outputs(model, *_changed(args, kwargs, batch, dim, 0), batch, dim)
-        last = _outputs(model, *_changed(args, kwargs, batch, dim, batch - 1), batch, dim)
+        first = _outputs(model, *varied(args, kwargs, dim, changed=0), batch, dim)
+        last = _outputs(model, *varied(args, kwargs, dim, changed=batch - 1), batch, dim)
     if not len(before) == len(first) == len(last) or not before:
         return None
     inner = batch - 1
     return any(
-        _close(a.narrow(dim, 1, inner), b.narrow(dim, 1, inner))
-        and _close(a.narrow(dim, 0, inner), c.narrow(dim, 0, inner))
+        close(a.narrow(dim, 1, inner), b.narrow(dim, 1, inner))
+        and close(a.narrow(dim, 0, inner), c.narrow(dim, 0, inner))
         for a, b, c in zip(before, first, last, strict=True)
     )
 
@@ -59,27 +51,40 @@ def _outputs(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch: int, 
     return [x.double() for x in leaves if is_batched(x, batch, dim) and not x.is_complex()]
 
 
-def _changed(args: tuple, kwargs: dict[str, Any], batch: int, dim: int, index: int) -> tuple[tuple, dict[str, Any]]:
-    """The inputs with sample `index` moved: by noise, or by the order of its integers, which stay in their range."""
+NO_BATCH = "dimension {dim} of the inputs is no batch: outputs depend on more than their own sample"
+
+
+def varied(
+    args: tuple, kwargs: dict[str, Any], dim: int, *, kept: int | None = None, changed: int | None = None
+) -> tuple[tuple, dict[str, Any]]:
+    """Move samples: by noise, or by the order of their integers, which stay in their range. Inputs are copied.
+
+    Args:
+        kept: the one sample that stays.
+        changed: the one sample that is moved.
+    """
     generator = torch.Generator().manual_seed(0)
+    batch = batch_size(args, kwargs, dim)
 
     def moved(x: Any) -> Any:
         if not is_batched(x, batch, dim) or x.dtype == torch.bool:
             return x
         x = x.clone()
-        sample = x.select(dim, index)
-        if x.is_floating_point():
-            sample += torch.randn(sample.shape, generator=generator).to(sample)
-        elif not x.is_complex():
-            order = torch.randperm(sample.numel(), generator=generator).to(x.device)
-            sample.copy_(sample.reshape(-1)[order].reshape(sample.shape))
+        for sample in (x.select(dim, i) for i in range(batch) if i != kept and changed in (None, i)):
+            if x.is_floating_point():
+                sample += torch.randn(sample.shape, generator=generator).to(sample)
+            elif not x.is_complex():
+                order = torch.randperm(sample.numel(), generator=generator).to(x.device)
+                sample.copy_(sample.reshape(-1)[order].reshape(sample.shape))
         return x
 
     return pytree.tree_map(moved, (args, kwargs))
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors differ by rounding alone."""
     if a.shape != b.shape:
         return False
-    a, b = a.nan_to_num(), b.nan_to_num()
-    return bool((a - b).abs().max() <= _CLOSE * a.abs().max()) if a.numel() else True
+    rounding = 16 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
+    a, b = a.double().nan_to_num(), b.double().nan_to_num()
+    return bool((a - b).abs().max() <= max(_CLOSE, rounding) * a.abs().max()) if a.numel() else True

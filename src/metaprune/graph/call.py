@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from metaprune.graph.capture import Captured, module_of, op_name
+from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.labels import Atoms, Label
+from metaprune.graph.shapes import TensorValue
 from metaprune.values import Space
 
 Labels = list[Label]  # one label per dimension of a tensor
@@ -21,7 +22,7 @@ _COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "detach_", "alias", "clone
 
 @dataclass(slots=True)
 class Dim:
-    """One factor of a cost: `size` (int or SymInt) indices, of which those survive that `label` says."""
+    """One factor of a cost: `size` (int or `BatchedSize`) indices, of which those survive that `label` says."""
 
     label: Label
     size: Any
@@ -142,7 +143,7 @@ class Call:
         assert labels is not None
         return list(labels)
 
-    def concrete(self, value: torch.Tensor) -> tuple[int, ...]:
+    def concrete(self, value: TensorValue) -> tuple[int, ...]:
         """Compute the shape of a traced tensor, with the batch symbol replaced by the example's batch."""
         return self._captured.concrete(value)
 
@@ -154,7 +155,7 @@ class Call:
         return tuple(value.meta["val"].shape)
 
     def is_tensor(self, value: Any) -> bool:
-        return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
+        return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), TensorValue)
 
     def tensors(self) -> list[fx.Node]:
         return [n for n in self.node.all_input_nodes if self.is_tensor(n)]
@@ -172,7 +173,7 @@ class Call:
         return tuple(self.out.shape)
 
     def numbers(self, values: Any) -> Any:
-        """Arguments that may hold SymInt nodes, as concrete ints."""
+        """Arguments that may hold nodes of sizes, as concrete ints."""
         if isinstance(values, fx.Node):
             return self._captured.concrete(values.meta["val"])
         if isinstance(values, (list, tuple)):
@@ -237,7 +238,7 @@ class Call:
 
     def free_outputs(self) -> list[Labels | None]:
         values = self.out if isinstance(self.out, (list, tuple)) else [self.out]
-        return [[None] * v.dim() if isinstance(v, torch.Tensor) else None for v in values]
+        return [[None] * v.dim() if isinstance(v, TensorValue) else None for v in values]
 
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:

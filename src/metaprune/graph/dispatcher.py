@@ -11,7 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from metaprune.core.batches import copied
+from metaprune.graph.captured import Captured
+from metaprune.graph.interpret import placeholder_values, run_graph
+from metaprune.graph.shapes import TensorValue
 
 
 def _depends_on_values(traced: Any) -> bool:
@@ -21,28 +23,13 @@ def _depends_on_values(traced: Any) -> bool:
     return any(isinstance(n, torch.SymInt) and not n.node.has_hint() for n in sizes)
 
 
-@torch.no_grad()
-def measured_sizes(graph: fx.Graph, values: dict[str, Any]) -> dict[Any, int]:
-    """Run the graph once and read off the sizes that no shape tells.
-
-    Args:
-        values: of every placeholder, by its name.
-    """
-    if not any(_depends_on_values(n.meta.get("val")) for n in graph.nodes):
-        return {}
-    values = copied(values)  # operators of the graph may write into them, and they are the user's
-    env: dict[fx.Node, Any] = {}
+def measured_sizes(captured: Captured) -> dict[Any, int]:
+    """Run an exported graph once on the example and read off the sizes that no shape tells."""
     sizes: dict[Any, int] = {}
-    with torch.random.fork_rng(devices=[]):
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                env[node] = values[node.name]
-            elif node.op == "get_attr":
-                env[node] = getattr(graph.owning_module, node.target)
-            elif node.op == "call_function":
-                args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: env[n])
-                env[node] = node.target(*args, **kwargs)
-                _read(node.meta.get("val"), env[node], sizes)
+    if any(_depends_on_values(n.meta.get("val")) for n in captured.graph.nodes):
+        values = placeholder_values(captured, pytree.tree_leaves(captured.example))
+        with torch.random.fork_rng(devices=[]):
+            run_graph(captured.graph, values, lambda node, made: _read(node.meta.get("val"), made, sizes))
     return sizes
 
 
@@ -69,7 +56,7 @@ def dispatched_macs(node: fx.Node, concrete: Callable[[Any], Any]) -> int:
     target, owner = cast("Any", node.target), node.graph.owning_module
 
     def stand_in(traced: Any) -> Any:
-        if isinstance(traced, torch.Tensor):
+        if isinstance(traced, TensorValue):
             return torch.empty(concrete(traced), dtype=traced.dtype, device=traced.device)
         return concrete(traced)
 

@@ -18,18 +18,22 @@ from torch.utils import _pytree as pytree
 from metaprune.core.batches import batch_size, copied, is_batched, with_batch
 from metaprune.core.errors import UntraceableError, first_line
 from metaprune.core.side_effects import side_effects_undone
-from metaprune.graph.batch_dimension import samples_are_independent, symbolic_sizes
+from metaprune.graph.batch_dimension import NO_BATCH, samples_are_independent
+
+_FAR = 2**31  # a bound beyond it is none of the model's own
 
 
 @dataclass(frozen=True)
 class Exported:
     """A program of `torch.export` and the inputs that it is analysed on.
 
-    fixed: why the batch is fixed; empty where it varies, or where no tensor goes in.
+    varies: whether the program takes batches of other sizes.
+    fixed: why the batch is fixed, or no batch; empty where it varies, or where no tensor goes in.
     """
 
     program: Any
     example: tuple[tuple, dict[str, Any]]
+    varies: bool = False
     fixed: str = ""
 
 
@@ -46,32 +50,48 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
         doubled = with_batch(args, kwargs, 2, batch_dim)
         with contextlib.suppress(Exception):  # the inputs as given are next
             program = export_once(model, *doubled, batch_dim)
-            if _varies(program, batch_dim) and samples_are_independent(model, *doubled, batch_dim) is not False:
-                return Exported(program, doubled)
+            if varies(program, batch_dim) and samples_are_independent(model, *doubled, batch_dim) is not False:
+                return Exported(program, doubled, varies=True)
     try:
         program = export_once(model, args, kwargs, batch_dim)
     except Exception as error:  # torch.export raises many unrelated classes
         raise UntraceableError(_eager_failure(model, args, kwargs) or _explanation(model, error)) from error
     if batch == 0:
         return Exported(program, (args, kwargs))
-    if not _varies(program, batch_dim):
-        return Exported(
-            program, (args, kwargs), f"dimension {batch_dim} of the inputs is fixed at {batch} by the model"
-        )
+    if not varies(program, batch_dim):
+        fixed = f"dimension {batch_dim} of the inputs is fixed at {batch} by the model"
+        return Exported(program, (args, kwargs), fixed=fixed)
+    if bounds := _bounds(program):
+        return Exported(program, (args, kwargs), fixed=f"the model computes something else on batches {bounds}")
     independent, judged = None, (args, kwargs)
     for judged in (with_batch(args, kwargs, 2, batch_dim), (args, kwargs)):
         with contextlib.suppress(Exception):  # the model may raise anything on inputs that nobody gave
             independent = samples_are_independent(model, *judged, batch_dim)
             break
     if independent is False:
-        fixed = f"dimension {batch_dim} of the inputs is no batch: outputs depend on more than their own sample"
-        return Exported(program, (args, kwargs), fixed)
-    return Exported(program, judged if independent else (args, kwargs))
+        fixed = NO_BATCH.format(dim=batch_dim)
+        return Exported(program, (args, kwargs), varies=True, fixed=fixed)
+    return Exported(program, judged if independent else (args, kwargs), varies=True)
 
 
-def _varies(program: Any, batch_dim: int) -> bool:
+def varies(program: Any, dim: int) -> bool:
+    """Tell whether dimension `dim` of an input still varies after an export."""
     inputs = set(program.graph_signature.user_inputs)
-    return bool(symbolic_sizes(program.graph_module.graph, inputs, batch_dim))
+    nodes = (n for n in program.graph_module.graph.nodes if n.op == "placeholder" and n.name in inputs)
+    sizes: list[Any] = [
+        v.shape[dim] for n in nodes if isinstance(v := n.meta.get("val"), torch.Tensor) and v.dim() > dim
+    ]
+    return any(isinstance(s, torch.SymInt) and s.node.expr.free_symbols for s in sizes)
+
+
+def _bounds(program: Any) -> str:
+    """Say between which sizes Python's branches went the way that was captured; empty if at all."""
+    for bounds in program.range_constraints.values():
+        if bounds.upper < _FAR:
+            return f"over {int(bounds.upper)}"
+        if bounds.lower > 2:
+            return f"under {int(bounds.lower)}"
+    return ""
 
 
 def export_once(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:

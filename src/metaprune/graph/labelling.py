@@ -15,11 +15,12 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import PlanError, closest
 from metaprune.graph.call import Call, Dim, Fact, Labels, alias_kind
-from metaprune.graph.capture import Captured, module_of, op_name
+from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.dispatcher import dispatched_macs
 from metaprune.graph.labels import Atoms, Label
 from metaprune.graph.rules import RULES
 from metaprune.graph.rules.elementwise import is_pointwise, pointwise
+from metaprune.graph.shapes import BatchedSize, TensorValue
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str
 
 def _has_symbolic_numbers(call: Call) -> bool:
     """Whether an argument is a number that the graph computes, or a list of such."""
-    numbers = (n for n in call.node.all_input_nodes if isinstance(n.meta.get("val"), (torch.SymInt, torch.SymFloat)))
+    numbers = (n for n in call.node.all_input_nodes if isinstance(n.meta.get("val"), (BatchedSize, torch.SymFloat)))
     return next(numbers, None) is not None
 
 
@@ -220,18 +221,18 @@ def _count_by_dispatcher(node: fx.Node, fact: Fact, captured: Captured) -> int:
 
 
 def _fresh(value: Any, atoms: Atoms) -> Labels | None:
-    return [atoms.fresh(n) for n in value.shape] if isinstance(value, torch.Tensor) else None
+    return [atoms.fresh(int(n)) for n in value.shape] if isinstance(value, TensorValue) else None
 
 
 def _free(value: Any) -> Labels | None:
-    return [None] * value.dim() if isinstance(value, torch.Tensor) else None
+    return [None] * value.dim() if isinstance(value, TensorValue) else None
 
 
 def _check(call: Call) -> None:
     """A rule that returns labels of the wrong size is our own defect: stop before it can spread."""
     values = call.out if isinstance(call.out, (list, tuple)) else [call.out]
     for value, labels in zip(values, call.fact.labels, strict=False):
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, TensorValue):
             continue
         shape = call.concrete(value)
         if labels is None or len(labels) != len(shape):

@@ -14,7 +14,7 @@ import numpy as np
 from torch import fx
 
 from metaprune.graph.call import Labels, bound_arguments
-from metaprune.graph.capture import Captured, op_name
+from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.labels import Label
 from metaprune.graph.rules.elementwise import is_pointwise

@@ -6,14 +6,14 @@ Sliced first, each has a view of its own: the attention itself ties the heads, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from metaprune.graph.call import bound_arguments, written_in_place
-from metaprune.graph.capture import Captured, op_name
+from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.rules.shape import segments
 
 VIEWS = ("view", "reshape", "_unsafe_view", "unflatten")
@@ -44,10 +44,9 @@ class Leaf:
 def unpack_projections(captured: Captured) -> int:
     """Rewrite every pack of the graph in place; return how many."""
     packs = [p for p in (_find(n, captured) for n in captured.graph.nodes) if p is not None]
-    values: dict[Any, torch.Tensor] = {}
     for pack in packs:
         for leaf in pack.leaves:
-            leaf.node.replace_all_uses_with(_slice(captured.graph, pack, leaf, values))
+            leaf.node.replace_all_uses_with(_slice(captured.graph, pack, leaf))
     if packs:
         captured.graph.eliminate_dead_code()
     return len(packs)
@@ -66,7 +65,7 @@ def _find(node: fx.Node, captured: Captured) -> Pack | None:
     sizes = _sizes(node)
     if not isinstance(x.meta["val"].shape[dim], int) or sizes[dim] != count or count > LARGEST_PACK:
         return None
-    if sum(isinstance(s, torch.SymInt) for s in sizes) > 1:
+    if sum(not isinstance(s, int) for s in sizes) > 1:
         return None
     pack = Pack(node, x, dim, count)
     if not _collect(node, list(range(len(after))), outs[0], False, pack) or not pack.leaves:
@@ -129,34 +128,35 @@ def _moved(name: str, order: list[int | None], dims: list[int]) -> list[int | No
     return order if name == "contiguous" else None
 
 
-def _slice(graph: fx.Graph, pack: Pack, leaf: Leaf, values: dict[Any, torch.Tensor]) -> fx.Node:
+def _slice(graph: fx.Graph, pack: Pack, leaf: Leaf) -> fx.Node:
     """Nodes for one leaf: slice, view, permute, unsqueeze; placed before the leaf."""
     aten = torch.ops.aten
 
-    def add(target: Any, *args: Any) -> fx.Node:
+    def add(shape: list[Any], target: Any, *args: Any) -> fx.Node:
         new = graph.call_function(target, args)
-        inputs = fx.map_arg(args, lambda n: n.meta["val"])
-        # symbolic shapes take milliseconds; all blocks of a network share theirs
-        key = (target, str([i.shape if isinstance(i, torch.Tensor) else i for i in inputs]), inputs[0].dtype)
-        values[key] = values[key] if key in values else target(*inputs)
-        new.meta = {**pack.node.meta, "val": values[key]}
+        new.meta = {**pack.node.meta, "val": replace(pack.x.meta["val"], shape=tuple(shape))}
         return new
 
-    rest = pack.x.meta["val"].shape[pack.dim] // pack.count
+    shape = list(pack.x.meta["val"].shape)
+    rest = shape[pack.dim] = shape[pack.dim] // pack.count
     with graph.inserting_before(pack.node):
         start = leaf.index * rest
-        value = add(aten.slice.Tensor, pack.x, pack.dim, start, start + rest)
-        # at most one size is the batch's symbol: it is inferred
-        sizes = [-1 if isinstance(s, torch.SymInt) else s for i, s in enumerate(_sizes(pack.node)) if i != pack.dim]
-        if len(sizes) > len(pack.x.meta["val"].shape):
-            value = add(aten.reshape.default, value, sizes)
+        value = add(shape, aten.slice.Tensor, pack.x, pack.dim, start, start + rest)
+        viewed = [n for i, n in enumerate(pack.node.meta["val"].shape) if i != pack.dim]
+        if len(viewed) > len(shape):
+            shape = viewed
+            # at most one size follows the batch: it is inferred
+            asked = [n if isinstance(n, int) else -1 for i, n in enumerate(_sizes(pack.node)) if i != pack.dim]
+            value = add(shape, aten.reshape.default, value, asked)
     dims = [d for d in leaf.order if d is not None]
     ranks = [sorted(dims).index(d) for d in dims]
     with graph.inserting_before(leaf.node):
         if ranks != sorted(ranks):
-            value = add(aten.permute.default, value, ranks)
+            shape = [shape[r] for r in ranks]
+            value = add(shape, aten.permute.default, value, ranks)
         for at in [i for i, d in enumerate(leaf.order) if d is None]:
-            value = add(aten.unsqueeze.default, value, at)
+            shape = [*shape[:at], 1, *shape[at:]]
+            value = add(shape, aten.unsqueeze.default, value, at)
         if leaf.contiguous:
-            value = add(aten.contiguous.default, value)
+            value = add(shape, aten.contiguous.default, value)
     return value

@@ -20,7 +20,8 @@ from torch import fx
 
 from metaprune.cost.sizes import Polynomial, owners, polynomial_of, sizes_at
 from metaprune.graph.call import Dim, alias_kind, bound_arguments
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
+from metaprune.graph.shapes import TensorValue
 from metaprune.network import Network
 
 AxisTerms = tuple[tuple[int, tuple[int, ...]], ...]  # sum of number x product of the sizes with these ids
@@ -110,15 +111,15 @@ def _is_view(node: fx.Node) -> bool:
 
 def _makes_tensors(node: fx.Node) -> bool:
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) or (
-        isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value)
+    return isinstance(value, TensorValue) or (
+        isinstance(value, (list, tuple)) and any(isinstance(v, TensorValue) for v in value)
     )
 
 
 class _Segmenter:
     def __init__(self, network: Network, batch: int):
         self.network = network
-        self.batch = batch if network.captured.symbols else None
+        self.batch = batch if network.captured.batch is not None else None
         self.sizes = Sizes(network.space.widths)
         self._owner = owners(network.space, network.labelled)
 
@@ -147,7 +148,7 @@ class _Segmenter:
         labels = fact.labels if fact is not None else []
         dims = []
         for i, tensor in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, TensorValue):
                 label_dims = labels[i] if i < len(labels) and labels[i] is not None else [None] * tensor.dim()
                 shape = self.network.captured.concrete(tensor, self.batch)
                 dims.append([Dim(label, n) for label, n in zip(label_dims or [], shape, strict=True)])
@@ -188,4 +189,4 @@ class _Segmenter:
 def _is_constant(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_constant(v) for v in value)
-    return not isinstance(value, (fx.Node, torch.SymInt, torch.Tensor))
+    return not isinstance(value, (fx.Node, torch.Tensor))

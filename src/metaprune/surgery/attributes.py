@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from metaprune.graph.call import Patch, Survivors, bound_arguments
-from metaprune.graph.capture import module_of, op_name
+from metaprune.graph.captured import module_of, op_name
 from metaprune.network import Network
 
 HANDLERS: list[tuple[type | tuple[type, ...], Callable[[nn.Module], dict[str, Any]]]] = []

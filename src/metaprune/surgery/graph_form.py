@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.elastic.weights import slice_tensor
 from metaprune.graph.call import Survivors, bound_arguments
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 from metaprune.graph.patching import patched_call
 from metaprune.network import DROPOUTS, Network
 from metaprune.surgery.input_guard import CutGraph, guard_of

@@ -14,7 +14,8 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import InputsError
-from metaprune.graph.capture import Captured
+from metaprune.graph.captured import Captured
+from metaprune.graph.shapes import BatchedSize, TensorValue
 
 Dims = list[int | str]  # a size, or the name of a size that may vary
 
@@ -96,8 +97,9 @@ def guard_of(captured: Captured, names: Sequence[str]) -> InputGuard:
     leaves: list[Any] = []
     for name, value in zip(captured.inputs, pytree.tree_leaves(captured.example), strict=True):
         traced = by_name[name].meta.get("val")
-        if isinstance(traced, torch.Tensor):
-            leaves.append([str(n) if isinstance(n, torch.SymInt) else int(n) for n in traced.shape])
+        if isinstance(traced, TensorValue):
+            sizes = zip(traced.shape, captured.concrete(traced), strict=True)
+            leaves.append(["batch" if captured.varies and isinstance(n, BatchedSize) else size for n, size in sizes])
         else:
             leaves.append(value if isinstance(value, (bool, int, float, str, type(None))) else None)
     return InputGuard(tuple(names), tuple(leaves))

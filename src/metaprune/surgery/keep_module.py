@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from metaprune.core.errors import VerificationError
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 from metaprune.graph.labels import Label
 from metaprune.graph.roles import ATTENTION_ROLES, HEAD_DIMS, STREAM, VALUE_DIMS, attentions
 from metaprune.graph.transformers_models import groups_experts

@@ -17,7 +17,7 @@ from metaprune.core.side_effects import copy_model
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
 from metaprune.graph.call import Survivors
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 from metaprune.graph.transformers_models import as_traced
 from metaprune.network import Network
 from metaprune.surgery.common_draws import Draw, Recorded, Replayed, draws_numbers

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from metaprune.graph.call import alias_kind, bound_arguments
-from metaprune.graph.capture import module_of, op_name
+from metaprune.graph.captured import module_of, op_name
 from metaprune.graph.labels import Label
 from metaprune.graph.roles import HEADS, KV_HEADS
 from metaprune.graph.rules.elementwise import is_pointwise
+from metaprune.graph.shapes import TensorValue
 from metaprune.methods.metagraph.kernels import folded, taps_of
 from metaprune.methods.metagraph.network_graph import MAX_FEATURES, Attribute, Edges, NetworkGraph
 from metaprune.methods.metagraph.operators import (
@@ -103,7 +104,7 @@ class _Builder(Sites):
             return Value(own=True, constant=Constant(name, torch.arange(tensor.numel()).view(tensor.shape)))
         if node.op != "call_function":
             return Value(own=node.op == "get_attr")
-        inputs = [self.values[n] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+        inputs = [self.values[n] for n in node.all_input_nodes if isinstance(n.meta.get("val"), TensorValue)]
         if inputs and all(v.own for v in inputs):
             return Value(own=True, constant=self._derived(node))
         name, bound = op_name(node.target), bound_arguments(node)
@@ -141,7 +142,7 @@ class _Builder(Sites):
 
     def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
         value = node.meta.get("val")
-        return self.captured.concrete(value) if isinstance(value, Tensor) else None
+        return self.captured.concrete(value) if isinstance(value, TensorValue) else None
 
     def _label(self, node: fx.Node, dim: int, result: int = 0) -> Label:
         """Final label of one dimension of an operator's result."""

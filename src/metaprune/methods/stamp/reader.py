@@ -14,7 +14,7 @@ from metaprune.core.errors import NotAvailableError
 from metaprune.elastic.gated import Gated
 from metaprune.elastic.program import Step
 from metaprune.graph.call import bound_arguments
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 from metaprune.network import Network
 
 

@@ -22,7 +22,7 @@ from metaprune.core.errors import ConfigError, InfeasibleBudgetError, WeightsErr
 from metaprune.core.rng import Rng
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.graph.call import bound_arguments
-from metaprune.graph.capture import op_name
+from metaprune.graph.captured import op_name
 from metaprune.methods.weight_masks.config import WeightMasksConfig, parse_pattern
 from metaprune.network import Network
 from metaprune.protocol.method import BaseMethod, PruneTask

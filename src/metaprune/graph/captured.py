@@ -1,0 +1,66 @@
+"""`Captured`: a flat ATen graph with parameters named once, whichever way it was captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from metaprune.core.batches import batch_size
+from metaprune.graph.shapes import BatchedSize, concrete
+
+
+@dataclass
+class Captured:
+    """A flat graph. Tensors are the model's own (not copies): `tensors[name]` for every name in `sources.values()`."""
+
+    graph: fx.Graph
+    tensors: dict[str, torch.Tensor]
+    sources: dict[str, str]  # placeholder node name -> canonical tensor name
+    aliases: dict[str, str]  # every other name of a tied tensor -> its canonical name
+    inputs: list[str]  # placeholder node names of the user's inputs, flattened
+    out_spec: pytree.TreeSpec
+    in_spec: pytree.TreeSpec
+    example: tuple[tuple, dict]
+    batch_dim: int = 0
+    varies: bool = False  # whether the graph is right on batches of other sizes
+    batch_range: tuple[int, int | None] = (1, None)  # smallest and largest batch that goes the captured way
+    batch: BatchedSize | None = None  # the batch, as the graph has it; None if it is fixed, or no batch
+    batch_fixed: str = ""  # why, where it is fixed
+    not_recorded: str = ""  # why `torch.export` made the graph; empty where the recorder did
+
+    def output_names(self) -> list[str]:
+        """Name every leaf of the output: `logits` of a dict or dataclass, `0.1` of nested tuples, `` of one tensor."""
+        output = next(n for n in self.graph.nodes if n.op == "output")
+        flat = pytree.tree_leaves(output.args[0], is_leaf=lambda x: x is None)
+        values = [n.meta.get("val") if isinstance(n, fx.Node) else n for n in flat]  # a class may look at its fields
+        leaves = pytree.tree_flatten_with_path(
+            pytree.tree_unflatten(values, self.out_spec), is_leaf=lambda x: x is None
+        )[0]
+        key = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))  # noqa: E731
+        return [".".join(key(k) for k in path) for path, _ in leaves]
+
+    def takes(self, batch: int) -> bool:
+        """Tell whether Python's branches on sizes go the captured way on a batch of that size."""
+        low, high = self.batch_range
+        return not self.varies or (low <= batch and (high is None or batch <= high))
+
+    def concrete(self, value: Any, batch: int | None = None) -> Any:
+        """Shapes of a node's value as ints, at the example's batch or at `batch`."""
+        return concrete(value, batch_size(*self.example, self.batch_dim) if batch is None else batch)
+
+
+def module_of(node: fx.Node) -> str:
+    """Path of the innermost module that a node was executed in ('' for the root)."""
+    return node.meta.get("module", "")
+
+
+def op_name(target: Callable | str) -> str:
+    """Name an operator: `linear` for aten.linear.default, `getitem` for operator.getitem."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[-1]
+    return getattr(target, "__name__", str(target))

@@ -1,0 +1,66 @@
+"""Run a traced graph as it is, at full width; and whether it computes what the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from metaprune.graph.batch_dimension import close
+from metaprune.graph.captured import Captured
+
+
+@torch.no_grad()
+def run_graph(graph: fx.Graph, values: Mapping[str, Any], look: Callable[[fx.Node, Any], None] | None = None) -> tuple:
+    """Run every node once; returns the leaves of the output.
+
+    Args:
+        values: of every placeholder, by its name; tensors that the graph may write into are the caller's to copy.
+        look: is given every node with what it made.
+    """
+    env: dict[fx.Node, Any] = {}
+    last_use = {used: node for node in graph.nodes for used in node.all_input_nodes}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            env[node] = values[node.name]
+        elif node.op == "get_attr":
+            env[node] = getattr(graph.owning_module, node.target)
+        elif node.op == "call_function":
+            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: env[n])
+            env[node] = node.target(*args, **kwargs)
+            if look is not None:
+                look(node, env[node])
+        elif node.op == "output":
+            return tuple(pytree.tree_leaves(fx.map_arg(node.args[0], lambda n: env[n]), is_leaf=lambda x: x is None))
+        for used in node.all_input_nodes:
+            if last_use[used] is node:
+                del env[used]
+    return ()
+
+
+def placeholder_values(captured: Captured, leaves: list[Any]) -> dict[str, Any]:
+    """Collect what `run_graph` runs on; buffers and inputs are copies, as the graph may write into them."""
+
+    def copy(tensor: Any) -> Any:
+        return tensor.clone() if isinstance(tensor, Tensor) and not isinstance(tensor, torch.nn.Parameter) else tensor
+
+    inputs = {name: copy(leaf) for name, leaf in zip(captured.inputs, leaves, strict=True)}
+    return inputs | {node: copy(captured.tensors[name]) for node, name in captured.sources.items()}
+
+
+def agrees(captured: Captured, leaves: list[Any], returned: list[Any]) -> bool:
+    """Tell whether the graph makes of inputs (leaves) what the model returned (leaves), up to rounding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = run_graph(captured.graph, placeholder_values(captured, leaves))
+    if len(made) != len(returned):
+        return False
+    pairs = [(x, y) for x, y in zip(made, returned, strict=True) if isinstance(y, Tensor)]
+    return all(isinstance(x, Tensor) and x.dtype == y.dtype and close(_real(x), _real(y)) for x, y in pairs)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
