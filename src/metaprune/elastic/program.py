@@ -19,9 +19,10 @@ from torch import fx
 from torch.amp.autocast_mode import _enter_autocast as enter_autocast
 from torch.utils import _pytree as pytree
 
-from metaprune.core.errors import PlanError
+from metaprune.core.batches import batch_size
+from metaprune.core.errors import InputsError, PlanError
 from metaprune.graph.call import Fact, Survivors, bound_arguments, with_argument
-from metaprune.graph.captured import Captured
+from metaprune.graph.captured import Captured, wrong_batch
 from metaprune.graph.patching import patched_call
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -169,6 +170,7 @@ class Program:
 
         Raises:
             PlanError: inputs of another structure than the traced ones.
+            InputsError: a batch for which the model's forward takes another branch.
         """
         env: list[Any] = [None] * program.slots
         env[: len(self._captured.inputs)] = self.flatten_inputs(args, kwargs or {})
@@ -197,6 +199,10 @@ class Program:
                 f"{described_inputs(args, kwargs)}: trace it with all inputs that it will be given, by the same names "
                 "(example_kwargs), or leave the others out of the batches"
             )
+        if self._captured.batch_range != (1, None):
+            batch = batch_size(args, kwargs, self._captured.batch_dim)
+            if not self._captured.takes(batch):
+                raise InputsError(wrong_batch(batch, *self._captured.batch_range))
         return leaves
 
 

@@ -54,6 +54,15 @@ class Captured:
         return concrete(value, batch_size(*self.example, self.batch_dim) if batch is None else batch)
 
 
+def wrong_batch(batch: int, low: int, high: int | None) -> str:
+    """Say that a forward branches on the batch size, so that what was traced is wrong for a batch of that size."""
+    traced = f"of {low} to {high}" if high is not None else f"of {low} and more"
+    return (
+        f"a batch of {batch}: the model's forward branches on the batch size, and what was traced is its branch for "
+        f"batches {traced}. Trace with an example of {batch} samples, or take the model's own class (form='module')"
+    )
+
+
 def module_of(node: fx.Node) -> str:
     """Path of the innermost module that a node was executed in ('' for the root)."""
     return node.meta.get("module", "")

@@ -15,7 +15,7 @@ from torch.amp.autocast_mode import _exit_autocast as exit_autocast
 from metaprune.core.batches import batch_size
 from metaprune.graph.captured import Captured
 from metaprune.graph.dispatcher import measured_sizes
-from metaprune.graph.exporting import Exported
+from metaprune.graph.exporting import Exported, batch_range
 from metaprune.graph.shapes import BatchedSize, TensorValue
 
 DROPPED_OPS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "_guards_fn")
@@ -46,6 +46,7 @@ def captured_from(exported: Exported, batch_dim: int) -> Captured:
         example=exported.example,
         batch_dim=batch_dim,
         varies=exported.varies,
+        batch_range=batch_range(program) if exported.varies else (1, None),
         batch=BatchedSize() if exported.varies and not exported.fixed else None,
         batch_fixed=exported.fixed,
     )

@@ -61,8 +61,6 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
     if not varies(program, batch_dim):
         fixed = f"dimension {batch_dim} of the inputs is fixed at {batch} by the model"
         return Exported(program, (args, kwargs), fixed=fixed)
-    if bounds := _bounds(program):
-        return Exported(program, (args, kwargs), fixed=f"the model computes something else on batches {bounds}")
     independent, judged = None, (args, kwargs)
     for judged in (with_batch(args, kwargs, 2, batch_dim), (args, kwargs)):
         with contextlib.suppress(Exception):  # the model may raise anything on inputs that nobody gave
@@ -84,14 +82,11 @@ def varies(program: Any, dim: int) -> bool:
     return any(isinstance(s, torch.SymInt) and s.node.expr.free_symbols for s in sizes)
 
 
-def _bounds(program: Any) -> str:
-    """Say between which sizes Python's branches went the way that was captured; empty if at all."""
-    for bounds in program.range_constraints.values():
-        if bounds.upper < _FAR:
-            return f"over {int(bounds.upper)}"
-        if bounds.lower > 2:
-            return f"under {int(bounds.lower)}"
-    return ""
+def batch_range(program: Any) -> tuple[int, int | None]:
+    """Read between which sizes Python's branches went the way that was captured."""
+    bounds = program.range_constraints.values()
+    low = max((int(b.lower) for b in bounds if b.lower > 2), default=1)  # 2 is where every export begins
+    return low, min((int(b.upper) for b in bounds if b.upper < _FAR), default=None)
 
 
 def export_once(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Any:

@@ -14,7 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import InputsError
-from metaprune.graph.captured import Captured
+from metaprune.graph.captured import Captured, wrong_batch
 from metaprune.graph.shapes import BatchedSize, TensorValue
 
 Dims = list[int | str]  # a size, or the name of a size that may vary
@@ -22,10 +22,16 @@ Dims = list[int | str]  # a size, or the name of a size that may vary
 
 @dataclass(frozen=True)
 class InputGuard:
-    """names: of the arguments, the positional ones first. leaves: per traced leaf its sizes, or its constant value."""
+    """What was traced.
+
+    names: of the arguments, the positional ones first.
+    leaves: per traced leaf its sizes, or its constant value.
+    batches: the smallest and the largest batch that the forward treats as the traced one; None: any.
+    """
 
     names: tuple[str, ...]
     leaves: tuple[Any, ...]
+    batches: tuple[int, int | None] = (1, None)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Compare the inputs of a call with the traced ones.
@@ -50,6 +56,9 @@ class InputGuard:
             raise InputsError(
                 f"this graph form was traced with {self.described()} and is called with {called}. {_REMEDY}"
             )
+        low, high = self.batches
+        if not all(low <= n and (high is None or n <= high) for n in sizes.values()):
+            raise InputsError(wrong_batch(max(sizes.values()), low, high))
 
     def described(self) -> str:
         """Say the traced inputs, as `[batch, 3, 32, 32], True`."""
@@ -62,12 +71,13 @@ class InputGuard:
 
     def to_dict(self) -> dict[str, Any]:
         """Write as JSON types."""
-        return {"names": list(self.names), "leaves": list(self.leaves)}
+        return {"names": list(self.names), "leaves": list(self.leaves), "batches": list(self.batches)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputGuard:
         """Read what `to_dict` wrote."""
-        return cls(tuple(data["names"]), tuple(data["leaves"]))
+        low, high = data.get("batches", (1, None))
+        return cls(tuple(data["names"]), tuple(data["leaves"]), (low, high))
 
 
 _REMEDY = (
@@ -102,7 +112,7 @@ def guard_of(captured: Captured, names: Sequence[str]) -> InputGuard:
             leaves.append(["batch" if captured.varies and isinstance(n, BatchedSize) else size for n, size in sizes])
         else:
             leaves.append(value if isinstance(value, (bool, int, float, str, type(None))) else None)
-    return InputGuard(tuple(names), tuple(leaves))
+    return InputGuard(tuple(names), tuple(leaves), captured.batch_range)
 
 
 class CutGraph(fx.GraphModule):
