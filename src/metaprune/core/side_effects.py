@@ -24,7 +24,7 @@ _LIBRARIES = ("torch", "builtins", "numpy")
 
 
 @contextmanager
-def side_effects_undone(model: nn.Module) -> Iterator[None]:
+def side_effects_undone(model: nn.Module) -> Iterator[ModelState]:
     """Give modules, the plain objects they hold, buffers and the global random state back as they were.
 
     What module-level and class-level caches of the model's own code got inside the block goes, too.
@@ -32,7 +32,7 @@ def side_effects_undone(model: nn.Module) -> Iterator[None]:
     before = ModelState(model)
     try:
         with torch.random.fork_rng(devices=[]):
-            yield
+            yield before
     finally:
         before.restore()
 

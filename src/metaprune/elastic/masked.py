@@ -12,39 +12,89 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import fx
 
 from metaprune.elastic.program import Program, ProgramAtWidths, Step
 from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
 from metaprune.graph.captured import op_name
 from metaprune.graph.labelling import Labelled
-from metaprune.graph.rules.norm import survivors_mask
 
 # views whose new dimension is tracked although the operand has no such dimension: a sum over it must see the mask
 UNIFORM = ("expand", "expand_as", "broadcast_to")
 
 
-def _apply_mask(value: Any, labels: Labels | None, alive: Survivors, in_place: bool) -> Any:
-    if not isinstance(value, torch.Tensor) or labels is None or value.dtype == torch.bool:
-        return value
-    mask = survivors_mask(alive, labels, value)
-    if mask.numel() == 1:
-        return value
-    dropped = mask == 0  # filled, not multiplied: an attention bias holds -inf, and -inf * 0 is no zero
-    if not in_place:
-        return value.masked_fill(dropped, 0)
-    if value.detach().masked_fill(~dropped, 0).any():  # writing what is zero already would only upset autograd
-        value.masked_fill_(dropped, 0)
-    return value
+# arguments by position whose dropped rows end in dropped outputs, and whose dropped columns meet zeros
+_ONLY_MEET_ACTIVATIONS = {
+    "linear": (1, 2),
+    "conv1d": (1, 2),
+    "conv2d": (1, 2),
+    "conv3d": (1, 2),
+    "batch_norm": (1, 2, 3, 4),
+    "layer_norm": (2, 3),
+    "embedding": (0,),
+}
 
 
-class MaskedTensors(Mapping[str, torch.Tensor]):
+def _need_no_mask(program: Program) -> frozenset[str]:
+    """Tensors of the model that products and norms alone read, whose outputs are masked anyway."""
+
+    def meets_activations(node: fx.Node, user: fx.Node) -> bool:
+        positions = _ONLY_MEET_ACTIVATIONS.get(op_name(user.target) if user.op == "call_function" else "", ())
+        return user.all_input_nodes.count(node) == 1 and any(
+            position in positions for position, argument in enumerate(user.args) if argument is node
+        )
+
+    sources = program.sources
+    nodes = (n for n in program.graph.nodes if n.op == "placeholder" and n.name in sources)
+    return frozenset(sources[n.name] for n in nodes if all(meets_activations(n, user) for user in n.users))
+
+
+class _Masks:
+    """What the labels of a tensor drop, as bool tensors that are remembered."""
+
+    def __init__(self, alive: Survivors):
+        self.alive = alive
+        self._known: dict[Any, torch.Tensor | None] = {}
+
+    def apply(self, value: Any, labels: Labels | None, *, in_place: bool = False, fresh: bool = False) -> Any:
+        """Zero what is dropped: in a copy, or in the value itself where that is in place or nobody else's."""
+        if not isinstance(value, torch.Tensor) or labels is None or value.dtype == torch.bool:
+            return value
+        dropped = self._dropped(labels, value.device)
+        if dropped is None:
+            return value
+        # filled, not multiplied: an attention bias holds -inf, and -inf * 0 is no zero
+        if fresh and not torch.is_grad_enabled():
+            return value.masked_fill_(dropped, 0)
+        if not in_place:
+            return value.masked_fill(dropped, 0)
+        if value.detach().masked_fill(~dropped, 0).any():  # writing what is zero already would only upset autograd
+            value.masked_fill_(dropped, 0)
+        return value
+
+    def _dropped(self, labels: Labels, device: torch.device) -> torch.Tensor | None:
+        key = (device, *map(id, labels))
+        if key not in self._known:
+            dropped = None
+            for back, label in enumerate(reversed(labels)):
+                if label is not None and self.alive.cut(label):
+                    rows = torch.from_numpy(~self.alive.rows(label)).to(device).reshape(-1, *[1] * back)
+                    dropped = rows if dropped is None else dropped | rows
+            self._known[key] = dropped
+        return self._known[key]
+
+
+class _MaskedTensors(Mapping[str, torch.Tensor]):
     """Masks `tensors` on access: where two parameters meet (spectral norm), no activation's zeros would do it."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], labelled: Labelled, alive: Survivors):
-        self._tensors, self._labelled, self._alive = tensors, labelled, alive
+    def __init__(
+        self, tensors: Mapping[str, torch.Tensor], labelled: Labelled, masks: _Masks, unmasked: frozenset[str]
+    ):
+        self._tensors, self._labelled, self._masks, self._unmasked = tensors, labelled, masks, unmasked
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return _apply_mask(self._tensors[name], self._labelled.parameters.get(name), self._alive, False)
+        tensor = self._tensors[name]
+        return tensor if name in self._unmasked else self._masks.apply(tensor, self._labelled.parameters.get(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -77,6 +127,8 @@ def run_masked(
     before_step: is given the labels of every step's outputs before the step runs.
     """
 
+    masks = _Masks(alive)
+
     def call(step: Step, a: list, k: dict) -> Any:
         fact = labelled.facts[step.node.name]
         if before_step is not None:
@@ -86,7 +138,18 @@ def run_masked(
         if kind == "view" and op_name(step.target) not in UNIFORM:
             return out
         if isinstance(out, (list, tuple)):
-            return [_apply_mask(v, ls, alive, False) for v, ls in zip(out, fact.labels, strict=False)]
-        return _apply_mask(out, fact.labels[0], alive, kind == "inplace")
+            return [masks.apply(v, ls) for v, ls in zip(out, fact.labels, strict=False)]
+        fresh = kind == "new" and not _shares_storage(out, a)
+        return masks.apply(out, fact.labels[0], in_place=kind == "inplace", fresh=fresh)
 
-    return program.run(whole, MaskedTensors(tensors, labelled, alive), args, kwargs, call)
+    masked = _MaskedTensors(tensors, labelled, masks, _need_no_mask(program))
+    return program.run(whole, masked, args, kwargs, call)
+
+
+def _shares_storage(out: Any, args: list) -> bool:
+    """Operators that make a tensor may hand their input back (dropout, contiguous, to)."""
+    if not isinstance(out, torch.Tensor):
+        return False
+    pointer = out.untyped_storage().data_ptr()
+    tensors = (x for a in args for x in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(x, torch.Tensor))
+    return any(x.untyped_storage().data_ptr() == pointer for x in tensors)

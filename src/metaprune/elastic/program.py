@@ -154,6 +154,16 @@ class Program:
         return ProgramAtWidths(steps, output, slots)
 
     @property
+    def graph(self) -> fx.Graph:
+        """The captured graph."""
+        return self._captured.graph
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Names of the model's tensors, by the name of their placeholder."""
+        return self._captured.sources
+
+    @property
     def device(self) -> torch.device:
         tensor = next(iter(self._captured.tensors.values()), None)
         return torch.device("cpu") if tensor is None else tensor.device

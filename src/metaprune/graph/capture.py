@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import copied, with_batch
 from metaprune.core.errors import UntraceableError
-from metaprune.core.side_effects import side_effects_undone
+from metaprune.core.side_effects import ModelState, side_effects_undone
 from metaprune.graph.batch_dimension import varied
 from metaprune.graph.captured import Captured
 from metaprune.graph.exported import captured_from
@@ -30,12 +30,12 @@ _OTHER_BATCH = 5
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[ModelState]:
     """Put the model in eval mode inside the block; what happens to it there is undone (see `side_effects_undone`)."""
-    with side_effects_undone(model):
+    with side_effects_undone(model) as before:
         for module in model.modules():
             module.training = False
-        yield
+        yield before
 
 
 def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int = 0) -> Captured:
@@ -44,9 +44,9 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
     Raises:
         UntraceableError: neither can capture the model; names the module, the line and the operator.
     """
-    with untouched(model), as_traced(model, kwargs):
+    with as_traced(model, kwargs), untouched(model) as state:
         try:
-            return record(model, args, kwargs, batch_dim)
+            return record(model, state, args, kwargs, batch_dim)
         except CannotRecordError as error:
             reason = str(error)
         captured = captured_from(export_program(model, args, kwargs, batch_dim), batch_dim)

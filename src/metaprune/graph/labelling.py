@@ -221,7 +221,7 @@ def _count_by_dispatcher(node: fx.Node, fact: Fact, captured: Captured) -> int:
 
 
 def _fresh(value: Any, atoms: Atoms) -> Labels | None:
-    return [atoms.fresh(int(n)) for n in value.shape] if isinstance(value, TensorValue) else None
+    return [atoms.fresh(n) for n in value.shape if isinstance(n, int)] if isinstance(value, TensorValue) else None
 
 
 def _free(value: Any) -> Labels | None:

@@ -23,22 +23,24 @@ _BATCH = 2  # of the first run; the second has one sample more
 _FURTHER = 3  # samples more in a third run, where a size may follow the batch in no straight line
 
 
-def record(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Captured:
-    """Record a model in the modes that its modules are in, on two batches of other sizes and values.
+def record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, Any], batch_dim: int) -> Captured:
+    """Record a model in eval mode, on two batches of other sizes and values.
+
+    Args:
+        state: to which the model is brought back after every run.
 
     Raises:
         CannotRecordError: recording would be unsound, or the model does not run on another batch; says why.
     """
-    captured = _record(model, args, kwargs, batch_dim, _BATCH)
+    captured = _record(model, state, args, kwargs, batch_dim, _BATCH)
     given = batch_size(args, kwargs, batch_dim)
     if not captured.takes(given):  # Python branches between that batch and the small ones
-        captured = _record(model, args, kwargs, batch_dim, given)
+        captured = _record(model, state, args, kwargs, batch_dim, given)
     return captured
 
 
-def _record(model: nn.Module, args: tuple, kwargs: dict[str, Any], dim: int, batch: int) -> Captured:
+def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, Any], dim: int, batch: int) -> Captured:
     own, aliases = _unique_tensors(model)
-    state = ModelState(model)
     inputs = with_batch(args, kwargs, batch, dim)
     if not batch_size(args, kwargs, dim):
         batch = 0

@@ -273,7 +273,7 @@ def record_run(
     batch_range: BatchRange | None = None,
     before: Recording | None = None,
 ) -> Recording:
-    """Run the model once and record it.
+    """Run the model once, in eval mode, and record it.
 
     Args:
         state: to which the model is brought back afterwards.
@@ -299,6 +299,8 @@ def record_run(
         torch.manual_seed(0)
         recorder = _Recorder(recording, held, path)
         shapes = {} if before is None else before.shapes(len(own))
+        for module in model.modules():
+            module.training = False
         try:
             with _PythonReads(recorder, batch_range, shapes), recorder:
                 out = model(*args, **kwargs)

@@ -15,6 +15,7 @@ from torch import fx
 from metaprune.graph.call import bound_arguments, written_in_place
 from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.rules.shape import segments
+from metaprune.graph.shapes import BatchedSize
 
 VIEWS = ("view", "reshape", "_unsafe_view", "unflatten")
 LARGEST_PACK = 8  # a longer axis that is read index by index is a sequence, not a packed projection
@@ -65,7 +66,7 @@ def _find(node: fx.Node, captured: Captured) -> Pack | None:
     sizes = _sizes(node)
     if not isinstance(x.meta["val"].shape[dim], int) or sizes[dim] != count or count > LARGEST_PACK:
         return None
-    if sum(not isinstance(s, int) for s in sizes) > 1:
+    if sum(isinstance(s, BatchedSize) for s in sizes) > 1:
         return None
     pack = Pack(node, x, dim, count)
     if not _collect(node, list(range(len(after))), outs[0], False, pack) or not pack.leaves:
@@ -146,7 +147,8 @@ def _slice(graph: fx.Graph, pack: Pack, leaf: Leaf) -> fx.Node:
         if len(viewed) > len(shape):
             shape = viewed
             # at most one size follows the batch: it is inferred
-            asked = [n if isinstance(n, int) else -1 for i, n in enumerate(_sizes(pack.node)) if i != pack.dim]
+            sizes = [n for i, n in enumerate(_sizes(pack.node)) if i != pack.dim]
+            asked = [-1 if isinstance(n, BatchedSize) else n for n in sizes]
             value = add(shape, aten.reshape.default, value, asked)
     dims = [d for d in leaf.order if d is not None]
     ranks = [sorted(dims).index(d) for d in dims]

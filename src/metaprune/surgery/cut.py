@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, VacuousProofWarning, VerificationError
@@ -115,10 +115,10 @@ def cut(
     return Pruned(network, model, kind, why, plan, error, shapes, attributes, config, dict(masks or {}), unproved)
 
 
-def _check_graph(model: nn.Module, proof: Proof) -> None:
+def _check_graph(model: fx.GraphModule, proof: Proof) -> None:
     """Raises VerificationError unless the graph form is the sliced graph."""
     try:
-        error = proof.module_error(model)
+        error = proof.graph_error(model)
     except Exception as failure:
         raise VerificationError(
             f"the graph form does not run: {failure}. Nothing was changed; please report it"

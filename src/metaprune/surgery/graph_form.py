@@ -57,11 +57,13 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
         part = sliced_parameter(network, name, tensors[name], tensor, alive)
         place_tensor(root, name, part)
     builder = _Builder(network, alive, root)
-    module = CutGraph(root, builder.build(), class_name=type(network.model).__name__ + "Graph")
+    graph = builder.build()
+    graph.owning_module = root  # pyrefly: ignore[bad-argument-type] (which asks its modules whether they are pure)
+    graph.eliminate_dead_code()
+    graph.owning_module = None
+    module = CutGraph(root, graph, class_name=type(network.model).__name__ + "Graph")
     module.meta["inputs"] = guard_of(network.captured, builder.argument_names)
-    module.graph.eliminate_dead_code()
     module.graph.lint()
-    module.recompile()
     for name in network.model.state_dict():  # fx copies what the graph uses; unused parameters are parameters too
         if name in network.tensors and not _has(module, name):
             place_tensor(module, name, sliced_parameter(network, name, tensors[name], network.tensors[name], alive))

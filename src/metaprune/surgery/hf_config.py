@@ -20,7 +20,7 @@ from torch import nn
 from metaprune.core.errors import ConfigError
 from metaprune.core.side_effects import copy_model
 from metaprune.surgery.module_form import set_attributes
-from metaprune.surgery.verify import TOLERANCE, Proof, relative_error
+from metaprune.surgery.verify import TOLERANCE, Proof, in_float64, relative_error
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, tuple[Shape, Shape]]  # parameter -> (shape before, shape after)
@@ -248,7 +248,7 @@ class _Search:
             set_attributes(adapted, adopted)
             rebuilt.to(next(iter(state.values())).device)
             error = relative_error(rebuilt(*args, **kwargs), adapted(*args, **kwargs))
-            proved = self.proof.module_error(adapted)
+            proved = self.proof.probe_error(in_float64(adapted))
         except Exception as failure:
             self._note(0, f"a model built from it does not run: {type(failure).__name__}: {failure}")
             return False
