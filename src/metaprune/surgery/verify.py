@@ -63,14 +63,17 @@ def _double(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Promoted(TorchFunctionMode):
-    """Double precision whatever dtypes a forward names: its casts, and tensors that it makes from other data."""
+    """Double precision whatever dtypes a forward names: its casts, and tensors that it makes from other data.
+
+    Parameters are cast when they are used, so that no copy of a whole model is ever held.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is enter_autocast:  # which leaves float64 as it is
             return func(*args, **(kwargs or {}))
         if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
             func = torch.Tensor.double
-        result = func(*(_promote(a) for a in args), **{n: _promote(v) for n, v in (kwargs or {}).items()})
+        result = func(*(_promoted(a) for a in args), **{n: _promoted(v) for n, v in (kwargs or {}).items()})
         if isinstance(result, torch.Tensor) and result.dtype in _LOW:
             return _double(result)
         return result
@@ -79,10 +82,12 @@ class _Promoted(TorchFunctionMode):
 _LOW = (torch.float16, torch.bfloat16, torch.float32, torch.complex32, torch.complex64)
 
 
-def _promote(value: Any) -> Any:
-    if not isinstance(value, torch.dtype):
-        return value
-    return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
+def _promoted(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _double(value) if value.dtype in _LOW else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
+    return type(value)(_promoted(v) for v in value) if type(value) in (list, tuple) else value
 
 
 @contextmanager
@@ -97,8 +102,8 @@ def double_by_default() -> Iterator[None]:
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """Copy a module in double precision and eval mode."""
-    return copy_model(module, _double).eval()
+    """Copy a module for `call_in_float64`: in eval mode, its parameters shared, all other tensors in double precision."""
+    return copy_model(module, _double, {id(p): p for p in module.parameters()}).eval()
 
 
 @torch.no_grad()
