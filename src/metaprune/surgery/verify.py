@@ -102,7 +102,7 @@ def double_by_default() -> Iterator[None]:
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """Copy a module for `call_in_float64`: in eval mode, its parameters shared, all other tensors in double precision."""
+    """Copy a module for `call_in_float64`: in eval mode, parameters shared, all other tensors in double precision."""
     return copy_model(module, _double, {id(p): p for p in module.parameters()}).eval()
 
 
