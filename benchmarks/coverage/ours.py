@@ -85,7 +85,7 @@ def warm_up() -> None:
 
 
 def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> Network | None:
-    """`trace`, its time split into capture (torch.export) and analysis (labels and space)."""
+    """`trace`, its time split into capture and analysis (labels and space)."""
     spent: list[float] = []
     capture = network_module.capture
 
@@ -117,7 +117,8 @@ def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> 
 def describe(network: Network, row: Row) -> None:
     space = network.space
     row["nodes"] = len(list(network.captured.graph.nodes))
-    row["batch_dynamic"] = bool(network.captured.varies)
+    row["batch_dynamic"] = network.captured.varies
+    row["not_recorded"] = network.captured.not_recorded
     row |= {"groups": len(space), "channels": int(space.widths.sum()) if len(space) else 0}
     row |= {"one_atom_groups": len(space.stuck), "over_merged": space.over_merged}
     row["one_atom_names"] = [g.name for g in space.stuck][:8]
@@ -179,6 +180,9 @@ def graph_form(network: Network, keep: float) -> Row:
     finally:
         found["cut_cpu_s"] = time.process_time() - start
     found |= {"proved": pruned.error is not None and pruned.error <= TOLERANCE, "error": pruned.error}
+    start = time.process_time()
+    cut(network, plan, form="graph", verify=False)
+    found["cut_unproved_cpu_s"] = time.process_time() - start
     found["warnings"] = sorted({w.category.__name__ for w in caught if w.category.__module__.startswith("metaprune")})
     args, kwargs = network.captured.example
     leaves = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]

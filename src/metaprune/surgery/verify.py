@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -180,8 +181,16 @@ class Proof:
         self._draws_numbers = any(draws_numbers(n) for n in network.captured.graph.nodes)
         if self._draws_numbers:
             self._masked = self._run_masked()  # the draws of all others are slices of this one's
+
+    @cached_property
+    def sliced(self) -> Any:
+        """What the sliced graph returns.
+
+        Raises:
+            VerificationError: it does not run.
+        """
         try:
-            self.sliced = self._run_sliced(tensors)
+            return self._run_sliced(self.tensors)
         except RuntimeError as error:
             raise VerificationError(f"the cut network does not run: {error}\n{_DEFECT}") from error
 
