@@ -25,7 +25,7 @@ from metaprune.elastic.gated import Gated
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import CallStep, Program, ProgramAtWidths
 from metaprune.elastic.weights import SlicedTensors
-from metaprune.graph.call import Survivors
+from metaprune.graph.call import Survivors, written_in_place
 from metaprune.graph.capture import capture, capture_training
 from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.explain import explain_lines
@@ -88,9 +88,11 @@ class Network:
 
     @property
     def notes(self) -> list[str]:
-        """Operators whose result depends on how many channels there are (statistics over channels)."""
-        fixed = [f"{self.captured.batch_fixed}; costs are of one call"] if self.captured.batch_fixed else []
-        return fixed + list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
+        """Say why the batch is fixed, why it was not recorded, and which statistics depend on how many channels are."""
+        captured = self.captured
+        said = [f"{captured.batch_fixed}; costs are of one call"] if captured.batch_fixed else []
+        said += [f"captured by torch.export, as {captured.not_recorded}"] if captured.not_recorded else []
+        return said + list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
         """Return this network with other weights, for methods that read `tensors`; it shares graph, space and costs."""
@@ -131,6 +133,13 @@ class Network:
                 if isinstance(owner, nn.modules.batchnorm._BatchNorm):
                     names.append(node.name)
         return frozenset(names)
+
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """The model's tensors that the traced forward writes into: runs get copies of them."""
+        sources = self.captured.sources
+        nodes = (n for n in self.captured.graph.nodes if n.op == "placeholder" and n.name in sources)
+        return frozenset(sources[n.name] for n in nodes if written_in_place(n))
 
     @cached_property
     def gated(self) -> Gated:
@@ -330,10 +339,14 @@ class NetworkAtWidths:
         return self._programs[training, dtype]
 
     def default_tensors(self, training: bool = False) -> Mapping[str, torch.Tensor]:
-        """Return `tensors`; for training with copies of the buffers, which training updates."""
-        if not training:
+        """Return `tensors`, with copies of those that the graph writes into, and for training of all buffers."""
+        tensors, written = self.network.tensors, self.network.written
+        if not training and not written:
             return self.tensors
-        copied = {n: t if isinstance(t, nn.Parameter) else t.clone() for n, t in self.network.tensors.items()}
+        copied = {
+            n: t.clone() if n in written or (training and not isinstance(t, nn.Parameter)) else t
+            for n, t in tensors.items()
+        }
         return self.network.sliced(self.survivors, tensors=copied)
 
     def calibrated(

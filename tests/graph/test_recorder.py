@@ -247,3 +247,37 @@ def test_constants_train():
     x = torch.randn(2, 2, requires_grad=True)
     network.run(x).sum().backward()
     assert x.grad.tolist() == [[1.0, 2.0]] * 2
+
+
+def test_runs_do_not_write_into_the_models_buffers():
+    model = Net(REFUSED["buffer in place"]).eval()
+    x = torch.randn(2, 6)
+    network = mp.trace(model, x)
+    with assert_untouched(model):
+        network.run(x)
+        network.run(x, training=True)
+
+
+class Anchors(nn.Module):
+    """As detectors do: what fits the batch is made once, and made anew when the batch changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.anchors = nn.Linear(6, 6), None
+
+    def forward(self, x):
+        if self.anchors is None or self.anchors.shape[0] != x.shape[0]:
+            self.anchors = torch.arange(x.shape[0]).float()[:, None].expand(-1, 6) * 0 + 3
+        return self.layer(x) + self.anchors
+
+
+@pytest.mark.parametrize("called_before", [0, 4])
+def test_caches_that_fit_the_batch(called_before):
+    model = Anchors().eval()
+    if called_before:
+        model(torch.randn(called_before, 6))
+    network = mp.trace(model, torch.randn(2, 6))
+    assert network.captured.not_recorded == ""
+    for batch in (1, 3, 4, 8):
+        x = torch.randn(batch, 6)
+        assert relative_error(network.run(x), copy.deepcopy(model)(x)) < 1e-6

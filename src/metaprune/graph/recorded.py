@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.interpret import agrees
 from metaprune.graph.recorder import CannotRecordError, Recording, Ref, moved_integers, record_run
 from metaprune.graph.shapes import BatchedSize, TensorValue
-from metaprune.graph.watched_sizes import BatchRange
+from metaprune.graph.watched_sizes import Branches
 
 _BATCH = 2  # of the first run; the second has one sample more
+_LARGEST_RUN = 64  # batches that are run to see whether a branch on the batch makes a difference
 _FURTHER = 3  # samples more in a third run, where a size may follow the batch in no straight line
 
 
@@ -34,7 +35,7 @@ def record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, A
     """
     captured = _record(model, state, args, kwargs, batch_dim, _BATCH)
     given = batch_size(args, kwargs, batch_dim)
-    if not captured.takes(given):  # Python branches between that batch and the small ones
+    if given > 1 and not captured.takes(given):  # Python branches between that batch and the small ones
         captured = _record(model, state, args, kwargs, batch_dim, given)
     return captured
 
@@ -44,7 +45,7 @@ def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, 
     inputs = with_batch(args, kwargs, batch, dim)
     if not batch_size(args, kwargs, dim):
         batch = 0
-    branches = BatchRange(batch + 1)
+    branches = Branches(batch + 1)
     try:
         first = record_run(model, state, own, *inputs)
         others = varied(*with_batch(*inputs, batch + 1, dim), dim, kept=batch - 1)
@@ -54,8 +55,6 @@ def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, 
         if branches.curved or any(size.offset for size in sizes.values()):
             third = record_run(model, state, own, *with_batch(*inputs, batch + _FURTHER, dim))
             _check_straight(sizes, moved_integers(first, third), batch + _FURTHER)
-        if branches.low == batch and branches.low > 1:
-            branches.low -= _goes_alike(model, state, own, with_batch(*inputs, batch - 1, dim), first, sizes)
     except CannotRecordError:
         raise
     except Exception as error:  # a model may raise anything on inputs that nobody gave
@@ -65,7 +64,10 @@ def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, 
         raise CannotRecordError("what was recorded computes something else than the model")
     if not sizes:
         return captured
-    captured.varies, captured.batch, captured.batch_range = True, BatchedSize(), (branches.low, branches.high)
+    captured.varies, captured.batch = True, BatchedSize()
+    captured.batch_range = _range(
+        branches, lambda size: record_run(model, state, own, *with_batch(*inputs, size, dim)), captured
+    )
     independent = _independent(first, second, batch, dim)
     if independent is False:
         independent = samples_are_independent(model, *inputs, dim)
@@ -97,20 +99,22 @@ def _check_straight(sizes: Mapping[Any, BatchedSize], moved: Mapping[Any, tuple[
         raise CannotRecordError("a size follows the batch in no straight line")
 
 
-def _goes_alike(
-    model: nn.Module,
-    state: ModelState,
-    own: Mapping[str, Tensor],
-    inputs: tuple[tuple, dict[str, Any]],
-    first: Recording,
-    sizes: Mapping[Any, BatchedSize],
-) -> bool:
-    """Whether a branch on a smaller batch makes no difference."""
-    try:
-        moved = moved_integers(first, record_run(model, state, own, *inputs))
-        return all(sizes[place].at(1) == y for place, (_, y) in moved.items())
-    except Exception:  # a model may raise anything on inputs that nobody gave
-        return False
+def _range(branches: Branches, run: Callable[[int], Recording], captured: Captured) -> tuple[int, int | None]:
+    """Find between which batch sizes the graph is right: Python may branch on them, which may make no difference."""
+
+    def alike(size: int) -> bool:
+        if size > _LARGEST_RUN:
+            return False
+        try:
+            recording = run(size)
+            return agrees(captured, recording.inputs, recording.returned)
+        except Exception:  # a model may raise anything on inputs that nobody gave
+            return False
+
+    smaller = sorted((n for n in branches.others if n < branches.batch), reverse=True)
+    larger = sorted(n for n in branches.others if n > branches.batch)
+    low = next((n + 1 for n in smaller if not alike(n)), 1)
+    return low, next((n - 1 for n in larger if not alike(n)), None)
 
 
 def _independent(first: Recording, second: Recording, batch: int, dim: int) -> bool | None:

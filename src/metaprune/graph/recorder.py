@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metaprune.core.side_effects import ModelState
-from metaprune.graph.watched_sizes import BatchRange, WatchedSize
+from metaprune.graph.watched_sizes import Branches, WatchedSize
 
 
 class CannotRecordError(Exception):
@@ -197,10 +197,10 @@ class _PythonReads(TorchFunctionMode):
     shapes: of the run before, on a batch that was one sample smaller.
     """
 
-    def __init__(self, recorder: _Recorder, batch_range: BatchRange | None, shapes: Mapping[Ref, tuple[int, ...]]):
+    def __init__(self, recorder: _Recorder, branches: Branches | None, shapes: Mapping[Ref, tuple[int, ...]]):
         super().__init__()
         self._recorder = recorder
-        self._range, self._shapes = batch_range, shapes
+        self._branches, self._shapes = branches, shapes
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -209,12 +209,12 @@ class _PythonReads(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if name == "__get__" and func == _DATA and isinstance(result, Tensor):
             self._recorder.same(result, args[0])
-        elif self._range is not None and (name in ("size", "numel") or (name == "__get__" and func == _SHAPE)):
+        elif self._branches is not None and (name in ("size", "numel") or (name == "__get__" and func == _SHAPE)):
             dim = args[1] if len(args) > 1 else (kwargs or {}).get("dim")
-            return self._watched(args[0], result, dim, self._range)
+            return self._watched(args[0], result, dim, self._branches)
         return result
 
-    def _watched(self, tensor: Tensor, result: Any, dim: int | None, batch_range: BatchRange) -> Any:
+    def _watched(self, tensor: Tensor, result: Any, dim: int | None, branches: Branches) -> Any:
         """Sizes that have grown since the run before, watched: all of them, that of `dim`, or their product."""
         ref = self._recorder.find(tensor)
         before = None if ref is None else self._shapes.get(ref)
@@ -222,9 +222,9 @@ class _PythonReads(TorchFunctionMode):
             return result
         if isinstance(result, torch.Size):
             pairs = zip(result, before, strict=True)
-            return torch.Size([WatchedSize(n, n - b, batch_range) if n != b else n for n, b in pairs])
+            return torch.Size([WatchedSize(n, n - b, branches) if n != b else n for n, b in pairs])
         grown = result - (math.prod(before) if dim is None else before[dim])
-        return WatchedSize(result, grown, batch_range) if grown else result
+        return WatchedSize(result, grown, branches) if grown else result
 
 
 @contextmanager
@@ -270,7 +270,7 @@ def record_run(
     own: Mapping[str, Tensor],
     args: tuple,
     kwargs: dict[str, Any],
-    batch_range: BatchRange | None = None,
+    branches: Branches | None = None,
     before: Recording | None = None,
 ) -> Recording:
     """Run the model once, in eval mode, and record it.
@@ -278,7 +278,7 @@ def record_run(
     Args:
         state: to which the model is brought back afterwards.
         own: the model's tensors by name, each once.
-        batch_range: takes what Python asks of sizes that have grown since the run `before`, of one sample less.
+        branches: takes what Python asks of sizes that have grown since the run `before`, of one sample less.
 
     Raises:
         CannotRecordError: values leave torch, or something is written into the model or an input.
@@ -302,7 +302,7 @@ def record_run(
         for module in model.modules():
             module.training = False
         try:
-            with _PythonReads(recorder, batch_range, shapes), recorder:
+            with _PythonReads(recorder, branches, shapes), recorder:
                 out = model(*args, **kwargs)
         finally:
             state.restore()

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 
 @dataclass
-class BatchRange:
-    """Batch sizes on which Python's comparisons came out as they did at `batch`.
+class Branches:
+    """What Python asked of sizes in a run at `batch`.
 
+    others: batch sizes at which a comparison would have come out otherwise, the nearest on either side.
     curved: whether a size was used in a way that follows the batch in no straight line, or perhaps not.
     """
 
     batch: int
-    low: int = 1
-    high: int | None = None
+    others: set[int] = field(default_factory=set)
     curved: bool = False
 
     def compared(self, gap: float, slope: int, compare: Callable[[Any, Any], bool]) -> None:
@@ -27,24 +27,21 @@ class BatchRange:
         if not slope or not math.isfinite(gap):
             return
         result, root = compare(gap, 0), self.batch - Fraction(gap) / slope
-        for b in range(math.floor(root) - 1, math.ceil(root) + 2):
-            if compare(gap + slope * (b - self.batch), 0) == result:
-                continue
-            if b > self.batch:
-                self.high = b - 1 if self.high is None else min(self.high, b - 1)
-            else:
-                self.low = max(self.low, b + 1)
+        around = range(math.floor(root) - 1, math.ceil(root) + 2)
+        flipped = [b for b in around if b > 0 and compare(gap + slope * (b - self.batch), 0) != result]
+        if flipped:
+            self.others.add(min(flipped, key=lambda b: abs(b - self.batch)))
 
 
 class WatchedSize(int):
     """A size that grows by `slope` with every sample of the batch."""
 
     slope: int
-    range: BatchRange
+    branches: Branches
 
-    def __new__(cls, value: int, slope: int, range: BatchRange) -> WatchedSize:
+    def __new__(cls, value: int, slope: int, branches: Branches) -> WatchedSize:
         size = super().__new__(cls, value)
-        size.slope, size.range = slope, range
+        size.slope, size.branches = slope, branches
         return size
 
     def __reduce__(self) -> Any:  # copies are plain numbers
@@ -53,7 +50,7 @@ class WatchedSize(int):
     __hash__ = int.__hash__
 
     def __neg__(self) -> WatchedSize:
-        return WatchedSize(-int(self), -self.slope, self.range)
+        return WatchedSize(-int(self), -self.slope, self.branches)
 
 
 def _slope(value: Any) -> int:
@@ -69,9 +66,9 @@ def _linear(name: str, turned: bool) -> Callable[[WatchedSize, Any], Any]:
         a, b = (other, self) if turned else (self, other)
         value = compute(int(a), int(b))
         if name == "mul":
-            self.range.curved |= bool(_slope(a) and _slope(b))
-            return WatchedSize(value, _slope(a) * int(b) + int(a) * _slope(b), self.range)
-        return WatchedSize(value, compute(_slope(a), _slope(b)), self.range)
+            self.branches.curved |= bool(_slope(a) and _slope(b))
+            return WatchedSize(value, _slope(a) * int(b) + int(a) * _slope(b), self.branches)
+        return WatchedSize(value, compute(_slope(a), _slope(b)), self.branches)
 
     return method
 
@@ -79,8 +76,8 @@ def _linear(name: str, turned: bool) -> Callable[[WatchedSize, Any], Any]:
 def _floor_divided(self: WatchedSize, other: Any) -> Any:
     value = int(self).__floordiv__(other)
     if isinstance(other, int) and other and not _slope(other) and not self.slope % other and not int(self) % other:
-        return WatchedSize(value, self.slope // other, self.range)
-    self.range.curved = True
+        return WatchedSize(value, self.slope // other, self.branches)
+    self.branches.curved = True
     return value
 
 
@@ -88,7 +85,7 @@ def _curved(name: str) -> Callable[[WatchedSize, Any], Any]:
     compute = getattr(int, name)
 
     def method(self: WatchedSize, other: Any) -> Any:
-        self.range.curved = True
+        self.branches.curved = True
         return compute(int(self), other)
 
     return method
@@ -100,7 +97,7 @@ def _comparison(name: str) -> Callable[[WatchedSize, Any], Any]:
     def method(self: WatchedSize, other: Any) -> Any:
         if not isinstance(other, (int, float)):
             return NotImplemented
-        self.range.compared(int(self) - other + 0, self.slope - _slope(other), compare)
+        self.branches.compared(int(self) - other + 0, self.slope - _slope(other), compare)
         return compare(int(self), other + 0 if not isinstance(other, WatchedSize) else int(other))
 
     return method
