@@ -404,7 +404,7 @@ def trace(
 
     Raises:
         PlanError: `free_outputs` names no output.
-        UntraceableError: `torch.export` cannot capture the model; names module, line and what to do.
+        UntraceableError: the model can neither be recorded nor exported; names module, line and what to do.
     """
     check_arguments(trace, locals())
     if not isinstance(model, nn.Module):

@@ -10,7 +10,7 @@ class MetapruneError(Exception):
 
 
 class UntraceableError(MetapruneError, RuntimeError):
-    """`torch.export` could not capture the model; names the module, the operator and what to change."""
+    """The model could be neither recorded nor exported; names the module, the operator and what to change."""
 
 
 class InputsError(MetapruneError, ValueError):

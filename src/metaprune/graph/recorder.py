@@ -212,6 +212,10 @@ class _PythonReads(TorchFunctionMode):
         elif self._branches is not None and (name in ("size", "numel") or (name == "__get__" and func == _SHAPE)):
             dim = args[1] if len(args) > 1 else (kwargs or {}).get("dim")
             return self._watched(args[0], result, dim, self._branches)
+        elif (
+            self._branches is not None and name == "__len__"
+        ):  # Python makes a plain number of it, whatever is returned
+            self._branches.curved |= isinstance(self._watched(args[0], result, 0, self._branches), WatchedSize)
         return result
 
     def _watched(self, tensor: Tensor, result: Any, dim: int | None, branches: Branches) -> Any:
