@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +52,11 @@ class Captured:
 
     def concrete(self, value: Any, batch: int | None = None) -> Any:
         """Shapes of a node's value as ints, at the example's batch or at `batch`."""
-        return concrete(value, batch_size(*self.example, self.batch_dim) if batch is None else batch)
+        return concrete(value, self._traced_batch if batch is None else batch)
+
+    @cached_property
+    def _traced_batch(self) -> int:
+        return batch_size(*self.example, self.batch_dim)
 
 
 def wrong_batch(batch: int, low: int, high: int | None) -> str:

@@ -59,7 +59,11 @@ def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, 
         raise
     except Exception as error:  # a model may raise anything on inputs that nobody gave
         raise CannotRecordError(f"it does not run on a batch of another size: {type(error).__name__}") from error
-    captured = _Builder(model, own, aliases, first, sizes, dim).build(inputs)
+    independent = _independent(first, second, batch, dim) if sizes else None
+    if independent is False:
+        independent = samples_are_independent(model, *inputs, dim)
+    example = (args, kwargs) if sizes and independent is not True else inputs
+    captured = _Builder(model, own, aliases, first, sizes, dim).build(example)
     if not agrees(captured, second.inputs, second.returned):
         raise CannotRecordError("what was recorded computes something else than the model")
     if not sizes:
@@ -68,11 +72,6 @@ def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, 
     captured.batch_range = _range(
         branches, lambda size: record_run(model, state, own, *with_batch(*inputs, size, dim)), captured
     )
-    independent = _independent(first, second, batch, dim)
-    if independent is False:
-        independent = samples_are_independent(model, *inputs, dim)
-    if independent is not True:
-        captured.example = (args, kwargs)
     if independent is False:
         captured.batch = None
         captured.batch_fixed = NO_BATCH.format(dim=dim)
