@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from metaprune.core.arguments import check_arguments, require_fits
+from metaprune.core.collection import without_collection
 from metaprune.core.errors import FixedBatchWarning, MetapruneError, PlanError, UncoveredOpWarning
 from metaprune.cost.analytic import CostModel, PredictMs
 from metaprune.cost.terms import cost_terms
@@ -413,13 +414,14 @@ def trace(
         raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
     args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
-    captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
-    training = capture_training(model, captured, batch_dim)
-    for graph in (captured, training) if training is not None else (captured,):
-        fuse_channel_shuffles(graph.graph)
-        unpack_projections(graph)
-    labelled = label_graph(captured, free_outputs, training)
-    network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
+    with without_collection():
+        captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
+        training = capture_training(model, captured, batch_dim)
+        for graph in (captured, training) if training is not None else (captured,):
+            fuse_channel_shuffles(graph.graph)
+            unpack_projections(graph)
+        labelled = label_graph(captured, free_outputs, training)
+        network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
     if captured.batch_fixed:
         warnings.warn(
             f"{captured.batch_fixed}: costs are of one call on the example inputs. If samples lie along another "
