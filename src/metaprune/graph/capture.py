@@ -6,6 +6,7 @@ fall-back. Both keep high-level operators: linear, conv2d, layer_norm, scaled_do
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from metaprune.graph.captured import Captured
 from metaprune.graph.exported import captured_from
 from metaprune.graph.exporting import Exported, export_once, export_program
 from metaprune.graph.interpret import agrees
-from metaprune.graph.recorded import record
+from metaprune.graph.recorded import record, record_training
 from metaprune.graph.recorder import CannotRecordError
 from metaprune.graph.transformers_models import as_traced
 
@@ -89,9 +90,9 @@ def _computes_the_same(model: nn.Module, captured: Captured, batch: int = 0) -> 
 
 
 def capture_training(model: nn.Module, captured: Captured, batch_dim: int = 0) -> Captured | None:
-    """Export `model` in train mode where `captured` leaves parameters unused: auxiliary heads, say, that only train.
+    """Capture `model` in train mode where `captured` leaves parameters unused: auxiliary heads, say, that only train.
 
-    None: all are used, or train mode cannot be exported.
+    None: all are used, or train mode cannot be captured.
     """
     unused = {
         captured.sources[n.name]
@@ -100,13 +101,13 @@ def capture_training(model: nn.Module, captured: Captured, batch_dim: int = 0) -
     }
     if not any(isinstance(captured.tensors[name], nn.Parameter) for name in unused):
         return None
-    with untouched(model), as_traced(model, captured.example[1]):
+    with as_traced(model, captured.example[1]), untouched(model) as state:
+        with contextlib.suppress(CannotRecordError):
+            return record_training(model, state, *captured.example, batch_dim)
         for module in model.modules():
             module.training = True
         try:
             program = export_once(model, *captured.example, batch_dim)
         except Exception:  # torch.export raises many unrelated classes
             return None
-    return captured_from(Exported(program, captured.example), batch_dim)
-
     return captured_from(Exported(program, captured.example), batch_dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,42 +40,81 @@ def record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, A
     return captured
 
 
+def record_training(
+    model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, Any], batch_dim: int
+) -> Captured:
+    """Record a model in train mode, for its labels: what it draws and writes makes no difference to those.
+
+    Raises:
+        CannotRecordError: see `record`.
+    """
+    runs = _Runs(model, state, args, kwargs, batch_dim, _BATCH, training=True)
+    return runs.build(runs.inputs)
+
+
 def _record(model: nn.Module, state: ModelState, args: tuple, kwargs: dict[str, Any], dim: int, batch: int) -> Captured:
-    own, aliases = _unique_tensors(model)
-    inputs = with_batch(args, kwargs, batch, dim)
-    if not batch_size(args, kwargs, dim):
-        batch = 0
-    branches = Branches(batch + 1)
-    try:
-        first = record_run(model, state, own, *inputs)
-        others = varied(*with_batch(*inputs, batch + 1, dim), dim, kept=batch - 1)
-        second = record_run(model, state, own, *others, branches, first)
-        moved = moved_integers(first, second)
-        sizes = {place: BatchedSize(y - x, x - batch * (y - x)) for place, (x, y) in moved.items()}
-        if branches.curved or any(size.offset for size in sizes.values()):
-            third = record_run(model, state, own, *with_batch(*inputs, batch + _FURTHER, dim))
-            _check_straight(sizes, moved_integers(first, third), batch + _FURTHER)
-    except CannotRecordError:
-        raise
-    except Exception as error:  # a model may raise anything on inputs that nobody gave
-        raise CannotRecordError(f"it does not run on a batch of another size: {type(error).__name__}") from error
-    independent = _independent(first, second, batch, dim) if sizes else None
+    runs = _Runs(model, state, args, kwargs, dim, batch)
+    independent = _independent(runs) if runs.sizes else None
     if independent is False:
-        independent = samples_are_independent(model, *inputs, dim)
-    example = (args, kwargs) if sizes and independent is not True else inputs
-    captured = _Builder(model, own, aliases, first, sizes, dim).build(example)
-    if not agrees(captured, second.inputs, second.returned):
+        independent = samples_are_independent(model, *runs.inputs, dim)
+    captured = runs.build((args, kwargs) if runs.sizes and independent is not True else runs.inputs)
+    if not agrees(captured, runs.second.inputs, runs.second.returned):
         raise CannotRecordError("what was recorded computes something else than the model")
-    if not sizes:
-        return captured
-    captured.varies, captured.batch = True, BatchedSize()
-    captured.batch_range = _range(
-        branches, lambda size: record_run(model, state, own, *with_batch(*inputs, size, dim)), captured
-    )
+    if runs.sizes:
+        captured.varies, captured.batch = True, BatchedSize()
+        captured.batch_range = _range(runs, captured)
     if independent is False:
         captured.batch = None
         captured.batch_fixed = NO_BATCH.format(dim=dim)
     return captured
+
+
+class _Runs:
+    """Two runs of a model on batches that differ by one sample, a third where needed, and what they tell of sizes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        state: ModelState,
+        args: tuple,
+        kwargs: dict[str, Any],
+        dim: int,
+        batch: int,
+        training: bool = False,
+    ):
+        self.model, self.dim, self.training = model, dim, training
+        self.batch = batch if batch_size(args, kwargs, dim) else 0
+        self.own, self.aliases = _unique_tensors(model)
+        self.inputs = with_batch(args, kwargs, batch, dim)
+        self.branches = Branches(self.batch + 1)
+        self._state = state
+        try:
+            self.first = self.run(*self.inputs)
+            others = varied(*with_batch(*self.inputs, self.batch + 1, dim), dim, kept=self.batch - 1)
+            self.second = self.run(*others, self.branches, self.first)
+            moved = moved_integers(self.first, self.second)
+            self.sizes = {p: BatchedSize(y - x, x - self.batch * (y - x)) for p, (x, y) in moved.items()}
+            if self.branches.curved or any(size.offset for size in self.sizes.values()):
+                self._check_straight(self.batch + _FURTHER)
+        except CannotRecordError:
+            raise
+        except Exception as error:  # a model may raise anything on inputs that nobody gave
+            raise CannotRecordError(f"it does not run on a batch of another size: {type(error).__name__}") from error
+
+    def run(self, args: tuple, kwargs: dict[str, Any], *watching: Any) -> Recording:
+        return record_run(self.model, self._state, self.own, args, kwargs, *watching, training=self.training)
+
+    def at(self, batch: int) -> Recording:
+        """Run on another batch of the same values."""
+        return self.run(*with_batch(*self.inputs, batch, self.dim))
+
+    def build(self, example: tuple[tuple, dict[str, Any]]) -> Captured:
+        return _Builder(self.model, self.own, self.aliases, self.first, self.sizes, self.dim).build(example)
+
+    def _check_straight(self, batch: int) -> None:
+        moved = moved_integers(self.first, self.at(batch))
+        if moved.keys() != self.sizes.keys() or any(self.sizes[p].at(batch) != y for p, (_, y) in moved.items()):
+            raise CannotRecordError("a size follows the batch in no straight line")
 
 
 def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,34 +132,30 @@ def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     return own, aliases
 
 
-def _check_straight(sizes: Mapping[Any, BatchedSize], moved: Mapping[Any, tuple[int, int]], batch: int) -> None:
-    if moved.keys() != sizes.keys() or any(sizes[place].at(batch) != y for place, (_, y) in moved.items()):
-        raise CannotRecordError("a size follows the batch in no straight line")
-
-
-def _range(branches: Branches, run: Callable[[int], Recording], captured: Captured) -> tuple[int, int | None]:
+def _range(runs: _Runs, captured: Captured) -> tuple[int, int | None]:
     """Find between which batch sizes the graph is right: Python may branch on them, which may make no difference."""
 
     def alike(size: int) -> bool:
         if size > _LARGEST_RUN:
             return False
         try:
-            recording = run(size)
+            recording = runs.at(size)
             return agrees(captured, recording.inputs, recording.returned)
         except Exception:  # a model may raise anything on inputs that nobody gave
             return False
 
-    smaller = sorted((n for n in branches.others if n < branches.batch), reverse=True)
-    larger = sorted(n for n in branches.others if n > branches.batch)
+    smaller = sorted((n for n in runs.branches.others if n < runs.branches.batch), reverse=True)
+    larger = sorted(n for n in runs.branches.others if n > runs.branches.batch)
     low = next((n + 1 for n in smaller if not alike(n)), 1)
     return low, next((n - 1 for n in larger if not alike(n)), None)
 
 
-def _independent(first: Recording, second: Recording, batch: int, dim: int) -> bool | None:
+def _independent(runs: _Runs) -> bool | None:
     """Whether the sample that both runs share came out alike; see `samples_are_independent`."""
+    batch, dim = runs.batch, runs.dim
     pairs = [
         (x, y)
-        for x, y in zip(first.returned, second.returned, strict=True)
+        for x, y in zip(runs.first.returned, runs.second.returned, strict=True)
         if is_batched(x, batch, dim) and is_batched(y, batch + 1, dim) and not x.is_complex()
     ]
     if not pairs:

@@ -105,6 +105,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.recording = recording
         self.module_path = module_path
+        self.forbids_writes = True
         self._known: dict[int, tuple[weakref.ref, Ref]] = {}
         self._count = 0
         self._held = {pointer for t in held if (pointer := _storage(t))}
@@ -157,7 +158,7 @@ class _Recorder(TorchDispatchMode):
         call_args, call_kwargs = self.refs(args), {n: self.refs(v) for n, v in kwargs.items()}
         for position, name in traits.writes:
             written = args[position] if position < len(args) else kwargs.get(name)
-            if isinstance(written, Tensor) and _storage(written) in self._held:
+            if self.forbids_writes and isinstance(written, Tensor) and _storage(written) in self._held:
                 raise CannotRecordError(f"{func} writes into the model's own tensor or an input")
         out = func(*args, **kwargs)
         depends = any(x in self._dependent for x in _refs_in((call_args, call_kwargs)))
@@ -276,12 +277,15 @@ def record_run(
     kwargs: dict[str, Any],
     branches: Branches | None = None,
     before: Recording | None = None,
+    *,
+    training: bool = False,
 ) -> Recording:
-    """Run the model once, in eval mode, and record it.
+    """Run the model once and record it.
 
     Args:
         state: to which the model is brought back afterwards.
         own: the model's tensors by name, each once.
+        training: run in train mode, where BatchNorm may write into buffers.
         branches: takes what Python asks of sizes that have grown since the run `before`, of one sample less.
 
     Raises:
@@ -304,8 +308,9 @@ def record_run(
         recorder = _Recorder(recording, held, path)
         shapes = {} if before is None else before.shapes(len(own))
         for module in model.modules():
-            module.training = False
+            module.training = training
         try:
+            recorder.forbids_writes = not training
             with _PythonReads(recorder, branches, shapes), recorder:
                 out = model(*args, **kwargs)
         finally:
