@@ -1,32 +1,69 @@
-"""BatchNorm statistics of one structure: those of training are of all structures at once and fit none."""
+"""BatchNorm statistics of one structure: those of a supernet's training are of all structures at once and fit none.
+
+Where a dense network has statistics, a cut one gets those, moved by what the cut changed on the same batches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metaprune.elastic.program import Program, ProgramAtWidths, Step, Weight
 from metaprune.graph.capture import op_name
 
-_MEAN, _VARIANCE, _TRAINING, _MOMENTUM = 3, 4, 5, 6  # arguments of aten.batch_norm
+_MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 3, 4, 5, 6, 7  # arguments of aten.batch_norm
+
+
+@dataclass(frozen=True)
+class DenseStatistics:
+    """BatchNorm statistics of the dense network, by buffer name, at the widths of the structure that is calibrated.
+
+    running: what training left.
+    measured: the averages over the calibration batches.
+    """
+
+    running: Mapping[str, Tensor]
+    measured: Mapping[str, Tensor]
+
+
+def moved_mean(running: Tensor, dense: Tensor, cut: Tensor) -> Tensor:
+    """Move a dense running mean by what the cut changed; `dense` and `cut` are means over the same batches."""
+    return running + (cut - dense)
+
+
+def moved_variance(running: Tensor, dense: Tensor, cut: Tensor, eps: float) -> Tensor:
+    """Move a dense running variance by what the cut changed; `dense` and `cut` are variances over the same batches.
+
+    It shrinks in proportion, so that it stays positive. It grows by the difference at most: in proportion, a channel
+    that is silent on these batches and not in training would explode. `eps` is the layer's own.
+    """
+    share = (running + eps) / (dense + eps)
+    share = torch.where(cut > dense, share.clamp(max=1), share)
+    return (running + (cut - dense) * share).clamp(min=0)
 
 
 def calibrated(
     program: Program,
     at_widths: ProgramAtWidths,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Tensor],
     batches: Iterable[tuple[tuple, dict[str, Any]]],
     switchable: frozenset[str],
-) -> dict[str, torch.Tensor]:
+    dense: DenseStatistics | None = None,
+) -> dict[str, Tensor]:
     """Return `tensors` (of the shapes at these widths) with the mean of the batches' statistics as running statistics.
 
     Every batch counts the same, whatever the order: an exponential average from reset values would leave 0.9^n of
     them (the 2019 code: 12% after 20 batches). Dropout stays off. Networks without BatchNorm come back as they are.
 
+    With `dense`, its running statistics are moved by what differs from the dense network on the same batches. These
+    need not be augmented as in training, one is enough, and the dense network itself comes back as it is.
+
     Args:
-        batches: (args, kwargs) of the network.
+        batches: (args, kwargs) of the network; those of `dense.measured`, where it is given.
         switchable: nodes that follow the training flag (`Network.switchable`).
     """
     norms = [s for s in at_widths.steps if s.node.name in switchable and op_name(s.target) == "batch_norm"]
@@ -46,4 +83,17 @@ def calibrated(
         for args, kwargs in batches if norms else ():
             count += 1
             program.run(at_widths, updated, args, kwargs, call)
-    return updated
+    return updated if dense is None else {**updated, **_moved(norms, updated, dense)}
+
+
+def _moved(norms: list[Step], measured: Mapping[str, Tensor], dense: DenseStatistics) -> dict[str, Tensor]:
+    moved: dict[str, Tensor] = {}
+    for step in norms:
+        mean, variance = step.args[_MEAN], step.args[_VARIANCE]
+        if isinstance(mean, Weight):
+            n = mean.name
+            moved[n] = moved_mean(dense.running[n], dense.measured[n], measured[n])
+        if isinstance(variance, Weight):
+            n = variance.name
+            moved[n] = moved_variance(dense.running[n], dense.measured[n], measured[n], step.args[_EPS])
+    return moved

@@ -219,7 +219,8 @@ def prune_prepared(
     figures = {"dense": _figures(network.model, prepared), "cut": _figures(pruned.model, prepared)}
     with phases("recover"):
         folder = None if checkpoint_dir is None else checkpoint_dir / "recover"
-        history = _recovered(pruned, prepared, recovery, rng.child("recover"), folder)
+        own_weights = proposal.weights is not None
+        history = _recovered(pruned, prepared, recovery, rng.child("recover"), folder, own_weights)
         if history is not None:
             figures["recovered"] = _figures(pruned.model, prepared)
     record = _record(prepared, pruned, proposal, recovery, figures, history, phases)
@@ -267,12 +268,20 @@ def _record(
 
 
 def _recovered(
-    pruned: Pruned, prepared: Prepared, recovery: RecoverConfig, rng: Rng, checkpoint_dir: Path | None
+    pruned: Pruned,
+    prepared: Prepared,
+    recovery: RecoverConfig,
+    rng: Rng,
+    checkpoint_dir: Path | None,
+    own_weights: bool,
 ) -> dict[str, Any] | None:
-    """Recover `pruned.model` in place; the training history, or None if nothing was asked for."""
+    """Recover `pruned.model` in place; the training history, or None if nothing was asked for.
+
+    own_weights: the method made weights that need not come from the original's, nor their statistics.
+    """
     if prepared.own_loop is None and (prepared.data is None or recovery.kind == "none"):
         return None
-    network = pruned.network
+    network, alive = pruned.network, pruned.network.survivors(pruned.plan)
     masks = network.at(pruned.plan).masks(pruned.masks)
     with held_at_zero(pruned.model, masks):
         if prepared.own_loop is not None:
@@ -291,6 +300,7 @@ def _recovered(
             checkpoint_dir=checkpoint_dir,
             identity=identity,
             initialise=_initialiser(pruned, masks, rng),
+            to_size=None if own_weights else lambda tensors: network.sliced(alive, tensors=tensors),
         )
     return history.to_dict()
 
