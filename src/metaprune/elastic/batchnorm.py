@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaprune.elastic.program import Program, ProgramAtWidths, Step, Weight
+from metaprune.elastic.program import Program, ProgramAtWidths, Step, Tensors, Weight
 from metaprune.graph.capture import op_name
 
-_MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 3, 4, 5, 6, 7  # arguments of aten.batch_norm
+_SCALE, _MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 1, 3, 4, 5, 6, 7  # arguments of aten.batch_norm
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,36 @@ def moved_variance(running: Tensor, dense: Tensor, cut: Tensor, eps: float) -> T
     share = (running + eps) / (dense + eps)
     share = torch.where(cut > dense, share.clamp(max=1), share)
     return (running + (cut - dense) * share).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A step of BatchNorm over running statistics: the names of its tensors."""
+
+    mean: str
+    variance: str
+    scale: str | None
+    eps: float
+
+    @classmethod
+    def of(cls, step: Step) -> Norm | None:
+        """Read a step of aten.batch_norm; None where its statistics are no tensors of the model."""
+        scale, mean, variance = step.args[_SCALE], step.args[_MEAN], step.args[_VARIANCE]
+        if not isinstance(mean, Weight) or not isinstance(variance, Weight):
+            return None
+        return cls(mean.name, variance.name, scale.name if isinstance(scale, Weight) else None, step.args[_EPS])
+
+    def factor(self, tensors: Tensors) -> Tensor:
+        """What a channel is multiplied by, [channels]."""
+        root = (tensors[self.variance] + self.eps).rsqrt()
+        return root if self.scale is None else root * tensors[self.scale]
+
+    def move(self, running: Tensors, dense: tuple[Tensor, Tensor], cut: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Move dense running statistics by what differs between two (mean, variance) over the same batches; by name."""
+        return {
+            self.mean: moved_mean(running[self.mean], dense[0], cut[0]),
+            self.variance: moved_variance(running[self.variance], dense[1], cut[1], self.eps),
+        }
 
 
 def calibrated(
@@ -88,12 +118,7 @@ def calibrated(
 
 def _moved(norms: list[Step], measured: Mapping[str, Tensor], dense: DenseStatistics) -> dict[str, Tensor]:
     moved: dict[str, Tensor] = {}
-    for step in norms:
-        mean, variance = step.args[_MEAN], step.args[_VARIANCE]
-        if isinstance(mean, Weight):
-            n = mean.name
-            moved[n] = moved_mean(dense.running[n], dense.measured[n], measured[n])
-        if isinstance(variance, Weight):
-            n = variance.name
-            moved[n] = moved_variance(dense.running[n], dense.measured[n], measured[n], step.args[_EPS])
+    for norm in filter(None, map(Norm.of, norms)):
+        before, after = ((of[norm.mean], of[norm.variance]) for of in (dense.measured, measured))
+        moved |= norm.move(dense.running, before, after)
     return moved

@@ -116,7 +116,7 @@ class Gated:
 
         def call(step: Step, a: list, k: dict) -> Any:
             for place in self.carriers.get(step.node.name, ()):
-                operand = _operand(place, a, k)
+                operand = operand_at(place, a, k)
                 gate = product_of(values.T, place.slots).T  # [samples, rows]
                 dim, first = place.where.dim % operand.dim(), self._samples[_node_at(step.node, place.where)]
                 shape = [1] * operand.dim()
@@ -197,7 +197,7 @@ def _label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
 
 def _multiply(at: Place, args: list, kwargs: dict, gate: Tensor) -> None:
     """Multiply one operand of a call along one dimension, in `args` or `kwargs`."""
-    operand = _operand(at, args, kwargs)
+    operand = operand_at(at, args, kwargs)
     dim = at.where.dim % operand.dim()
     _replace(at, args, kwargs, operand * gate.to(operand.dtype).reshape(-1, *[1] * (operand.dim() - 1 - dim)))
 
@@ -206,7 +206,8 @@ def _holder(at: Place, args: list, kwargs: dict) -> tuple[Any, Any]:
     return (args, at.number) if at.number < len(args) else (kwargs, at.where.argument)
 
 
-def _operand(at: Place, args: list, kwargs: dict) -> Tensor:
+def operand_at(at: Place, args: list, kwargs: dict) -> Tensor:
+    """Return the operand of a call that a place names."""
     holder, key = _holder(at, args, kwargs)
     return holder[key] if at.where.position is None else holder[key][at.where.position]
 
