@@ -35,8 +35,8 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "magnitude (L2)": ("magnitude", {"p": 2}),
     "magnitude (L2), isomorphic": ("magnitude", {"p": 2, "scope": "isomorphic"}),
     "BN scale": ("bn_scale", {}),
-    "Taylor": ("taylor", {}),
-    "Taylor, 5 steps": ("taylor", {"steps": 5, "batches": 2}),
+    "Taylor by batch": ("taylor_batch", {}),
+    "Taylor by batch, 5 steps": ("taylor_batch", {"steps": 5, "batches": 2}),
 }
 
 

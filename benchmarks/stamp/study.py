@@ -259,7 +259,7 @@ class Study:
         data, model = self.target(name, seed)
         network, began = mp.trace(model, torch.zeros(2, *self.shape)), time.process_time()
         train(model, data, self.tuned(data), rng=Rng(seed).child("dense"), progress=False)
-        plan = create_method("taylor").propose(PruneTask(network, data), Budget(params=budget), Rng(seed)).plan
+        plan = create_method("taylor_batch").propose(PruneTask(network, data), Budget(params=budget), Rng(seed)).plan
         full, spent = 3.0 * network.cost().macs * BATCH * (STEPS + 10), time.process_time() - began
         return self.trained(model, data, Given(plan), seed) | {
             "dense_macs": full,

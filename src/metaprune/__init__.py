@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from metaprune._version import __version__
 
 _HOME = {
+    "Calibration": "metaprune.calibration.calibrate",
+    "calibrate": "metaprune.calibration.calibrate",
     "CollapseWarning": "metaprune.core.errors",
     "ConfigError": "metaprune.core.errors",
     "DataError": "metaprune.core.errors",
@@ -80,6 +82,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from metaprune.calibration.calibrate import Calibration, calibrate
     from metaprune.core.errors import (
         CollapseWarning,
         ConfigError,
@@ -138,6 +141,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseMethod",
     "Budget",
+    "Calibration",
     "Classification",
     "CollapseWarning",
     "ConfigError",
@@ -190,6 +194,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "as_data",
+    "calibrate",
     "cut",
     "fit",
     "load",

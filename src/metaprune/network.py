@@ -21,7 +21,7 @@ from metaprune.core.collection import without_collection
 from metaprune.core.errors import FixedBatchWarning, MetapruneError, PlanError, UncoveredOpWarning
 from metaprune.cost.analytic import CostModel, PredictMs
 from metaprune.cost.terms import cost_terms
-from metaprune.elastic.batchnorm import calibrated
+from metaprune.elastic.batchnorm import DenseStatistics, calibrated
 from metaprune.elastic.gated import Gated
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import CallStep, Program, ProgramAtWidths
@@ -351,10 +351,23 @@ class NetworkAtWidths:
         return self.network.sliced(self.survivors, tensors=copied)
 
     def calibrated(
-        self, tensors: Mapping[str, torch.Tensor], batches: Iterable[tuple[tuple, dict[str, Any]]]
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        batches: Iterable[tuple[tuple, dict[str, Any]]],
+        measured: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return `tensors` of these widths with BatchNorm statistics from (args, kwargs) batches."""
-        return calibrated(self.network.program, self.program(), tensors, batches, self.network.switchable)
+        """Return `tensors` of these widths with BatchNorm statistics from (args, kwargs) batches.
+
+        Args:
+            measured: what the full network gives on the same batches, `net.at().calibrated(net.tensors, batches)`. The
+                network's running statistics are then moved by what differs from it: the full network comes back as it
+                is. Only for weights that come from the network's own.
+        """
+        network = self.network
+        dense = None
+        if measured is not None:
+            dense = DenseStatistics(self.tensors, network.sliced(self.survivors, tensors=measured))
+        return calibrated(network.program, self.program(), tensors, batches, network.switchable, dense)
 
     def cost(self, *, batch: int = 1, masks: Mapping[str, torch.Tensor] | None = None) -> Cost:
         """Compute the exact cost; see `Network.cost`."""

@@ -81,3 +81,21 @@ def test_another_structure_of_inputs_is_refused(network, x):
 
     with pytest.raises(PlanError, match=r"was traced with .* but was called with"):
         network.run(x, x)
+
+
+def test_batchnorm_of_the_full_network_comes_back_as_it_is_where_the_dense_statistics_are_known(network, x):
+    batches, full = [((x[:3],), {}), ((x[3:],), {})], network.at()
+    measured = full.calibrated(network.tensors, batches)
+    again = full.calibrated(network.tensors, batches, measured)
+    norms = [n for n in network.tensors if n.endswith(("running_mean", "running_var"))]
+    assert norms and all(torch.equal(again[n], network.tensors[n]) for n in norms)
+    assert not any(torch.equal(measured[n], network.tensors[n]) for n in norms)
+
+
+def test_batchnorm_of_a_cut_network_is_moved_from_the_dense_statistics(network, x):
+    batches, at = [((x,), {})], network.at(random_plan(network.space, 0.6, seed=1))
+    measured = network.at().calibrated(network.tensors, batches)
+    plain, moved = at.calibrated(at.tensors, batches), at.calibrated(at.tensors, batches, measured)
+    dense = network.sliced(at.survivors, tensors=measured)
+    for name in (n for n in plain if n.endswith("running_mean")):
+        torch.testing.assert_close(moved[name], at.tensors[name] + plain[name] - dense[name])

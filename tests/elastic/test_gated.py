@@ -84,3 +84,36 @@ def test_gradient_of_every_gate(name):
         expected = (moved[0] - moved[1]) / (2 * step)
         assert abs(float(gradient[channel]) - expected) <= 1e-4 * max(1.0, abs(expected)), network.space.groups[g].name
         assert (gradient != 0).any(), network.space.groups[g].name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gates_by_sample_are_the_cut_of_every_sample(name):
+    model, args, kwargs = build(name)
+    model, args, kwargs = perturb(model).double(), doubles(args), doubles(kwargs)
+    network = trace(model, args, kwargs)
+    plan = random_plan(network.space, 0.5, seed=1)
+    gates = torch.from_numpy(np.concatenate(plan.masks(network.space))).double().expand(2, -1)
+    with torch.no_grad():
+        found = first(network.gated.run_by_sample(network.tensors, gates, args, kwargs))
+        expected = first(network.run(*args, plan=plan, **kwargs))
+    assert torch.linalg.vector_norm(found - expected) <= 1e-10 * torch.linalg.vector_norm(expected)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "tv_shufflenet"])
+def test_gradients_by_sample_are_those_of_samples_on_their_own(name):
+    model, args, kwargs = build(name)
+    model, args = perturb(model).double(), doubles(args)
+    network = trace(model, args, kwargs)
+    tensors = {n: t.detach() for n, t in network.tensors.items()}
+
+    def gradient(x, samples):
+        gates = torch.ones(samples, int(network.space.widths.sum()), dtype=torch.float64, requires_grad=True)
+        output = first(network.gated.run_by_sample(tensors, gates, (x,), kwargs))
+        return torch.autograd.grad(output[:, 0].sum(), gates)[0]
+
+    (x,) = args
+    found = gradient(x, len(x))
+    for i in range(len(x)):
+        ones = [torch.ones(int(w), dtype=torch.float64, requires_grad=True) for w in network.space.widths]
+        output = first(network.gated.run(tensors, ones, (x[i : i + 1].repeat(2, 1, 1, 1),), kwargs))
+        torch.testing.assert_close(found[i], torch.cat(torch.autograd.grad(output[0, 0], ones)))

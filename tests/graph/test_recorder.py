@@ -1,4 +1,4 @@
-"""The recorder: what it captures is right on other batches and values, and what it cannot capture soundly it refuses."""
+"""The recorder: right on other batches and values, and what it cannot capture soundly it refuses."""
 
 import copy
 

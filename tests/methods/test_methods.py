@@ -66,6 +66,10 @@ class TestTaylorSteps(MethodSuite):
     kinds = ("cnn",)
 
 
+class TestTaylorBatch(MethodSuite):
+    method, options = "taylor_batch", {"batches": 2}
+
+
 class TestGates(MethodSuite):
     method, options = "gates", {"steps": 3, "batch_size": 32}
 

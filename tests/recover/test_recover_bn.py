@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 from train_fakes import FakeData, FakeSplit, blobs, cnn, mlp, same, weights
 
+import metaprune as mp
 from metaprune.core.errors import DataError, NoEffectWarning
 from metaprune.core.rng import Rng
+from metaprune.elastic.batchnorm import moved_variance
 from metaprune.recover.bn_recalibrate import recalibrate_batchnorm
 from metaprune.recover.run import recover
 
@@ -128,3 +131,48 @@ def test_recover_bn_needs_a_train_split():
     assert not torch.equal(model[1].running_mean, torch.full((16,), 7.0))
     with pytest.raises(DataError, match="train split"):
         recover(model, None, FakeData(None), "bn", rng=Rng(0))
+
+
+def trained_statistics(model, split, batches=8):
+    """Give BatchNorm the statistics of noisy (augmented) batches, as a training leaves them."""
+    recalibrate_batchnorm(model, [(x + 0.3 * torch.randn_like(x), None) for x in split.inputs.split(8)[:batches]])
+    return model.eval()
+
+
+def test_an_uncut_network_keeps_its_statistics():
+    torch.manual_seed(0)
+    split = blobs(64, shape=(3, 6, 6))
+    dense = trained_statistics(cnn(), split)
+    before = weights(dense)
+    again, plain = copy.deepcopy(dense), copy.deepcopy(dense)
+    recalibrate_batchnorm(again, split, batch_size=16, dense=dense)
+    recalibrate_batchnorm(plain, split, batch_size=16)
+    for name in ("1.running_mean", "1.running_var", "4.running_mean", "4.running_var"):
+        assert torch.equal(again.state_dict()[name], before[name])
+        assert not torch.equal(plain.state_dict()[name], before[name])
+    assert same(weights(dense), before)
+
+
+def test_a_cut_network_gets_the_dense_statistics_moved_by_what_the_cut_changed():
+    torch.manual_seed(0)
+    split = blobs(64, shape=(3, 6, 6))
+    dense = trained_statistics(cnn(), split)
+    network = mp.trace(dense, torch.zeros(2, 3, 6, 6))
+    result = mp.prune(dense, torch.zeros(2, 3, 6, 6), budget="macs=60%", data=FakeData(split, split), recover="bn")
+    alive = network.survivors(result.plan)
+    dense_measured, cut_measured = copy.deepcopy(dense), copy.deepcopy(result.model)
+    batches = list(split.batches(64, rng=Rng(0).child("recover", "bn")))  # all samples are one batch
+    for model in (dense_measured, cut_measured):
+        recalibrate_batchnorm(model, batches)
+    sliced = [network.sliced(alive, tensors=m.state_dict()) for m in (dense, dense_measured)]
+    for name in ("1.running_mean", "4.running_mean"):
+        expected = sliced[0][name] + cut_measured.state_dict()[name] - sliced[1][name]
+        torch.testing.assert_close(result.model.state_dict()[name], expected)
+    assert not torch.allclose(result.model.state_dict()["4.running_var"], cut_measured.state_dict()["4.running_var"])
+
+
+def test_moved_variances_stay_positive_and_do_not_explode():
+    running, dense, cut = torch.tensor([[1.0, 1.0, 0.0, 1.0], [2.0, 0.0, 0.0, 1.0], [1.0, 1e-3, 1.0, 1.0]])
+    moved = moved_variance(running, dense, cut, 1e-5)
+    torch.testing.assert_close(moved, torch.tensor([0.5, 1.001, 1.0, 1.0]), rtol=1e-4, atol=1e-5)
+    assert (moved_variance(running, dense + 100, torch.zeros(4), 1e-5) >= 0).all()

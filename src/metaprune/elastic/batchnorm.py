@@ -1,32 +1,99 @@
-"""BatchNorm statistics of one structure: those of training are of all structures at once and fit none."""
+"""BatchNorm statistics of one structure: those of a supernet's training are of all structures at once and fit none.
+
+Where a dense network has statistics, a cut one gets those, moved by what the cut changed on the same batches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from metaprune.elastic.program import Program, ProgramAtWidths, Step, Weight
+from metaprune.elastic.program import Program, ProgramAtWidths, Step, Tensors, Weight
 from metaprune.graph.captured import op_name
 
-_MEAN, _VARIANCE, _TRAINING, _MOMENTUM = 3, 4, 5, 6  # arguments of aten.batch_norm
+_SCALE, _MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 1, 3, 4, 5, 6, 7  # arguments of aten.batch_norm
+
+
+@dataclass(frozen=True)
+class DenseStatistics:
+    """BatchNorm statistics of the dense network, by buffer name, at the widths of the structure that is calibrated.
+
+    running: what training left.
+    measured: the averages over the calibration batches.
+    """
+
+    running: Mapping[str, Tensor]
+    measured: Mapping[str, Tensor]
+
+
+def moved_mean(running: Tensor, dense: Tensor, cut: Tensor) -> Tensor:
+    """Move a dense running mean by what the cut changed; `dense` and `cut` are means over the same batches."""
+    return running + (cut - dense)
+
+
+def moved_variance(running: Tensor, dense: Tensor, cut: Tensor, eps: float) -> Tensor:
+    """Move a dense running variance by what the cut changed; `dense` and `cut` are variances over the same batches.
+
+    It shrinks in proportion, so that it stays positive. It grows by the difference at most: in proportion, a channel
+    that is silent on these batches and not in training would explode. `eps` is the layer's own.
+    """
+    share = (running + eps) / (dense + eps)
+    share = torch.where(cut > dense, share.clamp(max=1), share)
+    return (running + (cut - dense) * share).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A step of BatchNorm over running statistics: the names of its tensors."""
+
+    mean: str
+    variance: str
+    scale: str | None
+    eps: float
+
+    @classmethod
+    def of(cls, step: Step) -> Norm | None:
+        """Read a step of aten.batch_norm; None where its statistics are no tensors of the model."""
+        scale, mean, variance = step.args[_SCALE], step.args[_MEAN], step.args[_VARIANCE]
+        if not isinstance(mean, Weight) or not isinstance(variance, Weight):
+            return None
+        return cls(mean.name, variance.name, scale.name if isinstance(scale, Weight) else None, step.args[_EPS])
+
+    def factor(self, tensors: Tensors) -> Tensor:
+        """What a channel is multiplied by, [channels]."""
+        root = (tensors[self.variance] + self.eps).rsqrt()
+        return root if self.scale is None else root * tensors[self.scale]
+
+    def move(self, running: Tensors, dense: tuple[Tensor, Tensor], cut: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Move dense running statistics by what differs between two (mean, variance) over the same batches; by name."""
+        return {
+            self.mean: moved_mean(running[self.mean], dense[0], cut[0]),
+            self.variance: moved_variance(running[self.variance], dense[1], cut[1], self.eps),
+        }
 
 
 def calibrated(
     program: Program,
     at_widths: ProgramAtWidths,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Tensor],
     batches: Iterable[tuple[tuple, dict[str, Any]]],
     switchable: frozenset[str],
-) -> dict[str, torch.Tensor]:
+    dense: DenseStatistics | None = None,
+) -> dict[str, Tensor]:
     """Return `tensors` (of the shapes at these widths) with the mean of the batches' statistics as running statistics.
 
     Every batch counts the same, whatever the order: an exponential average from reset values would leave 0.9^n of
     them (the 2019 code: 12% after 20 batches). Dropout stays off. Networks without BatchNorm come back as they are.
 
+    With `dense`, its running statistics are moved by what differs from the dense network on the same batches. These
+    need not be augmented as in training, one is enough, and the dense network itself comes back as it is.
+
     Args:
-        batches: (args, kwargs) of the network.
+        batches: (args, kwargs) of the network; those of `dense.measured`, where it is given.
         switchable: nodes that follow the training flag (`Network.switchable`).
     """
     norms = [s for s in at_widths.steps if s.node.name in switchable and op_name(s.target) == "batch_norm"]
@@ -46,4 +113,12 @@ def calibrated(
         for args, kwargs in batches if norms else ():
             count += 1
             program.run(at_widths, updated, args, kwargs, call)
-    return updated
+    return updated if dense is None else {**updated, **_moved(norms, updated, dense)}
+
+
+def _moved(norms: list[Step], measured: Mapping[str, Tensor], dense: DenseStatistics) -> dict[str, Tensor]:
+    moved: dict[str, Tensor] = {}
+    for norm in filter(None, map(Norm.of, norms)):
+        before, after = ((of[norm.mean], of[norm.variance]) for of in (dense.measured, measured))
+        moved |= norm.move(dense.running, before, after)
+    return moved

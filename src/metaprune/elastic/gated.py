@@ -3,6 +3,8 @@
 A gate acts once, where its channel is consumed: where an operator reads a channel that its result no longer has. A
 convolution's gates multiply its weight [out, in, ...] along `in`, a product of activations its first factor; statistics
 over channels are weighted by the gates. With gates of 0 and 1 that is the masked network, and so the cut one.
+
+Gates of every sample's own multiply the activation that carries the channels, in place of the weight that reads them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from metaprune.elastic.program import Program, Step
 from metaprune.graph.call import Consumed, Fact, Survivors, alias_kind, bound_arguments
 from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.labelling import Labelled
+from metaprune.graph.shapes import BatchedSize, TensorValue
 from metaprune.values import Space
 
 
@@ -72,6 +75,13 @@ class Gated:
         for group, first in zip(space, np.cumsum([0, *self.widths]), strict=False):
             self._slot_of[group.atoms] = first + np.arange(group.width)
         self.places = {node.name: places for node in captured.graph.nodes if (places := self._places(node))}
+        weights = _made_of_weights(captured)
+        self.carriers = {
+            node.name: carriers
+            for node in captured.graph.nodes
+            if (carriers := [c for p in self.places.get(node.name, ()) if (c := self._carrier(node, p, weights))])
+        }
+        self._samples = {n: _sample_dimension(n) if captured.batch is not None else None for n in captured.graph.nodes}
 
     def run(
         self,
@@ -93,6 +103,52 @@ class Gated:
 
         whole = self._program.at(key="full", training=training)
         return self._program.run(whole, tensors, args, dict(kwargs), call)
+
+    def run_by_sample(
+        self, tensors: Mapping[str, Tensor], gates: Tensor, args: tuple, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run the network at full size under `gates` [samples, channels of all groups], one after the other.
+
+        Differentiable in `gates`: as no sample reads another, the gradient of a sum over samples is every sample's own.
+        Where the batch is fixed, `samples` is 1: the whole batch is one.
+        """
+        values = torch.cat([gates, gates.new_ones(len(gates), 1)], dim=1)
+        alive = SoftSurvivors(self._labelled, self._slot_of, values[0].detach())
+
+        def call(step: Step, a: list, k: dict) -> Any:
+            for place in self.carriers.get(step.node.name, ()):
+                operand = operand_at(place, a, k)
+                gate = product_of(values.T, place.slots).T  # [samples, rows]
+                dim, first = place.where.dim % operand.dim(), self._samples[_node_at(step.node, place.where)]
+                shape = [1] * operand.dim()
+                shape[dim] = gate.shape[1]
+                if first is not None and len(gates) > 1:
+                    gate = gate.repeat_interleave(operand.shape[first] // len(gates), dim=0)
+                    shape[first] = len(gate)
+                    gate = gate if first < dim else gate.T
+                else:
+                    gate = gate.mean(dim=0)
+                _replace(place, a, k, operand * gate.to(operand.dtype).reshape(shape))
+            return run_step(step, self._labelled.facts[step.node.name], a, k, alive)
+
+        return self._program.run(self._program.at(key="full"), tensors, args, dict(kwargs), call)
+
+    def _carrier(self, node: fx.Node, place: Place, weights: set[fx.Node]) -> Place | None:
+        """The activation that carries what `place` consumes: its operand, or the one that its weight multiplies.
+
+        None where there is none of these channels, as the hidden state inside an RNN.
+        """
+        if _node_at(node, place.where) not in weights:
+            return place
+        consumed = place.slots[place.slots != self._none]
+        for number, (argument, value) in enumerate(bound_arguments(node).items()):
+            if not isinstance(value, fx.Node) or value in weights:
+                continue
+            for dim, label in enumerate(self._labelled.facts[value.name].labels[0] or []):
+                slots = self.slots(label)
+                if slots is not None and np.isin(consumed, slots).all():
+                    return Place(Consumed(argument, dim), number, np.where(np.isin(slots, consumed), slots, self._none))
+        return None
 
     def _places(self, node: fx.Node) -> list[Place]:
         """Where `node` consumes channels."""
@@ -136,20 +192,54 @@ class Gated:
 
 
 def _label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
-    value = bound_arguments(node)[where.argument]
-    value = value if where.position is None else value[where.position]
-    labels = labelled.facts[value.name].labels[0]
+    labels = labelled.facts[_node_at(node, where).name].labels[0]
     return None if labels is None else labels[where.dim]
 
 
 def _multiply(at: Place, args: list, kwargs: dict, gate: Tensor) -> None:
     """Multiply one operand of a call along one dimension, in `args` or `kwargs`."""
-    where = at.where
-    holder: Any = args if at.number < len(args) else kwargs
-    key: Any = at.number if at.number < len(args) else where.argument
-    operand = holder[key] if where.position is None else holder[key][where.position]
-    dim = where.dim % operand.dim()
-    product = operand * gate.to(operand.dtype).reshape(-1, *[1] * (operand.dim() - 1 - dim))
-    if where.position is not None:
-        product = [product if i == where.position else x for i, x in enumerate(holder[key])]
-    holder[key] = product
+    operand = operand_at(at, args, kwargs)
+    dim = at.where.dim % operand.dim()
+    _replace(at, args, kwargs, operand * gate.to(operand.dtype).reshape(-1, *[1] * (operand.dim() - 1 - dim)))
+
+
+def _holder(at: Place, args: list, kwargs: dict) -> tuple[Any, Any]:
+    return (args, at.number) if at.number < len(args) else (kwargs, at.where.argument)
+
+
+def operand_at(at: Place, args: list, kwargs: dict) -> Tensor:
+    """Return the operand of a call that a place names."""
+    holder, key = _holder(at, args, kwargs)
+    return holder[key] if at.where.position is None else holder[key][at.where.position]
+
+
+def _replace(at: Place, args: list, kwargs: dict, operand: Tensor) -> None:
+    holder, key = _holder(at, args, kwargs)
+    if at.where.position is None:
+        holder[key] = operand
+    else:
+        holder[key] = [operand if i == at.where.position else x for i, x in enumerate(holder[key])]
+
+
+def _node_at(node: fx.Node, where: Consumed) -> fx.Node:
+    value = bound_arguments(node)[where.argument]
+    return value if where.position is None else value[where.position]
+
+
+def _made_of_weights(captured: Captured) -> set[fx.Node]:
+    """Nodes that depend on tensors of the model alone, and on no input."""
+    derived: set[fx.Node] = set()
+    for node in captured.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.name in captured.sources or (node.op == "call_function" and inputs and derived.issuperset(inputs)):
+            derived.add(node)
+    return derived
+
+
+def _sample_dimension(node: fx.Node) -> int | None:
+    """The dimension of a value that counts samples, or samples times something; None where it has none."""
+    value = node.meta.get("val")
+    for dim, size in enumerate(value.shape if isinstance(value, TensorValue) else ()):
+        if isinstance(size, BatchedSize):
+            return dim
+    return None

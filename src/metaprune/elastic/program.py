@@ -164,6 +164,10 @@ class Program:
         return self._captured.sources
 
     @property
+    def out_spec(self) -> pytree.TreeSpec:
+        return self._captured.out_spec
+
+    @property
     def device(self) -> torch.device:
         tensor = next(iter(self._captured.tensors.values()), None)
         return torch.device("cpu") if tensor is None else tensor.device
@@ -182,21 +186,14 @@ class Program:
             PlanError: inputs of another structure than the traced ones.
             InputsError: a batch for which the model's forward takes another branch.
         """
-        env: list[Any] = [None] * program.slots
-        env[: len(self._captured.inputs)] = self.flatten_inputs(args, kwargs or {})
+        execution = Execution(self, program, tensors, args, kwargs or {})
         try:
             for step in program.steps:
-                a = [_fetch(x, env, tensors) for x in step.args]
-                k = {n: _fetch(x, env, tensors) for n, x in step.kwargs.items()} if step.kwargs else {}
-                env[step.slot] = step.target(*a, **k) if call is None else call(step, a, k)
-                for slot in step.free:
-                    env[slot] = None
+                execution.run(step, call)
         except BaseException:
-            for entered in (x for x in env if isinstance(x, torch.amp.autocast)):  # its exit was not reached
-                entered.__exit__(None, None, None)
+            execution.leave_autocast()  # its exit was not reached
             raise
-        leaves = [_fetch(x, env, tensors) for x in pytree.tree_leaves(program.output, is_leaf=_is_place)]
-        return pytree.tree_unflatten(leaves, self._captured.out_spec)
+        return execution.output()
 
     def flatten_inputs(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
         """RunInputs in the order of the graph's placeholders."""
@@ -214,6 +211,43 @@ class Program:
             if not self._captured.takes(batch):
                 raise InputsError(wrong_batch(batch, *self._captured.batch_range))
         return leaves
+
+
+class Execution:
+    """A run of a program that is under way, for whoever runs it step by step; `Program.run` runs all of it."""
+
+    def __init__(self, program: Program, at: ProgramAtWidths, tensors: Tensors, args: tuple, kwargs: Mapping[str, Any]):
+        inputs = program.flatten_inputs(args, dict(kwargs))
+        self._env: list[Any] = [*inputs, *[None] * (at.slots - len(inputs))]
+        self._at, self._tensors, self._out_spec = at, tensors, program.out_spec
+
+    def operands(self, step: Step) -> tuple[list, dict[str, Any]]:
+        """Fetch the arguments of the step that is next."""
+        a = [_fetch(x, self._env, self._tensors) for x in step.args]
+        k = {n: _fetch(x, self._env, self._tensors) for n, x in step.kwargs.items()} if step.kwargs else {}
+        return a, k
+
+    def run(self, step: Step, call: CallStep | None = None) -> Any:
+        """Run the step that is next, by `call` if there is one; returns its value."""
+        a, k = self.operands(step)
+        value = self._env[step.slot] = step.target(*a, **k) if call is None else call(step, a, k)
+        for slot in step.free:
+            self._env[slot] = None
+        return value
+
+    def value(self, slot: int) -> Any:
+        """Return what a step left, as long as a later one reads it."""
+        return self._env[slot]
+
+    def output(self) -> Any:
+        """Return what the model returns, once all steps have run."""
+        leaves = pytree.tree_leaves(self._at.output, is_leaf=_is_place)
+        return pytree.tree_unflatten([_fetch(x, self._env, self._tensors) for x in leaves], self._out_spec)
+
+    def leave_autocast(self) -> None:
+        """Leave autocast regions that were entered."""
+        for entered in (x for x in self._env if isinstance(x, torch.amp.autocast)):
+            entered.__exit__(None, None, None)
 
 
 def described_inputs(args: tuple, kwargs: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ METHODS = Registry(
         "fpgm": "metaprune.methods.criteria:FPGM",
         "snip": "metaprune.methods.criteria:SNIP",
         "taylor": "metaprune.methods.criteria:TAYLOR",
+        "taylor_batch": "metaprune.methods.criteria:TAYLOR_BATCH",
         "gates": "metaprune.methods.gates:METHOD",
         "weight_masks": "metaprune.methods.weight_masks:METHOD",
         "pruningnet": "metaprune.methods.pruningnet:METHOD",

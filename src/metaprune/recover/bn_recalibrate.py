@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaprune.core.errors import DataError, NoEffectWarning
 from metaprune.core.rng import Rng
+from metaprune.core.side_effects import copy_model
 from metaprune.data.types import NO_SAMPLES
+from metaprune.elastic.batchnorm import moved_mean, moved_variance
 from metaprune.objective import Split
 from metaprune.objective.batch import batch_size_of, call_model
-from metaprune.recover.task import RecoverTask
+from metaprune.recover.task import RecoverTask, ToSize
+from metaprune.surgery.tensors import named_tensors
 from metaprune.train.history import History
 from metaprune.train.modes import device_of, modes_restored
 
@@ -34,8 +37,14 @@ def recalibrate_batchnorm(
     batch_size: int = 128,
     device: torch.device | str | None = None,
     rng: Rng | None = None,
+    dense: nn.Module | None = None,
+    to_size: ToSize | None = None,
 ) -> int:
     """Replace running statistics by their plain average over `num_batches` equal, un-augmented batches.
+
+    With the `dense` network that the model was cut from, its running statistics are moved by what differs between the
+    two on these batches (see `metaprune.elastic.batchnorm`): an uncut network keeps its own. `to_size` cuts dense
+    tensors by name to the model's shapes. BatchNorm of other names, or behind a hook, gets the plain average.
 
     `split` is a split, or an iterable of (inputs, labels) batches that are already on the device. `rng` shuffles a
     split: pass it where samples may be sorted by class. Everything but BatchNorm runs in evaluation mode (no dropout);
@@ -51,6 +60,8 @@ def recalibrate_batchnorm(
         warnings.warn("the model has no BatchNorm running statistics: recalibration does nothing", NoEffectWarning, 2)
         return 0
     done = 0
+    models = [model] if dense is None else [model, copy_model(dense).to(device_of(model)).eval()]
+    norms = [norm for m in models for norm in _statistics_holders(m)[1]]
     seeded = (rng or Rng(0)).torch_global()  # a user's DataLoader shuffles by the global generator
     with _buffers_restored_on_error(model) as before, modes_restored(model), seeded, torch.no_grad():
         model.eval()
@@ -60,7 +71,11 @@ def recalibrate_batchnorm(
                 with ExitStack() as stack:
                     for hook in hooks:  # momentum 1/k makes the k-th update a plain average, and the first one a reset
                         stack.enter_context(hook(1.0 / done))
-                    call_model(model, inputs)
+                    for m in models:
+                        call_model(m, inputs)
+        if dense is not None and done:
+            running, measured = (named_tensors(m)[0] for m in (dense, models[1]))
+            _move(model, *(running, measured) if to_size is None else (to_size(running), to_size(measured)))
         if done == 0:
             raise DataError("no batch to recalibrate BatchNorm with: the split is empty")
         # constants may be infinite by design (attention masks): only what has changed is a statistic
@@ -73,8 +88,21 @@ def recalibrate_batchnorm(
     return done
 
 
+def _move(model: nn.Module, running: Mapping[str, Tensor], measured: Mapping[str, Tensor]) -> None:
+    """Replace the measured statistics of `model` by dense running ones, moved by what differs from those measured."""
+    for path, norm in model.named_modules():
+        m, v = f"{path}.running_mean", f"{path}.running_var"
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and m in running:
+            mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+            mean.copy_(moved_mean(running[m], measured[m], mean))
+            variance.copy_(moved_variance(running[v], measured[v], variance, norm.eps))
+
+
 def recover_batchnorm(task: RecoverTask) -> History:
-    """Recalibrate `task.model` with training batches, on `task.device` (where the model is, unless given)."""
+    """Recalibrate `task.model` with training batches, on `task.device` (where the model is, unless given).
+
+    With `task.to_size`, the statistics of the original are moved by what the cut changed.
+    """
     split = task.data.train
     if split is NO_SAMPLES:
         raise DataError(f"data {task.data.name!r} has no train split: BatchNorm is recalibrated on training samples")
@@ -85,6 +113,8 @@ def recover_batchnorm(task: RecoverTask) -> History:
         split,
         num_batches=task.config.bn_batches,
         rng=task.rng.child("bn"),
+        dense=None if task.to_size is None else task.original,
+        to_size=task.to_size,
     )
     return History()
 

@@ -14,7 +14,7 @@ from metaprune.core.plugins import PYTHON
 from metaprune.core.rng import Rng
 from metaprune.data.types import Data
 from metaprune.recover.config import NOTHING, RECOVERIES, RecoverConfig, parse_recover
-from metaprune.recover.task import RecoverTask
+from metaprune.recover.task import RecoverTask, ToSize
 from metaprune.train.checkpoint import shapes_digest
 from metaprune.train.history import EpochRow, History
 
@@ -32,13 +32,15 @@ def recover(
     on_epoch: Callable[[EpochRow], None] | None = None,
     initialise: Callable[[nn.Module], None] | None = None,
     identity: Mapping[str, Any] | None = None,
+    to_size: ToSize | None = None,
 ) -> History:
     """Recover `model` in place and return what training reports (empty for none and bn).
 
     `original` is the teacher of distil and is never changed; other kinds do not need it. `initialise(model)` replaces
     the modules' own initialisation in scratch. `checkpoint_dir` resumes as in `metaprune.train.loop.train`;
     a checkpoint is known by options, seed, data and shapes, not by the weights it began with, so name the plan and the
-    original's weights in `identity` (JSON-able) where one folder could meet several.
+    original's weights in `identity` (JSON-able) where one folder could meet several. `to_size` cuts tensors of the
+    original to the model's shapes; with it, bn moves the original's statistics by what the cut changed.
 
     Raises what `parse_recover` and `train` raise; `ConfigError` for distil without `original`; `NotAvailableError` for
     scratch on modules that cannot initialise themselves.
@@ -56,6 +58,7 @@ def recover(
         on_epoch=on_epoch,
         initialise=initialise,
         identity=identity,
+        to_size=to_size,
     )
     if parsed.kind in NOTHING:
         return History()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metaprune.core.rng import Rng
 from metaprune.data.types import Data
@@ -17,10 +17,15 @@ from metaprune.train.history import EpochRow, History
 from metaprune.train.loop import train
 from metaprune.train.loss import TrainLoss
 
+ToSize = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecoverTask:
-    """`model` is changed in place; `original` (the network before pruning) is only read."""
+    """`model` is changed in place; `original` (the network before pruning) is only read.
+
+    to_size: tensors of `original` by name -> those of the model's shapes, where its weights come from the original's.
+    """
 
     model: nn.Module
     original: nn.Module | None
@@ -33,6 +38,7 @@ class RecoverTask:
     on_epoch: Callable[[EpochRow], None] | None = None
     initialise: Callable[[nn.Module], None] | None = None
     identity: Mapping[str, Any] | None = None
+    to_size: ToSize | None = None
 
     def train(self, *, loss: TrainLoss | None = None, options: Mapping[str, Any] | None = None) -> History:
         """Run the training loop of `config.train`; `options` are what a checkpoint has to share besides `kind`."""

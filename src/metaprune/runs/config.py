@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from metaprune.calibration.config import COMPENSATIONS, Compensate
 from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, closest
 from metaprune.core.read import damaged, read_json, read_toml
@@ -18,7 +19,7 @@ from metaprune.protocol.registry import current_method_name, public_options, res
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.schema import read_record
 from metaprune.runs.trust import code_in, require_trusted
-from metaprune.train.config import TrainConfig, require_number
+from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.values import Budget, Constraints
 
 
@@ -141,6 +142,9 @@ class RunConfig:
     train: TrainConfig | None = None
     """Train the dense network first (it has no weights, or they shall be tuned)."""
     recover: RecoverConfig = field(default_factory=lambda: RecoverConfig(kind="auto"))
+    compensate: Compensate = "none"
+    """How weights make up for dropped channels, by unlabelled training samples: bias: biases and BatchNorm statistics;
+    least-squares: all weights of convolutions and linear layers."""
     form: Literal["auto", "module", "graph"] = "auto"
     """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
     latency: LatencyConfig = field(default_factory=LatencyConfig)
@@ -155,6 +159,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_number("batch_size", self.batch_size, 1)
+        require_choice("compensate", self.compensate, COMPENSATIONS)
+        if self.data is None and self.compensate != "none":
+            raise ConfigError("compensate needs data: add a [data] table with a spec, or set it to none")
         if self.form not in ("auto", "module", "graph"):
             raise ConfigError(f"form is auto, module or graph, not {self.form!r}")
         if self.data is None and (self.train is not None or self.recover.kind not in ("auto", "none")):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from metaprune.calibration.config import COMPENSATIONS, Compensate
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, VerificationError
 from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
@@ -24,7 +25,7 @@ from metaprune.recover.scratch import reinitialise
 from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
-from metaprune.train.config import require_number
+from metaprune.train.config import require_choice, require_number
 from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Constraints
 
@@ -57,6 +58,7 @@ class Prepared:
     recover: RecoverConfig
     asked_recover: RecoverConfig
     own_loop: RecoveryLoop | None
+    compensate: Compensate
     free_outputs: bool | Sequence[str]
     batch_dim: int
     latency_table: dict[str, Any] | None
@@ -113,6 +115,7 @@ def prepare(
     constraints: Constraints,
     data: Data | None = None,
     recover: RecoverConfig | str | RecoveryLoop | None = None,
+    compensate: Compensate = "none",
     form: Form = "auto",
     free_outputs: bool | Sequence[str] = False,
     batch_dim: int = 0,
@@ -131,13 +134,14 @@ def prepare(
     if isinstance(recover, type):
         raise ConfigError(f"recover={recover.__name__} is a class: give an object of it, as {recover.__name__}(...)")
     require_number("batch_size", batch_size, 1)
+    require_choice("compensate", compensate, COMPENSATIONS)
     options_record(method)  # refuses what no record may hold, before hours of work
     own_loop = None if recover is None or isinstance(recover, (str, RecoverConfig)) else recover
     if own_loop is not None and not callable(own_loop):
         parse_recover(own_loop)  # type: ignore[arg-type]  # says what is accepted
     asked = parse_recover("none" if own_loop is not None else recover)  # type: ignore[arg-type]
     recovery = replace(asked, kind=recovery_after(method, asked.kind))
-    _require_data(method, data, recovery)
+    _require_data(method, data, recovery, compensate)
     args = example_inputs if isinstance(example_inputs, tuple) or example_inputs is None else (example_inputs,)
     if isinstance(model, nn.Module) and any(p.is_meta for p in model.parameters()):
         raise ConfigError("the model is on the meta device: give it weights first, by model.to_empty(device='cpu')")
@@ -145,7 +149,7 @@ def prepare(
     network, table = attach_latency_table(network, latency_table)
     data = None if data is None else data.bound_to(network.model)
     require_fit(network.model, data)
-    if method.needs_data:
+    if method.needs_data or compensate != "none":
         require_traced(network, data)
     if data is not None and recovery.kind in ("finetune", "distil", "scratch"):
         require_trainable(data, recovery.train, own_loss=recovery.kind == "distil")
@@ -164,6 +168,7 @@ def prepare(
         recover=recovery,
         asked_recover=asked,
         own_loop=own_loop,
+        compensate=compensate,
         free_outputs=free_outputs,
         batch_dim=batch_dim,
         latency_table=table,
@@ -187,10 +192,15 @@ def _rules_of(network: Network, constraints: Constraints, form: Form, seed: int)
     return ModuleRules()
 
 
-def _require_data(method: Method, data: Data | None, recovery: RecoverConfig) -> None:
+def _require_data(method: Method, data: Data | None, recovery: RecoverConfig, compensate: Compensate) -> None:
     """Raises ConfigError where data are needed and missing, or are not of the kind that the method is for."""
-    if data is None and (method.needs_data or recovery.kind != "none"):
-        what = f"method {method.name!r}" if method.needs_data else f"recover={recovery.kind!r}"
+    needing = {
+        f"method {method.name!r}": method.needs_data,
+        f"recover={recovery.kind!r}": recovery.kind != "none",
+        f"compensate={compensate!r}": compensate != "none",
+    }
+    what = next((name for name, needs in needing.items() if needs), None)
+    if data is None and what is not None:
         raise ConfigError(f"{what} needs data: pass data=... (--data on the command line)")
     if data is not None and completed(method).needs_classes and not isinstance(data.objective, Classification):
         kind = "no objective" if data.objective is None else f"objective {data.objective.name!r}"

@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from metaprune.calibration.compensate import Compensation
+from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest
@@ -27,6 +29,7 @@ from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
 from metaprune.recover.run import recover, run_own
 from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
+from metaprune.runs.compensation import compensated
 from metaprune.runs.folder import Phases
 from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.prepare import Form, Prepared, RecoveryLoop, prepare
@@ -87,6 +90,7 @@ def prune(
     loss_fn: LossFunction | None = None,
     score_fn: ScoreFunction | None = None,
     recover: RecoverConfig | str | RecoveryLoop | None = None,
+    compensate: Compensate = "none",
     constraints: Constraints | None = None,
     round_to: int = 1,
     min_keep: int = 1,
@@ -120,6 +124,8 @@ def prune(
         score_fn: (model, split) -> float, more is better, in place of the objective's primary metric.
         recover: None (what the method asks for, mostly nothing), none, bn, finetune, distil, scratch, a RecoverConfig,
             or a loop of your own: a function of (model, data) that trains the model in place.
+        compensate: none; bias: biases and BatchNorm statistics make up for dropped channels; least-squares: all weights
+            of convolutions and linear layers do. Reads unlabelled samples of the training split.
         constraints: what a plan may look like; instead of it, its parts as keywords:
         round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
@@ -155,6 +161,7 @@ def prune(
                 constraints=_one_of(constraints, parts),
                 data=None if data is None else as_data(data, objective=judged_by),
                 recover=recover,
+                compensate=compensate,
                 form=form,
                 free_outputs=free_outputs,
                 batch_dim=batch_dim,
@@ -203,13 +210,15 @@ def prune_prepared(
             warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=3)
             if prepared.asked_recover.kind == "auto":
                 recovery = replace(recovery, kind="none")
+    with phases("compensate"):
+        compensation = compensated(prepared, proposal, rng.child("compensate"))
     with phases("cut"):
         pruned = cut(
             network,
             proposal.plan,
             form=prepared.form,
             verify=verify,
-            weights=proposal.weights,
+            weights=proposal.weights if compensation is None else compensation.weights,
             masks=proposal.masks,
         )
         if pruned.form == "graph":
@@ -219,10 +228,11 @@ def prune_prepared(
     figures = {"dense": _figures(network.model, prepared), "cut": _figures(pruned.model, prepared)}
     with phases("recover"):
         folder = None if checkpoint_dir is None else checkpoint_dir / "recover"
-        history = _recovered(pruned, prepared, recovery, rng.child("recover"), folder)
+        own_weights = proposal.weights is not None
+        history = _recovered(pruned, prepared, recovery, rng.child("recover"), folder, own_weights)
         if history is not None:
             figures["recovered"] = _figures(pruned.model, prepared)
-    record = _record(prepared, pruned, proposal, recovery, figures, history, phases)
+    record = _record(prepared, pruned, proposal, recovery, figures, history, phases, compensation)
     return Result(pruned.model, pruned.plan, record.to_dict(), pruned)
 
 
@@ -234,6 +244,7 @@ def _record(
     figures: Mapping[str, Any],
     history: dict[str, Any] | None,
     phases: Phases,
+    compensation: Compensation | None,
 ) -> Record:
     own_loop = prepared.own_loop is not None
     objective = None if prepared.data is None else prepared.data.objective
@@ -246,6 +257,7 @@ def _record(
         constraints=plain(prepared.asked),
         objective=None if objective is None else describe_objective(objective),
         recover={"kind": OWN_LOOP} if own_loop else plain(prepared.asked_recover),
+        compensate=prepared.compensate,
         form=prepared.form,
         free_outputs=free if isinstance(free, bool) else list(as_patterns(free)),
         batch_dim=prepared.batch_dim,
@@ -258,6 +270,7 @@ def _record(
         quality=QualityRecord(split=_judged_on(prepared.data)[0], **figures) if figures["dense"] is not None else None,
         history={"recover": history},
         recovery=effort_record(pruned, recovery, history, own_loop),
+        compensation=None if compensation is None else compensation.to_dict(),
         method_details=dict(proposal.details),
         latency_table=prepared.latency_table,
         module_rules=plain(prepared.rules) if prepared.asked.keep_module or prepared.rules.ties else None,
@@ -267,12 +280,20 @@ def _record(
 
 
 def _recovered(
-    pruned: Pruned, prepared: Prepared, recovery: RecoverConfig, rng: Rng, checkpoint_dir: Path | None
+    pruned: Pruned,
+    prepared: Prepared,
+    recovery: RecoverConfig,
+    rng: Rng,
+    checkpoint_dir: Path | None,
+    own_weights: bool,
 ) -> dict[str, Any] | None:
-    """Recover `pruned.model` in place; the training history, or None if nothing was asked for."""
+    """Recover `pruned.model` in place; the training history, or None if nothing was asked for.
+
+    own_weights: the method made weights that need not come from the original's, nor their statistics.
+    """
     if prepared.own_loop is None and (prepared.data is None or recovery.kind == "none"):
         return None
-    network = pruned.network
+    network, alive = pruned.network, pruned.network.survivors(pruned.plan)
     masks = network.at(pruned.plan).masks(pruned.masks)
     with held_at_zero(pruned.model, masks):
         if prepared.own_loop is not None:
@@ -291,6 +312,7 @@ def _recovered(
             checkpoint_dir=checkpoint_dir,
             identity=identity,
             initialise=_initialiser(pruned, masks, rng),
+            to_size=None if own_weights else lambda tensors: network.sliced(alive, tensors=tensors),
         )
     return history.to_dict()
 

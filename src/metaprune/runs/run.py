@@ -135,6 +135,7 @@ def prepared_of(config: RunConfig, inputs: RunInputs, method: Method, progress: 
         constraints=config.constraints,
         data=inputs.data,
         recover=config.recover,
+        compensate=config.compensate,
         form=config.form,
         latency_table=config.latency.table,
         batch_size=config.batch_size,

@@ -97,6 +97,7 @@ class Record:
     constraints: dict[str, Any]
     objective: dict[str, Any] | None
     recover: dict[str, Any]
+    compensate: str = "none"
     form: str
     free_outputs: bool | list[str]
     batch_dim: int = 0
@@ -109,6 +110,8 @@ class Record:
     quality: QualityRecord | None
     history: dict[str, Any]
     recovery: EffortRecord | None
+    compensation: dict[str, Any] | None = None
+    """Held-out errors by layer, before and after, what was left alone and why, and the cost; None without one."""
     method_details: dict[str, Any]
     latency_table: dict[str, Any] | None
     module_rules: dict[str, Any] | None
@@ -150,6 +153,10 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return upgraded(record, str(path))
 
 
+_LATER: dict[str, Any] = {"splits": None, "warnings": [], "compensate": "none", "compensation": None}
+"""Keys that joined the schema later, and what a record without them means."""
+
+
 def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, Any]:
     """Upgrade a record of an older schema to the keys of this one; what was not recorded then is None.
 
@@ -162,8 +169,8 @@ def upgraded(record: Mapping[str, Any], name: str = "the record") -> dict[str, A
             f"{name} has schema {schema!r}, this version of metaprune reads up to {SCHEMA}: install a newer one"
         )
     if schema == SCHEMA:
-        return {"splits": None, "warnings": [], **record}
-    known = {f.name: [] if f.name == "warnings" else None for f in dataclasses.fields(Record)}
+        return {**_LATER, **record}
+    known = {f.name: None for f in dataclasses.fields(Record)} | _LATER
     history = {
         phase: None if rows is None else {**rows, "rows": [current_epoch(row) for row in rows.get("rows", ())]}
         for phase, rows in (record.get("history") or {}).items()

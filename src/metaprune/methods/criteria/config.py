@@ -96,7 +96,7 @@ class FPGMConfig(RankingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaylorConfig(RankingConfig):
-    """First-order Taylor: how much the loss changes when a channel goes."""
+    """First-order Taylor, per sample: how much every sample's loss changes when a channel goes."""
 
     name: ClassVar[str] = "taylor"
     needs_data: ClassVar[bool] = True
@@ -111,7 +111,14 @@ class TaylorConfig(RankingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnipConfig(TaylorConfig):
+class TaylorBatchConfig(TaylorConfig):
+    """First-order Taylor, per batch: how much the mean loss of a mini-batch changes when a channel's weights go."""
+
+    name: ClassVar[str] = "taylor_batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnipConfig(TaylorBatchConfig):
     """SNIP by channel: how sensitive the loss is to every connection, summed over a channel."""
 
     name: ClassVar[str] = "snip"

@@ -9,12 +9,12 @@ import torch
 
 from metaprune.methods.criteria.config import SnipConfig
 from metaprune.methods.criteria.scores import member_scores
-from metaprune.methods.criteria.taylor import Taylor
+from metaprune.methods.criteria.taylor_batch import TaylorBatch
 from metaprune.values import Member
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snip(SnipConfig, Taylor):
+class Snip(SnipConfig, TaylorBatch):
     """Sum of |weight * gradient| on one mini-batch, meant for networks before training. The channel form is ours: the
     paper ranks single weights."""
 

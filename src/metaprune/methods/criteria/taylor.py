@@ -1,68 +1,57 @@
-"""First-order Taylor: how much the loss changes when a channel goes (Molchanov et al., CVPR 2019).
+"""First-order Taylor, per sample: how much the loss changes when a channel goes (Molchanov et al., CVPR 2019, gates).
 
-Per mini-batch and coupled weight, a channel's score is (sum over its rows of weight * gradient)^2, the square of the
-first-order change of the loss if those rows were zero; mean over mini-batches and members.
+A channel has a gate of 1 wherever it is consumed. Its score is the mean over samples of the squared derivative of the
+sample's loss by the gate: the first-order change of that loss if the channel were zero. One backward pass per batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
-from metaprune.core.errors import ConfigError
+from metaprune.core.errors import ConfigError, WeightsError
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import TaylorConfig
-from metaprune.methods.criteria.scores import ScoreMethod, group_scores, member_scores
-from metaprune.objective.batch import call_arguments
+from metaprune.methods.criteria.scores import ScoreMethod
+from metaprune.objective.batch import batch_size_of, call_arguments
 from metaprune.protocol.method import PruneTask
-from metaprune.values import ChannelGroup, Member, Plan
+from metaprune.values import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor(TaylorConfig, ScoreMethod):
-    """Averages squared first-order changes of the loss over training mini-batches."""
+    """Averages squared first-order changes of every sample's loss. Groups that nothing consumes score 1 throughout."""
 
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
         data = task.require_data(self.name)
-        objective = data.require_objective()
-        network = task.network
-        names = {m.parameter for g in network.space for m in g.members}
-        leaves = {
-            n: t.detach().requires_grad_()
-            for n, t in network.tensors.items()
-            if n in names and isinstance(t, nn.Parameter)
-        }
-        tensors = {**network.tensors, **leaves}
-        totals = [np.zeros(g.width) for g in network.space]
-        seen = 0
+        objective, network = data.require_objective(), task.network
+        tensors = {n: t.detach() for n, t in network.tensors.items()}
+        mask = torch.from_numpy(np.concatenate([*plan.masks(network.space), []])).to(network.device, torch.float32)
+        total, seen = torch.zeros(len(mask), dtype=torch.float64, device=network.device), 0
         with rng.child("batches").torch_global():  # a user's DataLoader shuffles by the global generator
             stream = data.train.batches(task.batch_size, device=network.device, rng=rng.child("batches"))
-            for seen, (inputs, target) in enumerate(stream, start=1):
+            for number, (inputs, target) in enumerate(stream, start=1):
                 args, kwargs = call_arguments(inputs)
-                sliced = network.sliced(network.survivors(plan), tensors=tensors)
-                output = network.run(*args, plan=plan, tensors=sliced, **kwargs)
-                loss = objective.sensitivity(output, target)
-                grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-                change = {n: w.detach() * g for (n, w), g in zip(leaves.items(), grads, strict=True) if g is not None}
-                parts = group_scores(task, partial(self._part, change), "none")
-                totals = [t + p for t, p in zip(totals, parts, strict=True)]
-                if seen == self.batches:
+                samples = batch_size_of(inputs) if network.captured.batch is not None else 1
+                gates = mask.expand(samples, -1).clone().requires_grad_()
+                loss = objective.sensitivity(network.gated.run_by_sample(tensors, gates, args, kwargs), target)
+                (gradient,) = torch.autograd.grad(loss, [gates])
+                total += (gradient.double() * samples).square().sum(dim=0)  # the loss is the mean over samples
+                seen += samples
+                if number == self.batches:
                     break
         if not seen:
             raise ConfigError("the training split gave no batch")
-        if self.normalise == "mean":
-            totals = [t / t.mean() if t.mean() > 0 else t for t in totals]
-        return totals
+        return self._by_group(task, (total / seen).cpu().numpy())
 
-    def _part(
-        self, change: dict[str, torch.Tensor], _: ChannelGroup, member: Member, __: torch.Tensor
-    ) -> np.ndarray | None:
-        """Score of one member; change: weight * gradient by parameter."""
-        return self._sum(change[member.parameter], member) if member.parameter in change else None
-
-    def _sum(self, change: torch.Tensor, member: Member) -> np.ndarray:
-        return member_scores(change, member) ** 2
+    def _by_group(self, task: PruneTask, scores: np.ndarray) -> list[np.ndarray]:
+        if not np.isfinite(scores).all():
+            raise WeightsError(
+                "the gradients of the loss are not finite, so channels cannot be ranked: look for NaN and infinity in "
+                "the weights and in the training data"
+            )
+        parts = np.split(scores, np.cumsum(task.network.space.widths))[:-1]
+        parts = [p if p.any() else np.ones(len(p)) for p in parts]
+        return [p / p.mean() for p in parts] if self.normalise == "mean" else parts

@@ -1,0 +1,63 @@
+"""Which samples a calibration reads, and how many of them fit into memory."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+from metaprune.core.errors import DataError
+from metaprune.core.rng import Rng
+from metaprune.data.loader_split import replayed
+from metaprune.graph.shapes import TensorValue
+from metaprune.network import Network
+from metaprune.objective import Split
+from metaprune.objective.batch import batch_size_of, call_arguments, share_of
+
+Calls = list[tuple[tuple, dict[str, Any]]]
+"""Batches as (args, kwargs) of the network."""
+
+HELD_OUT = 4  # every fourth batch judges what the others say
+
+
+def calibration_batches(network: Network, split: Split, samples: int, rng: Rng, batch_size: int = 64) -> Calls:
+    """Draw `samples` samples of a split, shuffled by `rng`, in at least `HELD_OUT` batches on the network's device.
+
+    Raises:
+        DataError: fewer samples than `HELD_OUT`.
+    """
+    with suppress(TypeError):  # a stream has no length
+        samples = min(samples, len(split))
+    size = min(batch_size, max(1, samples // HELD_OUT))
+    batches: Calls = []
+    seen = 0
+    with replayed(split, rng), rng.torch_global():
+        for inputs, _ in split.batches(size, device=network.device, rng=rng):
+            inputs = share_of(inputs, 0, samples - seen)
+            batches.append(call_arguments(inputs))
+            seen += batch_size_of(inputs)
+            if seen >= samples:
+                break
+    if len(batches) < HELD_OUT:
+        raise DataError(f"{seen} samples are too few to calibrate with: give {HELD_OUT} or more")
+    return batches
+
+
+def affordable_samples(network: Network, wanted: int, sides: int, memory_bytes: int) -> int:
+    """`wanted` samples, or as many as `sides` runs of the network can keep alive at once; `HELD_OUT` at least."""
+    return max(HELD_OUT, min(wanted, memory_bytes // max(1, sides * live_bytes(network))))
+
+
+def live_bytes(network: Network) -> int:
+    """Most bytes of activations that one sample keeps alive in a pass of the full network; views count as copies."""
+    held: dict[int, int] = {}
+    most = 0
+    for step in network.at().program().steps:
+        value = step.node.meta.get("val")
+        values = value if isinstance(value, (list, tuple)) else [value]
+        tensors = [v for v in values if isinstance(v, TensorValue)]
+        held[step.slot] = sum(math.prod(network.captured.concrete(v, 1)) * v.dtype.itemsize for v in tensors)
+        most = max(most, sum(held.values()))
+        for slot in step.free:
+            held.pop(slot, None)
+    return most
