@@ -116,6 +116,17 @@ def _loops(s, h, x):
     return torch.stack([s.first(row) for row in h])
 
 
+def _writes_into_a_constant(s, h, x):
+    literal = torch.tensor([1.0, 2, 3, 4, 5, 6])
+    literal[0] = h.mean()
+    return h * literal
+
+
+def _writes_into_an_attribute(s, h, x):
+    s.plain[0] = 5
+    return h * s.plain
+
+
 REFUSED = {
     "branch on a value": lambda s, h, x: h if h.sum() > 0 else -h,
     "item": lambda s, h, x: h * x.max().item(),
@@ -124,6 +135,8 @@ REFUSED = {
     "storage": lambda s, h, x: h * float(np.frombuffer(bytes(x.untyped_storage()), dtype=np.float32)[0]),
     "number of a parameter": lambda s, h, x: h * float(s.scale),
     "number of a buffer": lambda s, h, x: h * s.ones[0].item(),
+    "constant in place": _writes_into_a_constant,
+    "attribute in place": _writes_into_an_attribute,
     "input in place": lambda s, h, x: s.first(x.add_(1)),
     "buffer in place": lambda s, h, x: h * s.ones.mul_(1.5),
     "mask": lambda s, h, x: h[h > 0].sum() * h,

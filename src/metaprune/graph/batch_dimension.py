@@ -45,7 +45,7 @@ def samples_are_independent(model: nn.Module, args: tuple, kwargs: dict[str, Any
 
 
 def _outputs(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch: int, dim: int) -> list[Tensor]:
-    torch.manual_seed(0)  # a forward that draws draws the same
+    torch.default_generator.manual_seed(0)  # a forward that draws draws the same
     args, kwargs = copied((args, kwargs))
     leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [x.double() for x in leaves if is_batched(x, batch, dim) and not x.is_complex()]

@@ -81,7 +81,7 @@ def _computes_the_same(model: nn.Module, captured: Captured, batch: int = 0) -> 
     args, kwargs = varied(*inputs, dim)
     try:
         with torch.no_grad(), side_effects_undone(model):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             copies = copied((args, kwargs))
             returned = pytree.tree_leaves(model(*copies[0], **copies[1]), is_leaf=lambda x: x is None)
         return agrees(captured, pytree.tree_leaves((args, kwargs)), returned)

@@ -54,7 +54,7 @@ def placeholder_values(captured: Captured, leaves: list[Any]) -> dict[str, Any]:
 def agrees(captured: Captured, leaves: list[Any], returned: list[Any]) -> bool:
     """Tell whether the graph makes of inputs (leaves) what the model returned (leaves), up to rounding."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         made = run_graph(captured.graph, placeholder_values(captured, leaves))
     if len(made) != len(returned):
         return False

@@ -88,6 +88,8 @@ _PYTHON_READS = {"tolist", "numpy", "__array__", "data_ptr", "__dlpack__", "unty
 def _traits(target: Any) -> _Traits:
     arguments = enumerate(target._schema.arguments)
     writes = tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+    if target is _ATEN.detach_.default:  # writes nothing of what anybody sees here
+        writes = ()
     return _Traits(bool(_NEEDS_VALUES & set(target.tags)), target in _READS, writes)
 
 
@@ -99,7 +101,7 @@ def _selects_by_mask(target: Any, args: tuple) -> bool:
 
 
 class _Recorder(TorchDispatchMode):
-    """Records into `recording`. `held`: storages of the model and the inputs, into which nothing may be written."""
+    """Records into `recording`. Nothing may be written into what is `held` (the model's, inputs), or into constants."""
 
     def __init__(self, recording: Recording, held: list[Tensor], module_path: list[str]):
         super().__init__()
@@ -138,10 +140,12 @@ class _Recorder(TorchDispatchMode):
             ref = self.find(value)
             if ref is not None:
                 return ref
-            if _storage(value) in self._held:
+            pointer = _storage(value)
+            if pointer and pointer in self._held:
                 raise CannotRecordError("a view of the model's tensor or an input was made without an operator")
             ref = self._new(value)
             self.recording.constants[ref] = value
+            self._held.add(pointer)
             return ref
         if type(value) in (list, tuple):
             return [self.refs(v) for v in value]
@@ -158,8 +162,9 @@ class _Recorder(TorchDispatchMode):
         call_args, call_kwargs = self.refs(args), {n: self.refs(v) for n, v in kwargs.items()}
         for position, name in traits.writes:
             written = args[position] if position < len(args) else kwargs.get(name)
-            if self.forbids_writes and isinstance(written, Tensor) and _storage(written) in self._held:
-                raise CannotRecordError(f"{func} writes into the model's own tensor or an input")
+            pointer = _storage(written) if isinstance(written, Tensor) else 0
+            if self.forbids_writes and pointer and pointer in self._held:
+                raise CannotRecordError(f"{func} writes into the model's own tensor, an input or a constant")
         out = func(*args, **kwargs)
         depends = any(x in self._dependent for x in _refs_in((call_args, call_kwargs)))
         several = isinstance(out, (list, tuple))
@@ -304,7 +309,7 @@ def record_run(
         _module_paths(model) as path,
     ):
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         recorder = _Recorder(recording, held, path)
         shapes = {} if before is None else before.shapes(len(own))
         for module in model.modules():
