@@ -95,6 +95,13 @@ class Network:
         said += [f"captured by torch.export, as {captured.not_recorded}"] if captured.not_recorded else []
         return said + list(dict.fromkeys(n for f in self.labelled.facts.values() for n in f.notes))
 
+    @cached_property
+    def model_tensors(self) -> dict[str, torch.Tensor]:
+        """`tensors` as the model itself holds them, also where this network has other weights."""
+        model = self.model
+        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        return {**self.tensors, **{n: t for n, t in named if n in self.tensors}}
+
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Network:
         """Return this network with other weights, for methods that read `tensors`; it shares graph, space and costs."""
         check_arguments(Network.with_tensors, locals())

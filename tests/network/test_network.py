@@ -254,3 +254,22 @@ def test_other_weights_and_a_latency_table_leave_the_network_as_it_is(residual):
     doubled = timed.with_tensors({n: 2 * t for n, t in timed.tensors.items()})
     assert doubled.cost(batch=4).latency_ms == timed.cost().latency_ms
     assert doubled.program is timed.program is network.program
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_other_weights_are_cut_as_the_models_own(form):
+    """The result has the weights that were given, in parameters that train as the model's do."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[2].bias.requires_grad_(False)
+    network = trace(model, torch.randn(2, 4))
+    doubled = network.with_tensors({n: 2 * t for n, t in network.tensors.items()})
+    pruned = cut(doubled, Plan({doubled.space[0].name: range(3)}), form=form).model
+    assert torch.equal(pruned.get_parameter("0.weight"), 2 * model[0].weight[:3])
+    assert [p.requires_grad for _, p in sorted(pruned.named_parameters())] == [True, True, False, True]
+
+
+def test_groups_by_number():
+    space = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4)).space
+    assert space[0] is space[-1] is space[space.groups[0].name]
+    with pytest.raises(PlanError, match="no channel group 1: there are 1"):
+        space[1]

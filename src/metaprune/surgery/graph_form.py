@@ -53,7 +53,7 @@ class TreeOutput(nn.Module):
 def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]) -> fx.GraphModule:
     """Build the sliced graph. `tensors`: full-size values by name (the model's own, or a method's new weights)."""
     root = nn.Module()
-    for name, tensor in network.tensors.items():
+    for name, tensor in network.model_tensors.items():
         part = sliced_parameter(network, name, tensors[name], tensor, alive)
         place_tensor(root, name, part)
     builder = _Builder(network, alive, root)
@@ -66,7 +66,8 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
     module.graph.lint()
     for name in network.model.state_dict():  # fx copies what the graph uses; unused parameters are parameters too
         if name in network.tensors and not _has(module, name):
-            place_tensor(module, name, sliced_parameter(network, name, tensors[name], network.tensors[name], alive))
+            original = network.model_tensors[name]
+            place_tensor(module, name, sliced_parameter(network, name, tensors[name], original, alive))
     module.train(network.model.training)
     return module
 

@@ -123,7 +123,7 @@ def other_calls(network: Network) -> OtherCalls:
 def _copy_with(network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """Deep copy that takes the sliced tensors in place of the originals (ties stay ties, no grads are copied)."""
     memo: dict[int, Any] = {}
-    for name, original in network.tensors.items():
+    for name, original in network.model_tensors.items():
         memo[id(original)] = sliced_parameter(network, name, tensors[name], original, alive)
     return copy_model(network.model, replacements=memo)
 

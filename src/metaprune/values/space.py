@@ -76,7 +76,16 @@ class Space:
     def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)
 
-    def __getitem__(self, name: str) -> ChannelGroup:
+    def __getitem__(self, name: str | int) -> ChannelGroup:
+        """Return a group by its name, or by its number.
+
+        Raises:
+            PlanError: there is none.
+        """
+        if isinstance(name, int):
+            if not -len(self) <= name < len(self):
+                raise PlanError(f"no channel group {name}: there are {len(self)}")
+            return self.groups[name]
         if name not in self.index:
             raise PlanError(f"no channel group {name!r}.{closest(name, list(self.index))} `net.explain()` lists all.")
         return self.groups[self.index[name]]
