@@ -21,6 +21,7 @@ from metaprune.core.errors import ConfigError, SearchError
 from metaprune.core.rng import Rng
 from metaprune.models import create
 from metaprune.network import trace
+from metaprune.search import liveness
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.sampler import StrategySampler
@@ -282,7 +283,7 @@ def url_of(kind, folder):
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 @pytest.mark.parametrize("loss", ["folder renamed", "file deleted", "file replaced"])
-def test_a_storage_that_goes_away_is_one_clear_error(network, tmp_path, kind, loss):
+def test_a_storage_that_goes_away_is_one_clear_error(network, tmp_path, monkeypatch, kind, loss):
     folder, calls = tmp_path / "gone", 0
     folder.mkdir()
 
@@ -303,6 +304,7 @@ def test_a_storage_that_goes_away_is_one_clear_error(network, tmp_path, kind, lo
     if loss == "file deleted":
         assert not (folder / "s.db").exists()  # a new one would lack what was scored
     if loss == "folder renamed":
+        monkeypatch.setattr(liveness, "PATIENCE_S", 1.0)  # this process lives on, but scores for that search no more
         back = url_of(kind, tmp_path / "elsewhere")
         goes_on = search_of(network, storage=back).run(gain(network))
         assert sequence(goes_on) == sequence(search_of(network).run(gain(network)))

@@ -85,6 +85,7 @@ class _Builder:
         self._owner = owners(space, labelled)
         self._sizes: list[Size] = []
         self._ids: dict[Any, int] = {}
+        self._polynomials: dict[Any, tuple[Polynomial, bool]] = {}
         self._inexact: list[str] = []
 
     def build(self) -> CostTerms:
@@ -119,7 +120,10 @@ class _Builder:
 
     def _size_id(self, raw: np.ndarray | None, final: np.ndarray) -> int:
         assert raw is not None
-        polynomial, exact = self._polynomial(final)
+        contents = (final.shape, final.tobytes())  # many dimensions hold the same channels
+        if contents not in self._polynomials:
+            self._polynomials[contents] = self._polynomial(final)
+        polynomial, exact = self._polynomials[contents]
         key = polynomial if exact else id(raw)
         if key not in self._ids:
             self._ids[key] = len(self._sizes)
