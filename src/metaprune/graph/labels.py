@@ -201,6 +201,10 @@ class Atoms:
             rows = (a != b if k == 1 else np.sort(a, axis=1) != np.sort(b, axis=1)).any(axis=1)
             if not rows.any():
                 return
+            if k == 1 and min(a.min(), b.min()) >= 0:  # most equations: one atom per index on both sides
+                a, b = a[rows], b[rows]
+                self._union(a[:, 0], b[:, 0])
+                continue
             a, b = self._resolve_once(a[rows], b[rows], reason)
 
     def _resolve_once(self, a: np.ndarray, b: np.ndarray, reason: str) -> tuple[np.ndarray, np.ndarray]:

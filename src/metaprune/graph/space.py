@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +67,12 @@ def _signatures(uses: list, costs: Iterator[np.ndarray], n: int) -> np.ndarray:
     draw = np.random.default_rng(0)  # a hash function, not a choice: collisions have probability 2^-64
     signature = np.zeros(n, dtype=np.uint64)
     labels = [label for _, _, label in uses] + list(costs)
+    counts: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # many dimensions hold the same atoms
     for label in labels:
-        atoms, count = np.unique(label[label >= 0], return_counts=True)
+        contents = label.tobytes()
+        if contents not in counts:
+            counts[contents] = np.unique(label[label >= 0], return_counts=True)
+        atoms, count = counts[contents]
         signature[atoms] += count.astype(np.uint64) * np.uint64(draw.integers(1, 2**63, dtype=np.int64) | 1)
     return signature
 
@@ -80,13 +85,12 @@ def _groups(classes: list[list[int]], uses: list, roles: np.ndarray) -> list[Cha
         owner[atoms] = g
         position[atoms] = np.arange(len(atoms))
     members: list[list[Member]] = [[] for _ in classes]
+    grids: dict[Any, list[tuple[int, np.ndarray]]] = {}
     for name, dim, label in uses:
-        rows, columns = np.nonzero(label >= 0)
-        atoms = label[rows, columns]
-        for g in np.unique(owner[atoms]):
-            here = owner[atoms] == g
-            order = np.lexsort((rows[here], position[atoms[here]]))
-            grid = rows[here][order].reshape(len(classes[g]), -1)
+        contents = (label.shape, label.tobytes())
+        if contents not in grids:
+            grids[contents] = list(_grids(label, owner, position, classes))
+        for g, grid in grids[contents]:
             members[g].append(Member(name, dim, grid))
     taken: dict[str, int] = {}
     groups = []
@@ -99,6 +103,18 @@ def _groups(classes: list[list[int]], uses: list, roles: np.ndarray) -> list[Cha
         unique = name if taken[name] == 1 else f"{name}#{taken[name]}"
         groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64), role))
     return groups
+
+
+def _grids(
+    label: np.ndarray, owner: np.ndarray, position: np.ndarray, classes: list[list[int]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Every group among the atoms of a label, with its rows, int64 [channels, rows per channel]."""
+    rows, columns = np.nonzero(label >= 0)
+    atoms = label[rows, columns]
+    for g in np.unique(owner[atoms]):
+        here = owner[atoms] == g
+        order = np.lexsort((rows[here], position[atoms[here]]))
+        yield int(g), rows[here][order].reshape(len(classes[g]), -1)
 
 
 def _producers(members: list[Member]) -> list[Member]:
