@@ -254,3 +254,10 @@ def test_other_weights_and_a_latency_table_leave_the_network_as_it_is(residual):
     doubled = timed.with_tensors({n: 2 * t for n, t in timed.tensors.items()})
     assert doubled.cost(batch=4).latency_ms == timed.cost().latency_ms
     assert doubled.program is timed.program is network.program
+
+
+def test_a_group_is_looked_up_by_name():
+    network = trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)).eval(), torch.randn(2, 4))
+    for name in (0, "nothing"):
+        with pytest.raises(PlanError, match="no channel group"):
+            network.space[name]

@@ -78,7 +78,9 @@ class Space:
 
     def __getitem__(self, name: str) -> ChannelGroup:
         if name not in self.index:
-            raise PlanError(f"no channel group {name!r}.{closest(name, list(self.index))} `net.explain()` lists all.")
+            raise PlanError(
+                f"no channel group {name!r}.{closest(str(name), list(self.index))} `net.explain()` lists all."
+            )
         return self.groups[self.index[name]]
 
     @cached_property
