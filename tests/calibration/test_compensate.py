@@ -96,6 +96,7 @@ def test_dead_inputs_leave_the_weights():
     assert found.layers["b.weight"]["ridge"] is None
 
 
+@pytest.mark.slow
 def test_a_trained_network_keeps_more():
     model, *_ = build("shared_resnet20")
     data = mp.load_data(f"npz:{SHARED / 'cifar10_jpeg.npz'}", limit=1000)

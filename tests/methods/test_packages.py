@@ -82,6 +82,7 @@ def test_an_old_name_warns_and_works():
 def test_a_recipe_holds_all_options():
     assert MethodConfig(name="taylor", options={"batches": 3}).options == {
         "scope": "global",
+        "allocate": "criterion",
         "steps": 1,
         "normalise": "mean",
         "batches": 3,

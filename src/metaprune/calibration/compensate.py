@@ -27,7 +27,7 @@ from metaprune.calibration.products import Product, Rows, find_products
 from metaprune.calibration.sums import Branch, branch_of
 from metaprune.core.errors import NotAvailableError
 from metaprune.core.rng import Rng
-from metaprune.elastic.batchnorm import Norm
+from metaprune.elastic.batchnorm import Norm, spread_of
 from metaprune.elastic.program import Execution, Step
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.graph.captured import op_name
@@ -231,9 +231,7 @@ class _SideBySide:
 
 def _spread(value: Tensor, dim: int) -> tuple[int, Tensor, Tensor]:
     """Count, mean and variance of a value over all dimensions but one."""
-    others = [d for d in range(value.dim()) if d != dim % value.dim()]
-    variance, mean = torch.var_mean(value, others, correction=0)
-    return value.numel() // value.shape[dim], mean, variance
+    return value.numel() // value.shape[dim], *spread_of(value, dim)
 
 
 def _merged(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,14 @@ Where a dense network has statistics, a cut one gets those, moved by what the cu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaprune.elastic.program import Program, ProgramAtWidths, Step, Tensors, Weight
+from metaprune.elastic.program import CallStep, Program, ProgramAtWidths, Step, Tensors, Weight
 from metaprune.graph.captured import op_name
 
 _SCALE, _MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 1, 3, 4, 5, 6, 7  # arguments of aten.batch_norm
@@ -46,6 +46,13 @@ def moved_variance(running: Tensor, dense: Tensor, cut: Tensor, eps: float) -> T
     return (running + (cut - dense) * share).clamp(min=0)
 
 
+def spread_of(value: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a value over all dimensions but one."""
+    others = [d for d in range(value.dim()) if d != dim % value.dim()]
+    variance, mean = torch.var_mean(value, others, correction=0)
+    return mean, variance
+
+
 @dataclass(frozen=True)
 class Norm:
     """A step of BatchNorm over running statistics: the names of its tensors."""
@@ -57,7 +64,9 @@ class Norm:
 
     @classmethod
     def of(cls, step: Step) -> Norm | None:
-        """Read a step of aten.batch_norm; None where its statistics are no tensors of the model."""
+        """Read a step; None where it is no batch_norm over statistics that are tensors of the model."""
+        if op_name(step.target) != "batch_norm":
+            return None
         scale, mean, variance = step.args[_SCALE], step.args[_MEAN], step.args[_VARIANCE]
         if not isinstance(mean, Weight) or not isinstance(variance, Weight):
             return None
@@ -74,6 +83,34 @@ class Norm:
             self.mean: moved_mean(running[self.mean], dense[0], cut[0]),
             self.variance: moved_variance(running[self.variance], dense[1], cut[1], self.eps),
         }
+
+
+class OneBatch:
+    """Statistics of cut networks from a single batch, while they run on it: dense ones, moved layer by layer.
+
+    `dense` records a run of the full network, `cut` moves in runs of others: both are given to `execute` as its `call`.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[str, Tensor] = {}
+
+    def dense(self, step: Step, args: list, kwargs: dict) -> Any:
+        """Run a step of the full network; what enters BatchNorm is recorded."""
+        if (norm := Norm.of(step)) is not None:
+            self._measured[norm.mean], self._measured[norm.variance] = spread_of(args[0])
+        return step.target(*args, **kwargs)
+
+    def cut(self, sliced: Callable[[Tensors], Tensors], running: Tensors) -> CallStep:
+        """Make the `call` of a cut network; `sliced` cuts tensors by name to its widths, `running` are cut already."""
+
+        def call(step: Step, args: list, kwargs: dict) -> Any:
+            if (norm := Norm.of(step)) is not None:
+                kept = sliced({name: self._measured[name] for name in (norm.mean, norm.variance)})
+                moved = norm.move(running, (kept[norm.mean], kept[norm.variance]), spread_of(args[0]))
+                args[_MEAN], args[_VARIANCE] = moved[norm.mean], moved[norm.variance]
+            return step.target(*args, **kwargs)
+
+        return call
 
 
 def calibrated(

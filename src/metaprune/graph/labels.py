@@ -63,10 +63,13 @@ def _pattern(column: np.ndarray) -> np.ndarray:
 
 def _rank_within(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """Number the values of `inner` anew, from zero, within every value of `outer`, by first occurrence."""
-    rank = np.empty(len(outer), dtype=np.int64)
-    for value in np.unique(outer):
-        rank[outer == value] = _pattern(inner[outer == value])
-    return rank
+    pairs = _pattern(outer * (inner.max() + 1) + inner)
+    _, first = np.unique(pairs, return_index=True)
+    order = np.argsort(outer[first], kind="stable")  # pairs of one outer value side by side, in order of occurrence
+    values = outer[first][order]
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[order] = np.arange(len(first)) - np.searchsorted(values, values)
+    return rank[pairs]
 
 
 class Atoms:

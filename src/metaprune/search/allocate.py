@@ -19,6 +19,7 @@ from metaprune.cost.analytic import CostModel
 from metaprune.cost.metrics import cost_metric
 from metaprune.search.config import Scope
 from metaprune.search.encoding import LATENCY_NOTE, is_monotone, smallest_levels
+from metaprune.search.least_loss import least_loss
 from metaprune.search.units import units_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
@@ -106,6 +107,21 @@ class Allocator:
             exponent = exponents[unit.groups[0]]
             steps += [Step(u, i, 1 - r ** (1 / exponent)) for i, r in enumerate(unit.ratios()[1:])]
         widths = self.allocate(steps)
+        return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
+
+    def by_losses(self, scores: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> Plan:
+        """Keep widths of least total loss, and in each group the channels that score highest.
+
+        losses: of every unit of `self.units`, the loss at each of its levels.
+        """
+
+        def excess(levels: np.ndarray) -> np.ndarray:
+            cost = self._costs.of_widths(self._widths(levels))
+            return np.sum([np.maximum(0, np.asarray(cost[m]) / b - 1) for m, b in self.bounds.items()], axis=0)
+
+        level = least_loss(losses, self._floor, excess)
+        spared = {(u, i): loss[i] - loss[i + 1] for u, loss in enumerate(losses) for i in range(len(loss) - 1)}
+        widths = self._widths(self._give_back(level, spared))
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
     def _steps(self, scores: Sequence[np.ndarray], classes: Sequence[int]) -> list[Step]:

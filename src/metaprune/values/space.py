@@ -87,7 +87,9 @@ class Space:
                 raise PlanError(f"no channel group {name}: there are {len(self)}")
             return self.groups[name]
         if name not in self.index:
-            raise PlanError(f"no channel group {name!r}.{closest(name, list(self.index))} `net.explain()` lists all.")
+            raise PlanError(
+                f"no channel group {name!r}.{closest(str(name), list(self.index))} `net.explain()` lists all."
+            )
         return self.groups[self.index[name]]
 
     @cached_property

@@ -10,6 +10,7 @@ from metaprune.protocol.options import MethodOptions
 from metaprune.search.config import Scope
 
 Normalise = Literal["mean", "none"]
+Allocate = Literal["criterion", "uniform", "sensitivity"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,9 @@ class RankingConfig(MethodOptions):
     scope: Scope = "global"
     """global: all channels in one ranking; local: the same share of every group; isomorphic: the same share of every
     class of equal structure."""
+    allocate: Allocate = "criterion"
+    """criterion: widths follow from the ranking; uniform: every group keeps the same share; sensitivity: widths of
+    least total change of the outputs, measured for every group alone on training samples (scope has no effect)."""
     steps: int = 1
     """1 is one-shot; with n steps the cost falls linearly to the budget and scores are taken anew each time."""
     normalise: Normalise = "mean"
@@ -56,6 +60,8 @@ class RankingConfig(MethodOptions):
     def __post_init__(self) -> None:
         if self.scope not in ("global", "local", "isomorphic"):
             raise ConfigError(f"scope is global, local or isomorphic, not {self.scope!r}")
+        if self.allocate not in ("criterion", "uniform", "sensitivity"):
+            raise ConfigError(f"allocate is criterion, uniform or sensitivity, not {self.allocate!r}")
         if self.normalise not in ("mean", "none"):
             raise ConfigError(f"normalise is mean or none, not {self.normalise!r}")
         if self.steps < 1:

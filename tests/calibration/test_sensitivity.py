@@ -1,0 +1,115 @@
+"""`allocate`: widths by measured curves meet every bound, and cost less than those of a ranking."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sample_networks import SHARED, build
+
+import metaprune as mp
+from metaprune.calibration.batches import calibration_batches
+from metaprune.calibration.calibrate import calibrate
+from metaprune.calibration.compensate import compensate
+from metaprune.calibration.products import find_products
+from metaprune.calibration.sensitivity import Curve, closed_form, sensitivities
+from metaprune.core.errors import ConfigError
+from metaprune.protocol.method import PruneTask
+from metaprune.protocol.registry import create_method
+from metaprune.search.least_loss import least_loss
+from metaprune.testing.method_suite import small_data, small_network
+from metaprune.train.evaluate import evaluate
+
+EXAMPLE = torch.zeros(2, 1, 28, 28)
+
+
+def test_least_loss_is_that_of_all_structures():
+    """Bounds on products of widths, against every structure there is."""
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        losses = [np.sort(draw.random(5) * scale)[::-1] for scale in (1, 2, 4)]
+        bound = draw.uniform(10, 60)
+
+        def excess(levels, bound=bound):
+            widths = levels + 1
+            return np.maximum(0, (widths[:, 0] * widths[:, 1] + widths[:, 1] * widths[:, 2] * 2) / bound - 1)
+
+        every = np.array(list(itertools.product(range(5), repeat=3)))
+        total = sum(loss[every[:, u]] for u, loss in enumerate(losses))
+        best = total[excess(every) <= 0].min()
+        level = least_loss(losses, np.zeros(3, dtype=np.int64), excess)
+        assert excess(level[None])[0] == 0
+        assert sum(loss[i] for loss, i in zip(losses, level, strict=True)) <= best + 0.15 * (total.max() - best)
+
+
+def test_curves_fall_to_nothing_at_full_width():
+    curve = Curve(("a",), (0.75, 0.5, 0.25), (0.1, 0.4, 0.3))
+    found = curve.at(np.array([1.0, 0.9, 0.75, 0.5, 0.25, 0.05]))
+    assert found[0] < 1e-6 and (np.diff(found) >= 0).all()
+    np.testing.assert_allclose(found[2:4], [0.1, 0.4])
+    assert (Curve(("a",), (), ()).at(np.ones(1)) == 0).all()
+
+
+def test_consumers_in_closed_form_are_those_of_side_by_side_runs():
+    network, data = mp.trace(small_network("cnn"), EXAMPLE), small_data()
+    group = next(g for g in network.space if g.role == "hidden")
+    plan = mp.Plan({group.name: tuple(range(group.width // 2))})
+    tensors = closed_form(network, calibrate(network, data, samples=96), find_products(network)[0], plan)
+    batches = calibration_batches(network, data.train, 96, mp.Rng(0))
+    solved = compensate(network, plan, batches, kind="least-squares", rng=mp.Rng(0))
+    (name,) = [n for n, layer in solved.layers.items() if layer["ridge"] and n.endswith("conv2.weight")][:1]
+    expected = network.sliced(network.survivors(plan), tensors={name: solved.weights[name]})[name]
+    before = network.at(plan).tensors[name]
+    assert (tensors[name] - expected).norm() < 0.5 * (before - expected).norm()
+
+
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+def test_every_unit_has_a_curve_and_no_cut_costs_nothing(kind):
+    network, data = mp.trace(small_network(kind), EXAMPLE), small_data()
+    task = PruneTask(network, data)
+    allocator = task.allocator(mp.Budget(macs="50%"))
+    scores = create_method("magnitude").scores(task, mp.Plan(), mp.Rng(0))
+    batch = next(iter(data.train.batches(32)))
+    calibration = calibrate(network, data, samples=32)
+    curves = sensitivities(network, calibration, allocator.units, scores, batch, data.objective)
+    assert [c.groups for c in curves] == [
+        tuple(network.space.groups[g].name for g in u.groups) for u in allocator.units
+    ]
+    assert all(loss >= 0 for c in curves for loss in c.losses)
+    same = sensitivities(network, calibration, allocator.units, scores, batch, data.objective)
+    assert [c.losses for c in same] == [c.losses for c in curves]
+
+
+@pytest.mark.parametrize("allocate", ["uniform", "sensitivity"])
+def test_every_bound_is_met(allocate):
+    options = {"allocate": allocate}
+    budget = {"macs": "60%", "params": "40%"}
+    result = mp.prune(
+        small_network("cnn"), EXAMPLE, budget=budget, method_options=options, data=small_data(), round_to=2
+    )
+    after, bounds = result.record["cost"]["after"], result.record["bounds"]
+    assert all(after[m] <= bound for m, bound in bounds.items())
+    curves = result.record["method_details"].get("sensitivity", {}).get("curves")
+    assert (curves is not None) == (allocate == "sensitivity")
+
+
+def test_sensitivity_needs_data_and_the_option_is_checked():
+    with pytest.raises(ConfigError, match="looks at training data"):
+        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method_options={"allocate": "sensitivity"})
+    with pytest.raises(ConfigError, match="allocate"):
+        create_method("magnitude", {"allocate": "sensitive"})
+
+
+@pytest.mark.slow
+def test_measured_widths_keep_more_of_a_trained_network():
+    model, *_ = build("shared_resnet20")
+    data = mp.load_data(f"npz:{SHARED / 'cifar10_jpeg.npz'}", limit=1000)
+    network, test = mp.trace(model, torch.zeros(2, 3, 32, 32)), data.test.take(500)
+    accuracy = {}
+    batches = calibration_batches(network, data.train, 320, mp.Rng(0))
+    for allocate in ("criterion", "sensitivity"):
+        method = create_method("magnitude", {"p": 1, "allocate": allocate})
+        plan = method.propose(PruneTask(network, data), mp.Budget(macs="30%"), mp.Rng(0)).plan
+        weights = compensate(network, plan, batches, kind="least-squares", rng=mp.Rng(0)).weights
+        accuracy[allocate] = evaluate(mp.cut(network, plan, weights=weights).model, test)["accuracy"]
+    assert accuracy["sensitivity"] > accuracy["criterion"] + 0.03
