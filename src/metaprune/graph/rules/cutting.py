@@ -50,7 +50,7 @@ def split(call: Call) -> list[Labels | None]:
     pieces: list[Label] = []
     start = 0
     for piece in call.out:
-        n = call.numbers(list(piece.shape))[dim] if not isinstance(piece.shape[dim], int) else piece.shape[dim]
+        n = call.concrete(piece)[dim]
         part = None if labels[dim] is None else labels[dim][start : start + n]
         outputs.append([*labels[:dim], part, *labels[dim + 1 :]])
         pieces.append(part)
