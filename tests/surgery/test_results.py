@@ -7,12 +7,14 @@ import io
 import pytest
 import torch
 from sample_networks import build
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.surgery.verify import relative_error
 from metaprune.testing import TOYS, assert_cut_equals_mask, assert_untouched, output_error, perturb, random_plan, toy
+from metaprune.values import Plan
 
 GRAPH_ONLY_TOYS = {"split", "shuffle", "written_out_attention", "pad_shortcut", "multihead"}  # as test_networks pins
 CASES = [(n, f) for n in TOYS for f in ("module", "graph") if f == "graph" or n not in GRAPH_ONLY_TOYS]
@@ -246,3 +248,23 @@ def test_replaced_weights_are_sliced():
     given = cut(network, plan, weights=dict(other.named_parameters()) | dict(other.named_buffers()))
     expected = cut(trace(other, args), plan)
     assert output_error(given.model, expected.model, args, {}) == 0
+
+
+class Projection(nn.Module):
+    """Knows its sizes by two attributes of one value, the output's first, as transformers' Conv1D does."""
+
+    def __init__(self, outputs, inputs):
+        super().__init__()
+        self.outputs, self.inputs = outputs, inputs
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+
+    def forward(self, x):
+        return (x.reshape(-1, self.inputs) @ self.weight).view(*x.shape[:-1], self.outputs)
+
+
+def test_two_attributes_of_one_value_in_another_order_than_they_are_used():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Projection(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    network = trace(model, torch.randn(2, 3, 4))
+    plan = Plan({"0": range(3), "2": range(5)})
+    pruned = cut(network, plan, form="module")
+    assert (pruned.model[2].inputs, pruned.model[2].outputs) == (3, 5)

@@ -53,7 +53,7 @@ class _Candidates:
         sure, guessed = [c for c in changes if c.sure], [c for c in changes if not c.sure]
         certain = _resolve(self.network.model, sure, "last")
         tried: list[Attributes] = []
-        for policy in ("none", "first", "last", "leave", "ordered"):
+        for policy in ("none", "first", "last", "leave", "ordered", "reversed"):
             wanted = {} if policy == "none" else _resolve(self.network.model, guessed, policy)
             if wanted in tried:
                 continue
@@ -149,8 +149,8 @@ def set_attributes(model: nn.Module, attributes: Attributes) -> None:
 
 
 def _resolve(model: nn.Module, changes: list[Change], policy: str) -> Attributes:
-    if policy == "ordered":
-        return _in_order(model, changes)
+    if policy in ("ordered", "reversed"):
+        return _in_order(model, changes, -1 if policy == "reversed" else 1)
     wanted: Attributes = {}
     disputed: set[tuple[str, str]] = set()
     for change in changes:
@@ -170,14 +170,14 @@ def _resolve(model: nn.Module, changes: list[Change], policy: str) -> Attributes
     return {path: values for path, values in wanted.items() if values}
 
 
-def _in_order(model: nn.Module, changes: list[Change]) -> Attributes:
-    """As many constants of one value as attributes of that value: padding before and after, say."""
-    wanted: Attributes = {}
+def _in_order(model: nn.Module, changes: list[Change], step: int) -> Attributes:
+    """As many constants of one value as attributes of that value: padding before and after, say; others as "first"."""
+    wanted = _resolve(model, changes, "first")
     for path, old in dict.fromkeys((c.path, c.old) for c in changes):
         same = [c for c in changes if (c.path, c.old) == (path, old)]
         names = list(dict.fromkeys(n for c in same for n, _ in _matching(vars(model.get_submodule(path)), c)))
         if len(names) == len(same):
-            wanted.setdefault(path, {}).update({n: c.new for n, c in zip(names, same, strict=True) if c.new != old})
+            wanted.setdefault(path, {}).update({n: c.new for n, c in zip(names[::step], same, strict=True)})
     return {path: values for path, values in wanted.items() if values}
 
 
