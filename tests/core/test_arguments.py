@@ -28,7 +28,7 @@ ERRORS_AND_WARNINGS = {
     n for n in mp._HOME if isinstance(getattr(mp, n), type) and issubclass(getattr(mp, n), Exception)
 }
 PROTOCOLS = {"Split", "Method", "LearnedMethod", "BaseMethod", "Objective"}  # for users to fill in
-MADE_BY_OTHERS = {"Pruned", "Result", "Network"}  # their methods are called below
+MADE_BY_OTHERS = {"Calibration", "Pruned", "Result", "Network"}  # their methods are called below
 
 
 def model():
@@ -73,6 +73,7 @@ def calls(tmp_path_factory):
         "cut": (mp.cut, dict(network=net, plan=plan)),
         "load": (mp.load, dict(folder=folder / "saved")),
         "load_data": (mp.load_data, dict(spec=f"npz:{folder / 'd.npz'}")),
+        "calibrate": (mp.calibrate, dict(network=net, data=data, samples=8)),
         "as_data": (mp.as_data, dict(source=(Samples(), Samples()))),
         "run": (mp.run, dict(config=recipe, folder=folder / "run", progress=False)),
         "fit": (mp.fit, dict(config=recipe, folder=folder / "fit", progress=False)),

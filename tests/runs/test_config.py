@@ -41,7 +41,13 @@ def write(tmp_path, text):
 def test_a_recipe_reads_and_replays(tmp_path):
     config = read_recipe(write(tmp_path, GOOD), {"train.epochs": 5, "method.options.batches": 3})
     assert config.train.epochs == 5.0
-    assert config.method.options == {"scope": "global", "steps": 2, "normalise": "mean", "batches": 3}
+    assert config.method.options == {
+        "scope": "global",
+        "allocate": "criterion",
+        "steps": 2,
+        "normalise": "mean",
+        "batches": 3,
+    }
     assert config.constraints.ignore == ("conv1",)
     assert config.recover.train.lr == 0.01
     assert from_dict(RunConfig, json.loads(json.dumps(config.to_dict()))) == config
