@@ -60,10 +60,14 @@ def cut_cpu_s(row: Row) -> float | None:
     return row.get("graph", {}).get("0.5", {}).get("cut_cpu_s")
 
 
-def total_cpu_s(row: Row) -> float | None:
+def unproved_cut_cpu_s(row: Row) -> float | None:
+    return row.get("graph", {}).get("0.5", {}).get("cut_unproved_cpu_s")
+
+
+def total_cpu_s(row: Row, cut: Callable[[Row], float | None] = cut_cpu_s) -> float | None:
     """Capture, analysis, cut and proof."""
-    cut = cut_cpu_s(row)
-    return None if cut is None else row["capture_cpu_s"] + row["analysis_cpu_s"] + cut
+    cut_s = cut(row)
+    return None if cut_s is None else row["capture_cpu_s"] + row["analysis_cpu_s"] + cut_s
 
 
 # ------------------------------------------------------------------------------------------------ summary
@@ -101,6 +105,8 @@ def coverage_table() -> str:
 
     add("networks", lambda found: str(len(found)))
     add("captured", lambda found: _count(found, lambda r: bool(r.get("captured"))))
+    recorded = lambda r: not r["not_recorded"] if "not_recorded" in r else None  # noqa: E731
+    add("by the recorder, without `torch.export`", lambda found: _count(found, recorded))
     for keep in KEEPS:
         add(f"graph form proved, {100 * float(keep):.0f}% kept", lambda f, k=keep: _count(f, lambda r: proved(r, k)))
     add("MACs of the cost model = MACs that PyTorch counts", lambda found: _count(found, macs_equal))
@@ -119,6 +125,7 @@ def coverage_table() -> str:
     add("no group of a single channel", lambda found: _count(found, none("one_atom_groups")))
     add("capture, CPU s: median (most)", lambda found: _spread(r.get("capture_cpu_s") for r in found))
     add("analysis, CPU s", lambda found: _spread(r.get("analysis_cpu_s") for r in found if r.get("captured")))
+    add("cut at 50% without a proof, CPU s", lambda found: _spread(map(unproved_cut_cpu_s, found)))
     add("cut and proof at 50%, CPU s", lambda found: _spread(map(cut_cpu_s, found)))
     add("memory above the model's own, in MB", lambda found: _spread((_rise_mb(r) for r in found), ".0f"))
     add(
@@ -169,7 +176,9 @@ def _peer_lines(tool: str, columns: dict[str, list[Row]], add: Callable[..., Non
         return
     both = {n for n, r in theirs.items() if r.get("passed")}
     shared = lambda found: [r for r in found if r["network"] in both and proved(r, "0.5")]  # noqa: E731
-    add("on networks both do, metaprune, CPU s", lambda found: _spread(map(total_cpu_s, shared(found))))
+    unproved = lambda r: total_cpu_s(r, unproved_cut_cpu_s)  # noqa: E731
+    add("on networks both do, metaprune with the proof, CPU s", lambda found: _spread(map(total_cpu_s, shared(found))))
+    add("on networks both do, metaprune without it, CPU s", lambda found: _spread(map(unproved, shared(found))))
     add(
         f"on networks both do, {tool}, CPU s",
         lambda found: _spread(theirs[r["network"]]["cpu_s"] for r in shared(found)),

@@ -21,11 +21,11 @@ from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
 from metaprune.graph.call import Survivors
 from metaprune.graph.captured import op_name
-from metaprune.graph.shapes import BatchedSize
 from metaprune.graph.transformers_models import as_traced
 from metaprune.network import Network
 from metaprune.surgery.common_draws import Draw, Recorded, Replayed, draws_numbers
 
+Inputs = tuple[tuple, dict[str, Any]]
 TOLERANCE = 1e-9  # relative, float64
 _DRAWS = 4  # of other weights, none of which changes an output that does not depend on them
 
@@ -199,16 +199,28 @@ class Proof:
         """A block in which the surviving part of the masked run's random numbers is drawn."""
         return nullcontext() if self._draws is None else Replayed(self._draws, self.alive)
 
+    @cached_property
+    def _single(self) -> tuple[Inputs, Any] | None:
+        """The first sample and what the sliced graph returns for it; None where samples mix, or it does not run."""
+        captured = self.network.captured
+        if captured.batch is None or not captured.takes(1) or self._draws_numbers:
+            return None
+        first = with_batch(self.args, self.kwargs, 1, captured.batch_dim)
+        try:
+            return first, self._run_sliced(self.tensors, first)
+        except Exception:  # not every graph takes a single sample
+            return None
+
     @torch.no_grad()
-    def _run_sliced(self, tensors: Mapping[str, torch.Tensor]) -> Any:
+    def _run_sliced(self, tensors: Mapping[str, torch.Tensor], inputs: Inputs | None = None) -> Any:
         program = self.network.at(self.alive).program(dtype=torch.float64)
         part = SlicedTensors(tensors, self.network.labelled, self.alive, torch.float64)
-        args, kwargs = to_float64((self.args, self.kwargs))
+        args, kwargs = to_float64((self.args, self.kwargs) if inputs is None else inputs)
         with torch.random.fork_rng(devices=[]), double_by_default(), self.common_draws:
             return self.network.program.run(program, part, args, kwargs)
 
     @torch.no_grad()
-    def _run_masked(self, inputs: tuple[tuple, dict[str, Any]] | None = None) -> Any:
+    def _run_masked(self, inputs: Inputs | None = None) -> Any:
         whole = self.network.at().program(dtype=torch.float64)
         labelled = self.network.labelled
         full = SlicedTensors(self.tensors, labelled, None, torch.float64)
@@ -224,30 +236,14 @@ class Proof:
 
     def masked_error(self) -> float:
         """Compare the sliced graph with the masked original; returns the relative error."""
-        if self._masked is None:
-            error = self._error_of_one_sample()
-            if error <= TOLERANCE:
-                return error
-            self._masked = self._run_masked()
+        if self._masked is None and self._single is not None:
+            first, sliced = self._single
+            with contextlib.suppress(Exception):  # not every graph takes a single sample
+                error = relative_error(sliced, self._without_dropped(self._run_masked(first)))
+                if error <= TOLERANCE:
+                    return error
+        self._masked = self._run_masked() if self._masked is None else self._masked
         return relative_error(self.sliced, self._without_dropped(self._masked))
-
-    def _error_of_one_sample(self) -> float:
-        """As `masked_error`, on the first sample alone, as samples do not mix; infinite where that cannot be told."""
-        captured = self.network.captured
-        if captured.batch is None or not captured.takes(1):
-            return float("inf")
-        first = with_batch(self.args, self.kwargs, 1, captured.batch_dim)
-        output = next(n for n in captured.graph.nodes if n.op == "output")
-        leaves, spec = pytree.tree_flatten(self.sliced)
-        of_first = []
-        for leaf, node in zip(leaves, pytree.tree_leaves(output.args[0]), strict=True):
-            sizes = node.meta["val"].shape if isinstance(leaf, torch.Tensor) else ()
-            for dim in (d for d, n in enumerate(sizes) if isinstance(n, BatchedSize)):
-                leaf = leaf.narrow(dim, 0, 1)
-            of_first.append(leaf)
-        with contextlib.suppress(Exception):  # not every graph takes a single sample
-            return relative_error(pytree.tree_unflatten(of_first, spec), self._without_dropped(self._run_masked(first)))
-        return float("inf")
 
     def vacuous(self) -> str:
         """Say why equality would prove nothing; empty where it does prove something."""
@@ -278,7 +274,8 @@ class Proof:
         Raises:
             VerificationError: they differ, or the output holds NaN.
         """
-        leaves = [x for x in pytree.tree_leaves(self.sliced) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        outputs = self.sliced if self._single is None else self._single[1]
+        leaves = [x for x in pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor) and x.is_floating_point()]
         if any(x.isnan().any() for x in leaves):
             raise VerificationError(
                 "the cut network's output holds NaN, which equals nothing: look for NaN in the weights or the example "
@@ -307,11 +304,12 @@ class Proof:
 
         It runs node by node, with one tensor of its own in float64 at a time.
         """
-        args, kwargs = to_float64((self.args, self.kwargs))
+        inputs, expected = ((self.args, self.kwargs), self.sliced) if self._single is None else self._single
+        args, kwargs = to_float64(inputs)
         names = [n.target for n in module.graph.nodes if n.op == "placeholder"]
-        inputs = [*args, *(kwargs[name] for name in names[len(args) :])]
+        leaves = [*args, *(kwargs[name] for name in names[len(args) :])]
         with torch.random.fork_rng(devices=[]), self.common_draws, double_by_default(), _Promoted():
-            return relative_error(_DoubleInterpreter(module).run(*inputs), self.sliced)
+            return relative_error(_DoubleInterpreter(module).run(*leaves), expected)
 
     def probe_error(self, probe: nn.Module) -> float:
         """Compare a module of `in_float64` with the sliced graph; returns the relative error."""
