@@ -82,7 +82,7 @@ def write(options: argparse.Namespace, data: mp.Data, rows: list[dict[str, Any]]
     report = {
         "question": "accuracy right after the cut, without training and without labels",
         "model": f"zoo:{options.network}",
-        "data": data.name,
+        "data": Path(data.name).name,
         "test_images": options.images,
         "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": 1},
         "rows": rows,
