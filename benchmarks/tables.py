@@ -11,8 +11,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
-sys.path += [str(HERE / "metagraph"), str(HERE / "jobs")]
+sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy")]
 
+from accuracy_tables import after_cut_table  # noqa: E402
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
 from jobs_tables import jobs_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
@@ -77,6 +78,8 @@ def overhead_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
+    "after-cut-resnet20": partial(after_cut_table, "resnet20"),
+    "after-cut-resnet56": partial(after_cut_table, "resnet56"),
     "overhead": overhead_table,
     "jobs": jobs_table,
     "coverage": coverage_table,

@@ -1,0 +1,40 @@
+"""The table of benchmarks/accuracy: accuracy right after the cut, by row and budget."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def after_cut_table(network: str) -> str:
+    """Mean over seeds (lowest to highest; how many, where there are several); mean CPU seconds over all budgets."""
+    report = json.loads((HERE / f"{network}.json").read_text())
+    rows = report["rows"]
+    budgets, labels = (list(dict.fromkeys(row[key] for row in rows)) for key in ("budget", "label"))
+    dense = f"{rows[0]['dense']:.1%}"
+    lines = [
+        f"| {network} | {' | '.join(f'{b} of the MACs' for b in budgets)} | CPU seconds |",
+        "|---" * (len(budgets) + 2) + "|",
+        f"| dense | {' | '.join([dense] * len(budgets))} | |",
+    ]
+    for label in labels:
+        cells = [_cell([r["accuracy"] for r in rows if (r["label"], r["budget"]) == (label, b)]) for b in budgets]
+        spent = [r["cpu_s_with_evaluation"] for r in rows if r["label"] == label]
+        lines.append(f"| {label} | {' | '.join(cells)} | {statistics.mean(spent):.0f} |")
+    seeds = len({row["seed"] for row in rows})
+    note = (
+        f"\n{report['test_images']:,} test images, calibration samples of {seeds} seed{'s' if seeds > 1 else ''}. "
+        "CPU seconds of the whole prune on one thread, with trace, proof and evaluations of both networks."
+    )
+    return "\n".join(lines) + "\n" + note
+
+
+def _cell(accuracies: list[float]) -> str:
+    if not accuracies:
+        return ""
+    mean = f"{statistics.mean(accuracies):.1%}"
+    spread = f" ({min(accuracies):.1%} to {max(accuracies):.1%}; {len(accuracies)})"
+    return mean + spread if len(accuracies) > 1 else mean
