@@ -255,6 +255,14 @@ def test_what_depends_on_keywords_and_has_any_of_them():
     assert network.captured.varies and network.run(x=torch.randn(7, 4), y=torch.randn(7, 4)).shape == (7, 4)
 
 
+def test_models_without_numbers():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    network = mp.trace(model, torch.empty(2, 4, device="meta"))
+    assert "without plain numbers" in network.captured.not_recorded and network.captured.varies
+    assert network.notes == [f"captured by torch.export, as {network.captured.not_recorded}"]
+
+
 def test_constants_train():
     """A literal of the forward is no inference tensor: gradients go through it."""
     network = mp.trace(Lambda(lambda s, x: x * torch.tensor([1.0, 2.0])), torch.randn(2, 2))

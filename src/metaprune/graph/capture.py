@@ -57,11 +57,13 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
 
 
 def _check(model: nn.Module, captured: Captured) -> None:
-    """Compare the graph with the model on other values, on another batch too where it may vary.
+    """Compare the graph with the model on other values, on another batch too where it may vary; not on `meta`.
 
     Raises:
         UntraceableError: they differ on the batch of the example.
     """
+    if any(tensor.is_meta for tensor in captured.tensors.values()):
+        return
     other = min(_OTHER_BATCH, captured.batch_range[1] or _OTHER_BATCH)
     if captured.batch is not None and not _computes_the_same(model, captured, other):
         captured.varies, captured.batch = False, None
@@ -71,7 +73,7 @@ def _check(model: nn.Module, captured: Captured) -> None:
         raise UntraceableError(
             f"what torch.export captured of {type(model).__name__} computes something else than the model on inputs of "
             "other values: forward takes another way there\nWhat to do: a branch on values becomes torch.where; "
-            "values that leave torch (numpy, item()) move out of forward"
+            "values that leave torch (numpy, item()) and Python's own random numbers move out of forward"
         )
 
 
