@@ -25,9 +25,10 @@ def test_the_code_of_a_page_runs(page, tmp_path):
 
 
 def test_match_outputs_trains():
+    torch.manual_seed(0)
     x, model = torch.randn(32, 8), torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
     loaders = DataLoader(x, batch_size=16), DataLoader(x, batch_size=16)
-    brief = mp.RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=1, lr=0.01))
+    brief = mp.RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=5, lr=0.01))
     result = mp.prune(
         model, x[:2], budget="macs=50%", data=loaders, objective="match_outputs", recover=brief, progress=False
     )
