@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from metaprune.elastic.program import Step
+from metaprune.elastic.program import Step, operands_by_name
 from metaprune.graph.call import bound_arguments
 from metaprune.graph.captured import op_name
 from metaprune.network import Network
@@ -117,9 +117,7 @@ class Rows:
     @classmethod
     def of(cls, product: Product, step: Step, args: list, kwargs: Mapping[str, Any]) -> Rows:
         """Read a step's fetched operands by the names of its schema, defaults filled in."""
-        schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (products are operators)
-        names = [x.name for x in schema]
-        operands = {x.name: x.default_value for x in schema} | dict(zip(names, args, strict=False)) | dict(kwargs)
+        operands = operands_by_name(step, args, kwargs)
         weight = operands["mat2" if op_name(step.target) == "addmm" else "weight"]
         return cls(product, operands, weight)
 

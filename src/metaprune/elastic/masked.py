@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from metaprune.elastic.program import Program, ProgramAtWidths, Step
+from metaprune.elastic.program import Program, ProgramAtWidths, Step, operands_by_name
 from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
 from metaprune.graph.captured import op_name
 from metaprune.graph.labelling import Labelled
@@ -107,9 +107,7 @@ def run_step(step: Step, fact: Fact, args: list, kwargs: dict, alive: Survivors)
     """Run the operator itself or, where its statistics go over channels, its reference among the survivors."""
     if fact.masked is None:
         return step.target(*args, **kwargs)
-    schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (only operators have a reference)
-    defaults = {x.name: x.default_value for x in schema}
-    return fact.masked({**defaults, **dict(zip([x.name for x in schema], args, strict=False)), **kwargs}, alive)
+    return fact.masked(operands_by_name(step, args, kwargs), alive)
 
 
 def run_masked(

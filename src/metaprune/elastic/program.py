@@ -250,6 +250,13 @@ class Execution:
             entered.__exit__(None, None, None)
 
 
+def operands_by_name(step: Step, args: list, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Fetched operands of an operator by the names of its schema, defaults filled in."""
+    schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (functions of Python have none)
+    defaults = {x.name: x.default_value for x in schema}
+    return {**defaults, **dict(zip([x.name for x in schema], args, strict=False)), **kwargs}
+
+
 def described_inputs(args: tuple, kwargs: Mapping[str, Any]) -> str:
     """Inputs of a call in words, as `float32 [2, 3, 8, 8], attention_mask=int64 [2, 16]`."""
 

@@ -36,6 +36,7 @@ from metaprune.core.errors import (
 from metaprune.core.files import part_of, tensors_digest, whole_files, write_json, write_sealed, write_tensors
 from metaprune.core.read import damaged, read_json, read_tensors, require_seal, understood
 from metaprune.core.rng import Rng
+from metaprune.core.tensors import named_tensors
 from metaprune.export.factories import build, describe_transformers, portable
 from metaprune.export.graph_json import graph_from_json, graph_to_json
 from metaprune.network import Network
@@ -43,7 +44,6 @@ from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.graph_form import graph_form, place_tensor
 from metaprune.surgery.hf_config import set_config
 from metaprune.surgery.module_form import set_attributes
-from metaprune.surgery.tensors import named_tensors
 from metaprune.values import Plan
 
 FORMAT = 1

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from metaprune.core.batches import batch_size, copied, is_batched
 from metaprune.core.side_effects import side_effects_undone
 
+NO_BATCH = "dimension {dim} of the inputs is no batch: outputs depend on more than their own sample"
 _CLOSE = 1e-4  # relative to the largest entry; what is computed in float32 or less differs by rounding
 
 
@@ -49,9 +50,6 @@ def _outputs(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch: int, 
     args, kwargs = copied((args, kwargs))
     leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [x.double() for x in leaves if is_batched(x, batch, dim) and not x.is_complex()]
-
-
-NO_BATCH = "dimension {dim} of the inputs is no batch: outputs depend on more than their own sample"
 
 
 def varied(

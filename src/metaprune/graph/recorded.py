@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import batch_size, is_batched, with_batch
 from metaprune.core.side_effects import ModelState
+from metaprune.core.tensors import named_tensors
 from metaprune.graph.batch_dimension import NO_BATCH, close, samples_are_independent, varied
 from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.interpret import agrees
@@ -86,7 +87,7 @@ class _Runs:
     ):
         self.model, self.dim, self.training = model, dim, training
         self.batch = batch if batch_size(args, kwargs, dim) else 0
-        self.own, self.aliases = _unique_tensors(model)
+        self.own, self.aliases = named_tensors(model)
         self.inputs = with_batch(args, kwargs, batch, dim)
         self.branches = Branches(self.batch + 1)
         self._state = state
@@ -117,21 +118,6 @@ class _Runs:
         moved = moved_integers(self.first, self.at(batch))
         if moved.keys() != self.sizes.keys() or any(self.sizes[p].at(batch) != y for p, (_, y) in moved.items()):
             raise CannotRecordError("a size follows the batch in no straight line")
-
-
-def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The model's tensors by their first name, and the first name of every other one."""
-    names: dict[int, str] = {}
-    own: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in named:
-        if id(tensor) in names:
-            aliases[name] = names[id(tensor)]
-        else:
-            names[id(tensor)] = name
-            own[name] = tensor
-    return own, aliases
 
 
 def _range(runs: _Runs, captured: Captured) -> tuple[int, int | None]:
@@ -194,9 +180,9 @@ class _Builder:
         self.nodes: dict[Ref, fx.Node] = {}
         self.sources: dict[str, str] = {}
         self._size_nodes: dict[BatchedSize, fx.Node] = {}
+        self._constants = self._named_constants()
 
     def build(self, example: tuple[tuple, dict[str, Any]]) -> Captured:
-        tensors = {**self.own, **self._constants()}
         inputs = self._placeholders()
         places: dict[int, list[Any]] = {}
         for place in self.sizes:
@@ -209,7 +195,7 @@ class _Builder:
         _, in_spec = pytree.tree_flatten(example)
         return Captured(
             graph=self.graph,
-            tensors=tensors,
+            tensors={**self.own, **self._constants},
             sources=self.sources,
             aliases=self.aliases,
             inputs=[n.name for n in inputs],
@@ -219,7 +205,7 @@ class _Builder:
             batch_dim=self.batch_dim,
         )
 
-    def _constants(self) -> dict[str, Tensor]:
+    def _named_constants(self) -> dict[str, Tensor]:
         """Tensors from outside, by the path of the attribute that holds them, or by number."""
         attributes = {
             id(value): f"{path}.{name}".lstrip(".")
@@ -239,7 +225,7 @@ class _Builder:
         numbers = iter(range(len(self.own)))
         for name, tensor in self.own.items():
             self._tensor(Ref(next(numbers)), name, tensor)
-        for ref, (name, tensor) in zip(self.run.constants, self._constants().items(), strict=True):
+        for ref, (name, tensor) in zip(self.run.constants, self._constants.items(), strict=True):
             self._tensor(ref, name, tensor)
         number, inputs = len(self.own), []
         for i, leaf in enumerate(self.run.inputs):

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import batch_size
 from metaprune.core.errors import ConfigError
+from metaprune.core.modes import modes_restored
 from metaprune.core.rng import Rng
 from metaprune.latency.grid import BLOCKS, Grid, fit_grid
 from metaprune.latency.runtimes import Timer, make_timer
@@ -24,7 +25,6 @@ from metaprune.latency.table import LatencyTable
 from metaprune.latency.timing import Repeats, medians
 from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
-from metaprune.train.modes import modes_restored
 from metaprune.values import Constraints
 
 CALIBRATION = 12  # structures that scale and offset are fitted to (half where each costs a build)

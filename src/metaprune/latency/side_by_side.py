@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from metaprune.core.modes import modes_restored
 from metaprune.latency.timing import Repeats, milliseconds_of
-from metaprune.train.modes import modes_restored
 
 
 def latency_ms(

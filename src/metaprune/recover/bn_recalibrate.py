@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaprune.core.errors import DataError, NoEffectWarning
+from metaprune.core.modes import device_of, modes_restored
 from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
+from metaprune.core.tensors import named_tensors
 from metaprune.data.types import NO_SAMPLES
 from metaprune.elastic.batchnorm import moved_mean, moved_variance
 from metaprune.objective import Split
 from metaprune.objective.batch import batch_size_of, call_model
 from metaprune.recover.task import RecoverTask, ToSize
-from metaprune.surgery.tensors import named_tensors
 from metaprune.train.history import History
-from metaprune.train.modes import device_of, modes_restored
 
 HOOK = "batchnorm_statistics_mode"
 """Method of graph-form modules: a context manager that, given a momentum, lets BatchNorm nodes (and nothing else) use

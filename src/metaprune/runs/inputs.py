@@ -17,7 +17,9 @@ from torch.utils import _pytree as pytree
 from metaprune.core.batches import with_batch
 from metaprune.core.errors import ConfigError, DataError, first_line, one_line_error
 from metaprune.core.files import write_tensors
+from metaprune.core.modes import device_of, modes_restored
 from metaprune.core.rng import Rng
+from metaprune.core.tensors import named_tensors
 from metaprune.data import Data, Split, as_data, load_data
 from metaprune.data.augment import augmented
 from metaprune.data.types import NO_SAMPLES
@@ -28,8 +30,6 @@ from metaprune.network import Network
 from metaprune.objective import TeacherSplit
 from metaprune.objective.batch import call_arguments, call_model, share_of
 from metaprune.runs.config import ModelConfig, RunConfig
-from metaprune.surgery.tensors import named_tensors
-from metaprune.train.modes import device_of, modes_restored
 from metaprune.train.processes import by_main_process
 
 log = logging.getLogger("metaprune")

@@ -16,7 +16,9 @@ from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
 from metaprune.core.files import tensors_digest
+from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
+from metaprune.core.tensors import named_tensors
 from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.data.loader_split import dead_loader_workers_told
@@ -45,10 +47,8 @@ from metaprune.runs.record import (
 )
 from metaprune.runs.schema import QualityRecord, Record
 from metaprune.surgery.cut import Pruned, cut
-from metaprune.surgery.tensors import named_tensors
 from metaprune.train.evaluate import evaluate
 from metaprune.train.masks import held_at_zero, set_to_zero
-from metaprune.train.modes import device_of
 from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
 
 _SAY_MORE = ("budget", "method", "data", "objective", "loss_fn", "score_fn", "recover", "constraints")

@@ -11,6 +11,7 @@ import torch
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, first_line, one_line_error
 from metaprune.core.files import tensors_digest, write_json
+from metaprune.core.modes import modes_restored
 from metaprune.core.read import understood
 from metaprune.core.rng import Rng
 from metaprune.core.warned import collected_warnings
@@ -27,7 +28,6 @@ from metaprune.runs.prepare import Prepared, prepare
 from metaprune.runs.prune import Result, prune_prepared
 from metaprune.runs.sections import sections_of
 from metaprune.train.loop import train
-from metaprune.train.modes import modes_restored
 from metaprune.train.require import require_trainable
 
 

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import with_batch
 from metaprune.core.errors import VerificationError
+from metaprune.core.modes import modes_restored
 from metaprune.core.side_effects import copy_model
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
@@ -137,14 +138,9 @@ class _DoubleInterpreter(fx.Interpreter):
         return lambda *args, **kwargs: torch.func.functional_call(value, state, args, kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        modes = [(m, m.training) for m in self.module.modules()]
-        for module, _ in modes:
-            module.training = False
-        try:
+        with modes_restored(self.module):
+            self.module.eval()
             return super().run(*args, **kwargs)
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 _DEFECT = "Nothing was changed. This is a defect of an operator rule: please report it with the output of net.explain()"

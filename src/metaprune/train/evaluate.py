@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from metaprune.core.errors import DataError
+from metaprune.core.modes import device_of, modes_restored
 from metaprune.objective import Classification, Objective, Split
 from metaprune.objective.batch import batch_size_of, call_model
-from metaprune.train.modes import device_of, modes_restored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

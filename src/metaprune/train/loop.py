@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from metaprune.core.errors import ConfigError, DataError, NoEffectWarning, TrainingDivergedError
 from metaprune.core.imports import import_python_target
+from metaprune.core.modes import hold_batchnorm, modes_restored
 from metaprune.core.rng import Rng
 from metaprune.data.types import NO_SAMPLES, Data
 from metaprune.objective import Objective, Split
@@ -32,7 +33,6 @@ from metaprune.train.engine import engine, forward_restored
 from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums, quality_sums, scores_of
 from metaprune.train.history import EpochRow, History
 from metaprune.train.loss import TrainLoss
-from metaprune.train.modes import hold_batchnorm, modes_restored
 from metaprune.train.progress import TrainProgress
 from metaprune.train.schedule import learning_rate, steps_per_epoch
 from metaprune.train.tracking import log_epoch, tracked, tracker_of

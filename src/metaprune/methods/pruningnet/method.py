@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metaprune.core.errors import ConfigError, DataError
 from metaprune.core.files import tensors_digest
+from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
 from metaprune.core.strict import from_dict
 from metaprune.data import Data, Split
@@ -40,7 +41,6 @@ from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.study import best_within
 from metaprune.search.url import JOURNAL, parsed_url
 from metaprune.train.loop import train
-from metaprune.train.modes import device_of
 from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Plan, Proposal, Trial
 
