@@ -6,46 +6,45 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from metaprune.graph.batch_dimension import close
 from metaprune.graph.captured import Captured
 
 
+class _Looking(fx.Interpreter):
+    """Hands every node with what it made to `look`."""
+
+    def __init__(self, graph: fx.Graph, look: Callable[[fx.Node, Any], None] | None):
+        super().__init__(graph.owning_module or nn.Module(), graph=graph)
+        self.extra_traceback = False
+        self._look = look
+
+    def run_node(self, n: fx.Node) -> Any:
+        made = super().run_node(n)
+        if self._look is not None and n.op == "call_function":
+            self._look(n, made)
+        return made
+
+
 @torch.no_grad()
-def run_graph(graph: fx.Graph, values: Mapping[str, Any], look: Callable[[fx.Node, Any], None] | None = None) -> tuple:
+def run_graph(graph: fx.Graph, values: Mapping[str, Any], look: Callable[[fx.Node, Any], None] | None = None) -> list:
     """Run every node once; returns the leaves of the output.
 
     Args:
         values: of every placeholder, by its name; tensors that the graph may write into are the caller's to copy.
         look: is given every node with what it made.
     """
-    env: dict[fx.Node, Any] = {}
-    last_use = {used: node for node in graph.nodes for used in node.all_input_nodes}
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            env[node] = values[node.name]
-        elif node.op == "get_attr":
-            env[node] = getattr(graph.owning_module, node.target)
-        elif node.op == "call_function":
-            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: env[n])
-            env[node] = node.target(*args, **kwargs)
-            if look is not None:
-                look(node, env[node])
-        elif node.op == "output":
-            return tuple(pytree.tree_leaves(fx.map_arg(node.args[0], lambda n: env[n]), is_leaf=lambda x: x is None))
-        for used in node.all_input_nodes:
-            if last_use[used] is node:
-                del env[used]
-    return ()
+    inputs = [values[n.name] for n in graph.nodes if n.op == "placeholder"]
+    return pytree.tree_leaves(_Looking(graph, look).run(*inputs), is_leaf=lambda x: x is None)
 
 
 def placeholder_values(captured: Captured, leaves: list[Any]) -> dict[str, Any]:
     """Collect what `run_graph` runs on; buffers and inputs are copies, as the graph may write into them."""
 
     def copy(tensor: Any) -> Any:
-        return tensor.clone() if isinstance(tensor, Tensor) and not isinstance(tensor, torch.nn.Parameter) else tensor
+        return tensor.clone() if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter) else tensor
 
     inputs = {name: copy(leaf) for name, leaf in zip(captured.inputs, leaves, strict=True)}
     return inputs | {node: copy(captured.tensors[name]) for node, name in captured.sources.items()}

@@ -6,7 +6,7 @@ import fnmatch
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -221,7 +221,10 @@ def _count_by_dispatcher(node: fx.Node, fact: Fact, captured: Captured) -> int:
 
 
 def _fresh(value: Any, atoms: Atoms) -> Labels | None:
-    return [atoms.fresh(n) for n in value.shape if isinstance(n, int)] if isinstance(value, TensorValue) else None
+    sizes = (
+        cast("tuple[int, ...]", value.shape) if isinstance(value, TensorValue) else None
+    )  # no size of a weight varies
+    return None if sizes is None else [atoms.fresh(n) for n in sizes]
 
 
 def _free(value: Any) -> Labels | None:
