@@ -15,7 +15,7 @@ sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy")
 
 from accuracy_tables import after_cut_table  # noqa: E402
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
-from jobs_tables import jobs_table  # noqa: E402
+from jobs_tables import jobs_table, taylor_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
@@ -82,6 +82,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "after-cut-resnet56": partial(after_cut_table, "resnet56"),
     "overhead": overhead_table,
     "jobs": jobs_table,
+    "jobs-taylor": taylor_table,
     "coverage": coverage_table,
     "coverage-summary": coverage_summary_table,
     "coverage-all": coverage_all_table,

@@ -36,6 +36,19 @@ def jobs_table() -> str:
     return "\n".join(lines)
 
 
+def taylor_table() -> str:
+    """The jobs by `taylor`, whose criterion is per sample, beside the same jobs by `taylor_batch`."""
+    by_batch, by_sample = (
+        json.loads(Path(__file__).with_name(name).read_text()) for name in ("taylor_batch.json", "results.json")
+    )
+    lines = ["| job, metric | by batch: cut, recovered | per sample: cut, recovered |", "|---|---|---|"]
+    for name in by_batch:
+        recipes = [rows[name]["recipe"] for rows in (by_batch, by_sample)]
+        cells = [", ".join(_text(r[part], r["metric"]) for part in ("cut", "recovered")) for r in recipes]
+        lines.append(f"| {TITLES[name]}: {recipes[0]['metric']['label']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _text(value: float, metric: dict) -> str:
     return f"{value:.2%}" if metric["percent"] else f"{value:.4g}"
 
