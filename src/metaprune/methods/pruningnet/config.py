@@ -67,6 +67,9 @@ class PruningNetConfig(MethodOptions):
     thousand images give the same accuracy."""
     batch_size: int = 512
     """Samples per forward pass of scoring."""
+    screening: int = 512
+    """Samples for statistics, and as many for the score (in whole batches), that evolution and random search look at a
+    structure with first: only those that could become parents are scored on all. 0: all structures on all."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """How structures are searched."""
     inherit: bool = False
@@ -90,6 +93,7 @@ class PruningNetConfig(MethodOptions):
             ("hidden", 1),
             ("calibration", 2),
             ("batch_size", 2),
+            ("screening", 0),
         ):
             require_number(f"pruningnet.{name}", getattr(self, name), low)
         if self.sub_validation is not None:

@@ -180,7 +180,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
             raise ConfigError("the search ended without a structure within the budget; use searcher='evolution'")
         widths = np.array(best.widths)
         weights = session.scorer.full_size(widths) if self.inherit else None
-        trials = tuple(Trial(c.widths, {"load": c.load}, c.score) for c in candidates)
+        trials = tuple(Trial(c.widths, {"load": c.load}, c.score) for c in candidates if c.whole)
         return Proposal(session.codec.plan(widths), weights, trials, session.report(candidates, best, budget))
 
     def session(self, task: PruneTask, artifact: Artifact) -> StructureSearch:

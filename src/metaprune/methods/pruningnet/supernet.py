@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from metaprune.methods.pruningnet.banks import Bank, StructureTensors
 from metaprune.methods.pruningnet.config import Measure, Sampling
 from metaprune.network import Network, NetworkAtWidths
 from metaprune.objective import Objective, signed
-from metaprune.objective.batch import call_arguments, channels_last, map_tensors
+from metaprune.objective.batch import batch_size_of, call_arguments, channels_last, map_tensors
 from metaprune.search.encoding import WidthEncoding
 from metaprune.train.evaluate import quality_on
 from metaprune.train.loss import TrainLoss
@@ -95,6 +96,12 @@ class SupernetLoss(TrainLoss):
         return output[0]
 
 
+def _first(batches: list[Any], samples: int) -> list[Any]:
+    """Take (inputs, labels) batches until they hold `samples` samples."""
+    ends = itertools.accumulate(batch_size_of(inputs) for inputs, _ in batches)
+    return batches[: 1 + sum(end < samples for end in ends)]
+
+
 class Scorer:
     """How good a structure is with the supernet's weights: statistics from a fixed calibration set, then validation.
 
@@ -141,6 +148,23 @@ class Scorer:
             "metric": metric,
             "loss": loss,
         }
+
+    def on_fewer(self, samples: int) -> Scorer:
+        """Make a scorer that reads only the first batches of both sets, `samples` samples or a few more of each."""
+        calibration, validation = (_first(part, samples) for part in (self.calibration, self.validation))
+        return Scorer(self.supernet, calibration, validation, self.objective, self.measure)
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """Samples of calibration and of validation."""
+        calibration, validation = (
+            sum(batch_size_of(i) for i, _ in part) for part in (self.calibration, self.validation)
+        )
+        return calibration, validation
+
+    def score(self, widths: np.ndarray) -> float:
+        """Return the score alone."""
+        return self(widths)["score"]
 
     def calibrated(self, widths: np.ndarray) -> tuple[NetworkAtWidths, dict[str, Tensor]]:
         """Return the network at `widths`, and its tensors with statistics of the calibration set."""
