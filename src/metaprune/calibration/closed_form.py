@@ -33,9 +33,14 @@ class ClosedForm:
         self._products, _ = find_products(network)
         self._solved: dict[str, dict[bytes, tuple[Tensor, Tensor | None]]] = {name: {} for name in self._products}
 
-    @torch.no_grad()
     def tensors(self, plan: Plan) -> dict[str, Tensor]:
         """Make the tensors at the widths of a plan."""
+        network = self.network
+        return dict(network.sliced(network.survivors(plan), tensors=self.full_size(plan)))
+
+    @torch.no_grad()
+    def full_size(self, plan: Plan) -> dict[str, Tensor]:
+        """Make the tensors of a plan at full size; what a plan drops is as it was."""
         network, labels = self.network, self.network.labelled.parameters
         alive = network.survivors(plan)
         full: dict[str, Tensor] = {n: t.detach() for n, t in network.tensors.items()}
@@ -47,7 +52,7 @@ class ClosedForm:
             full[product.weight] = weight
             if product.bias is not None and bias is not None:
                 full[product.bias] = full[product.bias] + bias
-        return dict(network.sliced(alive, tensors=full))
+        return full
 
     def _solution(self, node: str, product: Product, index: Any, channels: int) -> tuple[Tensor, Tensor | None]:
         """Weight at full size, and what is added to the bias, for the channels `index` of the input."""

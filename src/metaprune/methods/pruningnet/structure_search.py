@@ -28,6 +28,8 @@ from metaprune.values import Budget
 
 log = logging.getLogger("metaprune")
 
+_FIT = ("options", "history", "seconds", "macs", "parameters", "split", "genes")
+
 
 @dataclass(frozen=True)
 class StructureSearch:
@@ -103,7 +105,7 @@ class StructureSearch:
             images += np.array([sum(self._screen.samples) if "screened" in c.found else 0 for c in candidates])
         info = self.artifact.info
         return {
-            "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},
+            "fit": {k: info[k] for k in _FIT if k in info},
             "search": {
                 "searcher": self.method.search.searcher,
                 "generation_size": self.method.search.evolution.population,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, StructureTensors
+from metaprune.methods.pruningnet.closed_form import ClosedFormSupernet
 from metaprune.methods.pruningnet.config import Measure, Sampling
 from metaprune.network import Network, NetworkAtWidths
 from metaprune.objective import Objective, signed
@@ -114,11 +115,13 @@ class Scorer:
         measure: what `score` is, of which more is better: exp of minus the loss, or the objective's primary metric
             (negated where less of it is better).
         recalibrate: False scores with the model's own running statistics (for the ablation; it does not work).
+
+    With weights in closed form, statistics are the network's own, moved by what the cut changed on `calibration`.
     """
 
     def __init__(
         self,
-        supernet: Supernet,
+        supernet: Supernet | ClosedFormSupernet,
         calibration: list[Any],
         validation: list[Any],
         objective: Objective,
@@ -130,6 +133,10 @@ class Scorer:
         self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
         self.calibration = calibration if recalibrate else []
         self._calibration = [call_arguments(channels_last(i)) for i, _ in self.calibration]
+        self._measured: Mapping[str, Tensor] | None = None
+        if isinstance(supernet, ClosedFormSupernet):
+            network = supernet.network
+            self._measured = network.at().calibrated(network.tensors, self._calibration)
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
         """`score`, the primary metric as `metric`, and the mean loss as `loss`. Leaves modes and random state alone."""
@@ -172,7 +179,7 @@ class Scorer:
         at = self.supernet.network.at(alive)
         with torch.no_grad():
             tensors = dict(weights)
-        return at, at.calibrated(tensors, self._calibration)
+        return at, at.calibrated(tensors, self._calibration, self._measured)
 
     def full_size(self, widths: np.ndarray) -> dict[str, Tensor]:
         """Return all tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""
