@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -26,6 +26,7 @@ from metaprune.protocol.artifact import plain
 from metaprune.protocol.method import Method, require_within
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
+from metaprune.runs.auto import AUTO, resolved_method
 from metaprune.runs.compensation import compensated
 from metaprune.runs.folder import Phases
 from metaprune.runs.inputs import require_fit, require_traced
@@ -80,14 +81,14 @@ def prune(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     budget: Budget | Mapping[str, Any] | str,
-    method: str | Method = "magnitude",
+    method: str | Method = AUTO,
     method_options: Mapping[str, Any] | None = None,
     data: Data | str | Sequence[Any] | None = None,
     objective: Objective | str | Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
     score_fn: ScoreFunction | None = None,
     recover: RecoverConfig | str | RecoveryLoop | None = None,
-    compensate: Compensate = "none",
+    compensate: Compensate | Literal["auto"] = "auto",
     rounds: int = 1,
     constraints: Constraints | None = None,
     round_to: int = 1,
@@ -114,7 +115,8 @@ def prune(
     Args:
         example_inputs: a tensor or a tuple of positional inputs.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
-        method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
+        method: a name of `metaprune.methods` or a method object; `method_options` go to the name. auto: with data,
+            channels by magnitude, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         objective: what the network is trained for and judged by: an object, a name, or a mapping of a name and options,
             as {"kind": "segmentation", "classes": 21}. Default: classification, where the labels are class indices.
@@ -123,7 +125,8 @@ def prune(
         recover: None (what the method asks for, mostly nothing), none, bn, finetune, distil, scratch, a RecoverConfig,
             or a loop of your own: a function of (model, data) that trains the model in place.
         compensate: none; bias: biases and BatchNorm statistics make up for dropped channels; least-squares: all weights
-            of convolutions and linear layers do. Reads unlabelled samples of the training split.
+            of convolutions and linear layers do. Reads unlabelled samples of the training split. auto: as method auto
+            says, and none with a method of your choice.
         rounds: cut and recover so many times, by the same factor of the cost each. Every round sees the network that
             the one before left; the proof is of the whole cut.
         constraints: what a plan may look like; instead of it, its parts as keywords:
@@ -148,6 +151,9 @@ def prune(
         ties=cast("Any", ties),
         keep_module=keep_module,
     )
+    has_data = data is not None
+    if isinstance(method, str):
+        method, method_options, compensate = resolved_method(method, method_options or {}, compensate, has_data)
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
     phases = Phases()
     with collected_warnings() as warned, dead_loader_workers_told():
@@ -161,7 +167,7 @@ def prune(
                 constraints=_one_of(constraints, parts),
                 data=None if data is None else as_data(data, objective=judged_by),
                 recover=recover,
-                compensate=compensate,
+                compensate="none" if compensate == AUTO else compensate,
                 rounds=rounds,
                 form=form,
                 free_outputs=free_outputs,

@@ -75,8 +75,9 @@ class PruningNetConfig(MethodOptions):
     structure with first: only those that could become parents are scored on all. 0: all structures on all."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """How structures are searched."""
-    inherit: bool = False
-    """Hand over the generated weights with calibrated statistics, to fine-tune or distil; else only the structure."""
+    inherit: bool | None = None
+    """Hand over the winner's weights with calibrated statistics, to fine-tune or distil; False: only the structure. By
+    default closed-form ones are handed over; without them, compensate="least-squares" solves better ones."""
     artifact: str | None = None
     """Folder of a fitted PruningNet (`metaprune fit`); None: fit one first."""
     storage: str | None = field(default=None, repr=False)
@@ -114,7 +115,7 @@ class PruningNetConfig(MethodOptions):
     @property
     def hands_over(self) -> bool:
         """Tell whether the proposal carries weights."""
-        return self.inherit or self.weights == "closed-form"
+        return self.weights == "closed-form" if self.inherit is None else self.inherit
 
     def _require_defaults(self, names: tuple[str, ...], why: str) -> None:
         fields = {f.name: f for f in dataclasses.fields(self)}

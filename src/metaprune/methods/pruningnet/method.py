@@ -84,7 +84,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
         if self.hands_over and kind == "scratch":
             raise ConfigError(
                 "inherit=True and weights='closed-form' hand over weights, which recover='scratch' throws away: take "
-                "finetune or distil, or leave them out"
+                "finetune or distil, or inherit=False"
             )
         if kind in ("finetune", "distil") and not self.hands_over:
             warnings.warn(
@@ -93,7 +93,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
                 stacklevel=4,
             )
         if kind == "auto":
-            return "none" if self.hands_over else "scratch"
+            return "none" if self.hands_over or self.weights == "closed-form" else "scratch"
         return kind
 
     # ------------------------------------------------------------------------------------------ meta-training
