@@ -101,6 +101,17 @@ def test_many_outputs_cost_as_much_as_their_parts(outputs):
     )
 
 
+def test_wide_layers_lose_one_of_every_pair_of_twins():
+    """Several channels go per round: were they chosen by what each costs alone, twins would go together."""
+    draw = np.random.default_rng(0)
+    half = torch.from_numpy(draw.normal(size=(400, 100)))
+    x, weight = torch.cat([half, half], dim=1), torch.from_numpy(draw.normal(size=(8, 200)))
+    found = elimination([reader(x, weight, [[c] for c in range(200)])], 1e-6)
+    dropped = found.argsort()[:100]
+    assert len(set((dropped % 100).tolist())) == 100
+    assert found[dropped].max() < 1e-4 < found.sort().values[100]
+
+
 def test_several_readers_count_alike_whatever_their_scale():
     draw = np.random.default_rng(0)
     xs = [torch.from_numpy(draw.normal(size=(30, 5))) for _ in range(2)]

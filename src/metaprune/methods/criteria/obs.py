@@ -25,6 +25,8 @@ from metaprune.methods.criteria.config import OBSConfig
 from metaprune.methods.criteria.readers import Reader
 
 RIDGE = 1e-3  # of the mean diagonal of the Gram matrix
+ROUNDS = 64
+CANDIDATES = 4  # times as many as go in a round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class OBS(OBSConfig, CalibratedMethod):
 def elimination(readers: Sequence[Reader], ridge: float) -> Tensor:
     """Drop one channel after the other, each time the one that adds least error.
 
+    Beyond `ROUNDS` channels several go per round, still one by one, chosen among the cheapest of the round's start.
+
     Args:
         ridge: share of the mean diagonal of the Gram matrix.
 
@@ -47,20 +51,31 @@ def elimination(readers: Sequence[Reader], ridge: float) -> Tensor:
         float64 [channels]: the error that a channel adds in its turn, mean over readers of the share of the outputs'
         energy; no less than those before it, so that the order of the scores is that of the elimination.
     """
-    layers = [_Layer(reader, ridge) for reader in readers if reader.seen.gram is not None]
+    layers = [_Layer.of(reader, ridge) for reader in readers if reader.seen.gram is not None]
     apart = [_uncorrelated(reader) for reader in readers if reader.seen.gram is None]
     left = torch.arange(len(readers[0].rows), device=readers[0].rows.device)
     scores = torch.zeros(len(left), dtype=torch.float64, device=left.device)
-    highest = scores.new_zeros(())
+    together = -(-len(left) // ROUNDS)
+    highest = 0.0
     while len(left):
-        costs = torch.stack([*(layer.costs(left) for layer in layers), *(a[left] for a in apart)]).mean(0)
-        at = int(costs.argmin())
-        highest = torch.maximum(highest, costs[at])
-        scores[left[at]] = highest
+        near = left[_costs(layers, apart, left).argsort(stable=True)[: CANDIDATES * together]]
+        parts, among, gone = [layer.part(near) for layer in layers], [a[near] for a in apart], []
+        while len(gone) < min(together, len(near)):
+            still = torch.tensor([c for c in range(len(near)) if c not in gone], device=near.device)
+            costs = _costs(parts, among, still)
+            gone.append(int(still[costs.argmin()]))
+            scores[near[gone[-1]]] = highest = max(highest, float(costs.min()))
+            for part in parts:
+                part.drop(still[costs.argmin()][None])
         for layer in layers:
-            layer.drop(int(left[at]))
-        left = torch.cat([left[:at], left[at + 1 :]])
+            layer.drop(near[gone])
+        left = left[~torch.isin(left, near[gone])]
     return scores
+
+
+def _costs(layers: Sequence[_Layer], apart: Sequence[Tensor], channels: Tensor) -> Tensor:
+    """What each of `channels` adds to the error if it goes next: mean over readers."""
+    return torch.stack([*(layer.costs(channels) for layer in layers), *(a[channels] for a in apart)]).mean(0)
 
 
 def _uncorrelated(reader: Reader) -> Tensor:
@@ -69,48 +84,73 @@ def _uncorrelated(reader: Reader) -> Tensor:
     return mean_share([reader.by_channel(reader.by_input(moment) * reader.matrix.square().sum((1, 3)))])
 
 
+@dataclass
 class _Layer:
-    """Weights [conv groups, outputs or less, K + 1] of one reader as channels go, and the inverse of its Gram matrix.
+    """One reader as channels go.
 
-    Inputs that are gone have weights and entries of the inverse of zero. The last one always is: it fills up channels
-    of fewer inputs than others.
+    Attributes:
+        inverse: of its Gram matrix [conv groups, K + 1, K + 1]. Entries of inputs that are gone are zero. The last one
+            is none: it fills up channels of fewer inputs than others.
+        outer: W^T W of its weights as shares of the outputs' energy, of the same shape; all that the error reads.
+        inputs: of every channel, int64 [channels, n].
+        gone: whether an input is gone, bool [K + 1].
     """
 
-    def __init__(self, reader: Reader, ridge: float):
-        kernel, weight = reader.matrix.shape[3], reader.matrix.flatten(2)
-        if weight.shape[1] > weight.shape[2]:  # a factor of W^T W says the same of the error, by fewer rows
-            weight = torch.linalg.qr(weight, mode="r").R
-        gram = _gram(reader)
-        least = torch.finfo(gram.dtype).tiny
-        self._energy = (weight @ gram * weight).sum().clamp(min=least)
+    inverse: Tensor
+    outer: Tensor
+    inputs: Tensor
+    gone: Tensor
+
+    @classmethod
+    def of(cls, reader: Reader, ridge: float) -> _Layer:
+        kernel, weight, gram = reader.matrix.shape[3], reader.matrix.flatten(2), _gram(reader)
+        least, size = torch.finfo(gram.dtype).tiny, gram.shape[-1]
+        outer = weight.mT @ weight
         damping = (ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp(min=least)
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + damping[:, None, None] * eye))
-        self._inverse, self._weight = functional.pad(inverse, (0, 1, 0, 1)), functional.pad(weight, (0, 1))
         inputs = (reader.rows[..., None] * kernel + torch.arange(kernel, device=gram.device)).flatten(1)
-        self._inputs = torch.where(inputs < 0, gram.shape[-1], inputs)
-        self._gone = torch.arange(gram.shape[-1] + 1, device=gram.device) == gram.shape[-1]
+        return cls(
+            functional.pad(inverse, (0, 1, 0, 1)),
+            functional.pad(outer / (outer * gram).sum().clamp(min=least), (0, 1, 0, 1)),
+            torch.where(inputs < 0, size, inputs),
+            torch.arange(size + 1, device=gram.device) == size,
+        )
 
-    def costs(self, left: Tensor) -> Tensor:
-        """Share of the outputs' energy that each of the channels `left` adds to the error if it goes next."""
-        inputs = self._inputs[left]
-        weights = self._weight[:, :, inputs].permute(0, 2, 3, 1)  # [conv groups, channels, inputs, outputs]
-        return (weights * torch.linalg.solve(self._blocks(inputs), weights)).sum((0, 2, 3)) / self._energy
+    def costs(self, channels: Tensor) -> Tensor:
+        """Error that each of the channels adds if it goes next: trace(B^-1 W_S^T W_S), B its block of the inverse."""
+        inputs = self.inputs[channels]
+        outer = _blocks(self.outer, inputs)
+        solved = torch.linalg.solve(self._inverse_blocks(inputs), outer)
+        return solved.diagonal(dim1=-2, dim2=-1).sum((0, -1))
 
-    def drop(self, channel: int) -> None:
-        """Drop one channel; the weights of the others make up for it."""
-        inputs = self._inputs[channel]
-        columns = self._inverse[:, :, inputs]
-        share = torch.linalg.solve(self._blocks(inputs[None])[:, 0], columns.mT)
-        self._weight = self._weight - self._weight[:, :, inputs] @ share
-        self._inverse.baddbmm_(columns, share, alpha=-1)
-        self._weight[:, :, inputs] = self._inverse[:, inputs] = self._inverse[:, :, inputs] = 0
-        self._gone[inputs] = True
+    def drop(self, channels: Tensor) -> None:
+        """Drop channels together; the weights of the others make up for them: W becomes W - W_S `share`."""
+        inputs = self.inputs[channels].flatten().unique()
+        columns = self.inverse[:, :, inputs]
+        share = torch.linalg.solve(self._inverse_blocks(inputs[None])[:, 0], columns.mT)
+        self.inverse = self.inverse - columns @ share
+        half = self.outer[:, :, inputs] - 0.5 * share.mT @ self.outer[:, inputs[:, None], inputs]
+        crossed = half @ share
+        self.outer = self.outer - crossed - crossed.mT
+        for matrix in (self.inverse, self.outer):
+            matrix[:, inputs] = matrix[:, :, inputs] = 0
+        self.gone = self.gone.index_fill(0, inputs, True)
 
-    def _blocks(self, inputs: Tensor) -> Tensor:
-        """Blocks [conv groups, channels, n, n] of the inverse at inputs [channels, n]; of one for those gone."""
-        block = self._inverse[:, inputs[:, :, None], inputs[:, None, :]]
-        return block + torch.diag_embed(self._gone[inputs].to(block.dtype))
+    def part(self, channels: Tensor) -> _Layer:
+        """Return the layer as far as it concerns some channels, among which it can go on alone."""
+        kept, inputs = self.inputs[channels].unique(return_inverse=True)
+        both = kept[:, None], kept
+        return _Layer(self.inverse[:, *both], self.outer[:, *both], inputs, self.gone[kept])
+
+    def _inverse_blocks(self, inputs: Tensor) -> Tensor:
+        """Blocks of the inverse; of one for inputs that are gone."""
+        return _blocks(self.inverse, inputs) + torch.diag_embed(self.gone[inputs].to(self.inverse.dtype))
+
+
+def _blocks(matrix: Tensor, inputs: Tensor) -> Tensor:
+    """Blocks [conv groups, channels, n, n] of a matrix [conv groups, K, K] at inputs [channels, n]."""
+    return matrix[:, inputs[:, :, None], inputs[:, None, :]]
 
 
 def _gram(reader: Reader) -> Tensor:

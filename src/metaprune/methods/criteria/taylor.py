@@ -3,8 +3,8 @@
 A channel has a gate of 1 wherever it is consumed. Its score is the mean over samples of the squared derivative of the
 sample's loss by the gate: the first-order change of that loss if the channel were zero. One backward pass per batch.
 
-Half of it is Fisher pruning's score (Theis et al., Faster gaze prediction with dense networks and Fisher pruning, 2018):
-the second-order change of OBD with the empirical Fisher information of the gates in the place of the Hessian.
+Half of it is the score of Fisher pruning (Theis et al., Faster gaze prediction with dense networks and Fisher pruning,
+2018): OBD's second-order change with the empirical Fisher information of the gates in the place of the Hessian.
 """
 
 from __future__ import annotations
