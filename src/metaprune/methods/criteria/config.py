@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from metaprune.core.errors import ConfigError
 from metaprune.protocol.options import MethodOptions
 from metaprune.search.config import Scope
+from metaprune.train.config import require_choice
 
 Normalise = Literal["mean", "none"]
 Allocate = Literal["criterion", "uniform", "sensitivity"]
@@ -60,8 +61,7 @@ class RankingConfig(MethodOptions):
     def __post_init__(self) -> None:
         if self.scope not in ("global", "local", "isomorphic"):
             raise ConfigError(f"scope is global, local or isomorphic, not {self.scope!r}")
-        if self.allocate not in ("criterion", "uniform", "sensitivity"):
-            raise ConfigError(f"allocate is criterion, uniform or sensitivity, not {self.allocate!r}")
+        require_choice("allocate", self.allocate, get_args(Allocate))
         if self.normalise not in ("mean", "none"):
             raise ConfigError(f"normalise is mean or none, not {self.normalise!r}")
         if self.steps < 1:
