@@ -277,18 +277,16 @@ def test_later_steps_see_the_cut_network(inputs, name):
 
 
 @pytest.mark.slow
-def test_each_keeps_more_of_a_trained_network_than_a_worse_choice_at_equal_widths():
-    """OBS above magnitude, the other two above random channels, all with weights solved anew."""
+def test_each_keeps_more_of_a_trained_network_than_random_channels_at_equal_widths():
+    """Only biases and BatchNorm statistics follow the cut: weights solved anew make up for most of a bad choice."""
     model, *_ = build("shared_resnet20")
     data = mp.load_data(f"npz:{SHARED / 'cifar10_jpeg.npz'}", limit=1000)
     network, test = mp.trace(model, torch.zeros(2, 3, 32, 32)), data.test.take(500)
-    batches = calibration_batches(network, data.train, 256, mp.Rng(0))
-    choices = {name: {"allocate": "uniform", "samples": 256} for name in CRITERIA}
-    choices |= {"uniform": {}, "random": {"widths": "uniform"}}
+    batches = calibration_batches(network, data.train, 128, mp.Rng(0))
+    choices = {name: {"allocate": "uniform", "samples": 256} for name in CRITERIA} | {"random": {"widths": "uniform"}}
     accuracy = {}
     for name, options in choices.items():
-        plan = create_method(name, options).propose(PruneTask(network, data), mp.Budget(macs="50%"), mp.Rng(0)).plan
-        weights = compensate(network, plan, batches, kind="least-squares", rng=mp.Rng(0)).weights
+        plan = create_method(name, options).propose(PruneTask(network, data), mp.Budget(macs="60%"), mp.Rng(0)).plan
+        weights = compensate(network, plan, batches, kind="bias", rng=mp.Rng(0)).weights
         accuracy[name] = evaluate(mp.cut(network, plan, weights=weights).model, test)["accuracy"]
-    assert accuracy["obs"] > accuracy["uniform"] + 0.03
-    assert min(accuracy["activation"], accuracy["variance"]) > accuracy["random"] + 0.03
+    assert min(accuracy[name] for name in CRITERIA) > accuracy["random"] + 0.05, accuracy
