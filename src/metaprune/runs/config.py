@@ -145,6 +145,8 @@ class RunConfig:
     compensate: Compensate = "none"
     """How weights make up for dropped channels, by unlabelled training samples: bias: biases and BatchNorm statistics;
     least-squares: all weights of convolutions and linear layers."""
+    rounds: int = 1
+    """Cut and recover in so many rounds, by the same factor of the cost each."""
     form: Literal["auto", "module", "graph"] = "auto"
     """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
     latency: LatencyConfig = field(default_factory=LatencyConfig)
@@ -159,6 +161,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_number("batch_size", self.batch_size, 1)
+        require_number("rounds", self.rounds, 1)
         require_choice("compensate", self.compensate, COMPENSATIONS)
         if self.data is None and self.compensate != "none":
             raise ConfigError("compensate needs data: add a [data] table with a spec, or set it to none")

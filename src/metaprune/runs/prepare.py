@@ -59,6 +59,7 @@ class Prepared:
     asked_recover: RecoverConfig
     own_loop: RecoveryLoop | None
     compensate: Compensate
+    rounds: int
     free_outputs: bool | Sequence[str]
     batch_dim: int
     latency_table: dict[str, Any] | None
@@ -116,6 +117,7 @@ def prepare(
     data: Data | None = None,
     recover: RecoverConfig | str | RecoveryLoop | None = None,
     compensate: Compensate = "none",
+    rounds: int = 1,
     form: Form = "auto",
     free_outputs: bool | Sequence[str] = False,
     batch_dim: int = 0,
@@ -134,6 +136,12 @@ def prepare(
     if isinstance(recover, type):
         raise ConfigError(f"recover={recover.__name__} is a class: give an object of it, as {recover.__name__}(...)")
     require_number("batch_size", batch_size, 1)
+    require_number("rounds", rounds, 1)
+    if rounds > 1 and (latency_table is not None or getattr(method, "artifact", None)):
+        raise ConfigError(
+            "rounds=1 is needed with a latency table and with a fitted artifact: both are of the full network, and "
+            "later rounds prune a smaller one"
+        )
     require_choice("compensate", compensate, COMPENSATIONS)
     options_record(method)  # refuses what no record may hold, before hours of work
     own_loop = None if recover is None or isinstance(recover, (str, RecoverConfig)) else recover
@@ -169,6 +177,7 @@ def prepare(
         asked_recover=asked,
         own_loop=own_loop,
         compensate=compensate,
+        rounds=rounds,
         free_outputs=free_outputs,
         batch_dim=batch_dim,
         latency_table=table,

@@ -136,6 +136,7 @@ def prepared_of(config: RunConfig, inputs: RunInputs, method: Method, progress: 
         data=inputs.data,
         recover=config.recover,
         compensate=config.compensate,
+        rounds=config.rounds,
         form=config.form,
         latency_table=config.latency.table,
         batch_size=config.batch_size,
