@@ -70,6 +70,35 @@ class TestTaylorBatch(MethodSuite):
     method, options = "taylor_batch", {"batches": 2}
 
 
+ATTENTION = pytest.mark.filterwarnings("ignore:no layer with weights reads")
+
+
+@ATTENTION
+class TestActivation(MethodSuite):
+    method, options = "activation", {"samples": 32}
+
+
+@ATTENTION
+class TestActivationL1(MethodSuite):
+    method, options = "activation", {"samples": 32, "p": 1, "steps": 3}
+    kinds = ("cnn",)
+
+
+@ATTENTION
+class TestVariance(MethodSuite):
+    method, options = "variance", {"samples": 32, "steps": 2}
+
+
+@ATTENTION
+class TestOBS(MethodSuite):
+    method, options = "obs", {"samples": 32}
+
+
+@ATTENTION
+class TestOBSSteps(MethodSuite):
+    method, options = "obs", {"samples": 32, "steps": 2, "scope": "isomorphic"}
+
+
 class TestGates(MethodSuite):
     method, options = "gates", {"steps": 3, "batch_size": 32}
 

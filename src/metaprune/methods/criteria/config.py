@@ -131,3 +131,47 @@ class SnipConfig(TaylorBatchConfig):
 
     batches: int = 1
     """Training mini-batches that the gradient is taken on, in eval mode (running BatchNorm statistics)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedConfig(RankingConfig):
+    """Options of the criteria that read activations, without labels."""
+
+    needs_data: ClassVar[bool] = True
+
+    samples: int = 512
+    """Training samples whose activations are recorded."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 4:
+            raise ConfigError(f"samples is at least 4, not {self.samples}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(CalibratedConfig):
+    """Activation: the norm of what a channel gives times the norm of the weights that read it."""
+
+    name: ClassVar[str] = "activation"
+
+    p: int = 2
+    """Norm of the weights: 2 for the energy of what is read, 1 for Wanda by structure."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p not in (1, 2):
+            raise ConfigError(f"p is 1 (L1) or 2 (L2), not {self.p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceConfig(CalibratedConfig):
+    """Variance: how far a channel strays from its mean, times the energy of the weights that read it."""
+
+    name: ClassVar[str] = "variance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OBSConfig(CalibratedConfig):
+    """OBS by channel: what its readers lose when a channel goes and the others are solved anew, one at a time."""
+
+    name: ClassVar[str] = "obs"

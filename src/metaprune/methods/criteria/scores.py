@@ -9,7 +9,7 @@ divided by their mean, so that groups of different scale can be ranked together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,21 @@ def group_scores(
             total = total / total.mean()
         scores_by_group.append(total)
     return scores_by_group
+
+
+def scores_from_data(parts: Sequence[np.ndarray], normalise: Normalise) -> list[np.ndarray]:
+    """Check and normalise what data said of every group, one array [width] each; a group without any score is level.
+
+    Raises:
+        WeightsError: scores that are not finite.
+    """
+    if not all(np.isfinite(p).all() for p in parts):
+        raise WeightsError(
+            "what the network gives on the training data is not finite, so channels cannot be ranked: look for NaN and "
+            "infinity in the weights and in the training data"
+        )
+    parts = [p if p.any() else np.ones(len(p)) for p in parts]
+    return [p / p.mean() for p in parts] if normalise == "mean" else parts
 
 
 @dataclass(frozen=True, kw_only=True)
