@@ -20,8 +20,7 @@ from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
-from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table  # noqa: E402
-from pruningnet_tables import screening_table, speed_table  # noqa: E402
+from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, screening_table, speed_table  # noqa: E402
 from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402

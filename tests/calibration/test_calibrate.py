@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import metaprune as mp
+from metaprune.calibration.batches import HELD_OUT, calibration_batches
 from metaprune.core.errors import DataError
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, random_plan
@@ -89,3 +90,13 @@ def test_few_samples_are_told(network):
     data = small_data(n=3)
     with pytest.raises(DataError, match="3 samples are too few"):
         mp.calibrate(network, data)
+
+
+@pytest.mark.parametrize("sizes", [(32,), (4, 1), (30, 3), (2, 2, 1)])
+def test_few_large_batches_of_a_loader_are_parted(sizes):
+    network = mp.trace(small_network("cnn"), torch.zeros(2, 1, 28, 28))
+    loader = [(torch.rand(n, 1, 28, 28), torch.zeros(n, dtype=torch.int64)) for n in sizes]
+    split = mp.as_data((loader, loader)).train
+    batches = calibration_batches(network, split, 512, mp.Rng(0))
+    assert len(batches) >= HELD_OUT
+    assert sum(len(args[0]) for args, _ in batches) == sum(sizes)

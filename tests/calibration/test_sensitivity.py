@@ -95,9 +95,8 @@ def test_remembered_solutions_are_those_of_a_fresh_start():
 def test_every_bound_is_met(allocate):
     options = {"allocate": allocate}
     budget = {"macs": "60%", "params": "40%"}
-    result = mp.prune(
-        small_network("cnn"), EXAMPLE, budget=budget, method_options=options, data=small_data(), round_to=2
-    )
+    asked = {"method": "magnitude", "method_options": options, "compensate": "none", "round_to": 2}
+    result = mp.prune(small_network("cnn"), EXAMPLE, budget=budget, data=small_data(), **asked)
     after, bounds = result.record["cost"]["after"], result.record["bounds"]
     assert all(after[m] <= bound for m, bound in bounds.items())
     curves = result.record["method_details"].get("sensitivity", {}).get("curves")
@@ -106,7 +105,8 @@ def test_every_bound_is_met(allocate):
 
 def test_sensitivity_needs_data_and_the_option_is_checked():
     with pytest.raises(ConfigError, match="looks at training data"):
-        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method_options={"allocate": "sensitivity"})
+        options = {"allocate": "sensitivity"}
+        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method="magnitude", method_options=options)
     with pytest.raises(ConfigError, match="allocate"):
         create_method("magnitude", {"allocate": "sensitive"})
 

@@ -116,7 +116,7 @@ def prune(
         example_inputs: a tensor or a tuple of positional inputs.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name. auto: with data,
-            channels by magnitude, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
+            channels by activation, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         objective: what the network is trained for and judged by: an object, a name, or a mapping of a name and options,
             as {"kind": "segmentation", "classes": 21}. Default: classification, where the labels are class indices.
