@@ -16,11 +16,12 @@ from torch import nn
 
 import metaprune.network as network_module
 from metaprune.core.errors import UncoveredOpWarning
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.surgery import cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import counted_macs, random_plan
+from metaprune.tracing import trace
 from metaprune.values import Constraints
 from networks import NETWORKS, build
 
