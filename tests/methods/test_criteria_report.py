@@ -27,6 +27,9 @@ def test_every_measured_group_has_a_line_and_a_kept_share(record, tmp_path):
     ]
     kept = {g["name"]: g["after"] / g["before"] for g in record["space"]["groups"]}
     assert [row.kept for row in rows] == [kept[c["groups"][0]] for c in measured]
+    prices = record["method_details"]["sensitivity"]["prices"]
+    assert 0 < prices["relaxed"]["macs"] < prices["loss"]
+    assert section(record).facts[-1].name == "5% more MACs"
     (made,) = [s for s in sections_of(record) if s.id == "sensitivity"]
     assert len(made.figures[0].figure.data) == len(rows)
     write_report(record, tmp_path / "report.html", sections_of(record))

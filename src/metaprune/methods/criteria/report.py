@@ -17,7 +17,7 @@ from metaprune.report.section import (
     mapping_or_empty,
     method_part,
 )
-from metaprune.report.units import duration, finite, percentage, shortened
+from metaprune.report.units import cost_noun, duration, finite, percentage, shortened
 
 _NOTE = (
     "Divergence of the outputs from the dense ones when one group alone keeps a share of its channels and its readers "
@@ -76,6 +76,17 @@ def curves_figure(rows: list[CurveRow]) -> go.Figure:
     return figure
 
 
+def price_rows(record: Record) -> list[FactRow]:
+    """Say what each bound costs: how much less the outputs would move if it alone were 5% looser."""
+    prices = mapping_or_empty(method_part(record, "sensitivity").get("prices"))
+    loss, rows = finite(prices.get("loss")), []
+    for metric, value in mapping_or_empty(prices.get("relaxed")).items():
+        relaxed = finite(value)
+        if loss and relaxed is not None:
+            rows.append(FactRow(f"5% more {cost_noun(metric)}", f"-{percentage(1 - relaxed / loss, 0)}", "expected divergence"))
+    return rows
+
+
 def section(record: Record) -> Section | None:
     """Tell what widths cost; None of a record without measured curves. It is one section for all ranking methods."""
     rows = curve_rows(record)
@@ -84,5 +95,6 @@ def section(record: Record) -> Section | None:
     facts = [FactRow("Groups measured", str(len(rows)), "each alone, at up to three shares of its width")]
     if (seconds := finite(method_part(record, "sensitivity").get("seconds"))) is not None:
         facts.append(FactRow("Measuring: wall time", duration(seconds)))
+    facts += price_rows(record)
     figure = SectionFigure("sensitivity", "What narrow groups cost", _NOTE, curves_figure(rows))
     return Section("sensitivity", "Sensitivity", facts=facts, figures=[figure])
