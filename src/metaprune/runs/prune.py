@@ -299,7 +299,10 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         masks=describe_masks(pruned, proposal),
         quality=QualityRecord(split=_judged_on(prepared.data)[0], **figures) if figures["dense"] is not None else None,
         rounds=prepared.rounds,
-        history={"recover": last.history, "rounds": [turn.history for turn in turns[:-1]]},
+        history={
+            **{f"recover round {k}": turn.history for k, turn in enumerate(turns[:-1], start=1)},
+            "recover": last.history,
+        },
         recovery=total_effort([turn.effort for turn in turns]),
         compensation=None if last.compensation is None else last.compensation.to_dict(),
         method_details=dict(proposal.details),

@@ -83,7 +83,9 @@ def price_rows(record: Record) -> list[FactRow]:
     for metric, value in mapping_or_empty(prices.get("relaxed")).items():
         relaxed = finite(value)
         if loss and relaxed is not None:
-            rows.append(FactRow(f"5% more {cost_noun(metric)}", f"-{percentage(1 - relaxed / loss, 0)}", "expected divergence"))
+            rows.append(
+                FactRow(f"5% more {cost_noun(metric)}", f"-{percentage(1 - relaxed / loss, 0)}", "expected divergence")
+            )
     return rows
 
 
