@@ -113,11 +113,21 @@ def test_channels_pass(name):
     [
         lambda s, y: F.cosine_similarity(y, s.second(y), dim=-1),
         lambda s, y: F.pairwise_distance(y[:, 0], s.second(y)[:, 0]),
+        lambda s, y: torch.cdist(y, s.second(y)),
+        lambda s, y: torch.cdist(y, s.second(y)[:1, :2], p=1),
     ],
 )
 def test_distances_contract(forward):
     model = net(lambda s, x: forward(s, s.enter(x)), enter=LINEAR(8, 16), second=LINEAR(16, 16))
     assert len(mp.trace(model, TOKENS).space) == 1
+    assert_cut_equals_mask(model, TOKENS, seeds=(0,))
+
+
+def test_spectral_norm_as_a_parametrization():
+    """It takes the norm as a product of vectors, torch.vdot."""
+    wrapped = nn.utils.parametrizations.spectral_norm(LINEAR(8, 16))
+    model = nn.Sequential(wrapped, nn.ReLU(), LINEAR(16, 3)).eval()
+    assert not mp.trace(model, TOKENS).uncovered
     assert_cut_equals_mask(model, TOKENS, seeds=(0,))
 
 
@@ -217,7 +227,7 @@ COUNTS = {  # whole numbers among the arguments of operators with a rule, and wh
     "axis1 stride dilation output_padding kernel_size upscale_factor downscale_factor diagonal offset k n step shifts "
     "num_layers mode padding_idx num_classes correction dtype steps high low ord p self other from to a b m t el idx "
     "max row col out_dtype divisor_override",
-    "space": "scales scale_factors interpolation_mode padding_mode s block_size path axes",
+    "space": "scales scale_factors interpolation_mode padding_mode compute_mode s block_size path axes",
     "seed or layout": "storage_offset seed reduction memory_format layout",
 }
 

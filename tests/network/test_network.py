@@ -41,6 +41,16 @@ def test_untraceable_names_module_and_line():
     assert "1.0 (Branching)" in message and "if x.sum() > 0:" in message and "What to do" in message
 
 
+def test_packed_sequences_are_refused_with_advice():
+    def forward(m, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return m.fc(m.rnn(packed)[1][-1])
+
+    model = Lambda(forward, rnn=nn.GRU(5, 16, batch_first=True), fc=nn.Linear(16, 3)).eval()
+    with pytest.raises(UntraceableError, match=r"packed sequence.*\n.*padded sequences \[batch, length, features\]"):
+        trace(model, (torch.randn(3, 6, 5), torch.tensor([6, 4, 2])))
+
+
 def test_wrong_inputs_are_untraceable_with_the_reason():
     with pytest.raises(UntraceableError, match=r"mat1 and mat2|example inputs"):
         trace(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 5))
