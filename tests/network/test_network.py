@@ -194,6 +194,18 @@ def test_free_outputs_may_change():
         assert pruned.model(x).shape == (2, 2)
 
 
+def test_free_outputs_of_a_network_that_has_parts_for_training():
+    """Its graph of train mode has the same outputs: those that are free there are free here."""
+
+    def forward(m, x):
+        h = m.a(x)
+        return {"features": h, "aux": m.b(h)} if m.training else {"features": h}
+
+    model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    network = trace(model, torch.randn(2, 6), free_outputs=["features"])
+    assert [g.width for g in network.space] == [8]
+
+
 def test_returned_weights_are_outputs_too():
     model = Lambda(lambda m, x: (m.b(m.a(x)), m.a.weight), a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
     assert len(trace(model, torch.randn(2, 6)).space) == 0
