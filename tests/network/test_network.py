@@ -1,9 +1,12 @@
 """`trace` and `Network`: what cannot be traced, what has no rule, what a plan may say."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import (
     ConfigError,
@@ -204,6 +207,31 @@ def test_free_outputs_of_a_network_that_has_parts_for_training():
     model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
     network = trace(model, torch.randn(2, 6), free_outputs=["features"])
     assert [g.width for g in network.space] == [8]
+
+
+class Registered(OrderedDict):
+    """As the outputs of diffusers: PyTorch is told how to flatten it, but no keys."""
+
+    def to_tuple(self):
+        return tuple(self.values())
+
+
+def of_values(values, names):
+    return Registered(zip(names, values, strict=True))
+
+
+pytree.register_pytree_node(Registered, lambda x: (list(x.values()), list(x)), of_values)
+
+
+def test_outputs_of_a_class_that_is_registered_without_keys():
+    def forward(m, x):
+        return Registered(features=m.a(x), logits=m.b(m.a(x)))
+
+    model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    network = trace(model, torch.randn(2, 6), free_outputs=["features"])
+    assert network.captured.output_names() == ["features", "logits"]
+    pruned = cut(network, Plan({"a": (0, 1, 2)}))
+    assert pruned.form == "module" and pruned.model(torch.randn(2, 6))["features"].shape == (2, 3)
 
 
 def test_returned_weights_are_outputs_too():
