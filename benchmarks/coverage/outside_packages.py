@@ -98,7 +98,7 @@ SMP: dict[str, Builder] = {
     "Unet++ mbv2": partial(_smp, "UnetPlusPlus", "mobilenet_v2"),
     "FPN effb0": partial(_smp, "FPN", "efficientnet-b0"),
     "DeepLabV3+ r18": partial(_smp, "DeepLabV3Plus", "resnet18"),
-    "PAN r18": partial(_smp, "PAN", "resnet18"),
+    "PAN r18": partial(_smp, "PAN", "resnet18", 128),
     "MAnet r18": partial(_smp, "MAnet", "resnet18"),
     "Linknet r18": partial(_smp, "Linknet", "resnet18"),
     "Segformer mit_b0": partial(_smp, "Segformer", "mit_b0"),
