@@ -54,6 +54,13 @@ def test_packed_sequences_are_refused_with_advice():
         trace(model, (torch.randn(3, 6, 5), torch.tensor([6, 4, 2])))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripted_modules_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 8), torch.jit.script(nn.ReLU()), nn.Linear(8, 2)).eval()
+    with pytest.raises(UntraceableError, match=r"module 1 is compiled by torch.jit"):
+        trace(model, torch.randn(2, 4))
+
+
 def test_wrong_inputs_are_untraceable_with_the_reason():
     with pytest.raises(UntraceableError, match=r"mat1 and mat2|example inputs"):
         trace(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 5))

@@ -148,6 +148,12 @@ def _eager_failure(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str
 def _explanation(model: nn.Module, error: Exception) -> str:
     """Name the innermost user module and source line that export stopped at, and what to do."""
     paths = {id(m): name or "(root)" for name, m in model.named_modules()}
+    scripted = next((paths[id(m)] for m in model.modules() if isinstance(m, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        return (
+            f"module {scripted} is compiled by torch.jit, which hides from a trace what it computes\n"
+            "What to do: trace the model with the Python module that was given to torch.jit.script in its place."
+        )
     where, line, packed = "", "", False
     trace = error.__traceback__
     while trace is not None:
