@@ -51,6 +51,11 @@ def attention(s, y, x):
     return y * torch.sigmoid(s.spatial(pooled))
 
 
+def warped(s, y, x):
+    matrices = s.grid(x.mean((2, 3)))[:, :6].reshape(-1, 2, 3)
+    return F.grid_sample(y, F.affine_grid(matrices, list(y.shape), align_corners=False), align_corners=False)
+
+
 def cells(s, y):
     h, c = s.cell(y[:, 0])
     h, c = s.cell(y[:, 1], (h, c))
@@ -65,6 +70,7 @@ IMAGES, TOKENS = torch.randn(2, 3, 8, 8), torch.randn(2, 6, 8)
 BACK = [7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8]
 CASES = {
     "grid_sample": (images(lambda s, y, x: F.grid_sample(y, s.grid(x.mean((2, 3))).view(-1, 5, 5, 2).tanh())), 1),
+    "affine_grid": (images(warped), None),
     "max over channels": (images(attention), 1),
     "min over channels": (tokens(lambda s, y: y - y.min(-1, keepdim=True)[0]), 1),
     "nearest-exact": (images(lambda s, y, x: F.interpolate(y, scale_factor=2, mode="nearest-exact")), 1),

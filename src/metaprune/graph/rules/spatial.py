@@ -42,6 +42,15 @@ def grid_sampler(call: Call) -> Labels:
     return [*labels[:2], *[None] * (len(labels) - 2)]
 
 
+@rule("affine_grid_generator")
+def affine_grid(call: Call) -> Labels:
+    """theta [N, d, d + 1], a matrix per sample -> positions [N, *space, d]."""
+    samples, *matrix = call.labels(call["theta"])
+    for label in matrix:
+        call.lock(label, "spatial dimension")
+    return [samples, *[None] * (len(call.out_shape) - 1)]
+
+
 @rule("rot90")
 def rot90(call: Call) -> Labels:
     labels = call.labels(call["self"])
