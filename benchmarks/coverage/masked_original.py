@@ -91,7 +91,7 @@ def _over_last(func: Any, x: Tensor, shape: Any, weight: Any = None, bias: Any =
     x = x * alive
     if func is F.layer_norm:
         x = (x - x.sum(dims, keepdim=True) / count) * alive
-    eps = (1e-5 if func is F.layer_norm else torch.finfo(torch.float32).eps) if eps is None else eps
+    eps = (1e-5 if func is F.layer_norm else torch.finfo(x.dtype).eps) if eps is None else eps
     x = x * torch.rsqrt(x.square().sum(dims, keepdim=True) / count + eps)
     x = x if weight is None else x * weight
     return x if bias is None else x + bias

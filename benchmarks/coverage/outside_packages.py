@@ -19,7 +19,7 @@ def _yolo(config: str, size: int = 64) -> Built:
     from ultralytics import RTDETR, YOLO
 
     load = RTDETR if config.startswith("rtdetr") else YOLO
-    return load(f"{config}.yaml", verbose=False).model, draw((1, 3, size, size)), {}
+    return load(f"{config}.yaml").model, draw((1, 3, size, size)), {}
 
 
 def _smp(name: str, encoder: str, size: int = 64, **options: Any) -> Built:
