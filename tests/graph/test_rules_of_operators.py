@@ -129,6 +129,22 @@ def test_distances_contract(forward):
     assert_cut_equals_mask(model, TOKENS, seeds=(0,))
 
 
+def test_heads_of_deformable_attention_stay_together():
+    """Values and positions are sampled as [samples * heads, ...]: a head goes from both."""
+
+    def forward(s, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        values = s.values(tokens).reshape(2, 25, 4, 6).permute(0, 2, 3, 1).reshape(8, 6, 5, 5)
+        places = s.places(tokens).tanh().reshape(2, 25, 4, 2).transpose(1, 2).reshape(8, 25, 1, 2)
+        read = F.grid_sample(values, places, align_corners=False).reshape(2, 4, 6, 25)
+        return s.out(read.flatten(1, 2).transpose(1, 2))
+
+    model = net(forward, values=LINEAR(3, 24), places=LINEAR(3, 8), out=LINEAR(24, 2))
+    (pruned, *_) = assert_cut_equals_mask(model, torch.randn(2, 3, 5, 5), seeds=(0, 1))
+    heads = next(g for g in pruned.network.space if g.width == 4)
+    assert {m.parameter for m in heads.members} >= {"values.weight", "places.weight", "out.weight"}
+
+
 def test_spectral_norm_as_a_parametrization():
     """It takes the norm as a product of vectors, torch.vdot."""
     wrapped = nn.utils.parametrizations.spectral_norm(LINEAR(8, 16))
