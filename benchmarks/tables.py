@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy")]
 
-from accuracy_tables import after_cut_table  # noqa: E402
+from accuracy_tables import after_cut_table, language_table  # noqa: E402
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
 from jobs_tables import jobs_table, taylor_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
@@ -21,7 +21,7 @@ from metagraph_tables import area_table, cut_table, meta_table, rates_table, tun
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from outside_tables import outside_rest_table, outside_table  # noqa: E402
-from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, speed_table  # noqa: E402
+from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, screening_table, speed_table  # noqa: E402
 from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
@@ -81,6 +81,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "after-cut-resnet20": partial(after_cut_table, "resnet20"),
     "after-cut-resnet56": partial(after_cut_table, "resnet56"),
+    "after-cut-smollm2": language_table,
     "overhead": overhead_table,
     "jobs": jobs_table,
     "jobs-taylor": taylor_table,
@@ -96,6 +97,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-cost": partial(cost_table, MOBILENET),
     "pruningnet-cost-resnet": partial(cost_table, RESNET),
     "pruningnet-speed": speed_table,
+    "pruningnet-screening": screening_table,
     "latency-error": error_table,
     "latency-search": search_table,
     "latency-search-plain": partial(search_table, "plain"),

@@ -1,4 +1,4 @@
-"""The table of benchmarks/accuracy: accuracy right after the cut, by row and budget."""
+"""The tables of benchmarks/accuracy: accuracy and perplexity right after the cut, by row and budget."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def after_cut_table(network: str) -> str:
         f"\n{report['test_images']:,} test images, calibration samples of {seeds} seed{'s' if seeds > 1 else ''}. "
         "CPU seconds of the whole prune on one thread, with trace, proof and evaluations of both networks."
     )
+    return "\n".join(lines) + "\n" + note
+
+
+def language_table() -> str:
+    """Perplexity by row, and by budget and compensation; CPU seconds of the scores, mean over budgets."""
+    report = json.loads((HERE / "smollm2.json").read_text())
+    rows = report["rows"]
+    columns = list(dict.fromkeys((row["budget"], row["compensate"]) for row in rows))
+    heads = [b if kind == "none" else f"{b}, {kind}" for b, kind in columns]
+    lines = [f"| SmolLM2-135M | {' | '.join(heads)} | CPU seconds |", "|---" * (len(columns) + 2) + "|"]
+    lines.append(f"| dense | {' | '.join([format(report['dense'], '.1f')] * len(columns))} | |")
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = {(r["budget"], r["compensate"]): r for r in rows if r["label"] == label}
+        cells = [f"{of_label[c]['perplexity']:,.1f}" if c in of_label else "" for c in columns]
+        spent = statistics.mean(r["cpu_s"]["propose"] for r in of_label.values())
+        lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
+    note = f"\nPerplexity on {report['test_tokens']:,} tokens; {report['calibration_tokens']:,} others for calibration."
     return "\n".join(lines) + "\n" + note
 
 

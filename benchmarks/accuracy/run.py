@@ -1,4 +1,4 @@
-"""How good is a network right after the cut? Trained ResNets on CIFAR-10, nothing trained, no label read.
+"""How good is a network right after the cut? Trained ResNets on CIFAR-10, nothing trained, no label read but by Taylor.
 
     python benchmarks/accuracy/run.py --folder ../shared/data --network resnet20 --out benchmarks/accuracy/resnet20.json
 
@@ -25,11 +25,30 @@ from metaprune.models import create
 
 L1: dict[str, Any] = {"method": "magnitude", "method_options": {"p": 1}}
 MEASURED: dict[str, Any] = {"method": "magnitude", "method_options": {"p": 1, "allocate": "sensitivity"}}
+BN: dict[str, Any] = {"recover": "bn"}
+LEAST_SQUARES: dict[str, Any] = {"compensate": "least-squares"}
+
+
+def method(name: str, **options: Any) -> dict[str, Any]:
+    return {"method": name, "method_options": options}
+
+
 LABELS: dict[str, dict[str, Any]] = {
     "magnitude (L1), BatchNorm": {**L1, "recover": "bn"},
     "uniform, BatchNorm": {"method": "uniform", "recover": "bn"},
     "magnitude (L1), least squares": {**L1, "compensate": "least-squares"},
     "sensitivity (L1), least squares": {**MEASURED, "compensate": "least-squares"},
+    "obs, least squares": {**method("obs"), **LEAST_SQUARES},
+    "uniform widths (obs), least squares": {**method("obs", allocate="uniform"), **LEAST_SQUARES},
+    "sensitivity (obs), least squares": {**method("obs", allocate="sensitivity"), **LEAST_SQUARES},
+    "variance, least squares": {**method("variance"), **LEAST_SQUARES},
+    "activation, least squares": {**method("activation"), **LEAST_SQUARES},
+    "taylor (reads labels), least squares": {**method("taylor"), **LEAST_SQUARES},
+    "obs, BatchNorm": {**method("obs"), **BN},
+    "variance, BatchNorm": {**method("variance"), **BN},
+    "activation, BatchNorm": {**method("activation"), **BN},
+    "taylor (reads labels), BatchNorm": {**method("taylor"), **BN},
+    "sensitivity (variance), least squares": {**method("variance", allocate="sensitivity"), **LEAST_SQUARES},
 }
 
 

@@ -15,13 +15,14 @@ from masked_original import original_error
 from process import first_line, memory, silenced, tail
 from torch import nn
 
-import metaprune.network as network_module
+import metaprune.tracing as tracing_module
 from metaprune.core.errors import UncoveredOpWarning
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.surgery import cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import counted_macs, random_plan
+from metaprune.tracing import trace
 from metaprune.values import Constraints
 from networks import NETWORKS, build
 
@@ -99,7 +100,7 @@ def warm_up() -> None:
 def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> Network | None:
     """`trace`, its time split into capture and analysis (labels and space)."""
     spent: list[float] = []
-    capture = network_module.capture
+    capture = tracing_module.capture
 
     def timed(*a: Any, **k: Any) -> Any:
         start = time.process_time()
@@ -108,7 +109,7 @@ def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> 
         finally:
             spent.append(time.process_time() - start)
 
-    network_module.capture = timed
+    tracing_module.capture = timed
     start = time.process_time()
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -118,7 +119,7 @@ def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> 
         row |= {"captured": False, "error": first_line(error), "traceback": tail(error)}
         return None
     finally:
-        network_module.capture = capture
+        tracing_module.capture = capture
         row["capture_cpu_s"] = sum(spent)
         row["analysis_cpu_s"] = time.process_time() - start - sum(spent)
     row["captured"] = True

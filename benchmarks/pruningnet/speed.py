@@ -29,8 +29,9 @@ import metaprune as mp
 from metaprune.core.rng import Rng
 from metaprune.methods.pruningnet.banks import GeneratedBank
 from metaprune.methods.pruningnet.method import PruningNet
-from metaprune.methods.pruningnet.supernet import Scorer, supernet_loss
+from metaprune.methods.pruningnet.supernet import Scorer, SupernetLoss
 from metaprune.models import create
+from metaprune.objective.classification import Classification
 from metaprune.protocol.method import PruneTask
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 
@@ -60,7 +61,7 @@ def steps(network: mp.Network, shape: tuple[int, ...], batch: int) -> dict[str, 
     """Milliseconds of one training step, plain and of the PruningNet."""
     # the supernet lays images out channels-last, so the plain step gets them so
     x, y = torch.randn(batch, *shape).to(memory_format=torch.channels_last), torch.randint(0, 10, (batch,))
-    loss = supernet_loss(0.1, False)
+    loss = SupernetLoss(Classification(), 0.1, False)
     found: dict[str, float] = {}
     drawn = WidthEncoding(network.space).random(40, np.random.default_rng(0))
     eight, fresh = drawn[:8], drawn[8:24]
@@ -114,7 +115,7 @@ def scoring(network: mp.Network, shape: tuple[int, ...]) -> dict[str, float]:
     codec = method._codec(PruneTask(network), Rng(0))
     supernet = method._supernet(PruneTask(network), codec)
     batches = [(torch.randn(250, *shape), torch.randint(0, 10, (250,))) for _ in range(4)]
-    scorer = Scorer(supernet, batches, batches)
+    scorer = Scorer(supernet, batches, batches, Classification())
     sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.5 * network.cost().macs})
     rows = codec.widths(sampler.sample(12, np.random.default_rng(0)))
     return {"candidates_per_s": 1e3 / cpu_ms([lambda w=w: scorer(w) for w in rows])}

@@ -58,10 +58,10 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 SEARCHED = ("generated (paper)", "shared, sandwich, distil")
 SEARCHES = {  # searcher, back-end, score
-    **{backend: ("evolution", backend, "accuracy") for backend in SEARCHED},
+    **{backend: ("evolution", backend, "metric") for backend in SEARCHED},
     **{f"{backend}, likelihood": ("evolution", backend, "likelihood") for backend in (*SEARCHED, "shared")},
-    "random search": ("random", SEARCHED[1], "accuracy"),
-    "greedy slimming": ("greedy", SEARCHED[1], "accuracy"),
+    "random search": ("random", SEARCHED[1], "metric"),
+    "greedy slimming": ("greedy", SEARCHED[1], "metric"),
     "greedy slimming, generated, likelihood": ("greedy", SEARCHED[0], "likelihood"),
     "random search, generated, likelihood": ("random", SEARCHED[0], "likelihood"),
 }
@@ -173,19 +173,20 @@ class Study:
             model = self.case.make()
         return mp.trace(model, torch.zeros(2, *self.case.shape))
 
-    def method(self, backend: str, searcher: str = "evolution", score: Any = "accuracy") -> PruningNet:
+    def method(self, backend: str, searcher: str = "evolution", score: Any = "metric") -> PruningNet:
         return PruningNet(
             train=self.case.fit,
             grid=self.case.grid,
             sub_validation=SUB_VALIDATION,
             calibration=CALIBRATION,
             batch_size=250,
+            screening=0,  # as the committed searches were
             score=score,
             search=SearchConfig(searcher=searcher, evolution=EVOLUTION),
             **BACKENDS[backend],
         )
 
-    def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "accuracy") -> Any:
+    def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "metric") -> Any:
         """A fitted back-end, ready to search."""
         folder = self.artifacts / f"{backend.replace(' ', '_')}-{seed}"
         task = PruneTask(self.network(seed), self.data, folder=folder)
@@ -262,7 +263,9 @@ class Study:
                     scorer = session.scorer
                     self.once(f"rank/score/{backend}/bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
                     if seed == seeds[0]:
-                        scorer = Scorer(scorer.supernet, [], scorer.validation, "accuracy", recalibrate=False)
+                        scorer = Scorer(
+                            scorer.supernet, [], scorer.validation, scorer.objective, "metric", recalibrate=False
+                        )
                         self.once(f"rank/score/{backend}/no bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
 
     def budgets(self, seed: int, budgets: list[str], labels: list[str]) -> None:

@@ -27,6 +27,7 @@ from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
 from metaprune.methods.gating.training import Price, gradient_step, sgd
 from metaprune.methods.stamp.episodes import Pool
+from metaprune.methods.stamp.meta import fill_bank
 from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
 from metaprune.protocol.method import PruneTask
@@ -58,7 +59,7 @@ def plain_step(model: torch.nn.Module) -> Any:
 def stamp_step(network: mp.Network, data: Data) -> Any:
     method, task = Stamp(), PruneTask(network, data)
     learner, pool = method._learner(task, Rng(0), network.tensors), Pool(data, "cpu")
-    method._fill_bank(learner, [pool], Rng(0))
+    fill_bank(learner, [pool], method.meta, Rng(0))
     weights = learner.weights(network.tensors, 10)
     optimisers = (sgd(weights, 0.01, 0.1), torch.optim.Adam(learner.generator.parameters(), lr=3e-3))
     sample = pool.draw(pool.classes, BATCH, Rng(0))

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import metaprune as mp
+from metaprune.calibration.batches import HELD_OUT, calibration_batches
 from metaprune.core.errors import DataError
 from metaprune.testing.method_suite import small_data, small_network
+from metaprune.testing.oracles import assert_untouched, random_plan
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,53 @@ def test_every_consumer_is_recorded(kind):
     assert all(c.mean.isfinite().all() and (c.variance >= 0).all() for c in calibration.places.values())
 
 
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+def test_at_a_plan_it_is_that_of_the_cut_network(kind):
+    network = mp.trace(small_network(kind), torch.zeros(2, 1, 28, 28))
+    plan = random_plan(network.space, 0.6, seed=2)
+    cut = mp.trace(mp.cut(network, plan, form="graph").model, torch.zeros(2, 1, 28, 28))
+    found, expected = (
+        mp.calibrate(network, small_data(), samples=16, plan=plan),
+        mp.calibrate(cut, small_data(), samples=16),
+    )
+    assert found.products.keys() == expected.products.keys() and found.products
+    for name in found.products:
+        for here, there in zip(*(vars(c.of_weight(name)).values() for c in (found, expected)), strict=True):
+            torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+
+
+def test_buffers_that_a_forward_writes_stay():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 2)
+            self.register_buffer("sum", torch.zeros(6))
+
+        def forward(self, x):
+            x = self.first(x)
+            self.sum.add_(x.detach().sum(0))
+            return self.last(x)
+
+    model = Counts().eval()
+    samples = TensorDataset(torch.randn(16, 8), torch.zeros(16, dtype=torch.int64))
+    network = mp.trace(model, torch.ones(2, 8))
+    with assert_untouched(model):
+        mp.calibrate(network, mp.as_data((samples, samples)))
+
+
 def test_few_samples_are_told(network):
     data = small_data(n=3)
     with pytest.raises(DataError, match="3 samples are too few"):
         mp.calibrate(network, data)
+
+
+@pytest.mark.parametrize("sizes", [(32,), (4, 1), (30, 3), (2, 2, 1)])
+def test_few_large_batches_of_a_loader_are_parted(sizes):
+    network = mp.trace(small_network("cnn"), torch.zeros(2, 1, 28, 28))
+    samples = TensorDataset(torch.rand(sum(sizes), 1, 28, 28), torch.zeros(sum(sizes), dtype=torch.int64))
+    indices = torch.arange(sum(sizes)).split(list(sizes))
+    loader = DataLoader(samples, batch_sampler=[i.tolist() for i in indices])
+    split = mp.as_data((loader, loader)).train
+    batches = calibration_batches(network, split, 512, mp.Rng(0))
+    assert len(batches) >= HELD_OUT
+    assert sum(len(args[0]) for args, _ in batches) == sum(sizes)

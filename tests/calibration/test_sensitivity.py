@@ -10,9 +10,9 @@ from sample_networks import SHARED, build
 import metaprune as mp
 from metaprune.calibration.batches import calibration_batches
 from metaprune.calibration.calibrate import calibrate
+from metaprune.calibration.closed_form import ClosedForm, OutputLoss
 from metaprune.calibration.compensate import compensate
-from metaprune.calibration.products import find_products
-from metaprune.calibration.sensitivity import Curve, closed_form, sensitivities
+from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
@@ -54,7 +54,7 @@ def test_consumers_in_closed_form_are_those_of_side_by_side_runs():
     network, data = mp.trace(small_network("cnn"), EXAMPLE), small_data()
     group = next(g for g in network.space if g.role == "hidden")
     plan = mp.Plan({group.name: tuple(range(group.width // 2))})
-    tensors = closed_form(network, calibrate(network, data, samples=96), find_products(network)[0], plan)
+    tensors = ClosedForm(network, calibrate(network, data, samples=96)).tensors(plan)
     batches = calibration_batches(network, data.train, 96, mp.Rng(0))
     solved = compensate(network, plan, batches, kind="least-squares", rng=mp.Rng(0))
     (name,) = [n for n, layer in solved.layers.items() if layer["ridge"] and n.endswith("conv2.weight")][:1]
@@ -70,32 +70,43 @@ def test_every_unit_has_a_curve_and_no_cut_costs_nothing(kind):
     allocator = task.allocator(mp.Budget(macs="50%"))
     scores = create_method("magnitude").scores(task, mp.Plan(), mp.Rng(0))
     batch = next(iter(data.train.batches(32)))
-    calibration = calibrate(network, data, samples=32)
-    curves = sensitivities(network, calibration, allocator.units, scores, batch, data.objective)
+    loss = OutputLoss(ClosedForm(network, calibrate(network, data, samples=32)), batch, data.objective)
+    assert abs(loss(mp.Plan())) < 1e-6
+    curves = sensitivities(network.space, loss, allocator.units, scores)
     assert [c.groups for c in curves] == [
         tuple(network.space.groups[g].name for g in u.groups) for u in allocator.units
     ]
     assert all(loss >= 0 for c in curves for loss in c.losses)
-    same = sensitivities(network, calibration, allocator.units, scores, batch, data.objective)
+    same = sensitivities(network.space, loss, allocator.units, scores)
     assert [c.losses for c in same] == [c.losses for c in curves]
+
+
+def test_remembered_solutions_are_those_of_a_fresh_start():
+    network, data = mp.trace(small_network("cnn"), EXAMPLE), small_data()
+    calibration = calibrate(network, data, samples=64)
+    first, second = (mp.Plan({g.name: tuple(range(g.width // k)) for g in network.space}) for k in (2, 4))
+    used = ClosedForm(network, calibration)
+    for plan in (first, second, first):
+        fresh, again = ClosedForm(network, calibration).tensors(plan), used.tensors(plan)
+        assert all(torch.equal(fresh[name], again[name]) for name in fresh)
 
 
 @pytest.mark.parametrize("allocate", ["uniform", "sensitivity"])
 def test_every_bound_is_met(allocate):
     options = {"allocate": allocate}
     budget = {"macs": "60%", "params": "40%"}
-    result = mp.prune(
-        small_network("cnn"), EXAMPLE, budget=budget, method_options=options, data=small_data(), round_to=2
-    )
+    asked = {"method": "magnitude", "method_options": options, "compensate": "none", "round_to": 2}
+    result = mp.prune(small_network("cnn"), EXAMPLE, budget=budget, data=small_data(), **asked)
     after, bounds = result.record["cost"]["after"], result.record["bounds"]
     assert all(after[m] <= bound for m, bound in bounds.items())
     curves = result.record["method_details"].get("sensitivity", {}).get("curves")
-    assert (curves is not None) == (allocate == "sensitivity")
+    assert (curves is not None) == (allocate != "uniform")
 
 
 def test_sensitivity_needs_data_and_the_option_is_checked():
     with pytest.raises(ConfigError, match="looks at training data"):
-        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method_options={"allocate": "sensitivity"})
+        options = {"allocate": "sensitivity"}
+        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method="magnitude", method_options=options)
     with pytest.raises(ConfigError, match="allocate"):
         create_method("magnitude", {"allocate": "sensitive"})
 

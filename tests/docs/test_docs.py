@@ -1,5 +1,8 @@
 """What the documents say is what the code does: the example runs, the tables are the committed results."""
 
+import ast
+import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -38,6 +41,18 @@ def test_curves_are_drawn_from_the_results(tmp_path):
 def test_links_in_documents_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/**/*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_benchmarks_import_what_there_is(path):
+    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+    for node in nodes:
+        if node.module is None or node.module.split(".")[0] != "metaprune":
+            continue
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            has = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+            assert has, f"{node.module} has no {alias.name}"
 
 
 def test_recipes_read():

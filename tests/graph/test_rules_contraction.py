@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing import assert_cut_equals_mask, counted_macs, perturb, random_plan
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")

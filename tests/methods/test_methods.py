@@ -7,9 +7,9 @@ import pytest
 from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.rng import Rng
 from metaprune.methods import create_method, method_names, register
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import MaskedSuite, MethodSuite, small_data, small_network
+from metaprune.tracing import trace
 from metaprune.values import Budget, Plan
 
 
@@ -68,6 +68,35 @@ class TestTaylorSteps(MethodSuite):
 
 class TestTaylorBatch(MethodSuite):
     method, options = "taylor_batch", {"batches": 2}
+
+
+ATTENTION = pytest.mark.filterwarnings("ignore:no layer with weights reads")
+
+
+@ATTENTION
+class TestActivation(MethodSuite):
+    method, options = "activation", {"samples": 32}
+
+
+@ATTENTION
+class TestActivationL1(MethodSuite):
+    method, options = "activation", {"samples": 32, "p": 1, "steps": 3}
+    kinds = ("cnn",)
+
+
+@ATTENTION
+class TestVariance(MethodSuite):
+    method, options = "variance", {"samples": 32, "steps": 2}
+
+
+@ATTENTION
+class TestOBS(MethodSuite):
+    method, options = "obs", {"samples": 32}
+
+
+@ATTENTION
+class TestOBSSteps(MethodSuite):
+    method, options = "obs", {"samples": 32, "steps": 2, "scope": "isomorphic"}
 
 
 class TestGates(MethodSuite):

@@ -16,10 +16,10 @@ from metaprune.core.errors import (
     UntraceableError,
     VerificationError,
 )
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing import assert_cut_equals_mask, assert_untouched, random_plan, toy
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 

@@ -20,13 +20,13 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from metaprune.core.errors import ConfigError, SearchError
 from metaprune.core.rng import Rng
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.search import liveness
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.sampler import StrategySampler
 from metaprune.search.strategies import Evaluated, Evolution, GreedySlimming, RandomSearch
 from metaprune.search.study import Candidate, Search, best_within, front
+from metaprune.tracing import trace
 
 SMALL = EvolutionConfig(population=10, generations=4, parents=4)
 
@@ -219,7 +219,7 @@ import sys, time, torch
 sys.path.insert(0, {tests!r})
 from test_search import gain, search_of, sequence
 from metaprune.models import create
-from metaprune.network import trace
+from metaprune.tracing import trace
 torch.set_num_threads(1)
 network = trace(create("zoo:mobilenet_v1", num_classes=10, width=0.25), torch.zeros(2, 3, 32, 32))
 score = gain(network)
@@ -390,3 +390,56 @@ def test_the_same_seed_finds_the_same_in_another_process(network):
 def _found_elsewhere():
     found = trace(create("zoo:mobilenet_v1", num_classes=10, width=0.25), torch.zeros(2, 3, 32, 32))
     return json.dumps(sequence(search_of(found).run(gain(found))))
+
+
+# ---------------------------------------------------------------------------------------------------- screening
+
+
+def test_what_is_screened_out_is_not_scored_and_wins_nothing(network):
+    score = gain(network)
+    whole = []
+
+    def counted(widths):
+        whole.append(tuple(widths.tolist()))
+        return score(widths)
+
+    # screening overrates all: were its scores compared with the others, screened-out structures would win
+    config = EvolutionConfig(population=10, generations=8, parents=2)
+    found = search_of(network, config=config, screen=lambda w: 10 + score(w)["score"]).run(counted)
+    assert [c.widths for c in found if c.whole] == whole
+    size, place = config.population, 2 * config.parents
+    assert 0.25 <= sum(c.whole for c in found[size:]) / len(found[size:]) <= 0.9
+    for batch in range(config.generations):
+        reached = sorted((c.found["screened"] for c in found[: batch * size]), reverse=True)
+        bar = reached[place - 1] if reached else -np.inf
+        for candidate in found[batch * size : (batch + 1) * size]:
+            assert candidate.whole == (candidate.found["screened"] >= bar)
+    bounds = {"macs": 0.3 * network.cost().macs}
+    best = best_within(found, network.cost_model(), bounds)
+    assert best.whole and best.score == max(c.score for c in found if c.whole)
+    assert all(found[i].whole for i in front(found, [c.load for c in found]))
+
+
+def test_a_screened_search_that_was_interrupted_ends_the_same(network, tmp_path):
+    score, calls = gain(network), []
+
+    def screen(widths):
+        calls.append(widths)
+        if len(calls) == 17:
+            raise KeyboardInterrupt
+        return score(widths)["score"]
+
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    with pytest.raises(KeyboardInterrupt):
+        search_of(network, storage=storage, screen=screen).run(score)
+    resumed = search_of(network, storage=storage, screen=screen).run(score)
+    straight = search_of(network, screen=lambda w: score(w)["score"]).run(score)
+    assert [(c.widths, c.found) for c in resumed] == [(c.widths, c.found) for c in straight]
+
+
+@pytest.mark.parametrize("searcher", ["greedy", "nsga2"])
+def test_searchers_that_compare_all_do_not_screen(network, searcher):
+    def screen(widths):
+        raise AssertionError("screened")
+
+    assert all(c.whole for c in search_of(network, searcher, screen=screen).run(gain(network)))

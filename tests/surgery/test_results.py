@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import metaprune as mp
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.surgery.verify import relative_error
 from metaprune.testing import TOYS, assert_cut_equals_mask, assert_untouched, output_error, perturb, random_plan, toy
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 GRAPH_ONLY_TOYS = {"split", "shuffle", "written_out_attention", "pad_shortcut", "multihead"}  # as test_networks pins

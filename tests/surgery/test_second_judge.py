@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import random_plan, toy
+from metaprune.tracing import trace
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "coverage"))
 

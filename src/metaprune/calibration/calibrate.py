@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from metaprune.calibration.products import Product, Rows, find_products
 from metaprune.core.arguments import check_arguments
 from metaprune.core.rng import Rng
 from metaprune.data import Data, Split
-from metaprune.elastic.gated import operand_at
+from metaprune.elastic.gated import Place, operand_at
 from metaprune.elastic.program import Step
 from metaprune.network import Network
 from metaprune.objective.batch import batch_size_of
+from metaprune.values import Plan
 
 ROWS_PER_BATCH = 1536
 
@@ -71,22 +72,30 @@ class Calibration:
 
 
 def calibrate(
-    network: Network, data: Data | Split, *, samples: int = 1024, gram_mb: float = 1024, seed: int = 0
+    network: Network,
+    data: Data | Split,
+    *,
+    samples: int = 1024,
+    gram_mb: float = 1024,
+    seed: int = 0,
+    plan: Plan | None = None,
 ) -> Calibration:
     """Record what the network's operators see on `samples` samples, without labels and without gradients.
 
     Args:
         data: its training split, or a split.
         gram_mb: megabytes for Gram matrices; the largest that do not fit are left out, and named in `left`.
+        plan: records the cut network, and of the channels that stay alone; None is the full network.
 
     Raises:
         DataError: fewer than four samples.
+        PlanError: the plan does not fit.
     """
     check_arguments(calibrate, locals())
     began = time.perf_counter()
     rng = Rng(seed).child("calibrate")
     split = data.train if isinstance(data, Data) else data
-    recorder = _Recorder(network, gram_mb * 2**20, rng)
+    recorder = _Recorder(network, plan, gram_mb * 2**20, rng)
     batches = calibration_batches(network, split, samples, rng.child("samples"))
     seen = recorder.read(batches)
     places = recorder.places()
@@ -98,8 +107,9 @@ def calibrate(
 class _Recorder:
     """Adds up statistics over batches."""
 
-    def __init__(self, network: Network, gram_bytes: float, rng: Rng):
-        self.network = network
+    def __init__(self, network: Network, plan: Plan | None, gram_bytes: float, rng: Rng):
+        self.network, self._at = network, network.at(plan)
+        self._tensors = dict(self._at.default_tensors())
         self.products, self.left = find_products(network)
         self._draw = rng.child("rows").torch()
         self._sums: dict[str, tuple[int, Tensor, Tensor]] = {}  # rows, sum, sum of squares
@@ -110,7 +120,7 @@ class _Recorder:
         """The smallest Gram matrices, as long as they fit."""
 
         def needed(product: Product) -> int:
-            weight = self.network.tensors[product.weight]
+            weight = self._tensors[product.weight]
             inputs = weight.numel() // weight.shape[product.out_dim]
             groups = product.node.args[6] if product.is_conv and len(product.node.args) > 6 else 1
             return 8 * inputs**2 * (groups if isinstance(groups, int) else 1)
@@ -126,16 +136,14 @@ class _Recorder:
 
     @torch.no_grad()
     def read(self, batches: Calls) -> int:
-        """Run the full network on all batches; returns the samples seen."""
-        network = self.network
-        program = network.at().program()
+        """Run the network on all batches; returns the samples seen."""
         for args, kwargs in batches:
-            network.program.run(program, network.tensors, args, kwargs, self._call)
+            self._at.execute(args, kwargs, tensors=self._tensors, call=self._call)
         return sum(batch_size_of([*args, *kwargs.values()]) for args, kwargs in batches)
 
     def _call(self, step: Step, args: list, kwargs: dict[str, Any]) -> Any:
         name = step.node.name
-        product, carriers = self.products.get(name), self.network.gated.carriers.get(name, ())
+        product, carriers = self.products.get(name), self._carriers(name)
         rows = None if product is None else Rows.of(product, step, args, kwargs)
         if rows is not None:
             self._add_moments(name, rows.operands[rows.product.input], rows.product.channel_dim)
@@ -146,6 +154,11 @@ class _Recorder:
             x = rows.inputs(rows.draw(result, ROWS_PER_BATCH, self._draw))
             _add(self._grams, name, (x.shape[1], (x.mT @ x).double(), x.sum(1).double()))
         return result
+
+    def _carriers(self, name: str) -> Sequence[Place]:
+        """Operands that carry what a node consumes; none where the cut network has another operator there."""
+        is_other = self._at.survivors is not None and self.network.labelled.facts[name].rewrite is not None
+        return () if is_other else self.network.gated.carriers.get(name, ())
 
     def _add_moments(self, name: str, value: Tensor, dim: int) -> None:
         if value.is_floating_point():

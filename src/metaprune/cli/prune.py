@@ -36,7 +36,7 @@ class Prune:
     budget: str | None = None
     """Upper bounds, as macs=50% or macs=50%,params=1e6; nonzero=50% for masks of single weights."""
     method: str | None = None
-    """Name of a method (`metaprune methods` lists them), or python:module:Class; by default magnitude."""
+    """Name of a method (`metaprune methods` lists them), or python:module:Class; by default auto."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")] = ()
     """What may shrink: globs over groups, modules and LAYER:ROLE, as 'layer1*' or '*:heads'; may be repeated."""
     keep_module: bool = False
@@ -101,4 +101,4 @@ class Prune:
     def _name(self) -> str:
         if self.recipe is not None:
             return self.recipe.stem
-        return f"{self.model}_{self.method or 'magnitude'}".replace(":", "_").replace("/", "_")
+        return f"{self.model}_{self.method or 'auto'}".replace(":", "_").replace("/", "_")

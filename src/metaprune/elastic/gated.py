@@ -155,7 +155,7 @@ class Gated:
         fact = self._labelled.facts[node.name]
         if node.op != "call_function" or fact.masked is not None:
             return []  # a reference weighs what it consumes by itself
-        consumers = [(c, self.slots(_label_at(self._labelled, node, c))) for c in fact.consumed]
+        consumers = [(c, self.slots(label_at(self._labelled, node, c))) for c in fact.consumed]
         if not fact.consumed and (alias_kind(node.target) != "view" or op_name(node.target) in UNIFORM):
             consumers = self._reduced(node, fact)
         names = list(bound_arguments(node))
@@ -191,7 +191,8 @@ class Gated:
         return set() if slots is None else set(slots.ravel().tolist())
 
 
-def _label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
+def label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
+    """Return the label of the dimension that `node` consumes there."""
     labels = labelled.facts[_node_at(node, where).name].labels[0]
     return None if labels is None else labels[where.dim]
 

@@ -17,6 +17,7 @@ from metaprune.core.read import damaged, read_json, read_toml
 from metaprune.core.strict import from_dict, override
 from metaprune.protocol.registry import current_method_name, public_options, resolved_options
 from metaprune.recover.config import RecoverConfig
+from metaprune.runs.auto import AUTO, resolved_method
 from metaprune.runs.schema import read_record
 from metaprune.runs.trust import code_in, require_trusted
 from metaprune.train.config import TrainConfig, require_choice, require_number
@@ -100,15 +101,16 @@ class ObjectiveConfig:
 class MethodConfig:
     """Which method decides what stays."""
 
-    name: str = "magnitude"
-    """A name that `metaprune methods` lists, or python:module:Class."""
+    name: str = AUTO
+    """A name that `metaprune methods` lists, python:module:Class, or auto: what kept most in our own measurements."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method: scope, steps, p, ... All of them, once this object is made: with their defaults."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "name", current_method_name(self.name))
-        object.__setattr__(self, "options", resolved_options(self.name, self.options))
+        if self.name != AUTO:  # a run's config resolves it, which knows whether there are data
+            object.__setattr__(self, "name", current_method_name(self.name))
+            object.__setattr__(self, "options", resolved_options(self.name, self.options))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,9 +144,11 @@ class RunConfig:
     train: TrainConfig | None = None
     """Train the dense network first (it has no weights, or they shall be tuned)."""
     recover: RecoverConfig = field(default_factory=lambda: RecoverConfig(kind="auto"))
-    compensate: Compensate = "none"
+    compensate: Compensate | Literal["auto"] = "auto"
     """How weights make up for dropped channels, by unlabelled training samples: bias: biases and BatchNorm statistics;
-    least-squares: all weights of convolutions and linear layers."""
+    least-squares: all weights of convolutions and linear layers; auto: as method auto says, else none."""
+    rounds: int = 1
+    """Cut and recover in so many rounds, by the same factor of the cost each."""
     form: Literal["auto", "module", "graph"] = "auto"
     """module: the model's own class; graph: a torch.fx.GraphModule; auto: module where it verifies."""
     latency: LatencyConfig = field(default_factory=LatencyConfig)
@@ -159,7 +163,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_number("batch_size", self.batch_size, 1)
-        require_choice("compensate", self.compensate, COMPENSATIONS)
+        require_number("rounds", self.rounds, 1)
+        require_choice("compensate", self.compensate, (AUTO, *COMPENSATIONS))
+        chosen = resolved_method(self.method.name, self.method.options, self.compensate, self.data is not None)
+        object.__setattr__(self, "method", MethodConfig(name=chosen[0], options=chosen[1]))
+        object.__setattr__(self, "compensate", chosen[2])
         if self.data is None and self.compensate != "none":
             raise ConfigError("compensate needs data: add a [data] table with a spec, or set it to none")
         if self.form not in ("auto", "module", "graph"):

@@ -17,7 +17,7 @@ from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
 from metaprune.data import Data
 from metaprune.latency import LatencyTable
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.objective import Classification
 from metaprune.protocol.method import Method, PruneTask, completed, recovery_after, require_feasible
 from metaprune.recover.config import RecoverConfig, parse_recover
@@ -25,6 +25,7 @@ from metaprune.recover.scratch import reinitialise
 from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
+from metaprune.tracing import trace
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Constraints
@@ -59,6 +60,7 @@ class Prepared:
     asked_recover: RecoverConfig
     own_loop: RecoveryLoop | None
     compensate: Compensate
+    rounds: int
     free_outputs: bool | Sequence[str]
     batch_dim: int
     latency_table: dict[str, Any] | None
@@ -116,6 +118,7 @@ def prepare(
     data: Data | None = None,
     recover: RecoverConfig | str | RecoveryLoop | None = None,
     compensate: Compensate = "none",
+    rounds: int = 1,
     form: Form = "auto",
     free_outputs: bool | Sequence[str] = False,
     batch_dim: int = 0,
@@ -134,6 +137,12 @@ def prepare(
     if isinstance(recover, type):
         raise ConfigError(f"recover={recover.__name__} is a class: give an object of it, as {recover.__name__}(...)")
     require_number("batch_size", batch_size, 1)
+    require_number("rounds", rounds, 1)
+    if rounds > 1 and (latency_table is not None or getattr(method, "artifact", None)):
+        raise ConfigError(
+            "rounds=1 is needed with a latency table and with a fitted artifact: both are of the full network, and "
+            "later rounds prune a smaller one"
+        )
     require_choice("compensate", compensate, COMPENSATIONS)
     options_record(method)  # refuses what no record may hold, before hours of work
     own_loop = None if recover is None or isinstance(recover, (str, RecoverConfig)) else recover
@@ -169,6 +178,7 @@ def prepare(
         asked_recover=asked,
         own_loop=own_loop,
         compensate=compensate,
+        rounds=rounds,
         free_outputs=free_outputs,
         batch_dim=batch_dim,
         latency_table=table,

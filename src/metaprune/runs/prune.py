@@ -6,19 +6,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
 from torch import nn
 
 from metaprune.calibration.compensate import Compensation
 from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
-from metaprune.core.files import tensors_digest
 from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
-from metaprune.core.tensors import named_tensors
 from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.data.loader_split import dead_loader_workers_told
@@ -29,8 +26,7 @@ from metaprune.protocol.artifact import plain
 from metaprune.protocol.method import Method, require_within
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
-from metaprune.recover.run import recover, run_own
-from metaprune.recover.scratch import Initialise, initialise_from, reinitialise
+from metaprune.runs.auto import AUTO, resolved_method
 from metaprune.runs.compensation import compensated
 from metaprune.runs.folder import Phases
 from metaprune.runs.inputs import require_fit, require_traced
@@ -44,11 +40,13 @@ from metaprune.runs.record import (
     options_record,
     proof_record,
     space_record,
+    total_effort,
 )
-from metaprune.runs.schema import QualityRecord, Record
+from metaprune.runs.recovery import recovered
+from metaprune.runs.rounds import Round
+from metaprune.runs.schema import EffortRecord, QualityRecord, Record
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.train.evaluate import evaluate
-from metaprune.train.masks import held_at_zero, set_to_zero
 from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
 
 _SAY_MORE = ("budget", "method", "data", "objective", "loss_fn", "score_fn", "recover", "constraints")
@@ -83,14 +81,15 @@ def prune(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     budget: Budget | Mapping[str, Any] | str,
-    method: str | Method = "magnitude",
+    method: str | Method = AUTO,
     method_options: Mapping[str, Any] | None = None,
     data: Data | str | Sequence[Any] | None = None,
     objective: Objective | str | Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
     score_fn: ScoreFunction | None = None,
     recover: RecoverConfig | str | RecoveryLoop | None = None,
-    compensate: Compensate = "none",
+    compensate: Compensate | Literal["auto"] = "auto",
+    rounds: int = 1,
     constraints: Constraints | None = None,
     round_to: int = 1,
     min_keep: int = 1,
@@ -116,7 +115,8 @@ def prune(
     Args:
         example_inputs: a tensor or a tuple of positional inputs.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
-        method: a name of `metaprune.methods` or a method object; `method_options` go to the name.
+        method: a name of `metaprune.methods` or a method object; `method_options` go to the name. auto: with data,
+            channels by activation, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         objective: what the network is trained for and judged by: an object, a name, or a mapping of a name and options,
             as {"kind": "segmentation", "classes": 21}. Default: classification, where the labels are class indices.
@@ -125,7 +125,10 @@ def prune(
         recover: None (what the method asks for, mostly nothing), none, bn, finetune, distil, scratch, a RecoverConfig,
             or a loop of your own: a function of (model, data) that trains the model in place.
         compensate: none; bias: biases and BatchNorm statistics make up for dropped channels; least-squares: all weights
-            of convolutions and linear layers do. Reads unlabelled samples of the training split.
+            of convolutions and linear layers do. Reads unlabelled samples of the training split. auto: as method auto
+            says, and none with a method of your choice.
+        rounds: cut and recover so many times, by the same factor of the cost each. Every round sees the network that
+            the one before left; the proof is of the whole cut.
         constraints: what a plan may look like; instead of it, its parts as keywords:
         round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
@@ -148,6 +151,9 @@ def prune(
         ties=cast("Any", ties),
         keep_module=keep_module,
     )
+    has_data = data is not None
+    if isinstance(method, str):
+        method, method_options, compensate = resolved_method(method, method_options or {}, compensate, has_data)
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
     phases = Phases()
     with collected_warnings() as warned, dead_loader_workers_told():
@@ -161,7 +167,8 @@ def prune(
                 constraints=_one_of(constraints, parts),
                 data=None if data is None else as_data(data, objective=judged_by),
                 recover=recover,
-                compensate=compensate,
+                compensate="none" if compensate == AUTO else compensate,
+                rounds=rounds,
                 form=form,
                 free_outputs=free_outputs,
                 batch_dim=batch_dim,
@@ -192,10 +199,67 @@ def prune_prepared(
     prepared: Prepared, *, phases: Phases, checkpoint_dir: Path | None = None, verify: bool = True
 ) -> Result:
     """Propose, cut, prove, recover and measure; see `prune`."""
-    network, method, budget = prepared.network, prepared.method, prepared.budget
-    rng, recovery = Rng(prepared.seed), prepared.recover
+    here, turns = Round.first(prepared), []
+    for number in range(1, prepared.rounds + 1):
+        if turns:
+            here = here.after(prepared, number, turns[-1].pruned)
+        turns.append(_turn(prepared, here, phases, checkpoint_dir, verify, is_last=number == prepared.rounds))
+    pruned = turns[-1].pruned
+    return Result(pruned.model, pruned.plan, _record(prepared, turns, phases).to_dict(), pruned)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What one round came to; figures are of the last one."""
+
+    proposal: Proposal
+    compensation: Compensation | None
+    pruned: Pruned
+    history: dict[str, Any] | None
+    effort: EffortRecord | None
+    figures: dict[str, Any]
+
+
+def _turn(
+    prepared: Prepared, here: Round, phases: Phases, checkpoint_dir: Path | None, verify: bool, *, is_last: bool
+) -> _Turn:
+    """Propose, cut, prove and recover once. prepared: of the whole run; `here`: where the round begins."""
+    rng, folder = here.rng, here.folder(checkpoint_dir, is_last)
+    proposal = _proposed(here.prepared, phases, rng, folder)
+    with phases("compensate"):
+        compensation = compensated(here.prepared, proposal, rng.child("compensate"))
+    plan, weights = here.composed(proposal, compensation)
+    recovery = prepared.recover
+    if not plan.keep and weights is None and not proposal.masks:
+        asked = prepared.budget.to_dict()
+        warnings.warn(f"the full network meets {asked}: nothing is cut", NoEffectWarning, stacklevel=4)
+        if prepared.asked_recover.kind == "auto":
+            recovery = replace(recovery, kind="none")
+    with phases("cut"):
+        masks = proposal.masks
+        pruned = cut(prepared.network, plan, form=prepared.form, verify=verify, weights=weights, masks=masks)
+        if pruned.form == "graph":
+            require_traced(prepared.network, prepared.data)
+        if recovery.kind != "none" or prepared.free_outputs:  # what does not fit the data is told now
+            require_fit(pruned.model, prepared.data)
+    figures: dict[str, Any] = {}
+    if is_last:
+        figures = {"dense": _figures(prepared.network.model, prepared), "cut": _figures(pruned.model, prepared)}
+    with phases("recover"):
+        at = None if folder is None else folder / "recover"
+        own_weights = proposal.weights is not None
+        history = recovered(pruned, prepared, recovery, rng.child("recover"), at, own_weights)
+        if is_last and history is not None:
+            figures["recovered"] = _figures(pruned.model, prepared)
+    effort = effort_record(pruned, recovery, history, prepared.own_loop is not None)
+    return _Turn(proposal, compensation, pruned, history, effort, figures)
+
+
+def _proposed(prepared: Prepared, phases: Phases, rng: Rng, folder: Path | None) -> Proposal:
+    """What the method says, once it is known to meet the budget."""
+    method, budget = prepared.method, prepared.budget
     with phases("propose"):
-        task = prepared.task(None if checkpoint_dir is None else checkpoint_dir / "method")
+        task = prepared.task(None if folder is None else folder / "method")
         with prepared.infeasible_explained():
             proposal = method.propose(task, budget, rng.child("method", method.name))
         require_within(
@@ -206,46 +270,12 @@ def prune_prepared(
                 f"method {method.name!r} proposed a plan over the budget ({over}); PruneTask.allocator(budget) meets it"
             ),
         )
-        if not proposal.plan.keep and proposal.weights is None and not proposal.masks:
-            warnings.warn(f"the full network meets {budget.to_dict()}: nothing is cut", NoEffectWarning, stacklevel=3)
-            if prepared.asked_recover.kind == "auto":
-                recovery = replace(recovery, kind="none")
-    with phases("compensate"):
-        compensation = compensated(prepared, proposal, rng.child("compensate"))
-    with phases("cut"):
-        pruned = cut(
-            network,
-            proposal.plan,
-            form=prepared.form,
-            verify=verify,
-            weights=proposal.weights if compensation is None else compensation.weights,
-            masks=proposal.masks,
-        )
-        if pruned.form == "graph":
-            require_traced(network, prepared.data)
-        if recovery.kind != "none" or prepared.free_outputs:  # what does not fit the data is told now
-            require_fit(pruned.model, prepared.data)
-    figures = {"dense": _figures(network.model, prepared), "cut": _figures(pruned.model, prepared)}
-    with phases("recover"):
-        folder = None if checkpoint_dir is None else checkpoint_dir / "recover"
-        own_weights = proposal.weights is not None
-        history = _recovered(pruned, prepared, recovery, rng.child("recover"), folder, own_weights)
-        if history is not None:
-            figures["recovered"] = _figures(pruned.model, prepared)
-    record = _record(prepared, pruned, proposal, recovery, figures, history, phases, compensation)
-    return Result(pruned.model, pruned.plan, record.to_dict(), pruned)
+    return proposal
 
 
-def _record(
-    prepared: Prepared,
-    pruned: Pruned,
-    proposal: Proposal,
-    recovery: RecoverConfig,
-    figures: Mapping[str, Any],
-    history: dict[str, Any] | None,
-    phases: Phases,
-    compensation: Compensation | None,
-) -> Record:
+def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Record:
+    last = turns[-1]
+    pruned, proposal, figures = last.pruned, last.proposal, last.figures
     own_loop = prepared.own_loop is not None
     objective = None if prepared.data is None else prepared.data.objective
     free = prepared.free_outputs
@@ -268,80 +298,16 @@ def _record(
         proof=proof_record(pruned),
         masks=describe_masks(pruned, proposal),
         quality=QualityRecord(split=_judged_on(prepared.data)[0], **figures) if figures["dense"] is not None else None,
-        history={"recover": history},
-        recovery=effort_record(pruned, recovery, history, own_loop),
-        compensation=None if compensation is None else compensation.to_dict(),
+        rounds=prepared.rounds,
+        history={"recover": last.history, "rounds": [turn.history for turn in turns[:-1]]},
+        recovery=total_effort([turn.effort for turn in turns]),
+        compensation=None if last.compensation is None else last.compensation.to_dict(),
         method_details=dict(proposal.details),
         latency_table=prepared.latency_table,
         module_rules=plain(prepared.rules) if prepared.asked.keep_module or prepared.rules.ties else None,
         seconds=phases.seconds,
         splits=None if prepared.data is None else prepared.data.split_sizes(),
     )
-
-
-def _recovered(
-    pruned: Pruned,
-    prepared: Prepared,
-    recovery: RecoverConfig,
-    rng: Rng,
-    checkpoint_dir: Path | None,
-    own_weights: bool,
-) -> dict[str, Any] | None:
-    """Recover `pruned.model` in place; the training history, or None if nothing was asked for.
-
-    own_weights: the method made weights that need not come from the original's, nor their statistics.
-    """
-    if prepared.own_loop is None and (prepared.data is None or recovery.kind == "none"):
-        return None
-    network, alive = pruned.network, pruned.network.survivors(pruned.plan)
-    masks = network.at(pruned.plan).masks(pruned.masks)
-    with held_at_zero(pruned.model, masks):
-        if prepared.own_loop is not None:
-            return run_own(prepared.own_loop, pruned.model, prepared.data).to_dict()
-        identity: dict[str, Any] = {"plan": pruned.plan.to_dict(), "weights": tensors_digest(network.tensors)}
-        if masks:
-            identity["masks"] = tensors_digest(masks)
-        history = recover(
-            pruned.model,
-            network.model,
-            cast("Data", prepared.data),
-            recovery,
-            rng=rng,
-            device=device_of(pruned.model),
-            progress=prepared.progress,
-            checkpoint_dir=checkpoint_dir,
-            identity=identity,
-            initialise=_initialiser(pruned, masks, rng),
-            to_size=None if own_weights else lambda tensors: network.sliced(alive, tensors=tensors),
-        )
-    return history.to_dict()
-
-
-def _initialiser(pruned: Pruned, masks: Mapping[str, torch.Tensor], rng: Rng) -> Initialise | None:
-    """New weights for training from scratch, under the same masks; a module form without masks makes its own."""
-    fresh = _initialise_graph(pruned, rng) if pruned.form == "graph" else None
-    if not masks:
-        return fresh
-
-    def masked(model: nn.Module) -> None:
-        if fresh is None:
-            reinitialise(model, rng.child("initialise"))
-        else:
-            fresh(model)
-        set_to_zero(model, masks)
-
-    return masked
-
-
-def _initialise_graph(pruned: Pruned, rng: Rng) -> Initialise:
-    """Those of a re-initialised original, cut to size."""
-    network = pruned.network
-    alive = network.survivors(pruned.plan)
-
-    def tensors_of(fresh: nn.Module) -> Mapping[str, torch.Tensor]:
-        return network.sliced(alive, tensors=named_tensors(fresh)[0])
-
-    return initialise_from(network.model, tensors_of, rng.child("initialise"))
 
 
 def _judged_on(data: Data | None) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,6 +91,18 @@ def effort_record(
     teacher = float(pruned.network.cost().macs) if recover.kind == "distil" else 0.0
     each = 3 * float(pruned.network.cost(pruned.plan).macs) + teacher
     return EffortRecord(kind=recover.kind, samples=samples, macs=samples * each)
+
+
+def total_effort(efforts: Sequence[EffortRecord | None]) -> EffortRecord | None:
+    """Add up what the recoveries of all rounds took; of loops of the user's own nothing is known."""
+    took = [effort for effort in efforts if effort is not None]
+    if len(took) < 2 or any(effort.macs is None for effort in took):
+        return took[-1] if took else None
+    return EffortRecord(
+        kind=took[-1].kind,
+        samples=sum(effort.samples or 0 for effort in took),
+        macs=sum(effort.macs or 0.0 for effort in took),
+    )
 
 
 def describe_masks(pruned: Pruned, proposal: Proposal) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ def replay(
         "method_options": recorded["method_options"],
         "constraints": from_dict(Constraints, recorded["constraints"], "constraints"),
         "compensate": recorded["compensate"],
+        "rounds": recorded["rounds"],
         "form": recorded["form"],
         "free_outputs": recorded["free_outputs"],
         "batch_dim": recorded.get("batch_dim", 0),

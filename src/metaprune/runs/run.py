@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, first_line, one_line_error
 from metaprune.core.files import tensors_digest, write_json
@@ -135,7 +136,8 @@ def prepared_of(config: RunConfig, inputs: RunInputs, method: Method, progress: 
         constraints=config.constraints,
         data=inputs.data,
         recover=config.recover,
-        compensate=config.compensate,
+        compensate=cast("Compensate", config.compensate),
+        rounds=config.rounds,
         form=config.form,
         latency_table=config.latency.table,
         batch_size=config.batch_size,

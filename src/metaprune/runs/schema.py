@@ -98,6 +98,7 @@ class Record:
     objective: dict[str, Any] | None
     recover: dict[str, Any]
     compensate: str = "none"
+    rounds: int = 1
     form: str
     free_outputs: bool | list[str]
     batch_dim: int = 0
@@ -153,7 +154,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return upgraded(record, str(path))
 
 
-_LATER: dict[str, Any] = {"splits": None, "warnings": [], "compensate": "none", "compensation": None}
+_LATER: dict[str, Any] = {"splits": None, "warnings": [], "compensate": "none", "compensation": None, "rounds": 1}
 """Keys that joined the schema later, and what a record without them means."""
 
 

@@ -114,15 +114,14 @@ class Allocator:
 
         losses: of every unit of `self.units`, the loss at each of its levels.
         """
-
-        def excess(levels: np.ndarray) -> np.ndarray:
-            cost = self._costs.of_widths(self._widths(levels))
-            return np.sum([np.maximum(0, np.asarray(cost[m]) / b - 1) for m, b in self.bounds.items()], axis=0)
-
-        level = least_loss(losses, self._floor, excess)
+        level = least_loss(losses, self._floor, self._excess)
         spared = {(u, i): loss[i] - loss[i + 1] for u, loss in enumerate(losses) for i in range(len(loss) - 1)}
         widths = self._widths(self._give_back(level, spared))
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
+
+    def _excess(self, levels: np.ndarray) -> np.ndarray:
+        cost = self._costs.of_widths(self._widths(levels))
+        return np.sum([np.maximum(0, np.asarray(cost[m]) / b - 1) for m, b in self.bounds.items()], axis=0)
 
     def _steps(self, scores: Sequence[np.ndarray], classes: Sequence[int]) -> list[Step]:
         """One step per level; its score is the mean of the channels it drops, its priority the rank in its class."""

@@ -9,6 +9,7 @@ it: the first score counts, the other costs its time and changes nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -39,6 +40,7 @@ class StrategySampler(BeatingSampler):
         self._settled = 0  # trials up to here are finished, and were looked at
         self._index, self._first = -1, 0  # of the newest batch: its number, its first slot
         self._batch: np.ndarray | None = np.empty((0, len(strategy.codec.sizes)), dtype=np.int64)
+        self.bar: float | None = None  # of the newest batch, see `Strategy.bar`
         self.watch = Watch()
 
     # ------------------------------------------------------------------------------------------ Optuna's interface
@@ -77,7 +79,8 @@ class StrategySampler(BeatingSampler):
             if missing:
                 return [(s, g) for s, g in missing if s not in held]
             self._index, self._first = self._index + 1, slots.stop
-            self._batch = self.strategy.batch(self._index, [self._scored[s] for s in range(self._first)])
+            seen = [self._scored[s] for s in range(self._first)]
+            self.bar, self._batch = self.strategy.bar(seen), self.strategy.batch(self._index, seen)
         return None
 
     def _wait_for_slot(self, study: Study, trial: FrozenTrial) -> tuple[int, np.ndarray]:
@@ -114,10 +117,16 @@ class StrategySampler(BeatingSampler):
             ):
                 genome = np.array([trial.params[g] for g in self.strategy.codec.genes], dtype=np.int64)
                 self._scorer[slot] = trial.number
-                self._scored[slot] = Evaluated(genome, float(trial.values[0]))  # pyrefly: ignore[unsupported-operation] (complete)
+                self._scored[slot] = _evaluated(genome, trial)
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
             self._settled += 1
         return held
+
+
+def _evaluated(genome: np.ndarray, trial: FrozenTrial) -> Evaluated:
+    figures = trial.user_attrs.get("found", {})
+    score = float(trial.values[0])  # pyrefly: ignore[unsupported-operation] (complete)
+    return Evaluated(genome, score, figures.get("screened", -math.inf), bool(figures.get("whole", True)))
 
 
 def distributions(codec: WidthEncoding) -> dict[str, BaseDistribution]:

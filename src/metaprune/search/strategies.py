@@ -7,6 +7,7 @@ structures.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +20,21 @@ from metaprune.search.config import EvolutionConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 
 _MUTANTS = 0.5  # share of the children that are mutations, as in the paper; the others are crossovers
+_SCREENED_PER_PARENT = 2  # so many places in the screening for each parent
 _TRIALS = 10  # rounds of children before random structures fill the generation
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A scored structure: genome int64 [genes], score (higher is better)."""
+    """A scored structure: genome int64 [genes], score (higher is better).
+
+    screened: its score on fewer samples, where the search screens. whole: False where it got no other.
+    """
 
     genome: np.ndarray
     score: float
+    screened: float = -math.inf
+    whole: bool = True
 
 
 class Strategy(ABC):
@@ -39,6 +46,10 @@ class Strategy(ABC):
     @abstractmethod
     def batch(self, index: int, seen: Sequence[Evaluated]) -> np.ndarray | None:
         """Genomes [n, genes] of batch `index`, given all of the batches before; None when the search is over."""
+
+    def bar(self, seen: Sequence[Evaluated]) -> float | None:
+        """Screened score below which a structure of the next batch is not worth more; None: nothing is screened."""
+        return None
 
     def _new(self, rows: np.ndarray, known: set[bytes]) -> list[np.ndarray]:
         """Those rows that were not seen; they are seen from now on."""
@@ -62,6 +73,14 @@ class RandomSearch(Strategy):
             return None
         draw = self.rng.child("batch", index).numpy()
         return self._fill([], {e.genome.tobytes() for e in seen}, draw)
+
+    def bar(self, seen: Sequence[Evaluated]) -> float | None:
+        """What twice as many as are parents reached: a parent is among them though the screening errs a little."""
+        if len(self.samplers) > 1:  # small structures of one budget would be held against large ones of another
+            return None
+        reached = sorted((e.screened for e in seen), reverse=True)
+        place = _SCREENED_PER_PARENT * self.config.parents
+        return reached[place - 1] if len(reached) >= place else -math.inf
 
     def _fill(self, genomes: list[np.ndarray], known: set[bytes], draw: np.random.Generator) -> np.ndarray:
         """Random structures up to the population; fewer where the budgets leave no more."""
@@ -93,7 +112,11 @@ class Evolution(RandomSearch):
     def _parents(self, sampler: BudgetSampler, seen: Sequence[Evaluated]) -> np.ndarray:
         """The best within the sampler's band, [<= parents, genes]; of all that fit where the band holds too few."""
         load = sampler.load(np.stack([e.genome for e in seen]))
-        best = sorted(range(len(seen)), key=lambda i: (not sampler.within(load[i]), load[i] > 1, -seen[i].score, i))
+
+        def place(i: int) -> tuple:
+            return not sampler.within(load[i]), load[i] > 1, not seen[i].whole, -seen[i].score, i
+
+        best = sorted(range(len(seen)), key=place)
         return np.stack([seen[i].genome for i in best[: self.config.parents]])
 
     def _children(

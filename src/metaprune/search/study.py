@@ -54,6 +54,11 @@ class Candidate:
     def score(self) -> float:
         return float(self.found["score"])
 
+    @property
+    def whole(self) -> bool:
+        """Tell whether it was scored on all samples, not screened out."""
+        return bool(self.found.get("whole", True))
+
 
 @dataclass(frozen=True)
 class Search:
@@ -61,6 +66,8 @@ class Search:
 
     storage: an Optuna storage URL (sqlite:///FILE, postgresql+psycopg://..., journal:FILE), or None for memory.
     name: of the study; a search that finds its name in the storage goes on with it.
+    screen: scores a structure on fewer samples. Structures that reach less than the strategy's bar are not scored on
+        all of them, and are neither parents nor winners. Evolution and random search of one budget have a bar.
     """
 
     codec: WidthEncoding
@@ -70,6 +77,7 @@ class Search:
     rng: Rng
     storage: str | None = None
     name: str = "search"
+    screen: Callable[[np.ndarray], float] | None = None
 
     def run(self, score: Score, on_candidate: Callable[[int, int, float], None] | None = None) -> list[Candidate]:
         """Evaluate until the search is complete; candidates in the order of their slots.
@@ -87,7 +95,8 @@ class Search:
             try:
                 for trial, widths in self._asked(study, samplers):
                     start = time.perf_counter()
-                    done = self._keep(study, trial, _figures(score, widths))
+                    bar = sampler.bar if isinstance(sampler, StrategySampler) else None
+                    done = self._keep(study, trial, self._figures(score, widths, bar))
                     if on_candidate is not None:
                         on_candidate(done, self._planned, time.perf_counter() - start)
             finally:  # after Ctrl-C, too: what this process held is free again at once
@@ -171,6 +180,15 @@ class Search:
         evolution = self.config.evolution
         return 0 if self.config.searcher == "greedy" else evolution.population * evolution.generations
 
+    def _figures(self, score: Score, widths: np.ndarray, bar: float | None) -> dict[str, float]:
+        """All that is known of a structure; of one that misses the bar in the screening, that alone."""
+        if self.screen is None or bar is None:
+            return _finite(score(widths), widths)
+        screened = float(self.screen(widths))
+        if screened < bar:
+            return _finite({"score": screened, "screened": screened, "whole": 0.0}, widths)
+        return _finite({**score(widths), "screened": screened}, widths)
+
     def _keep(self, study: optuna.Study, trial: optuna.Trial, figures: Mapping[str, float]) -> int:
         """Number of structures that are scored now."""
         with storage_errors(self.storage):
@@ -197,9 +215,9 @@ class Search:
         return [once[slot] for slot in sorted(once)]
 
 
-def _figures(score: Score, widths: np.ndarray) -> dict[str, float]:
+def _finite(figures: Mapping[str, float], widths: np.ndarray) -> dict[str, float]:
     """Raises SearchError for a score that is not finite: Optuna would ask for its slot for ever."""
-    figures = {k: float(v) for k, v in score(widths).items()}
+    figures = {k: float(v) for k, v in figures.items()}
     if not np.isfinite(figures["score"]):
         raise SearchError(
             f"the score of the structure of widths {widths.tolist()} is {figures['score']}: what scores it diverged; "
@@ -209,9 +227,12 @@ def _figures(score: Score, widths: np.ndarray) -> dict[str, float]:
 
 
 def best_within(candidates: Sequence[Candidate], costs: CostModel, bounds: Mapping[str, float]) -> Candidate | None:
-    """Find the best score within `bounds`; of equal ones the first that was found. None if nothing fits."""
+    """Find the best score within `bounds`; of equal ones the first that was found. None if nothing fits.
+
+    What was screened out is no candidate.
+    """
     rows = np.array([c.widths for c in candidates], dtype=np.int64)
-    fits = [c for c, load in zip(candidates, budget_use(rows, costs, bounds), strict=True) if load <= 1]
+    fits = [c for c, load in zip(candidates, budget_use(rows, costs, bounds), strict=True) if load <= 1 and c.whole]
     return max(fits, key=lambda c: (c.score, -c.slot), default=None)
 
 
@@ -219,7 +240,7 @@ def front(candidates: Sequence[Candidate], cost: Sequence[float] | np.ndarray) -
     """Indices on the Pareto front (lower cost, higher score), by rising cost."""
     best, front_indices = -np.inf, []
     for i in sorted(range(len(candidates)), key=lambda i: (cost[i], -candidates[i].score)):
-        if candidates[i].score > best:
+        if candidates[i].whole and candidates[i].score > best:
             best = candidates[i].score
             front_indices.append(i)
     return front_indices

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metaprune.core.errors import ConfigError, DataError, InfeasibleBudgetError
+from metaprune.core.files import tensors_digest
 from metaprune.core.imports import allow_torchvision_import
 from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit, as_data
@@ -17,7 +18,6 @@ from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, Generator, t
 from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.objective import Classification
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import LearnedMethod, PruneTask, recovery_after, require_feasible
@@ -27,7 +27,9 @@ from metaprune.search.encoding import WidthEncoding
 from metaprune.surgery import cut
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, perturb
+from metaprune.tracing import trace
 from metaprune.train.config import TrainConfig
+from metaprune.train.evaluate import quality_on
 from metaprune.values import Budget, Constraints
 
 QUICK = TrainConfig(epochs=1, batch_size=16, lr=0.02, nesterov=False, augment=False)
@@ -344,6 +346,37 @@ def test_one_fit_serves_many_budgets(fitted):
         assert 0.95 * share / 100 <= task.network.cost(found.plan).macs / full <= share / 100
         assert len(found.trials) == 8
         assert max(t.score for t in found.trials) == found.details["search"]["scores"][found.details["search"]["best"]]
+
+
+def test_closed_form_needs_no_training_and_hands_over_what_it_scored(tmp_path):
+    """The winner's cut network scores as the search said, and the artifact holds no weights."""
+    network = trace(small_network("cnn"), torch.zeros(2, 1, 28, 28))
+    task = PruneTask(network, small_data(), batch_size=32, folder=tmp_path)
+    method = PruningNet(weights="closed-form", search=FEW, sub_validation=32, calibration=64, batch_size=16)
+    before = tensors_digest(network.tensors)
+    artifact = method.fit([task], Rng(0))
+    assert {name.split(".")[0] for name in artifact.tensors} == {"order", "split"}
+    found = method.propose(task, Budget(macs="50%"), Rng(0))
+    assert network.cost(found.plan).macs <= 0.5 * network.cost().macs
+    pruned = cut(network, found.plan, weights=found.weights)
+    assert pruned.error <= 1e-9
+    session = method.session(task, artifact)
+    widths = found.plan.widths(network.space)
+    quality = quality_on(pruned.model.eval(), session.scorer.validation, Classification())
+    assert math.exp(-quality["loss"]) == pytest.approx(max(t.score for t in found.trials), rel=1e-4)
+    assert session.scorer(widths)["score"] == pytest.approx(max(t.score for t in found.trials), rel=1e-6)
+    assert tensors_digest(network.tensors) == before
+    dense = session.scorer(network.space.widths)  # uncut, the network is itself
+    exact = quality_on(network.model.eval(), session.scorer.validation, Classification())
+    assert dense["loss"] == pytest.approx(exact["loss"], rel=1e-4)
+
+
+def test_closed_form_options_that_train_are_refused():
+    with pytest.raises(ConfigError, match="sampling, structures: of training"):
+        PruningNet(weights="closed-form", sampling="sandwich", structures=5)
+    assert PruningNet(weights="closed-form").recovery("auto") == "none"
+    with pytest.raises(ConfigError, match="throws away"):
+        PruningNet(weights="closed-form").recovery("scratch")
 
 
 def test_inherit_hands_over_the_generated_weights(fitted):

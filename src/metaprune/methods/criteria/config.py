@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from metaprune.core.errors import ConfigError
 from metaprune.protocol.options import MethodOptions
 from metaprune.search.config import Scope
+from metaprune.train.config import require_choice
 
 Normalise = Literal["mean", "none"]
 Allocate = Literal["criterion", "uniform", "sensitivity"]
@@ -60,8 +61,7 @@ class RankingConfig(MethodOptions):
     def __post_init__(self) -> None:
         if self.scope not in ("global", "local", "isomorphic"):
             raise ConfigError(f"scope is global, local or isomorphic, not {self.scope!r}")
-        if self.allocate not in ("criterion", "uniform", "sensitivity"):
-            raise ConfigError(f"allocate is criterion, uniform or sensitivity, not {self.allocate!r}")
+        require_choice("allocate", self.allocate, get_args(Allocate))
         if self.normalise not in ("mean", "none"):
             raise ConfigError(f"normalise is mean or none, not {self.normalise!r}")
         if self.steps < 1:
@@ -131,3 +131,47 @@ class SnipConfig(TaylorBatchConfig):
 
     batches: int = 1
     """Training mini-batches that the gradient is taken on, in eval mode (running BatchNorm statistics)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedConfig(RankingConfig):
+    """Options of the criteria that read activations, without labels."""
+
+    needs_data: ClassVar[bool] = True
+
+    samples: int = 512
+    """Training samples whose activations are recorded."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 4:
+            raise ConfigError(f"samples is at least 4, not {self.samples}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(CalibratedConfig):
+    """Activation: the norm of what a channel gives times the norm of the weights that read it."""
+
+    name: ClassVar[str] = "activation"
+
+    p: int = 2
+    """Norm of the weights: 2 for the energy of what is read, 1 for Wanda by structure."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p not in (1, 2):
+            raise ConfigError(f"p is 1 (L1) or 2 (L2), not {self.p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceConfig(CalibratedConfig):
+    """Variance: how far a channel strays from its mean, times the energy of the weights that read it."""
+
+    name: ClassVar[str] = "variance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OBSConfig(CalibratedConfig):
+    """OBS by channel: what its readers lose when a channel goes and the others are solved anew, one at a time."""
+
+    name: ClassVar[str] = "obs"

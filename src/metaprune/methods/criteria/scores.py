@@ -9,7 +9,7 @@ divided by their mean, so that groups of different scale can be ranked together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from metaprune.core.errors import WeightsError
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import Normalise, RankingConfig
-from metaprune.methods.criteria.curves import MeasuredCurves
+from metaprune.methods.criteria.curves import MeasuredWidths
 from metaprune.protocol.method import BaseMethod, PruneTask
 from metaprune.search.allocate import Allocator
 from metaprune.values import Budget, ChannelGroup, Member, Plan, Proposal
@@ -57,6 +57,21 @@ def group_scores(
     return scores_by_group
 
 
+def scores_from_data(parts: Sequence[np.ndarray], normalise: Normalise) -> list[np.ndarray]:
+    """Check and normalise what data said of every group, one array [width] each; a group without any score is level.
+
+    Raises:
+        WeightsError: scores that are not finite.
+    """
+    if not all(np.isfinite(p).all() for p in parts):
+        raise WeightsError(
+            "what the network gives on the training data is not finite, so channels cannot be ranked: look for NaN and "
+            "infinity in the weights and in the training data"
+        )
+    parts = [p if p.any() else np.ones(len(p)) for p in parts]
+    return [p / p.mean() for p in parts] if normalise == "mean" else parts
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreMethod(RankingConfig, BaseMethod, ABC):
     """A method that scores channels and drops the lowest."""
@@ -72,22 +87,22 @@ class ScoreMethod(RankingConfig, BaseMethod, ABC):
     def propose(self, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
         frozen = self.frozen(task)
         plan = Plan()
-        curves = MeasuredCurves(task, self.name, rng.child("curves")) if self.allocate == "sensitivity" else None
+        measured = MeasuredWidths(task, self.name, rng.child("curves")) if self.allocate == "sensitivity" else None
         task.allocator(budget, frozen)  # infeasible budgets fail before any data is read
         for step, part in enumerate(self._budgets(task, budget)):
             allocator = task.allocator(part, frozen)
             scores = self.scores(task, plan, rng.child("step", step))
             for g, mask in enumerate(plan.masks(task.network.space)):
                 scores[g] = np.where(mask, scores[g], -np.inf)  # dropped channels stay dropped
-            plan = self._allocated(task, allocator, scores, curves)
-        return Proposal(plan, details={} if curves is None else curves.details())
+            plan = self._allocated(task, allocator, scores, measured)
+        return Proposal(plan, details={} if measured is None else measured.details())
 
     def _allocated(
-        self, task: PruneTask, allocator: Allocator, scores: list[np.ndarray], curves: MeasuredCurves | None
+        self, task: PruneTask, allocator: Allocator, scores: list[np.ndarray], measured: MeasuredWidths | None
     ) -> Plan:
         """Turn scores into a plan, as `allocate` says."""
-        if curves is not None:
-            return allocator.by_losses(scores, curves.losses(allocator, scores))
+        if measured is not None:
+            return measured.plan(allocator, scores)
         if self.allocate == "uniform":
             return allocator.by_ratio(scores)
         classes = task.network.isomorphic_classes if self.scope == "isomorphic" else None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from metaprune.core.errors import ConfigError
 from metaprune.protocol.options import AT_RUN_TIME, BY_FIT, MethodOptions
 from metaprune.search.config import ENVIRONMENT, PAPER_GRID, SearchConfig
 from metaprune.train.config import TrainConfig, require_choice, require_number
 
+Weights = Literal["generated", "shared", "closed-form"]
 Measure = Literal["likelihood", "metric"]
 Sampling = Literal["uniform", "sandwich"]
 _GENERATORS = ("hidden", "hidden_of", "rank", "blocks", "start")
+_TRAINING = ("sampling", "distil", "structures", "norm_affine", "train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +26,10 @@ class PruningNetConfig(MethodOptions):
     name: ClassVar[str] = "pruningnet"
     needs_data: ClassVar[bool] = True
 
-    weights: Literal["generated", "shared"] = field(default="shared", metadata=BY_FIT)
+    weights: Weights = field(default="shared", metadata=BY_FIT)
     """generated: by a small network per tensor (the paper's); shared: cropped from one set (slimmable networks), which
-    ranks structures as well or better, takes 1/33 of the memory and less time (benchmarks/README.md)."""
+    ranks structures as well or better, takes 1/33 of the memory and less time (benchmarks/README.md); closed-form: of
+    a trained network, solved for every structure from one calibration pass, without training, and handed over."""
     sampling: Sampling = field(default="uniform", metadata=BY_FIT)
     """uniform: one random structure per mini-batch (the paper's); sandwich: widest, narrowest and random ones."""
     distil: bool = field(default=False, metadata=BY_FIT)
@@ -67,10 +70,14 @@ class PruningNetConfig(MethodOptions):
     thousand images give the same accuracy."""
     batch_size: int = 512
     """Samples per forward pass of scoring."""
+    screening: int = 512
+    """Samples for statistics, and as many for the score (in whole batches), that evolution and random search look at a
+    structure with first: only those that could become parents are scored on all. 0: all structures on all."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """How structures are searched."""
-    inherit: bool = False
-    """Hand over the generated weights with calibrated statistics, to fine-tune or distil; else only the structure."""
+    inherit: bool | None = None
+    """Hand over the winner's weights with calibrated statistics, to fine-tune or distil; False: only the structure. By
+    default closed-form ones are handed over; without them, compensate="least-squares" solves better ones."""
     artifact: str | None = None
     """Folder of a fitted PruningNet (`metaprune fit`); None: fit one first."""
     storage: str | None = field(default=None, repr=False)
@@ -80,7 +87,7 @@ class PruningNetConfig(MethodOptions):
     """Storage of the search whose winner is made, in the place of `storage`; it may hold a password."""
 
     def __post_init__(self) -> None:
-        require_choice("weights", self.weights, ("generated", "shared"))
+        require_choice("weights", self.weights, get_args(Weights))
         require_choice("sampling", self.sampling, ("uniform", "sandwich"))
         require_choice("start", self.start, ("network", "paper"))
         require_choice("channels", self.channels, ("magnitude", "first"))
@@ -90,21 +97,30 @@ class PruningNetConfig(MethodOptions):
             ("hidden", 1),
             ("calibration", 2),
             ("batch_size", 2),
+            ("screening", 0),
         ):
             require_number(f"pruningnet.{name}", getattr(self, name), low)
         if self.sub_validation is not None:
             require_number("pruningnet.sub_validation", self.sub_validation, 1)
-        if self.weights == "shared":
-            fields = {f.name: f for f in dataclasses.fields(self)}
-            moot = [n for n in _GENERATORS if getattr(self, n) != _default(fields[n])]
-            if moot:
-                raise ConfigError(
-                    f"{', '.join(moot)}: of generators, and shared weights have none; add weights='generated'"
-                )
+        if self.weights != "generated":
+            why = f"of generators, and {self.weights} weights have none; add weights='generated'"
+            self._require_defaults(_GENERATORS, why)
+        if self.weights == "closed-form":
+            self._require_defaults(_TRAINING, "of training, and closed-form weights have none; take shared ones")
         if self.distil and self.sampling != "sandwich":
             raise ConfigError("distil=True needs sampling='sandwich': the teacher is the widest structure of each step")
         if self.rank is not None:
             require_number("pruningnet.rank", self.rank, 1)
+
+    @property
+    def hands_over(self) -> bool:
+        """Tell whether the proposal carries weights."""
+        return self.weights == "closed-form" if self.inherit is None else self.inherit
+
+    def _require_defaults(self, names: tuple[str, ...], why: str) -> None:
+        fields = {f.name: f for f in dataclasses.fields(self)}
+        if moot := [n for n in names if getattr(self, n) != _default(fields[n])]:
+            raise ConfigError(f"{', '.join(moot)}: {why}")
 
     def public(self) -> dict[str, Any]:
         """Refuse a storage whose URL holds a password, which config.json would show."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaprune.calibration.calibrate import calibrate
 from metaprune.core.errors import ConfigError, DataError
 from metaprune.core.files import tensors_digest
 from metaprune.core.modes import device_of
@@ -28,6 +29,7 @@ from metaprune.data.splits import SPLIT_RNG, hold_out, without
 from metaprune.data.types import NO_SAMPLES
 from metaprune.methods.criteria.magnitude import Magnitude
 from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, require_patterns
+from metaprune.methods.pruningnet.closed_form import ClosedFormSupernet
 from metaprune.methods.pruningnet.config import PruningNetConfig
 from metaprune.methods.pruningnet.structure_search import StructureSearch
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
@@ -68,7 +70,8 @@ class PruningNet(PruningNetConfig, BaseMethod):
             Artifact.load(self.artifact, self.name)
         elif self.fitted is None and task.data is not None:  # what the fit will ask for
             training, _, _ = self._split(task.data)
-            require_trainable(dataclasses.replace(task.data, train=training), self.train)
+            if self.weights != "closed-form":
+                require_trainable(dataclasses.replace(task.data, train=training), self.train)
             if self.weights == "generated":
                 require_patterns(task.network, self.blocks, self.hidden_of)
 
@@ -78,19 +81,19 @@ class PruningNet(PruningNetConfig, BaseMethod):
         Raises:
             ConfigError: training from scratch after `inherit`.
         """
-        if self.inherit and kind == "scratch":
+        if self.hands_over and kind == "scratch":
             raise ConfigError(
-                "inherit=True hands over weights, which recover='scratch' throws away: take finetune or distil, or "
-                "leave inherit out"
+                "inherit=True and weights='closed-form' hand over weights, which recover='scratch' throws away: take "
+                "finetune or distil, or inherit=False"
             )
-        if kind in ("finetune", "distil") and not self.inherit:
+        if kind in ("finetune", "distil") and not self.hands_over:
             warnings.warn(
                 f"recover={kind!r} goes on from the given network's cut weights, which the search never scored; "
                 "'scratch' is the paper's, inherit=True hands over the PruningNet's",
                 stacklevel=4,
             )
         if kind == "auto":
-            return "none" if self.inherit else "scratch"
+            return "none" if self.hands_over or self.weights == "closed-form" else "scratch"
         return kind
 
     # ------------------------------------------------------------------------------------------ meta-training
@@ -107,7 +110,31 @@ class PruningNet(PruningNetConfig, BaseMethod):
         data = task.require_data(self.name)
         codec = self._codec(task, rng)
         training, _, held = self._split(data)
-        device = device_of(task.network.model)
+        tensors, trained = {}, {}
+        if self.weights != "closed-form":
+            tensors, trained = self._trained(task, codec, training, rng)
+        info = {
+            "space": task.network.space.digest(),
+            "constraints": plain(task.constraints),
+            "options": self._fit_options(),
+            "data": data.name,
+            **self._origin(task),
+            "seed": [rng.seed, *rng.path],
+            "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
+            "genes": len(codec.genes),
+            **trained,
+        }
+        for g, order in enumerate(codec.order):
+            tensors[f"order.{g}"] = torch.from_numpy(order.copy())
+        if held is not None:
+            tensors[_SPLIT] = torch.from_numpy(held)
+        return Artifact(self.name, tensors, info)
+
+    def _trained(
+        self, task: PruneTask, codec: WidthEncoding, training: Split, rng: Rng
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Meta-train; the supernet's tensors, and what the artifact says of it."""
+        device, data = device_of(task.network.model), task.require_data(self.name)
         with rng.child("init").torch_global():
             supernet = self._supernet(task, codec).to(device)
         history = train(
@@ -123,25 +150,12 @@ class PruningNet(PruningNetConfig, BaseMethod):
             identity={"pruningnet": self._fit_options()},
         )
         info = {
-            "space": task.network.space.digest(),
-            "constraints": plain(task.constraints),
-            "options": self._fit_options(),
-            "data": data.name,
-            **self._origin(task),
-            "seed": [rng.seed, *rng.path],
-            "split": {"sub_training": len(training), "sub_validation": "data.val" if held is None else len(held)},
-            "genes": len(codec.genes),
             "parameters": sum(p.numel() for p in supernet.parameters()),
             "history": history.to_dict(),
             "seconds": sum(row.seconds for row in history.rows),
             "macs": self._fit_macs(task, codec, len(training), rng),
         }
-        tensors: dict[str, Tensor] = {n: t.detach().cpu() for n, t in supernet.state_dict().items()}
-        for g, order in enumerate(codec.order):
-            tensors[f"order.{g}"] = torch.from_numpy(order.copy())
-        if held is not None:
-            tensors[_SPLIT] = torch.from_numpy(held)
-        return Artifact(self.name, tensors, info)
+        return {n: t.detach().cpu() for n, t in supernet.state_dict().items()}, info
 
     def restore(self, artifact: Artifact) -> Self:
         return dataclasses.replace(self, fitted=artifact)
@@ -179,8 +193,8 @@ class PruningNet(PruningNetConfig, BaseMethod):
         if best is None:  # greedy came to its end above the budget
             raise ConfigError("the search ended without a structure within the budget; use searcher='evolution'")
         widths = np.array(best.widths)
-        weights = session.scorer.full_size(widths) if self.inherit else None
-        trials = tuple(Trial(c.widths, {"load": c.load}, c.score) for c in candidates)
+        weights = session.scorer.full_size(widths) if self.hands_over else None
+        trials = tuple(Trial(c.widths, {"load": c.load}, c.score) for c in candidates if c.whole)
         return Proposal(session.codec.plan(widths), weights, trials, session.report(candidates, best, budget))
 
     def session(self, task: PruneTask, artifact: Artifact) -> StructureSearch:
@@ -198,12 +212,12 @@ class PruningNet(PruningNetConfig, BaseMethod):
             for group, positions in zip(task.network.space, order, strict=True):
                 _require_permutation(positions, group.width)
             codec = WidthEncoding(task.network.space, task.constraints, made.grid, order)
-            with Rng(0).torch_global():  # what it draws is overwritten at once
-                supernet = made._supernet(task, codec).to(device_of(task.network.model))
-            state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
-            supernet.load_state_dict(state)
-            _require_finite(state)
             training, validation, _ = made._split(data, artifact.tensors.get(_SPLIT))
+            if made.weights == "closed-form":
+                calibration = calibrate(task.network, training, samples=self.calibration)
+                supernet = ClosedFormSupernet(task.network, codec, calibration)
+            else:
+                supernet = made._restored(task, codec, artifact)
         device = device_of(task.network.model)
         calibration = _calibration(training, self.calibration, self.batch_size, device)
         with replayed(validation, Rng(0).child("validation")):
@@ -249,6 +263,14 @@ class PruningNet(PruningNetConfig, BaseMethod):
                 norm_affine=self.norm_affine,
             )
         return Supernet(task.network, codec, bank, self.sampling, self.structures)
+
+    def _restored(self, task: PruneTask, codec: WidthEncoding, artifact: Artifact) -> Supernet:
+        with Rng(0).torch_global():  # what it draws is overwritten at once
+            supernet = self._supernet(task, codec).to(device_of(task.network.model))
+        state = {n: t for n, t in artifact.tensors.items() if n != _SPLIT and not n.startswith("order.")}
+        supernet.load_state_dict(state)
+        _require_finite(state)
+        return supernet
 
     def _split(self, data: Data, held: Tensor | None = None) -> tuple[Split, Split, np.ndarray | None]:
         """Sub-training, sub-validation and the latter's indices in the training split.

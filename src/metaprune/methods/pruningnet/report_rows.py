@@ -158,6 +158,7 @@ def fact_rows(record: Record) -> list[FactRow]:
 _WEIGHTS = {
     "generated": "a small network per tensor makes the weights of every structure",
     "shared": "the weights of every structure are cropped from one set",
+    "closed-form": "solved for every structure from one calibration pass over the given network, without training",
 }
 
 
@@ -168,11 +169,12 @@ def _fit_facts(record: Record) -> list[FactRow]:
     weights, sampling = str(options.get("weights") or ""), str(options.get("sampling") or "")
     if weights:
         rows.append(FactRow("Weights", weights, _WEIGHTS.get(weights, "")))
-    if sampling:
+    trained = weights != "closed-form"
+    if sampling and trained:
         sandwich = f"{options.get('structures', '?')} structures per mini-batch: widest, narrowest and random ones"
         details = {"uniform": "one random structure per mini-batch", "sandwich": sandwich}
         rows.append(FactRow("Sampling", sampling, details.get(sampling, "")))
-    if options.get("distil") is not None:
+    if options.get("distil") is not None and trained:
         detail = "the narrower structures learn the widest one's output" if options["distil"] else ""
         rows.append(FactRow("Distillation", "yes" if options["distil"] else "no", detail))
     if (count := finite(fit.get("parameters"))) is not None:
@@ -181,7 +183,7 @@ def _fit_facts(record: Record) -> list[FactRow]:
     if (genes := finite(fit.get("genes"))) is not None:
         rows.append(FactRow("Genes", f"{int(genes):,}", "widths that are chosen freely"))
     if (images := finite(split.get("sub_training"))) is not None:
-        rows.append(FactRow("Sub-training", f"{int(images):,} images", "what the weights are trained on"))
+        rows.append(FactRow("Sub-training", f"{int(images):,} images", "what the weights are made from"))
     held = split.get("sub_validation")
     if (images := finite(held)) is not None:
         rows.append(

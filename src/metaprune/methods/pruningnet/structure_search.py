@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -18,7 +19,6 @@ from metaprune.core.rng import Rng
 from metaprune.methods.criteria.uniform import Uniform
 from metaprune.methods.pruningnet.config import PruningNetConfig
 from metaprune.methods.pruningnet.supernet import Scorer
-from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
 from metaprune.search.config import ENVIRONMENT
@@ -27,6 +27,8 @@ from metaprune.search.study import Candidate, Search
 from metaprune.values import Budget
 
 log = logging.getLogger("metaprune")
+
+_FIT = ("options", "history", "seconds", "macs", "parameters", "split", "genes")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,16 @@ class StructureSearch:
             rng.child("search"),
             self.storage,
             self._name(bounds, rng),
+            self._screen if self._screen is None else self._screen.score,
         )
         return search.run(self.scorer, self._say if self.task.progress else None)
+
+    @functools.cached_property
+    def _screen(self) -> Scorer | None:
+        """What looks at structures first; None where that would save less than half."""
+        screen = self.scorer.on_fewer(self.method.screening)
+        saves = self.method.screening > 0 and 2 * sum(screen.samples) <= sum(self.scorer.samples)
+        return screen if saves else None
 
     @property
     def storage(self) -> str | None:
@@ -72,7 +82,7 @@ class StructureSearch:
             "latency_ms": pace,
             "search": dataclasses.asdict(self.method.search),
             "seed": [rng.seed, *rng.path],
-            "scoring": [self.method.calibration, self.method.batch_size, self.method.score],
+            "scoring": [self.method.calibration, self.method.batch_size, self.method.score, self.method.screening],
             "genes": self.codec.sizes.tolist(),
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
@@ -90,22 +100,25 @@ class StructureSearch:
         rows = np.array([c.widths for c in candidates], dtype=np.int64)
         metrics = {m: costs.metric(m, rows).tolist() for m in dict.fromkeys(("macs", "params", *budget.to_dict()))}
         uniform = Uniform().propose(self.task, budget, Rng(0))
-        images = sum(batch_size_of(inputs) for inputs, _ in [*self.scorer.calibration, *self.scorer.validation])
+        images = np.array([sum(self.scorer.samples) if c.whole else 0 for c in candidates])
+        if self._screen is not None:
+            images += np.array([sum(self._screen.samples) if "screened" in c.found else 0 for c in candidates])
         info = self.artifact.info
         return {
-            "fit": {k: info[k] for k in ("options", "history", "seconds", "macs", "parameters", "split", "genes")},
+            "fit": {k: info[k] for k in _FIT if k in info},
             "search": {
                 "searcher": self.method.search.searcher,
                 "generation_size": self.method.search.evolution.population,
                 "groups": [g.name for g in self.task.network.space],
                 "widths": rows.tolist(),
                 "uniform_widths": uniform.plan.widths(self.task.network.space).tolist(),
-                "scores": [c.score for c in candidates],
+                "scores": [c.score if c.whole else None for c in candidates],
+                "screened_out": sum(not c.whole for c in candidates),
                 "score": self.method.score,
-                "losses": [c.found["loss"] for c in candidates],
+                "losses": [c.found.get("loss") for c in candidates],
                 "costs": metrics,
                 "best": candidates.index(best),
-                "macs": float(np.sum(metrics["macs"]) * images),
+                "macs": float(np.dot(metrics["macs"], images)),
                 "seconds": sum(c.seconds for c in candidates),
             },
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, StructureTensors
+from metaprune.methods.pruningnet.closed_form import ClosedFormSupernet
 from metaprune.methods.pruningnet.config import Measure, Sampling
 from metaprune.network import Network, NetworkAtWidths
 from metaprune.objective import Objective, signed
-from metaprune.objective.batch import call_arguments, channels_last, map_tensors
+from metaprune.objective.batch import batch_size_of, call_arguments, channels_last, map_tensors
 from metaprune.search.encoding import WidthEncoding
 from metaprune.train.evaluate import quality_on
 from metaprune.train.loss import TrainLoss
@@ -95,6 +97,12 @@ class SupernetLoss(TrainLoss):
         return output[0]
 
 
+def _first(batches: list[Any], samples: int) -> list[Any]:
+    """Take (inputs, labels) batches until they hold `samples` samples."""
+    ends = itertools.accumulate(batch_size_of(inputs) for inputs, _ in batches)
+    return batches[: 1 + sum(end < samples for end in ends)]
+
+
 class Scorer:
     """How good a structure is with the supernet's weights: statistics from a fixed calibration set, then validation.
 
@@ -107,11 +115,13 @@ class Scorer:
         measure: what `score` is, of which more is better: exp of minus the loss, or the objective's primary metric
             (negated where less of it is better).
         recalibrate: False scores with the model's own running statistics (for the ablation; it does not work).
+
+    With weights in closed form, statistics are the network's own, moved by what the cut changed on `calibration`.
     """
 
     def __init__(
         self,
-        supernet: Supernet,
+        supernet: Supernet | ClosedFormSupernet,
         calibration: list[Any],
         validation: list[Any],
         objective: Objective,
@@ -123,6 +133,10 @@ class Scorer:
         self.validation = [(channels_last(inputs), labels) for inputs, labels in validation]
         self.calibration = calibration if recalibrate else []
         self._calibration = [call_arguments(channels_last(i)) for i, _ in self.calibration]
+        self._measured: Mapping[str, Tensor] | None = None
+        if isinstance(supernet, ClosedFormSupernet):
+            network = supernet.network
+            self._measured = network.at().calibrated(network.tensors, self._calibration)
 
     def __call__(self, widths: np.ndarray) -> dict[str, float]:
         """`score`, the primary metric as `metric`, and the mean loss as `loss`. Leaves modes and random state alone."""
@@ -142,13 +156,30 @@ class Scorer:
             "loss": loss,
         }
 
+    def on_fewer(self, samples: int) -> Scorer:
+        """Make a scorer that reads only the first batches of both sets, `samples` samples or a few more of each."""
+        calibration, validation = (_first(part, samples) for part in (self.calibration, self.validation))
+        return Scorer(self.supernet, calibration, validation, self.objective, self.measure)
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """Samples of calibration and of validation."""
+        calibration, validation = (
+            sum(batch_size_of(i) for i, _ in part) for part in (self.calibration, self.validation)
+        )
+        return calibration, validation
+
+    def score(self, widths: np.ndarray) -> float:
+        """Return the score alone."""
+        return self(widths)["score"]
+
     def calibrated(self, widths: np.ndarray) -> tuple[NetworkAtWidths, dict[str, Tensor]]:
         """Return the network at `widths`, and its tensors with statistics of the calibration set."""
         weights, alive = self.supernet.weights(widths)
         at = self.supernet.network.at(alive)
         with torch.no_grad():
             tensors = dict(weights)
-        return at, at.calibrated(tensors, self._calibration)
+        return at, at.calibrated(tensors, self._calibration, self._measured)
 
     def full_size(self, widths: np.ndarray) -> dict[str, Tensor]:
         """Return all tensors uncropped, the calibrated statistics in their places: what a `Proposal` carries."""
