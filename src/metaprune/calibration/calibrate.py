@@ -97,7 +97,8 @@ def calibrate(
     split = data.train if isinstance(data, Data) else data
     recorder = _Recorder(network, plan, gram_mb * 2**20, rng)
     batches = calibration_batches(network, split, samples, rng.child("samples"))
-    seen = recorder.read(batches)
+    with rng.child("forward").torch_global():
+        seen = recorder.read(batches)
     places = recorder.places()
     size = sum(t.nbytes for c in places.values() for t in vars(c).values() if isinstance(t, Tensor))
     products = {p.weight: name for name, p in recorder.products.items()}
