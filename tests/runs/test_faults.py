@@ -142,6 +142,19 @@ def test_sizes_on_the_command_line_allocate_nothing(line, tmp_path, monkeypatch,
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_fit_without_training_says_so(tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", images=np.zeros((60, 8, 8), np.uint8), labels=np.arange(60) % 3)
+    (tmp_path / "r.toml").write_text(
+        f"""budget = {{ macs = "60%" }}
+        model = {{ spec = "zoo:mlp", options = {{ image_size = 8 }} }}
+        data = {{ spec = "npz:{tmp_path / "d.npz"}" }}
+        method = {{ name = "pruningnet", options = {{ weights = "closed-form" }} }}
+        """
+    )
+    assert main(["fit", "pruningnet", str(tmp_path / "r.toml"), "--run", str(tmp_path / "fit"), "--quiet"]) == 0
+    assert "no parameters to train" in capsys.readouterr().out
+
+
 def test_options_that_hold_themselves_are_not_saved(tmp_path):
     itself = {}
     itself["x"] = itself
