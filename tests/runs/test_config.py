@@ -65,7 +65,7 @@ def test_a_recipe_reads_and_replays(tmp_path):
         ('spec = "zoo:resnet8"', "", "key model.spec is missing"),
         ("seed = 3", "seed = ", "not valid TOML"),
         ("epochs = 2", "epochs = -2", "epochs"),
-        ("layer1 = 0.5", "layer1 = 1.5", "not a number in"),
+        ("layer1 = 0.5", "layer1 = 1.5", "give a number in"),
         ("layer1 = 0.5", 'layer1 = "half"', "constraints.ratios.layer1='half' must be float"),
         ("seed = 3", "latency = { repeats = -1 }", "latency.repeats=-1"),
         ("seed = 3", "latency = { batch_size = 0 }", "latency.batch_size=0"),
