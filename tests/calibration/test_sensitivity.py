@@ -14,6 +14,7 @@ from metaprune.calibration.closed_form import ClosedForm, OutputLoss
 from metaprune.calibration.compensate import compensate
 from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
+from metaprune.methods.criteria import curves
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
 from metaprune.search.least_loss import least_loss
@@ -72,13 +73,11 @@ def test_every_unit_has_a_curve_and_no_cut_costs_nothing(kind):
     batch = next(iter(data.train.batches(32)))
     loss = OutputLoss(ClosedForm(network, calibrate(network, data, samples=32)), batch, data.objective)
     assert abs(loss(mp.Plan())) < 1e-6
-    curves = sensitivities(network.space, loss, allocator.units, scores)
-    assert [c.groups for c in curves] == [
-        tuple(network.space.groups[g].name for g in u.groups) for u in allocator.units
-    ]
-    assert all(loss >= 0 for c in curves for loss in c.losses)
+    found = sensitivities(network.space, loss, allocator.units, scores)
+    assert [c.groups for c in found] == [tuple(network.space.groups[g].name for g in u.groups) for u in allocator.units]
+    assert all(loss >= 0 for c in found for loss in c.losses)
     same = sensitivities(network.space, loss, allocator.units, scores)
-    assert [c.losses for c in same] == [c.losses for c in curves]
+    assert [c.losses for c in same] == [c.losses for c in found]
 
 
 def test_remembered_solutions_are_those_of_a_fresh_start():
@@ -93,20 +92,19 @@ def test_remembered_solutions_are_those_of_a_fresh_start():
 
 @pytest.mark.parametrize("allocate", ["uniform", "sensitivity"])
 def test_every_bound_is_met(allocate):
-    options = {"allocate": allocate}
+    chosen = {"method": "magnitude", "method_options": {"allocate": allocate}}
     budget = {"macs": "60%", "params": "40%"}
-    result = mp.prune(
-        small_network("cnn"), EXAMPLE, budget=budget, method_options=options, data=small_data(), round_to=2
-    )
+    result = mp.prune(small_network("cnn"), EXAMPLE, budget=budget, data=small_data(), round_to=2, **chosen)
     after, bounds = result.record["cost"]["after"], result.record["bounds"]
     assert all(after[m] <= bound for m, bound in bounds.items())
-    curves = result.record["method_details"].get("sensitivity", {}).get("curves")
-    assert (curves is not None) == (allocate != "uniform")
+    measured = result.record["method_details"].get("sensitivity", {}).get("curves")
+    assert (measured is not None) == (allocate != "uniform")
 
 
 def test_sensitivity_needs_data_and_the_option_is_checked():
     with pytest.raises(ConfigError, match="looks at training data"):
-        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method_options={"allocate": "sensitivity"})
+        options = {"method": "magnitude", "method_options": {"allocate": "sensitivity"}}
+        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", **options)
     with pytest.raises(ConfigError, match="allocate"):
         create_method("magnitude", {"allocate": "sensitive"})
 
@@ -124,3 +122,14 @@ def test_measured_widths_keep_more_of_a_trained_network():
         weights = compensate(network, plan, batches, kind="least-squares", rng=mp.Rng(0)).weights
         accuracy[allocate] = evaluate(mp.cut(network, plan, weights=weights).model, test)["accuracy"]
     assert accuracy["sensitivity"] > accuracy["criterion"] + 0.03
+
+
+def test_curves_are_measured_on_fewer_samples_where_a_pass_is_dear(monkeypatch):
+    network = mp.trace(small_network("cnn"), EXAMPLE)
+    assert curves.curve_samples(network) == curves.SAMPLES
+    passes = 3 * len(network.space)
+    for samples in (100, 20):
+        monkeypatch.setattr(curves, "MACS", (samples + 0.5) * passes * network.cost().macs)
+        assert curves.curve_samples(network) == samples
+    monkeypatch.setattr(curves, "MACS", 1)
+    assert curves.curve_samples(network) == curves.LEAST_SAMPLES
