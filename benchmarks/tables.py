@@ -20,7 +20,8 @@ from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
-from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, speed_table  # noqa: E402
+from outside_tables import outside_rest_table, outside_table  # noqa: E402
+from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, screening_table, speed_table  # noqa: E402
 from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
@@ -87,6 +88,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "coverage": coverage_table,
     "coverage-summary": coverage_summary_table,
     "coverage-all": coverage_all_table,
+    "coverage-outside": outside_table,
+    "coverage-outside-rest": outside_rest_table,
     "pruningnet-budgets": partial(budgets_table, MOBILENET),
     "pruningnet-budgets-resnet": partial(budgets_table, RESNET),
     "pruningnet-rank": partial(rank_table, MOBILENET),
@@ -94,6 +97,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-cost": partial(cost_table, MOBILENET),
     "pruningnet-cost-resnet": partial(cost_table, RESNET),
     "pruningnet-speed": speed_table,
+    "pruningnet-screening": screening_table,
     "latency-error": error_table,
     "latency-search": search_table,
     "latency-search-plain": partial(search_table, "plain"),

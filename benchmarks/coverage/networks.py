@@ -1,10 +1,12 @@
 """The networks: one of every timm family, torchvision family, and a list of transformers classes. Random weights.
 
-`NETWORKS[name]` is built by `build(name)`; names read `timm:resnet18`, `torchvision:swin_t`, `hf:llama`.
+`NETWORKS[name]` is built by `build(name)`; names read `timm:resnet18`, `torchvision:swin_t`, `hf:llama`. Those that
+read `outside:...` are a sweep of their own (see outside.py).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from hf_networks import HF
+from outside import OUTSIDE
 from torch import nn
 
 from metaprune.core.imports import allow_torchvision_import
@@ -30,6 +33,12 @@ class Entry:
     builder: Callable[[], Built]
     trace: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    needs: tuple[str, ...] = ()  # packages beyond those of the benchmark
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
 
 
 def _image(*shape: int) -> tuple[torch.Tensor]:
@@ -138,7 +147,8 @@ def _hf_entries() -> dict[str, Entry]:
 
 
 _TIMM, SKIPPED = _timm_entries()
-NETWORKS: dict[str, Entry] = {**_TIMM, **_torchvision_entries(), **_hf_entries()}
+_OUTSIDE = {f"outside:{name}": Entry(make, options, needs=needs) for name, (make, options, needs) in OUTSIDE.items()}
+NETWORKS: dict[str, Entry] = {**_TIMM, **_torchvision_entries(), **_hf_entries(), **_OUTSIDE}
 
 
 def source_of(name: str) -> str:

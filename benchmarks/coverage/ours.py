@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from masked_original import original_error
 from process import first_line, memory, silenced, tail
 from torch import nn
 
-import metaprune.network as network_module
+import metaprune.tracing as tracing_module
 from metaprune.core.errors import UncoveredOpWarning
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.surgery import cut
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import counted_macs, random_plan
+from metaprune.tracing import trace
 from metaprune.values import Constraints
 from networks import NETWORKS, build
 
@@ -36,7 +38,11 @@ def measure(name: str, row: Row, save: Callable[[], None], keeps: tuple[float, .
     warm_up()
     with torch.no_grad():
         start = time.process_time()
-        model(*args, **kwargs)
+        try:
+            model(*args, **kwargs)
+        except Exception as error:
+            row["does_not_run"] = first_line(error)  # the network, here: no fault of any tool
+            return
         row["eager_cpu_s"] = time.process_time() - start
     before = memory()
     row["memory"] = {"eager": before}
@@ -58,6 +64,13 @@ def measure(name: str, row: Row, save: Callable[[], None], keeps: tuple[float, .
     row["peak_rise_over_model"] = row["peak_rise_bytes"] / own_bytes
     row["module_free"] = module_form(network, 0.5, ModuleRules())
     save()
+    if name.startswith("outside:"):
+        row["second_judge"] = judged_again(network, 0.5)
+        row["explained"] = reasons(network)
+        if row["prunable_share"] < 1:  # held by an output, or by something else?
+            options = {**NETWORKS[name].trace, "free_outputs": True}
+            row["prunable_share_free"] = shares(trace(model, args, kwargs, **options))["prunable_share"]
+        save()
 
 
 def measure_rules(name: str, row: Row, save: Callable[[], None], keeps: tuple[float, ...] = tuple(SEEDS)) -> None:
@@ -87,7 +100,7 @@ def warm_up() -> None:
 def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> Network | None:
     """`trace`, its time split into capture and analysis (labels and space)."""
     spent: list[float] = []
-    capture = network_module.capture
+    capture = tracing_module.capture
 
     def timed(*a: Any, **k: Any) -> Any:
         start = time.process_time()
@@ -96,7 +109,7 @@ def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> 
         finally:
             spent.append(time.process_time() - start)
 
-    network_module.capture = timed
+    tracing_module.capture = timed
     start = time.process_time()
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -106,7 +119,7 @@ def traced(name: str, model: nn.Module, args: tuple, kwargs: dict, row: Row) -> 
         row |= {"captured": False, "error": first_line(error), "traceback": tail(error)}
         return None
     finally:
-        network_module.capture = capture
+        tracing_module.capture = capture
         row["capture_cpu_s"] = sum(spent)
         row["analysis_cpu_s"] = time.process_time() - start - sum(spent)
     row["captured"] = True
@@ -199,6 +212,22 @@ def graph_form(network: Network, keep: float) -> Row:
     except Exception as error:
         found |= {"macs_equal": False, "macs_reason": first_line(error), "traceback": tail(error)}
     return found
+
+
+def judged_again(network: Network, keep: float) -> Row:
+    """What is handed over by default, compared with the user's own module under zeros (see masked_original.py)."""
+    try:
+        with silenced():
+            pruned = cut(network, random_plan(network.space, keep, SEEDS[keep]))
+            return {"form": pruned.form, "unproved": pruned.unproved, "error": original_error(network, pruned)}
+    except Exception as error:
+        return {"reason": first_line(error), "traceback": tail(error)}
+
+
+def reasons(network: Network) -> list[str]:
+    """The lines of `explain()` that say why something stays, each reason once."""
+    said = re.findall(r"not prunable: .*|locked: .*|no rule for .*|outputs whose width is held: .*", network.explain())
+    return list(dict.fromkeys(line.strip() for line in said))[:8]
 
 
 def module_form(network: Network, keep: float, rules: ModuleRules) -> Row:

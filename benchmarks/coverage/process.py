@@ -28,7 +28,7 @@ def limit_cpu(seconds: float) -> None:
 
 
 def without_folders(text: str) -> str:
-    return re.sub(r"(/[\w.+-]+)+/(site-packages|src)/", "", text)
+    return re.sub(r"(/[\w.+-]+)+/(site-packages|src|benchmarks/coverage)/", "", text)
 
 
 def first_line(error: BaseException) -> str:

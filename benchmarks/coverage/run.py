@@ -105,15 +105,21 @@ def rounded(value: Any) -> Any:
 def sweep(options: argparse.Namespace) -> None:
     from peers import HELP
 
-    from networks import NETWORKS, SKIPPED
+    from networks import NETWORKS, SKIPPED, source_of
 
     tools = ["metaprune", RULES, *[t for t in options.peers.split(",") if t]]
     report: dict[str, Any] = {"rows": []}
     if options.resume and options.out.exists():
         report = json.loads(options.out.read_text())
     done = {(r["network"], r["tool"]) for r in report["rows"]}
-    names = [n for n in NETWORKS if not options.only or any(fnmatch.fnmatchcase(n, p) for p in options.only)]
+    outside = [n for n in NETWORKS if source_of(n) == "outside"]  # only if asked for, and with metaprune alone
+    asked = options.only or [f"{s}:*" for s in ("timm", "torchvision", "hf")]
+    names = [n for n in NETWORKS if any(fnmatch.fnmatchcase(n, p) for p in asked)]
+    for name in [n for n in names if NETWORKS[n].missing]:
+        print(f"skipped {name}: install {', '.join(NETWORKS[name].missing)}", flush=True)
+        names.remove(name)
     todo = [(n, t) for t in tools if t not in options.skip for n in names if (n, t) not in done]
+    todo = [(n, t) for n, t in todo if t == "metaprune" or n not in outside]
     notes = {n: e.note for n, e in NETWORKS.items() if e.note}
     report |= {"environment": environment(), "skipped": SKIPPED, "notes": notes, "help": HELP}
     report["names"] = list(NETWORKS)
@@ -153,6 +159,8 @@ def brief(row: dict[str, Any]) -> str:
         for k, c in cuts.items()
     )
     odd = [f"{k}={row[k]}" for k in ("uncovered", "over_merged", "one_atom_groups") if row.get(k)]
+    if "second_judge" in row:
+        odd.append(f"judge={row['second_judge'].get('error', row['second_judge'].get('reason', ''))}")
     return (
         f"{name} {text} share {row.get('prunable_share', 0):.3f} module {row.get('module_free', {}).get('proved')} "
         f"capture {row['capture_cpu_s']:.1f} analysis {row['analysis_cpu_s']:.2f} {' '.join(odd)} {reason[:140]}"

@@ -21,7 +21,8 @@ from metaprune.core.files import write_json
 from metaprune.core.rng import Rng
 from metaprune.latency import LatencyTable, build_table
 from metaprune.models import create
-from metaprune.network import Network, trace
+from metaprune.network import Network
+from metaprune.tracing import trace
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet20": {"num_classes": 10, "in_channels": 3},

@@ -161,3 +161,37 @@ def speed_table() -> str:
     ranks = report["mobilenet_v1_generator_parameters_by_rank"]
     text = ", ".join(f"{'whole' if r == 'None' else f'rank {r}'} {n:,}" for r, n in ranks.items())
     return "\n".join(lines) + f"\n\nParameters of MobileNetV1's generators by the rank of their second layer: {text}."
+
+
+def screening_table() -> str:
+    """Rank correlation and time of scores on fewer images, and the same search with and without screening."""
+    report = json.loads((HERE / "screening.json").read_text())
+    lines = [
+        "| images for statistics, for the score | rank correlation with all, at 50% and 25% of the MACs "
+        f"| of the best {report['best']} in the better half | time of a score |",
+        "|---|---|---|---|",
+    ]
+    by_size: dict[tuple[int, int], list[dict]] = {}
+    for row in report["rank"]:
+        by_size.setdefault((row["calibration"], row["validation"]), []).append(row)
+    for (calibration, validation), rows in by_size.items():
+        rho, best, times = (
+            ", ".join(text)
+            for text in zip(
+                *((f"{r['spearman']:.3f}", str(r["best_in_upper_half"]), f"{r['time']:.2f}") for r in rows), strict=True
+            )
+        )
+        lines.append(f"| {calibration:,}, {validation:,} | {rho} | {best} | {times} |")
+    lines += [
+        "",
+        "| search at 25% of the MACs | structures a CPU second | scored on all | winner's score, by seed |",
+        "|---|---|---|---|",
+    ]
+    for screening in (0, 512):
+        rows = [r for r in report["search"] if r["screening"] == screening]
+        rate = statistics.mean(r["candidates_per_cpu_s"] for r in rows)
+        share = statistics.mean(r["scored_on_all"] / r["structures"] for r in rows)
+        scores = ", ".join(f"{r['winner']:.4f}" for r in rows)
+        name = f"{screening} images first" if screening else "all images at once"
+        lines.append(f"| {name} | {rate:.2f} | {100 * share:.0f}% | {scores} |")
+    return "\n".join(lines) + f"\n\n{report['structures']} random structures at each budget; 7,048 images are all."

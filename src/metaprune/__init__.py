@@ -47,7 +47,7 @@ _HOME = {
     "rule": "metaprune.graph.rules",
     "LatencyTable": "metaprune.latency",
     "Network": "metaprune.network",
-    "trace": "metaprune.network",
+    "trace": "metaprune.tracing",
     "Classification": "metaprune.objective",
     "MatchOutputs": "metaprune.objective",
     "Metric": "metaprune.objective",
@@ -112,7 +112,7 @@ if TYPE_CHECKING:
     from metaprune.export.archive import load
     from metaprune.graph.rules import rule
     from metaprune.latency import LatencyTable
-    from metaprune.network import Network, trace
+    from metaprune.network import Network
     from metaprune.objective import (
         Classification,
         MatchOutputs,
@@ -135,6 +135,7 @@ if TYPE_CHECKING:
     from metaprune.runs.replay import replay
     from metaprune.runs.run import run
     from metaprune.surgery.cut import Pruned, cut
+    from metaprune.tracing import trace
     from metaprune.train.config import TrainConfig
     from metaprune.values import Budget, Constraints, Cost, Plan, Proposal
 

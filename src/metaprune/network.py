@@ -6,8 +6,7 @@ A network never changes: `with_tensors` and `with_latency` return new ones, and 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,8 +16,7 @@ import torch
 from torch import nn
 
 from metaprune.core.arguments import check_arguments, require_fits
-from metaprune.core.collection import without_collection
-from metaprune.core.errors import FixedBatchWarning, MetapruneError, PlanError, UncoveredOpWarning
+from metaprune.core.errors import PlanError
 from metaprune.cost.analytic import CostModel, PredictMs
 from metaprune.cost.terms import cost_terms
 from metaprune.elastic.batchnorm import DenseStatistics, calibrated
@@ -27,14 +25,9 @@ from metaprune.elastic.masked import run_masked
 from metaprune.elastic.program import CallStep, Program, ProgramAtWidths
 from metaprune.elastic.weights import SlicedTensors
 from metaprune.graph.call import Survivors, written_in_place
-from metaprune.graph.capture import capture, capture_training
 from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.explain import explain_lines
-from metaprune.graph.labelling import Labelled, Uncovered, label_graph
-from metaprune.graph.ops import fuse_channel_shuffles
-from metaprune.graph.roles import roles_of_atoms
-from metaprune.graph.space import build_space
-from metaprune.graph.unpack import unpack_projections
+from metaprune.graph.labelling import Labelled, Uncovered
 from metaprune.values import Cost, Plan, Space
 
 # in ATen's names; a trailing underscore works in place
@@ -401,58 +394,3 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
-
-
-def trace(
-    model: nn.Module,
-    example_inputs: Any,
-    example_kwargs: Mapping[str, Any] | None = None,
-    *,
-    free_outputs: bool | Sequence[str] = False,
-    batch_dim: int = 0,
-) -> Network:
-    """Capture `model` and label it. The model stays as it is: tensors, attributes, modes, grads, hooks, random state.
-
-    The network reads the model's tensors: move the model to its device first, and trace it again after moving it.
-
-    Args:
-        example_inputs: a tensor or a tuple of positional inputs.
-        example_kwargs: keyword inputs.
-        free_outputs: outputs that may change their width: all (features of a backbone), or those that glob patterns
-            name ("encoder_last_hidden_state" of a dict or dataclass, "0.1" of nested tuples). By default none may.
-        batch_dim: which dimension of the first tensor, and of all as long there, counts samples; 1 for sequence-first
-            layers. Where that is no batch, or fixed by the model, a warning says so, and costs are those of one call.
-
-    Raises:
-        PlanError: `free_outputs` names no output.
-        UntraceableError: the model can neither be recorded nor exported; names module, line and what to do.
-    """
-    check_arguments(trace, locals())
-    if not isinstance(model, nn.Module):
-        raise MetapruneError(f"trace takes a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
-    args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
-    with without_collection():
-        captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
-        training = capture_training(model, captured, batch_dim)
-        for graph in (captured, training) if training is not None else (captured,):
-            fuse_channel_shuffles(graph.graph)
-            unpack_projections(graph)
-        labelled = label_graph(captured, free_outputs, training)
-        network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
-    if captured.batch_fixed:
-        warnings.warn(
-            f"{captured.batch_fixed}: costs are of one call on the example inputs. If samples lie along another "
-            "dimension, trace with batch_dim=",
-            FixedBatchWarning,
-            stacklevel=2,
-        )
-    if labelled.uncovered:
-        macs = {op: sum(u.macs for u in labelled.uncovered if u.op == op) for op in {u.op for u in labelled.uncovered}}
-        ops = [f"{op} ({macs[op]:,} MACs, constant)" if macs[op] else op for op in sorted(macs)]
-        warnings.warn(
-            f"operators without a rule lock what enters them: {', '.join(ops)}", UncoveredOpWarning, stacklevel=2
-        )
-    return network

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import metaprune as mp
+from metaprune.calibration.batches import HELD_OUT, calibration_batches
 from metaprune.core.errors import DataError
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, random_plan
@@ -89,3 +90,15 @@ def test_few_samples_are_told(network):
     data = small_data(n=3)
     with pytest.raises(DataError, match="3 samples are too few"):
         mp.calibrate(network, data)
+
+
+@pytest.mark.parametrize("sizes", [(32,), (4, 1), (30, 3), (2, 2, 1)])
+def test_few_large_batches_of_a_loader_are_parted(sizes):
+    network = mp.trace(small_network("cnn"), torch.zeros(2, 1, 28, 28))
+    samples = TensorDataset(torch.rand(sum(sizes), 1, 28, 28), torch.zeros(sum(sizes), dtype=torch.int64))
+    indices = torch.arange(sum(sizes)).split(list(sizes))
+    loader = DataLoader(samples, batch_sampler=[i.tolist() for i in indices])
+    split = mp.as_data((loader, loader)).train
+    batches = calibration_batches(network, split, 512, mp.Rng(0))
+    assert len(batches) >= HELD_OUT
+    assert sum(len(args[0]) for args, _ in batches) == sum(sizes)

@@ -6,7 +6,7 @@ from sample_networks import build
 from torch import nn
 
 from metaprune.calibration.products import Rows, find_products
-from metaprune.network import trace
+from metaprune.tracing import trace
 
 
 class Kinds(nn.Module):

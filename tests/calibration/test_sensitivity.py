@@ -103,8 +103,8 @@ def test_every_bound_is_met(allocate):
 
 def test_sensitivity_needs_data_and_the_option_is_checked():
     with pytest.raises(ConfigError, match="looks at training data"):
-        options = {"method": "magnitude", "method_options": {"allocate": "sensitivity"}}
-        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", **options)
+        options = {"allocate": "sensitivity"}
+        mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", method="magnitude", method_options=options)
     with pytest.raises(ConfigError, match="allocate"):
         create_method("magnitude", {"allocate": "sensitive"})
 

@@ -18,7 +18,7 @@ import metaprune as mp
 from metaprune.core.errors import DataError, MetapruneError
 from metaprune.core.files import SEAL
 from metaprune.core.rng import Rng
-from metaprune.export.archive import example_inputs
+from metaprune.export.inputs import example_inputs
 from metaprune.export.inspect import archive_facts
 from metaprune.models import create
 from metaprune.protocol.artifact import Artifact

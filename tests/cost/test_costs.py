@@ -7,8 +7,8 @@ from torch import nn
 
 from metaprune.core.errors import PlanError
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.testing import counted_macs, random_plan, toy
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 # MACs of conv and linear at the papers' input sizes, and parameters (MobileNetV2 0.75x: published as 209 M)

@@ -17,13 +17,13 @@ from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.strict import from_dict
 from metaprune.cost.metrics import COST_METRICS, CostMetric, budget_metrics, cost_metrics, register_cost_metric
 from metaprune.cost.soft import SoftCost
-from metaprune.network import trace
 from metaprune.report.html import render_report
 from metaprune.report.rows import budget_rows, headline, summary_rows
 from metaprune.runs.config import RunConfig
 from metaprune.search.allocate import Allocator
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.testing import toy
+from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints, Cost
 
 FLOPS = CostMetric(

@@ -6,8 +6,8 @@ import torch
 
 from metaprune.core.errors import NotAvailableError
 from metaprune.cost.soft import SoftCost
-from metaprune.network import trace
 from metaprune.testing.method_suite import small_network
+from metaprune.tracing import trace
 
 
 def network(kind="cnn"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.testing import perturb, random_plan
+from metaprune.tracing import trace
 
 
 @pytest.fixture(scope="module")

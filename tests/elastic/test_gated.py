@@ -5,9 +5,9 @@ import pytest
 import torch
 from sample_networks import build
 
-from metaprune.network import trace
 from metaprune.testing.networks import TOYS, toy
 from metaprune.testing.oracles import perturb, random_plan
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 NETWORKS = (

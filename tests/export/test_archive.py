@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 import metaprune as mp
 from metaprune.core.errors import ConfigError, DataError, DataMissingError, NotAvailableError, WeightsError
 from metaprune.core.imports import import_optional
-from metaprune.export.archive import example_inputs, load, save
+from metaprune.export.archive import load, save
+from metaprune.export.inputs import example_inputs
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing import TOYS, perturb, random_plan, toy
+from metaprune.tracing import trace
 
 SPEC, OPTIONS = "zoo:resnet8", {"num_classes": 10, "in_channels": 1}
 

@@ -15,8 +15,8 @@ from metaprune.core.errors import ConfigError, MissingDependencyError, Untraceab
 from metaprune.export import exporters
 from metaprune.export.exporters import export_model
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.surgery import cut
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 needs_onnx = pytest.mark.skipif(

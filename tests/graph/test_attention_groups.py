@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import metaprune as mp
+from metaprune.graph.capture import capture
 from metaprune.graph.unpack import unpack_projections
-from metaprune.network import capture, trace
 from metaprune.testing import assert_cut_equals_mask, toy
+from metaprune.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 E, H, D = 8, 2, 4

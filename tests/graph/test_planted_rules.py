@@ -12,11 +12,11 @@ from metaprune.graph.call import Dim
 from metaprune.graph.labels import merge_labels, stack_labels
 from metaprune.graph.rules import RULES
 from metaprune.graph.rules.elementwise import broadcast
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.surgery.verify import TOLERANCE
 from metaprune.testing import perturb, random_plan
 from metaprune.testing.networks import TOYS, Lambda, toy
+from metaprune.tracing import trace
 
 RIGHT = dict(RULES)
 # a wrong value, or a wrong shape wherever it surfaces; not what a mistyped plant raises (KeyError, TypeError)

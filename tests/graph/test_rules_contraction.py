@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metaprune.network import trace
 from metaprune.surgery import cut
-from metaprune.testing import assert_cut_equals_mask, perturb
+from metaprune.testing import assert_cut_equals_mask, counted_macs, perturb, random_plan
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,6 +50,27 @@ def test_depthwise_convolution_passes_its_channels():
 def test_depthwise_with_a_multiplier():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 12, 3, groups=4), nn.Conv2d(12, 3, 1))
     assert sorted(groups(model, torch.randn(2, 3, 5, 5)).values()) == [3, 4]
+
+
+def test_a_kernel_for_every_sample():
+    """CondConv and its kind: samples become groups, so that their number is no width."""
+
+    def forward(m, x):
+        x = m.stem(x)
+        n, c, h, w = x.shape
+        kernels = (m.route(x.mean((2, 3))) @ m.kernels.flatten(1)).reshape(-1, c, 3, 3)
+        return m.fc(F.conv2d(x.reshape(1, n * c, h, w), kernels, groups=n).reshape(n, -1, h - 2, w - 2).mean((2, 3)))
+
+    layers = {"stem": nn.Conv2d(3, 8, 1), "route": nn.Linear(8, 5), "fc": nn.Linear(12, 4)}
+    model = Lambda(forward, kernels=nn.Parameter(torch.randn(5, 12, 8, 3, 3)), **layers)
+    found = groups(model, torch.randn(2, 3, 6, 6))
+    assert found[frozenset({("route.weight", 0), ("route.bias", 0), ("kernels", 0)})] == 5
+    assert found[frozenset({("stem.weight", 0), ("stem.bias", 0), ("route.weight", 1), ("kernels", 2)})] == 8
+    network = trace(model, torch.randn(2, 3, 6, 6))
+    plan = random_plan(network.space, 0.5, 0)
+    for batch in (1, 3):
+        counted = counted_macs(cut(network, plan, form="graph").model, torch.randn(batch, 3, 6, 6))
+        assert network.cost(plan, batch=batch).macs == counted
 
 
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d])

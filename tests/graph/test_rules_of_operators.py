@@ -51,6 +51,11 @@ def attention(s, y, x):
     return y * torch.sigmoid(s.spatial(pooled))
 
 
+def warped(s, y, x):
+    matrices = s.grid(x.mean((2, 3)))[:, :6].reshape(-1, 2, 3)
+    return F.grid_sample(y, F.affine_grid(matrices, list(y.shape), align_corners=False), align_corners=False)
+
+
 def cells(s, y):
     h, c = s.cell(y[:, 0])
     h, c = s.cell(y[:, 1], (h, c))
@@ -65,6 +70,7 @@ IMAGES, TOKENS = torch.randn(2, 3, 8, 8), torch.randn(2, 6, 8)
 BACK = [7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8]
 CASES = {
     "grid_sample": (images(lambda s, y, x: F.grid_sample(y, s.grid(x.mean((2, 3))).view(-1, 5, 5, 2).tanh())), 1),
+    "affine_grid": (images(warped), None),
     "max over channels": (images(attention), 1),
     "min over channels": (tokens(lambda s, y: y - y.min(-1, keepdim=True)[0]), 1),
     "nearest-exact": (images(lambda s, y, x: F.interpolate(y, scale_factor=2, mode="nearest-exact")), 1),
@@ -113,11 +119,37 @@ def test_channels_pass(name):
     [
         lambda s, y: F.cosine_similarity(y, s.second(y), dim=-1),
         lambda s, y: F.pairwise_distance(y[:, 0], s.second(y)[:, 0]),
+        lambda s, y: torch.cdist(y, s.second(y)),
+        lambda s, y: torch.cdist(y, s.second(y)[:1, :2], p=1),
     ],
 )
 def test_distances_contract(forward):
     model = net(lambda s, x: forward(s, s.enter(x)), enter=LINEAR(8, 16), second=LINEAR(16, 16))
     assert len(mp.trace(model, TOKENS).space) == 1
+    assert_cut_equals_mask(model, TOKENS, seeds=(0,))
+
+
+def test_heads_of_deformable_attention_stay_together():
+    """Values and positions are sampled as [samples * heads, ...]: a head goes from both."""
+
+    def forward(s, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        values = s.values(tokens).reshape(2, 25, 4, 6).permute(0, 2, 3, 1).reshape(8, 6, 5, 5)
+        places = s.places(tokens).tanh().reshape(2, 25, 4, 2).transpose(1, 2).reshape(8, 25, 1, 2)
+        read = F.grid_sample(values, places, align_corners=False).reshape(2, 4, 6, 25)
+        return s.out(read.flatten(1, 2).transpose(1, 2))
+
+    model = net(forward, values=LINEAR(3, 24), places=LINEAR(3, 8), out=LINEAR(24, 2))
+    (pruned, *_) = assert_cut_equals_mask(model, torch.randn(2, 3, 5, 5), seeds=(0, 1))
+    heads = next(g for g in pruned.network.space if g.width == 4)
+    assert {m.parameter for m in heads.members} >= {"values.weight", "places.weight", "out.weight"}
+
+
+def test_spectral_norm_as_a_parametrization():
+    """It takes the norm as a product of vectors, torch.vdot."""
+    wrapped = nn.utils.parametrizations.spectral_norm(LINEAR(8, 16))
+    model = nn.Sequential(wrapped, nn.ReLU(), LINEAR(16, 3)).eval()
+    assert not mp.trace(model, TOKENS).uncovered
     assert_cut_equals_mask(model, TOKENS, seeds=(0,))
 
 
@@ -217,7 +249,7 @@ COUNTS = {  # whole numbers among the arguments of operators with a rule, and wh
     "axis1 stride dilation output_padding kernel_size upscale_factor downscale_factor diagonal offset k n step shifts "
     "num_layers mode padding_idx num_classes correction dtype steps high low ord p self other from to a b m t el idx "
     "max row col out_dtype divisor_override",
-    "space": "scales scale_factors interpolation_mode padding_mode s block_size path axes",
+    "space": "scales scale_factors interpolation_mode padding_mode compute_mode s block_size path axes",
     "seed or layout": "storage_offset seed reduction memory_format layout",
 }
 

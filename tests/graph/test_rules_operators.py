@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metaprune.network import trace
 from metaprune.testing import assert_cut_equals_mask, perturb
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

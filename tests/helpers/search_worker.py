@@ -13,10 +13,10 @@ import torch
 import metaprune.search.liveness as liveness
 from metaprune.core.rng import Rng
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.search.encoding import WidthEncoding
 from metaprune.search.study import Search
+from metaprune.tracing import trace
 
 STAGES = ("before asking", "unnamed", "asking", "scoring", "writing the score", "after the score")
 

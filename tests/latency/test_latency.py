@@ -13,10 +13,10 @@ from metaprune.latency.build import Design, spearman
 from metaprune.latency.grid import Axis, fit_grid
 from metaprune.latency.segments import axis_values, segments_of
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.search.allocate import Allocator
 from metaprune.search.units import units_of
 from metaprune.testing import toy
+from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints
 
 BATCH = 4

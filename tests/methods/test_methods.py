@@ -7,9 +7,9 @@ import pytest
 from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.rng import Rng
 from metaprune.methods import create_method, method_names, register
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import MaskedSuite, MethodSuite, small_data, small_network
+from metaprune.tracing import trace
 from metaprune.values import Budget, Plan
 
 

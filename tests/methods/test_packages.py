@@ -98,7 +98,7 @@ def test_options_that_were_resolved_resolve_to_themselves(name):
 
 def test_a_wrong_option_is_said_when_the_recipe_is_read():
     with pytest.raises(ConfigError, match=r"unknown key magnitude\.q"):
-        MethodConfig(options={"q": 1})
+        MethodConfig(name="magnitude", options={"q": 1})
     with pytest.raises(ConfigError, match="Did you mean 'magnitude'"):
         MethodConfig(name="magnitud")
 

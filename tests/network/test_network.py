@@ -1,9 +1,12 @@
 """`trace` and `Network`: what cannot be traced, what has no rule, what a plan may say."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import (
     ConfigError,
@@ -13,10 +16,10 @@ from metaprune.core.errors import (
     UntraceableError,
     VerificationError,
 )
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing import assert_cut_equals_mask, assert_untouched, random_plan, toy
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 
@@ -39,6 +42,23 @@ def test_untraceable_names_module_and_line():
         trace(model, x)
     message = str(caught.value)
     assert "1.0 (Branching)" in message and "if x.sum() > 0:" in message and "What to do" in message
+
+
+def test_packed_sequences_are_refused_with_advice():
+    def forward(m, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return m.fc(m.rnn(packed)[1][-1])
+
+    model = Lambda(forward, rnn=nn.GRU(5, 16, batch_first=True), fc=nn.Linear(16, 3)).eval()
+    with pytest.raises(UntraceableError, match=r"packed sequence.*\n.*padded sequences \[batch, length, features\]"):
+        trace(model, (torch.randn(3, 6, 5), torch.tensor([6, 4, 2])))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripted_modules_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 8), torch.jit.script(nn.ReLU()), nn.Linear(8, 2)).eval()
+    with pytest.raises(UntraceableError, match=r"module 1 is compiled by torch.jit"):
+        trace(model, torch.randn(2, 4))
 
 
 def test_wrong_inputs_are_untraceable_with_the_reason():
@@ -182,6 +202,43 @@ def test_free_outputs_may_change():
     for form in ("auto", "graph"):
         pruned = cut(network, Plan({"0": (0, 1, 2), "2": (1, 4)}), form=form)
         assert pruned.model(x).shape == (2, 2)
+
+
+def test_free_outputs_of_a_network_that_has_parts_for_training():
+    """Its graph of train mode has the same outputs: those that are free there are free here."""
+
+    def forward(m, x):
+        h = m.a(x)
+        return {"features": h, "aux": m.b(h)} if m.training else {"features": h}
+
+    model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    network = trace(model, torch.randn(2, 6), free_outputs=["features"])
+    assert [g.width for g in network.space] == [8]
+
+
+class Registered(OrderedDict):
+    """As the outputs of diffusers: PyTorch is told how to flatten it, but no keys."""
+
+    def to_tuple(self):
+        return tuple(self.values())
+
+
+def of_values(values, names):
+    return Registered(zip(names, values, strict=True))
+
+
+pytree.register_pytree_node(Registered, lambda x: (list(x.values()), list(x)), of_values)
+
+
+def test_outputs_of_a_class_that_is_registered_without_keys():
+    def forward(m, x):
+        return Registered(features=m.a(x), logits=m.b(m.a(x)))
+
+    model = Lambda(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    network = trace(model, torch.randn(2, 6), free_outputs=["features"])
+    assert network.captured.output_names() == ["features", "logits"]
+    pruned = cut(network, Plan({"a": (0, 1, 2)}))
+    assert pruned.form == "module" and pruned.model(torch.randn(2, 6))["features"].shape == (2, 3)
 
 
 def test_returned_weights_are_outputs_too():

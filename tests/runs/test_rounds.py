@@ -10,6 +10,7 @@ import metaprune as mp
 from metaprune.core.errors import ConfigError, PlanError
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
+from metaprune.report.rows import history_rows
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.networks import TOYS, toy
 from metaprune.testing.oracles import assert_untouched
@@ -54,7 +55,9 @@ def test_budgets_fall_by_one_factor_and_each_round_drops_more():
     assert [round(bound / full, 3) for _, bound in seen] == [round(0.4 ** (k / 3), 3) for k in (1, 2, 3)]
     costs = [cost for cost, _ in seen]
     assert costs[0] == full and costs[1] <= seen[0][1] and costs[2] <= seen[1][1]
-    assert len(result.record["history"]["rounds"]) == 2 and result.record["rounds"] == 3
+    assert list(result.record["history"]) == ["recover round 1", "recover round 2", "recover"]
+    assert result.record["rounds"] == 3
+    assert len(history_rows(result.record)) == 3
     assert result.record["recovery"]["samples"] == 3 * 96
 
 

@@ -112,7 +112,11 @@ def test_the_same_seed_gives_the_same_run(patterns, tmp_path):
 
 def test_a_false_start_does_not_claim_the_folder(patterns, tmp_path):
     with pytest.raises(ConfigError, match=r"magnitude\.steps='two' must be int"):
-        run(config(patterns, method={"options": {"steps": "two"}}), tmp_path / "run", progress=False)
+        run(
+            config(patterns, method={"name": "magnitude", "options": {"steps": "two"}}),
+            tmp_path / "run",
+            progress=False,
+        )
     with pytest.raises(InfeasibleBudgetError):  # before the training
         run(config(patterns, budget={"macs": 1}), tmp_path / "run", progress=False)
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()  # there, and not on the terminal

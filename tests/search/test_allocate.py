@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
+from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints, Plan
 
 

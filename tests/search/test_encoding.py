@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.search.encoding import PAPER_GRID, BudgetSampler, WidthEncoding
+from metaprune.tracing import trace
 from metaprune.values import Constraints
 
 

@@ -20,13 +20,13 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from metaprune.core.errors import ConfigError, SearchError
 from metaprune.core.rng import Rng
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.search import liveness
 from metaprune.search.config import EvolutionConfig, SearchConfig
 from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.search.sampler import StrategySampler
 from metaprune.search.strategies import Evaluated, Evolution, GreedySlimming, RandomSearch
 from metaprune.search.study import Candidate, Search, best_within, front
+from metaprune.tracing import trace
 
 SMALL = EvolutionConfig(population=10, generations=4, parents=4)
 
@@ -219,7 +219,7 @@ import sys, time, torch
 sys.path.insert(0, {tests!r})
 from test_search import gain, search_of, sequence
 from metaprune.models import create
-from metaprune.network import trace
+from metaprune.tracing import trace
 torch.set_num_threads(1)
 network = trace(create("zoo:mobilenet_v1", num_classes=10, width=0.25), torch.zeros(2, 3, 32, 32))
 score = gain(network)

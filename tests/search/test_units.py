@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaprune.core.errors import PlanError
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
 from metaprune.search.units import units_of
 from metaprune.testing import toy
+from metaprune.tracing import trace
 from metaprune.values import Budget, ChannelGroup, Constraints, Space
 
 

@@ -14,10 +14,10 @@ from torch.utils import _pytree as pytree
 from metaprune.core.errors import DataError, NotAvailableError, UncoveredOpWarning, UntraceableError
 from metaprune.core.imports import import_optional
 from metaprune.export.archive import load, save
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing import assert_cut_equals_mask, perturb, random_plan
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 
 Case = tuple[nn.Module, tuple, dict[str, Any]]
 CASES: dict[str, Callable[[], Case]] = {}

@@ -11,10 +11,11 @@ import metaprune as mp
 from metaprune.core.errors import ConfigError
 from metaprune.core.imports import import_optional
 from metaprune.export.archive import save
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.surgery import Pruned, cut
 from metaprune.surgery.hf_config import set_config
 from metaprune.testing import assert_untouched, perturb
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 transformers = import_optional("transformers", "hf")

@@ -22,10 +22,10 @@ import metaprune as mp
 from metaprune.core.errors import InfeasibleBudgetError, MetapruneError, NoEffectWarning
 from metaprune.core.imports import import_optional
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing import assert_cut_equals_mask, assert_untouched, counted_macs, perturb, random_plan, toy
 from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 

@@ -10,10 +10,12 @@ from sample_networks import build
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.network import trace
+import metaprune as mp
 from metaprune.surgery import cut
 from metaprune.surgery.verify import relative_error
 from metaprune.testing import TOYS, assert_cut_equals_mask, assert_untouched, output_error, perturb, random_plan, toy
+from metaprune.testing.networks import Lambda
+from metaprune.tracing import trace
 from metaprune.values import Plan
 
 GRAPH_ONLY_TOYS = {"split", "shuffle", "written_out_attention", "pad_shortcut", "multihead"}  # as test_networks pins
@@ -268,3 +270,14 @@ def test_two_attributes_of_one_value_in_another_order_than_they_are_used():
     plan = Plan({"0": range(3), "2": range(5)})
     pruned = cut(network, plan, form="module")
     assert (pruned.model[2].inputs, pruned.model[2].outputs) == (3, 5)
+
+
+def test_a_submodule_may_be_named_code(tmp_path):
+    """A torch.fx.GraphModule has an attribute of that name."""
+    model = Lambda(lambda m, x: m.out(m.code(x).relu()), code=nn.Linear(6, 16), out=nn.Linear(16, 3)).eval()
+    x = torch.randn(2, 6)
+    result = mp.prune(model, x, budget="params=50%", form="graph", progress=False)
+    result.save(tmp_path / "run")
+    again = mp.load(tmp_path / "run", form="graph")
+    assert list(again.state_dict()) == list(model.state_dict())
+    assert torch.equal(copy.deepcopy(again)(x), result.model(x))

@@ -16,8 +16,9 @@ from metaprune.objective import Classification, logits_of
 from metaprune.objective.batch import channels_last, channels_last_is_safe
 from metaprune.train.config import TrainConfig
 from metaprune.train.evaluate import evaluate
-from metaprune.train.loop import make_optimizer, train
+from metaprune.train.loop import train
 from metaprune.train.loss import TrainLoss
+from metaprune.train.optimizer import make_optimizer
 
 torch.set_num_threads(1)
 

@@ -29,18 +29,21 @@ def calibration_batches(network: Network, split: Split, samples: int, rng: Rng, 
     with suppress(TypeError):  # a stream has no length
         samples = min(samples, len(split))
     size = min(batch_size, max(1, samples // HELD_OUT))
-    batches: Calls = []
+    batches: list[Any] = []
     seen = 0
     with replayed(split, rng), rng.torch_global():
         for inputs, _ in split.batches(size, device=network.device, rng=rng):
             inputs = share_of(inputs, 0, samples - seen)
-            batches.append(call_arguments(inputs))
+            batches.append(inputs)
             seen += batch_size_of(inputs)
             if seen >= samples:
                 break
-    if len(batches) < HELD_OUT:
+    if seen < HELD_OUT:
         raise DataError(f"{seen} samples are too few to calibrate with: give {HELD_OUT} or more")
-    return batches
+    if len(batches) < HELD_OUT:  # a loader's batches are as large as they are
+        part = seen // HELD_OUT
+        batches = [share_of(i, k, k + part) for i in batches for k in range(0, batch_size_of(i), part)]
+    return [call_arguments(inputs) for inputs in batches]
 
 
 def affordable_samples(network: Network, wanted: int, sides: int, memory_bytes: int) -> int:

@@ -30,8 +30,9 @@ class Export:
     """Run the code that the config of another user's run names."""
 
     def run(self) -> int:
-        from metaprune.export.archive import example_inputs, load
+        from metaprune.export.archive import load
         from metaprune.export.exporters import export_model
+        from metaprune.export.inputs import example_inputs
 
         config = self.run_folder / "config.json"
         if config.is_file():

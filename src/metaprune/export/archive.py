@@ -12,7 +12,6 @@ imports nothing that it names, and fetches nothing.
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,7 +34,6 @@ from metaprune.core.errors import (
 )
 from metaprune.core.files import part_of, tensors_digest, whole_files, write_json, write_sealed, write_tensors
 from metaprune.core.read import damaged, read_json, read_tensors, require_seal, understood
-from metaprune.core.rng import Rng
 from metaprune.core.tensors import named_tensors
 from metaprune.export.factories import build, describe_transformers, portable
 from metaprune.export.graph_json import graph_from_json, graph_to_json
@@ -313,35 +311,6 @@ def _describe_inputs(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | No
         return {"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")}
 
     return {"args": [describe(x) for x in args], "kwargs": {n: describe(x) for n, x in kwargs.items()}}
-
-
-def example_inputs(folder: str | Path, device: str | torch.device = "cpu") -> tuple[tuple, dict[str, Any]]:
-    """RunInputs of the traced shapes (normal floats, zeros for integers), for export and timing."""
-    folder = Path(folder)
-    described = read_archive(folder)["inputs"]
-    if described is None:
-        raise NotAvailableError(
-            f"the network of {folder} takes inputs that are not plain tensors; export it from Python"
-        )
-
-    def make(d: dict[str, Any]) -> torch.Tensor:
-        dtype = getattr(torch, d["dtype"])
-        shape = [int(n) for n in d["shape"]]
-        if not isinstance(dtype, torch.dtype) or min(shape, default=0) < 0 or math.prod(shape) > _LARGEST_INPUT:
-            raise ValueError(f"an input of shape {shape}")
-        if not dtype.is_floating_point:
-            return torch.zeros(shape, dtype=dtype, device=device)
-        return torch.randn(shape, generator=Rng(0).torch()).to(dtype=dtype, device=device)
-
-    try:
-        return tuple(make(d) for d in described["args"]), {n: make(d) for n, d in described["kwargs"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise DataError(
-            f"{part_of(folder, NETWORK)} describes no inputs that can be made ({first_line(error)}): {REMEDY}"
-        ) from error
-
-
-_LARGEST_INPUT = 2**30  # elements of an example
 
 
 def _parameter(tensor: torch.Tensor, name: str, parameters: dict[str, bool]) -> torch.Tensor:

@@ -15,6 +15,21 @@ from metaprune.core.batches import batch_size
 from metaprune.graph.shapes import BatchedSize, concrete
 
 
+def leaves_with_paths(value: Any) -> list[tuple[tuple, Any]]:
+    """Leaves of nested containers, None among them, and the keys that lead to each.
+
+    A class that is registered with PyTorch, but without keys, is read as a mapping where it is one, or else counted.
+    """
+    if hasattr(value, "to_tuple") and hasattr(value, "items"):
+        value = dict(value.items())
+    is_none = lambda x: x is None  # noqa: E731
+    try:
+        return pytree.tree_flatten_with_path(value, is_leaf=is_none)[0]
+    except ValueError:
+        leaves = pytree.tree_leaves(value, is_leaf=is_none)
+        return [((pytree.SequenceKey(i),), leaf) for i, leaf in enumerate(leaves)]
+
+
 @dataclass
 class Captured:
     """A flat graph. Tensors are the model's own (not copies): `tensors[name]` for every name in `sources.values()`."""
@@ -39,9 +54,7 @@ class Captured:
         output = next(n for n in self.graph.nodes if n.op == "output")
         flat = pytree.tree_leaves(output.args[0], is_leaf=lambda x: x is None)
         values = [n.meta.get("val") if isinstance(n, fx.Node) else n for n in flat]  # a class may look at its fields
-        leaves = pytree.tree_flatten_with_path(
-            pytree.tree_unflatten(values, self.out_spec), is_leaf=lambda x: x is None
-        )[0]
+        leaves = leaves_with_paths(pytree.tree_unflatten(values, self.out_spec))
         key = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))  # noqa: E731
         return [".".join(key(k) for k in path) for path, _ in leaves]
 

@@ -148,11 +148,19 @@ def _eager_failure(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str
 def _explanation(model: nn.Module, error: Exception) -> str:
     """Name the innermost user module and source line that export stopped at, and what to do."""
     paths = {id(m): name or "(root)" for name, m in model.named_modules()}
-    where, line = "", ""
+    scripted = next((paths[id(m)] for m in model.modules() if isinstance(m, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        return (
+            f"module {scripted} is compiled by torch.jit, which hides from a trace what it computes\n"
+            "What to do: trace the model with the Python module that was given to torch.jit.script in its place."
+        )
+    where, line, packed = "", "", False
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         owner = frame.f_locals.get("self")
+        packed |= isinstance(owner, nn.RNNBase) and frame.f_locals.get("batch_sizes") is not None
+        packed |= frame.f_code.co_name == "pack_padded_sequence"
         if (
             isinstance(owner, nn.Module)
             and id(owner) in paths
@@ -169,6 +177,12 @@ def _explanation(model: nn.Module, error: Exception) -> str:
             "What to do: pass an initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
             "A dataclass works once it is registered: torch.export.register_dataclass(TheClass). A cache among the "
             "outputs is left out by an argument of the model's own, as use_cache=False."
+        )
+    if packed:
+        return (
+            f"module {where} reads a packed sequence, whose sizes are values of an input: no trace takes those\n"
+            "What to do: trace the model on padded sequences [batch, length, features], without "
+            "pack_padded_sequence: recurrent layers take them as they are, and the weights are the same."
         )
     return (
         f"torch.export could not capture module {where} at `{line}`: {reason}\n"

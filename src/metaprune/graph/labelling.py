@@ -53,11 +53,12 @@ def label_graph(
     atoms = Atoms()
     parameters: dict[str, Labels] = {}
     uncovered: list[Uncovered] = []
-    facts = _label_nodes(captured, atoms, parameters, uncovered, free_outputs)
+    free = _patterns(free_outputs, captured.output_names())
+    facts = _label_nodes(captured, atoms, parameters, uncovered, free)
     results = _read_results(captured, facts)
     before = set(parameters)
     if training is not None:
-        others = _label_nodes(training, atoms, parameters, uncovered, free_outputs=False)
+        others = _label_nodes(training, atoms, parameters, uncovered, free)
         unread = _read_results(training, others)
         results = None if results is unread is None else [*(results or facts.values()), *(unread or others.values())]
     if results is not None:
@@ -71,7 +72,7 @@ def _label_nodes(
     atoms: Atoms,
     parameters: dict[str, Labels],
     uncovered: list[Uncovered],
-    free_outputs: bool | Sequence[str],
+    free: Sequence[str],
 ) -> dict[str, Fact]:
     """Label one graph; tensors that `parameters` holds already keep their labels."""
     facts: dict[str, Fact] = {}
@@ -85,7 +86,7 @@ def _label_nodes(
         if source is not None and node.op == "placeholder" and node.users and fact.labels[0] is not None:
             parameters[source] = fact.labels[0]
         if node.op == "output":
-            for name, value in _held_outputs(node, captured, free_outputs):
+            for name, value in _held_outputs(node, captured, free):
                 for label in facts[value.name].labels[0] or []:
                     atoms.lock(label, f"graph output {name!r}" if name else "graph output")
     return facts
@@ -115,17 +116,22 @@ def _lock_indispensable(atoms: Atoms, parameters: dict[str, Labels]) -> None:
             atoms.lock(everywhere[:, None], "without it nothing would be left")
 
 
-def _held_outputs(node: fx.Node, captured: Captured, free: bool | Sequence[str]) -> list[tuple[str, fx.Node]]:
-    """Names and values of outputs whose shape must not change; one that is returned twice is held if either name is."""
-    names, values = captured.output_names(), pytree.tree_leaves(node.args[0], is_leaf=lambda x: x is None)
+def _patterns(free: bool | Sequence[str], names: list[str]) -> list[str]:
+    """`free_outputs` of `trace` as glob patterns, each of which names an output."""
     patterns = ["*"] if free is True else [] if free is False else [free] if isinstance(free, str) else list(free)
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise PlanError(f"free output {pattern!r} matches no output.{closest(pattern, names)} Outputs: {names}")
+    return patterns
+
+
+def _held_outputs(node: fx.Node, captured: Captured, free: Sequence[str]) -> list[tuple[str, fx.Node]]:
+    """Names and values of outputs whose shape must not change; one that is returned twice is held if either name is."""
+    names, values = captured.output_names(), pytree.tree_leaves(node.args[0], is_leaf=lambda x: x is None)
     return [
         (name, value)
         for name, value in zip(names, values, strict=True)
-        if isinstance(value, fx.Node) and not any(fnmatch.fnmatchcase(name, p) for p in patterns)
+        if isinstance(value, fx.Node) and not any(fnmatch.fnmatchcase(name, p) for p in free)
     ]
 
 

@@ -12,7 +12,7 @@ from metaprune.core.errors import ConfigError
 log = logging.getLogger("metaprune")
 
 AUTO = "auto"
-WITH_DATA: tuple[str, dict[str, Any], Compensate] = ("magnitude", {"p": 1, "allocate": "sensitivity"}, "least-squares")
+WITH_DATA: tuple[str, dict[str, Any], Compensate] = ("activation", {"allocate": "sensitivity"}, "least-squares")
 WITHOUT_DATA = "magnitude"
 
 

@@ -17,7 +17,7 @@ from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
 from metaprune.data import Data
 from metaprune.latency import LatencyTable
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.objective import Classification
 from metaprune.protocol.method import Method, PruneTask, completed, recovery_after, require_feasible
 from metaprune.recover.config import RecoverConfig, parse_recover
@@ -25,6 +25,7 @@ from metaprune.recover.scratch import reinitialise
 from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
+from metaprune.tracing import trace
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Constraints

@@ -116,7 +116,7 @@ def prune(
         example_inputs: a tensor or a tuple of positional inputs.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name. auto: with data,
-            channels by magnitude, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
+            channels by activation, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         objective: what the network is trained for and judged by: an object, a name, or a mapping of a name and options,
             as {"kind": "segmentation", "classes": 21}. Default: classification, where the labels are class indices.
@@ -299,7 +299,10 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         masks=describe_masks(pruned, proposal),
         quality=QualityRecord(split=_judged_on(prepared.data)[0], **figures) if figures["dense"] is not None else None,
         rounds=prepared.rounds,
-        history={"recover": last.history, "rounds": [turn.history for turn in turns[:-1]]},
+        history={
+            **{f"recover round {k}": turn.history for k, turn in enumerate(turns[:-1], start=1)},
+            "recover": last.history,
+        },
         recovery=total_effort([turn.effort for turn in turns]),
         compensation=None if last.compensation is None else last.compensation.to_dict(),
         method_details=dict(proposal.details),

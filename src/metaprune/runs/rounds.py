@@ -13,9 +13,10 @@ from metaprune.core.errors import PlanError
 from metaprune.core.rng import Rng
 from metaprune.core.tensors import named_tensors
 from metaprune.elastic.weights import unslice_tensor
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.runs.prepare import Prepared
 from metaprune.surgery.cut import Pruned
+from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints, Plan, Proposal
 
 

@@ -38,9 +38,9 @@ def traced(
     seed: int = 0,
 ) -> tuple[Any, Any]:
     """(inputs, network) of a model that a verb was given by itself, without a recipe."""
-    from metaprune.network import trace
     from metaprune.runs.config import ModelConfig, RunConfig
     from metaprune.runs.inputs import load_inputs
+    from metaprune.tracing import trace
     from metaprune.values import Budget
 
     options = assignments(option, "--option")

@@ -116,7 +116,23 @@ def guard_of(captured: Captured, names: Sequence[str]) -> InputGuard:
 
 
 class CutGraph(fx.GraphModule):
-    """A graph form, which checks what it is called with. The guard is kept in `meta`, which copies take along."""
+    """A graph form, which checks what it is called with. The guard is kept in `meta`, which copies take along.
+
+    A network's own submodule `code` is that submodule here, where fx would give the text of the graph.
+    """
+
+    @property
+    def code(self) -> Any:
+        """Return the submodule of that name, else the graph as text.
+
+        Raises:
+            AttributeError: neither is there yet.
+        """
+        if "code" in self._modules:
+            return self._modules["code"]
+        if "_code" not in vars(self):  # fx asks before it places submodules
+            raise AttributeError("code")
+        return super().code
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         guard = self.meta.get("inputs")

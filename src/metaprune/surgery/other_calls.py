@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from metaprune.core.batches import copied
 from metaprune.core.errors import first_line
 from metaprune.graph.capture import untouched
+from metaprune.graph.captured import leaves_with_paths
 from metaprune.graph.transformers_models import keeps_cache
 from metaprune.network import Network
 from metaprune.surgery.verify import TOLERANCE, Proof, call_in_float64, in_float64, relative_error, to_float64
@@ -132,10 +133,7 @@ def _attempt(call: Callable[[], Any]) -> Any:
 
 def _named(output: Any) -> dict[str, torch.Tensor]:
     """Tensors of an output by their place in it; fields of dataclasses that are no pytrees, too."""
-    if hasattr(output, "to_tuple") and hasattr(output, "items"):
-        output = dict(output.items())
-    leaves = pytree.tree_flatten_with_path(output)[0]
-    return {pytree.keystr(path): x for path, x in leaves if isinstance(x, torch.Tensor)}
+    return {pytree.keystr(path): x for path, x in leaves_with_paths(output) if isinstance(x, torch.Tensor)}
 
 
 def _equal_leaves(expected: Mapping[str, torch.Tensor], actual: Mapping[str, torch.Tensor]) -> list[str]:

@@ -25,11 +25,12 @@ from metaprune.core.rng import Rng
 from metaprune.data import Data, TensorSplit
 from metaprune.methods import create_method, method_class
 from metaprune.models import create
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.protocol.method import Method, PruneTask
 from metaprune.runs.prune import prune
 from metaprune.surgery import cut
 from metaprune.testing.oracles import assert_untouched, perturb
+from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints, Plan, Proposal
 
 NETWORKS = {"cnn": "zoo:resnet8", "transformer": "zoo:vit_micro"}

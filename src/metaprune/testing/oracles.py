@@ -18,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metaprune.graph.capture import untouched
 from metaprune.graph.transformers_models import as_traced
-from metaprune.network import Network, trace
+from metaprune.network import Network
 from metaprune.search.units import units_of
 from metaprune.surgery import Pruned, cut
 from metaprune.surgery.verify import TOLERANCE, call_in_float64, in_float64, relative_error
+from metaprune.tracing import trace
 from metaprune.values import Constraints, Plan, Space
 
 FULL_WIDTH_TOLERANCE = 1e-5  # float32: eager code may take fused paths that the traced graph does not

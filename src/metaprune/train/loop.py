@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from metaprune.core.errors import ConfigError, DataError, NoEffectWarning, TrainingDivergedError
-from metaprune.core.imports import import_python_target
 from metaprune.core.modes import hold_batchnorm, modes_restored
 from metaprune.core.rng import Rng
 from metaprune.data.types import NO_SAMPLES, Data
@@ -28,11 +27,12 @@ from metaprune.objective.base import require_scalar
 from metaprune.objective.batch import batch_size_of, call_model, channels_last, channels_last_is_safe, share_of
 from metaprune.train.averaging import WeightAverage
 from metaprune.train.checkpoint import load_checkpoint, restore, save_checkpoint, shapes_digest
-from metaprune.train.config import PYTHON, TrainConfig
+from metaprune.train.config import TrainConfig
 from metaprune.train.engine import engine, forward_restored
 from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums, quality_sums, scores_of
 from metaprune.train.history import EpochRow, History
 from metaprune.train.loss import TrainLoss
+from metaprune.train.optimizer import make_optimizer
 from metaprune.train.progress import TrainProgress
 from metaprune.train.schedule import learning_rate, steps_per_epoch
 from metaprune.train.tracking import log_epoch, tracked, tracker_of
@@ -363,31 +363,6 @@ class Pass:
                 "use more samples, or batch_size=1 for a network without batch normalisation"
             )
         return steps
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the optimiser of `config` over the parameters that require gradients.
-
-    Raises:
-        ConfigError: a function of the user's own that makes no optimiser.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": config.weight_decay}]
-    if not config.decay_norm_and_bias:
-        decayed = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
-    if config.optimizer.startswith(PYTHON):
-        optimizer = import_python_target(config.optimizer.removeprefix(PYTHON))(groups, lr=config.lr)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ConfigError(f"{config.optimizer} made a {type(optimizer).__name__}; return a torch.optim.Optimizer")
-        for group in optimizer.param_groups:  # the schedule moves lr; groups keep their ratios
-            group["lr_factor"] = group["lr"] / config.lr
-        return optimizer
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def training_split(data: Data) -> Split:

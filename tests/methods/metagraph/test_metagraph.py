@@ -23,13 +23,13 @@ from metaprune.methods.metagraph.pruner import Pruner, area, metric_of, ranking,
 from metaprune.methods.metagraph.rewrite import by_metanet
 from metaprune.methods.metagraph.shrinkage import Shrinkage
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.objective import Classification
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.networks import toy
 from metaprune.testing.oracles import perturb, random_plan
+from metaprune.tracing import trace
 from metaprune.train.config import TrainConfig
 from metaprune.train.traced_module import TracedModule
 from metaprune.values import Budget, Plan

@@ -15,9 +15,9 @@ from metaprune.methods.metagraph.data_models import data_models
 from metaprune.methods.metagraph.metanet import Graph
 from metaprune.methods.metagraph.pruner import some_batches
 from metaprune.methods.metagraph.shrinkage import Shrinkage
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_network
+from metaprune.tracing import trace
 from metaprune.values import Budget
 
 pytestmark = pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")

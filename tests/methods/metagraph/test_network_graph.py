@@ -11,10 +11,10 @@ from metaprune.methods.metagraph.channel_ids import match_channels, occurrence
 from metaprune.methods.metagraph.kernels import taps_of
 from metaprune.methods.metagraph.metanet import Graph, Metanet, MetanetConfig, _Reduced
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.surgery import cut
 from metaprune.testing.networks import TOYS, toy
 from metaprune.testing.oracles import perturb, random_plan
+from metaprune.tracing import trace
 
 NETWORKS = (
     "resnet20",

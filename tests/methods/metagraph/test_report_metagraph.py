@@ -14,7 +14,7 @@ from metaprune.methods.metagraph import report_rows as rows
 from metaprune.methods.metagraph.build_graph import build_network_graph
 from metaprune.methods.metagraph.report_plots import graph_figure, metagraph_figures
 from metaprune.models import create
-from metaprune.network import trace
+from metaprune.tracing import trace
 
 _FOUND: dict[str, Any] = {
     "strength": 0.667,

@@ -18,7 +18,6 @@ from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, Generator, t
 from metaprune.methods.pruningnet.method import PruningNet
 from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.objective import Classification
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import LearnedMethod, PruneTask, recovery_after, require_feasible
@@ -28,6 +27,7 @@ from metaprune.search.encoding import WidthEncoding
 from metaprune.surgery import cut
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, perturb
+from metaprune.tracing import trace
 from metaprune.train.config import TrainConfig
 from metaprune.train.evaluate import quality_on
 from metaprune.values import Budget, Constraints

@@ -25,10 +25,10 @@ from metaprune.methods.stamp.generator import SetEncoder, standardised
 from metaprune.methods.stamp.meta import MetaConfig, MetaState, fill_bank, jaccard, meta_train
 from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
 from metaprune.testing.method_suite import small_data, small_network
+from metaprune.tracing import trace
 from metaprune.values import Budget
 
 QUICK = Stamp(

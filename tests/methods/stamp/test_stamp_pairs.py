@@ -26,11 +26,11 @@ from metaprune.methods.stamp.meta import fill_bank
 from metaprune.methods.stamp.method import Stamp
 from metaprune.methods.stamp.pairs import PairLayers, Pairs, most_probable
 from metaprune.models import create
-from metaprune.network import trace
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask, require_feasible
 from metaprune.recover.config import RecoverConfig
 from metaprune.testing.method_suite import small_data, small_network
+from metaprune.tracing import trace
 from metaprune.train.config import TrainConfig
 from metaprune.values import Budget, Constraints
 

@@ -16,11 +16,11 @@ from metaprune.methods.gating.training import Price, gradient_step, sgd
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.meta import MetaConfig, fill_bank
 from metaprune.methods.stamp.method import Stamp
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask
 from metaprune.runs.config import RunConfig
 from metaprune.runs.fit import fit
 from metaprune.testing.method_suite import small_data, small_network
+from metaprune.tracing import trace
 from metaprune.train.processes import ALONE, Processes
 
 SOURCE = Path(__file__).parents[3] / "src"

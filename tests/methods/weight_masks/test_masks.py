@@ -20,13 +20,13 @@ from metaprune.core.rng import Rng
 from metaprune.cost.soft import SoftCost
 from metaprune.methods.metagraph.method import MetaGraph
 from metaprune.methods.weight_masks.method import WeightMasks, largest, layer_weights, n_of_m, parse_pattern, shares
-from metaprune.network import trace
 from metaprune.protocol.method import PruneTask, require_feasible
 from metaprune.protocol.registry import create_method
 from metaprune.recover.config import RecoverConfig
 from metaprune.testing import assert_untouched
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import random_plan
+from metaprune.tracing import trace
 from metaprune.train.config import TrainConfig
 from metaprune.train.loop import _Run
 from metaprune.train.masks import held_at_zero

@@ -48,7 +48,7 @@ def product(call: Call, a_labels: Labels, a_shape: tuple, b_labels: Labels, b_sh
     return out
 
 
-@rule("matmul", "bmm", "mm", "mv", "dot")
+@rule("matmul", "bmm", "mm", "mv", "dot", "vdot")
 def matmul(call: Call) -> Labels:
     names = list(call.arguments)
     a, b = call[names[0]], call[names[1]]

@@ -15,7 +15,7 @@ def conv(call: Call) -> Labels:
     x, weight = call["input"], call["weight"]
     labels, w_labels, w_shape = call.labels(x), call.labels(weight), call.shape(weight)
     channel = len(labels) - len(w_shape[2:]) - 1
-    out_label = _couple(call, labels[channel], w_labels[0], w_labels[1], call["groups"], w_shape[0], w_shape[1])
+    out_label = _couple(call, labels[channel], w_labels[0], w_labels[1], w_shape[0], w_shape[1])
     _bias(call, out_label)
     space = _space(call, labels[channel + 1 :], w_labels[2:])
     out = [*labels[:channel], out_label, *space]
@@ -56,8 +56,9 @@ def _transposed(call: Call) -> Labels:
     return [*labels[:channel], out_label, *[None] * len(w_shape[2:])]
 
 
-def _couple(call: Call, x: Label, w_out: Label, w_in: Label, groups: int, out: int, in_per_group: int) -> Label:
+def _couple(call: Call, x: Label, w_out: Label, w_in: Label, out: int, in_per_group: int) -> Label:
     """Equate input channels with weight [O, I/G] and return the label of the output channels."""
+    groups = call.numbers(call["groups"])
     if groups == 1:
         call.equate(x, w_in)
         return w_out
@@ -68,7 +69,8 @@ def _couple(call: Call, x: Label, w_out: Label, w_in: Label, groups: int, out: i
     per_group = out // groups
     offsets = call.fresh(per_group) if per_group > 1 else None
     call.equate(w_out, merge_labels([(rows, groups), (offsets, per_group)]))
-    call.set("groups", lambda alive: alive.count(rows))
+    if isinstance(call["groups"], int):  # else it is the batch: every sample has a kernel of its own
+        call.set("groups", lambda alive: alive.count(rows))
     return w_out
 
 

@@ -158,6 +158,21 @@ def pairwise_distance(call: Call) -> Labels:
     return [*labels[:-1], None] if keep else labels[:-1]
 
 
+@rule("cdist")
+def cdist(call: Call) -> Labels:
+    """x1 [..., P, M], x2 [..., R, M]: norms of differences over M, to which two dropped zeros add nothing.
+
+    Distances within one tensor are left whole: rounding of those that are zero is beyond any proof.
+    """
+    x1, x2 = call["x1"], call["x2"]
+    if x1 is x2:
+        return call.opaque()
+    labels, others = call.labels(x1), call.labels(x2)
+    call.equate(labels[-1], others[-1])
+    lead = [(labels[:-2], call.shape(x1)[:-2]), (others[:-2], call.shape(x2)[:-2])]
+    return [*broadcast(call, lead, call.out_shape[:-2]), labels[-2], others[-2]]
+
+
 @rule(
     "softmax",
     "_softmax",

@@ -35,11 +35,24 @@ def channels_pass(call: Call) -> Labels | list[Labels | None]:
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def grid_sampler(call: Call) -> Labels:
-    """input [N, C, *space], grid [N, *out, dimensions]: every channel is read at the same positions."""
-    labels = call.labels(call["input"])
-    for label in (*labels[2:], *call.labels(call["grid"])[1:]):
+    """input [N, C, *space], grid [N, *out, dimensions]: every channel is read at the same positions.
+
+    N may hold more than samples: the heads of deformable attention.
+    """
+    labels, grid = call.labels(call["input"]), call.labels(call["grid"])
+    call.equate(labels[0], grid[0])
+    for label in (*labels[2:], *grid[1:]):
         call.lock(label, "spatial dimension")
     return [*labels[:2], *[None] * (len(labels) - 2)]
+
+
+@rule("affine_grid_generator")
+def affine_grid(call: Call) -> Labels:
+    """theta [N, d, d + 1], a matrix per sample -> positions [N, *space, d]."""
+    samples, *matrix = call.labels(call["theta"])
+    for label in matrix:
+        call.lock(label, "spatial dimension")
+    return [samples, *[None] * (len(call.out_shape) - 1)]
 
 
 @rule("rot90")

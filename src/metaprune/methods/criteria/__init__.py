@@ -3,9 +3,9 @@
 from metaprune.protocol.spec import MethodSpec
 
 
-def _spec(name: str, kind: str) -> MethodSpec:
+def _spec(name: str, kind: str, report: str | None = None) -> MethodSpec:
     here = "metaprune.methods.criteria"
-    return MethodSpec(name=name, config=f"{here}.config:{kind}Config", method=f"{here}.{name}:{kind}")
+    return MethodSpec(name=name, config=f"{here}.config:{kind}Config", method=f"{here}.{name}:{kind}", report=report)
 
 
 UNIFORM = _spec("uniform", "Uniform")
@@ -16,6 +16,7 @@ FPGM = _spec("fpgm", "FPGM")
 SNIP = _spec("snip", "Snip")
 TAYLOR = _spec("taylor", "Taylor")
 TAYLOR_BATCH = _spec("taylor_batch", "TaylorBatch")
-ACTIVATION = _spec("activation", "Activation")
+# sections look at the record, not at the method: one stands for all that rank
+ACTIVATION = _spec("activation", "Activation", report="metaprune.methods.criteria.report:section")
 VARIANCE = _spec("variance", "Variance")
 OBS = _spec("obs", "OBS")

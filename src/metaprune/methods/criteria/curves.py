@@ -26,6 +26,8 @@ SAMPLES, LEAST_SAMPLES = 192, 16
 MACS = 1e12  # of all measurements of the curves together: some minutes on one core
 CALIBRATION_SAMPLES = 512
 MEMORY_BYTES = 2**30
+RELAXED = 1.05
+"""By how much a bound is relaxed to say what it costs."""
 
 
 def curve_samples(network: Network) -> int:
@@ -45,6 +47,7 @@ class MeasuredWidths:
         self._task, self._rng = task, rng
         self._data = task.require_data(method)
         self._curves: list[Curve] = []
+        self._prices: dict[str, Any] = {}
         self._seconds = 0.0
 
     def plan(self, allocator: Allocator, scores: Sequence[np.ndarray]) -> Plan:
@@ -54,6 +57,10 @@ class MeasuredWidths:
             self._curves = sensitivities(self._task.network.space, self._loss, allocator.units, scores)
         losses = [curve.at(unit.ratios()) for curve, unit in zip(self._curves, allocator.units, strict=True)]
         plan = allocator.by_losses(scores, losses)
+        self._prices = {
+            "loss": allocator.least_loss(losses),
+            "relaxed": {m: allocator.relaxed(m, RELAXED).least_loss(losses) for m in allocator.bounds},
+        }
         self._seconds += time.perf_counter() - began
         return plan
 
@@ -70,6 +77,9 @@ class MeasuredWidths:
         return OutputLoss(ClosedForm(network, calibration), batch, objective)
 
     def details(self) -> dict[str, Any]:
-        """What the record says: the curve of every unit, and the seconds."""
+        """What the record says: the curve of every unit, what each bound costs, and the seconds.
+
+        `prices` hold the expected loss, and that of the same widths' choice where one bound is `RELAXED` as large.
+        """
         curves = [{k: list(v) for k, v in dataclasses.asdict(curve).items()} for curve in self._curves]
-        return {"sensitivity": {"curves": curves, "seconds": round(self._seconds, 2)}}
+        return {"sensitivity": {"curves": curves, "prices": self._prices, "seconds": round(self._seconds, 2)}}
