@@ -17,6 +17,7 @@ from metaprune.core.errors import ConfigError
 from metaprune.methods.criteria import curves
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
+from metaprune.search.allocate import top
 from metaprune.search.least_loss import least_loss
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.train.evaluate import evaluate
@@ -133,3 +134,20 @@ def test_curves_are_measured_on_fewer_samples_where_a_pass_is_dear(monkeypatch):
         assert curves.curve_samples(network) == samples
     monkeypatch.setattr(curves, "MACS", 1)
     assert curves.curve_samples(network) == curves.LEAST_SAMPLES
+
+
+def test_a_layer_with_more_inputs_than_samples_is_not_free_to_cut():
+    """Solved on the samples that judge it, it would be: they are fitted exactly."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(32, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)).eval()
+    samples = torch.utils.data.TensorDataset(torch.randn(320, 32), torch.zeros(320, dtype=torch.long))
+    few, fresh = torch.utils.data.random_split(samples, [64, 256], torch.Generator().manual_seed(0))
+    network, data = mp.trace(model, torch.zeros(2, 32)), mp.as_data((few, few), num_classes=10)
+    method = create_method("magnitude", {"p": 1, "allocate": "sensitivity"})
+    found = method.propose(PruneTask(network, data), mp.Budget(macs="50%"), mp.Rng(0)).details["sensitivity"]
+    (curve,) = found["curves"]
+    scores = method.scores(PruneTask(network, data), mp.Plan(), mp.Rng(0))
+    closed_form = ClosedForm(network, calibrate(network, data, samples=64))
+    loss = OutputLoss(closed_form, (fresh[:][0], None), data.objective)
+    kept = np.flatnonzero(top(scores[0], int(curve["shares"][-1] * 256)))
+    assert curve["losses"][-1] > 0.5 * loss(mp.Plan({network.space.groups[0].name: tuple(map(int, kept))}))

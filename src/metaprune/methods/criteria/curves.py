@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.calibration.batches import affordable_samples
-from metaprune.calibration.calibrate import calibrate
+from metaprune.calibration.batches import affordable_samples, judged_batches
+from metaprune.calibration.calibrate import calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
 from metaprune.calibration.sensitivity import SHARES, Curve, sensitivities
-from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng
 from metaprune.network import Network
 from metaprune.objective import Objective
@@ -67,13 +66,9 @@ class MeasuredWidths:
     @functools.cached_property
     def _loss(self) -> OutputLoss:
         network, objective = self._task.network, self._data.objective or Objective()
-        seed = self._rng.child("calibration").integer() >> 1
-        calibration = calibrate(network, self._data, samples=CALIBRATION_SAMPLES, seed=seed)
-        size, rng = curve_samples(network), self._rng.child("batch")
-        with rng.torch_global():
-            batch = next(iter(self._data.train.batches(size, device=network.device, rng=rng)), None)
-        if batch is None:
-            raise ConfigError("the training split gave no batch")
+        samples, rng = curve_samples(network), self._rng.child("samples")
+        batch, others = judged_batches(network, self._data.train, samples, CALIBRATION_SAMPLES, rng)
+        calibration = calibrate_on(network, others, self._rng.child("calibration"))
         return OutputLoss(ClosedForm(network, calibration), batch, objective)
 
     def details(self) -> dict[str, Any]:
