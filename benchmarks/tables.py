@@ -11,10 +11,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
-sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy")]
+sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy"), str(HERE / "faults")]
 
 from accuracy_tables import after_cut_table, language_table, photographs_table  # noqa: E402
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
+from faults_tables import faults_rest_table, faults_table  # noqa: E402
 from jobs_tables import jobs_table, taylor_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
@@ -85,6 +86,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "after-cut-mobilenet": photographs_table,
     "after-cut-smollm2": language_table,
     "overhead": overhead_table,
+    "faults": faults_table,
+    "faults-rest": faults_rest_table,
     "jobs": jobs_table,
     "jobs-taylor": taylor_table,
     "coverage": coverage_table,

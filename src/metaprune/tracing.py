@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.collection import without_collection
-from metaprune.core.errors import FixedBatchWarning, MetapruneError, UncoveredOpWarning
+from metaprune.core.errors import ConfigError, FixedBatchWarning, InputsError, MetapruneError, UncoveredOpWarning
 from metaprune.graph.capture import capture, capture_training
 from metaprune.graph.labelling import label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
@@ -49,8 +50,14 @@ def trace(
         raise MetapruneError(f"trace takes a torch.nn.Module, not {type(model).__name__}")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
+    if batch_dim < 0:
+        raise ConfigError(f"batch_dim={batch_dim} does not fit: give a dimension from 0 on")
     args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
+    try:
+        pytree.tree_leaves((args, example_kwargs))
+    except RecursionError as error:
+        raise InputsError("the example inputs hold themselves, or are nested too deeply: give tensors") from error
     with without_collection():
         captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
         training = capture_training(model, captured, batch_dim)

@@ -233,7 +233,7 @@ def test_an_operator_without_a_rule_is_named_and_all_around_it_is_pruned():
 
 def test_a_class_that_pytorch_does_not_know_is_refused_by_name():
     model, args, _ = made(lambda: _mlp(lambda m, x: Unregistered(*_two_heads(m, x)), torch.randn(2, 6)))
-    with pytest.raises(UntraceableError, match=r"Unregistered.*\n.*What to do|Unregistered[^\n]*\nWhat to do"):
+    with pytest.raises(UntraceableError, match=r"Unregistered.*What to do"):
         trace(model, args)
 
 

@@ -104,7 +104,8 @@ def calibrate_on(
     """Record what the network's operators see on these batches; see `calibrate`. `rng` draws rows of them."""
     began = time.perf_counter()
     recorder = _Recorder(network, plan, gram_mb * 2**20, rng)
-    seen = recorder.read(batches)
+    with rng.child("forward").torch_global():
+        seen = recorder.read(batches)
     places = recorder.places()
     size = sum(t.nbytes for c in places.values() for t in vars(c).values() if isinstance(t, Tensor))
     products = {p.weight: name for name, p in recorder.products.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from metaprune.calibration.calibrate import Calibration
 from metaprune.calibration.moments import Moments
 from metaprune.calibration.products import Product, find_products
+from metaprune.core.rng import Rng
 from metaprune.elastic.batchnorm import OneBatch
 from metaprune.network import Network
 from metaprune.objective import Objective
@@ -43,7 +45,8 @@ class ClosedForm:
         """Make the tensors of a plan at full size; what a plan drops is as it was."""
         network, labels = self.network, self.network.labelled.parameters
         alive = network.survivors(plan)
-        full: dict[str, Tensor] = {n: t.detach() for n, t in network.tensors.items()}
+        written = network.written  # by a forward: copies, since the tensors are the user's
+        full = {n: t.detach().clone() if n in written else t.detach() for n, t in network.tensors.items()}
         for node, product in self._products.items():
             seen, label = self.calibration.places[node], labels[product.weight][1 - product.out_dim]
             if seen.gram is None or len(seen.gram) != 1 or label is None or not alive.cut(label):
@@ -78,6 +81,11 @@ class ClosedForm:
         return remembered[key]
 
 
+def _same_draws() -> AbstractContextManager[None]:
+    """Where a forward draws random numbers, all plans are compared on the same, and the user's generator stays."""
+    return Rng(0).child("forward").torch_global()
+
+
 class OutputLoss:
     """How far the outputs of a plan are from the dense ones, on one batch: weights in closed form, BatchNorm moved.
 
@@ -93,7 +101,7 @@ class OutputLoss:
         self._closed_form, self._objective = closed_form, objective
         (self._args, self._kwargs), self._target = call_arguments(batch[0]), batch[1]
         self._statistics = OneBatch()
-        with torch.no_grad():
+        with torch.no_grad(), _same_draws():
             dense = closed_form.network.at()
             self._dense = dense.execute(self._args, self._kwargs, call=self._statistics.dense)
 
@@ -102,5 +110,6 @@ class OutputLoss:
         network, tensors = self._closed_form.network, self._closed_form.tensors(plan)
         at = network.at(plan)
         call = self._statistics.cut(lambda t: network.sliced(at.survivors, tensors=t), tensors)
-        output = at.execute(self._args, self._kwargs, tensors=tensors, call=call)
+        with _same_draws():
+            output = at.execute(self._args, self._kwargs, tensors=tensors, call=call)
         return float(self._objective.distillation(output, self._dense, self._target, 1.0))

@@ -80,7 +80,8 @@ def compensate(network: Network, plan: Plan, batches: Calls, *, kind: Compensate
     """
     began = time.perf_counter()
     run = _SideBySide(network, plan, batches, kind, rng)
-    run.all()
+    with rng.child("forward").torch_global():
+        run.all()
     samples = sum(batch_size_of([*args, *kwargs.values()]) for args, kwargs in batches)
     memory = SIDES * samples * live_bytes(network) + run.gram_bytes
     seconds = round(time.perf_counter() - began, 2)
@@ -93,8 +94,8 @@ class _SideBySide:
         self.alive = network.survivors(plan)
         if any(op_name(s.target) == "_enter_autocast" for s in network.at().program().steps):
             raise NotAvailableError("networks with autocast regions cannot be compensated: use compensate='none'")
-        self.dense = {n: t.detach() for n, t in network.tensors.items()}
-        self.dense_kept = {n: t.detach() for n, t in self.at.tensors.items()}  # at the widths of the plan
+        self.dense = {n: t.detach() for n, t in network.at().default_tensors().items()}
+        self.dense_kept = {n: t.detach() for n, t in self.at.default_tensors().items()}  # at the widths of the plan
         self.tensors = dict(self.dense_kept)
         self.products, self.left = find_products(network)
         self.layers: dict[str, dict[str, Any]] = {}

@@ -50,9 +50,11 @@ class Fit:
         then = method_spec(self.method).next_step.format(
             folder=folder, recipe=self.recipe, again=again, options=info.get("options", {})
         )
+        trained = "no parameters to train"
+        if "parameters" in info:
+            trained = f"{info['parameters']:,} parameters trained in {info['seconds']:.0f} s ({info['macs']:.3g} MACs)"
         out.print(
-            f"{info['parameters']:,} parameters of {self.method}, trained in {info['seconds']:.0f} s "
-            f"({info['macs']:.3g} MACs)\nfitted: {folder}" + (f"\nnext: {then}" if then else ""),
+            f"{self.method}: {trained}\nfitted: {folder}" + (f"\nnext: {then}" if then else ""),
             soft_wrap=True,
         )
         return 0

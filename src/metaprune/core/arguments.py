@@ -87,6 +87,8 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and Path in inner:
+            return _can_be_a_path(value)
         return any(_fits(value, option) for option in inner)
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in inner)
@@ -108,6 +110,14 @@ _SIMPLE: dict[Any, Callable[[Any], bool]] = {
     float: lambda value: isinstance(value, Real) and not isinstance(value, bool) and value == value,
     Path: lambda value: isinstance(value, os.PathLike),
 }
+
+
+def _can_be_a_path(text: str) -> bool:
+    """Whether a system takes it at all: no null byte, no half of a pair, no name that is too long."""
+    try:
+        return b"\0" not in text.encode() and all(len(part.encode()) <= 255 for part in text.split("/"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _fits_container(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:

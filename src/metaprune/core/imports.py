@@ -21,7 +21,7 @@ def import_python_target(target: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
-        raise ConfigError(f"python:{target} is not of the form python:module:function.")
+        raise ConfigError(f"python:{target} is no function: write python:module:function")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -122,7 +122,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(path.read_bytes().decode("utf-8"))
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {first_line(error)}") from error
+        raise ConfigError(f"{path} is not valid TOML ({first_line(error)}): correct it there") from error
 
 
 def parse_toml(text: str) -> dict[str, Any]:

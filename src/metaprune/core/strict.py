@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from metaprune.core.arguments import shown
 from metaprune.core.errors import ConfigError, closest
 
 
@@ -30,7 +32,7 @@ def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 def from_dict(kind: Any, data: Any, where: str = "") -> Any:
     """Build a dataclass from nested mappings, strictly; or a class that says its keys itself, by `key_types`."""
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'a recipe'} is a table, not {data!r}")
+        raise ConfigError(f"{where or 'a recipe'}={shown(data)} does not fit: write a table, as [{where or 'model'}]")
     if hasattr(kind, "key_types"):
         hints, required = kind.key_types(), ()
     else:
@@ -47,12 +49,18 @@ def from_dict(kind: Any, data: Any, where: str = "") -> Any:
             raise ConfigError(f"unknown key {_join(where, key)}.{closest(str(key), known)} Known: {', '.join(known)}")
     for key in required:
         if key not in data:
-            raise ConfigError(f"key {_join(where, key)} is missing")
+            raise ConfigError(f"key {_join(where, key)} is missing: add it")
     return kind(**{key: _convert(hints[key], value, _join(where, key)) for key, value in data.items()})
 
 
 def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
+
+
+def _as_float(value: int, where: str) -> float:
+    if abs(value) > sys.float_info.max:
+        raise ConfigError(f"{where}={shown(value)} does not fit: give a number that a float can hold")
+    return float(value)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -84,7 +92,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}={value!r} must be a table")
         return {str(k): _convert(arguments[1], v, _join(where, k)) for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value, where)
     if hint in (bool, int, float, str) and type(value) is not hint:
         raise ConfigError(f"{where}={value!r} must be {hint.__name__}, not {type(value).__name__}")
     return value

@@ -204,7 +204,7 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
         DataError: another number of channels, or a size below 1.
     """
     if channels not in (None, 1, 3):
-        raise DataError(f"channels={channels}: images have 1 (grey) or 3 (colour).")
+        raise DataError(f"channels={channels}: give 1 (grey) or 3 (colour).")
     if image_size is not None:
         require_image_size(image_size, len(images) * (channels or images.shape[1]))
     if channels == 1 and images.shape[1] == 3:

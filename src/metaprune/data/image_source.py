@@ -89,7 +89,7 @@ def _decode_all(
 def _size_and_mode(name: str, source: ImageSource, options: Options) -> tuple[int, str]:
     """Pixels of a side and Pillow mode: as asked, else of the images themselves (read from their headers)."""
     if options.channels not in (None, 1, 3):
-        raise DataError(f"channels={options.channels}: images have 1 (grey) or 3 (colour).")
+        raise DataError(f"channels={options.channels}: give 1 (grey) or 3 (colour).")
     asked_mode = {1: "L", 3: "RGB", None: None}[options.channels]
     if options.image_size is not None and asked_mode is not None:
         return options.image_size, asked_mode

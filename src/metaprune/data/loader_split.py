@@ -26,6 +26,7 @@ from metaprune.objective.batch import batch_size_of, inputs_and_target, moved
 log = logging.getLogger("metaprune")
 
 _SCANNED_LABELS = 10_000  # validation labels read to infer the number of classes
+_MOST_CLASSES = 10**6  # each has a name
 _ACCEPTED = (
     "a Data, a spec string, or (train, val) or (train, val, test) where each is a torch DataLoader, a map-style "
     "Dataset, or a Split"
@@ -188,7 +189,7 @@ def as_split(source: Any, role: str, objective: Objective | None = None) -> Spli
     mapped = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if isinstance(source, DataLoader) or (mapped and not isinstance(source, (str, bytes, list, tuple, dict, Tensor))):
         return LoaderSplit(source, objective=objective, role=role)
-    raise DataError(f"The {role} split is a {type(source).__name__}; accepted is {_ACCEPTED}.")
+    raise DataError(f"The {role} split is no data but a {type(source).__name__}: give {_ACCEPTED}.")
 
 
 def splits_to_data(
@@ -203,6 +204,10 @@ def splits_to_data(
     classes = _class_names(parts[0])
     is_classes = isinstance(objective, Classification) or (objective is None and _are_class_indices(target))
     count = num_classes if num_classes is not None else 0
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"num_classes={count:,} does not fit: give how many classes there are, {_MOST_CLASSES:,} at most"
+        )
     if is_classes and num_classes is None:
         count = len(classes) or _count_classes(parts[0], val)
     if objective is None and is_classes and count > 0:

@@ -153,7 +153,12 @@ def require_loadable(described: Mapping[str, Any], tensors: Mapping[str, torch.T
     Raises:
         NotAvailableError: it differs, so that the archive would be of no use.
     """
-    plain = json.loads(json.dumps(described))
+    try:
+        plain = json.loads(json.dumps(described))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"options of the model do not go into a file ({first_line(error)}): give plain data"
+        ) from error
     if pruned.form == "module":
         _warn_of_factory(plain, tensors)
     if plain["graph"] is None:

@@ -72,7 +72,7 @@ def _check(model: nn.Module, captured: Captured) -> None:
     if captured.batch is None and not draws and not _computes_the_same(model, captured):
         raise UntraceableError(
             f"what torch.export captured of {type(model).__name__} computes something else than the model on inputs of "
-            "other values: forward takes another way there\nWhat to do: a branch on values becomes torch.where; "
+            "other values: forward takes another way there. What to do: a branch on values becomes torch.where; "
             "values that leave torch (numpy, item()) and Python's own random numbers move out of forward"
         )
 

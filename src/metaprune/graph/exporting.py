@@ -56,6 +56,8 @@ def export_program(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_
         program = export_once(model, args, kwargs, batch_dim)
     except Exception as error:  # torch.export raises many unrelated classes
         raise UntraceableError(_eager_failure(model, args, kwargs) or _explanation(model, error)) from error
+    if failure := _eager_failure(model, args, kwargs):  # export is not as strict about types as the operators are
+        raise UntraceableError(failure)
     if batch == 0:
         return Exported(program, (args, kwargs))
     if not varies(program, batch_dim):
@@ -139,7 +141,7 @@ def _eager_failure(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str
             model(*args, **kwargs)
     except Exception as error:
         return (
-            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {first_line(error)}\n"
+            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {first_line(error)}. "
             "What to do: give inputs of the shape, type and device that its forward takes."
         )
     return None
@@ -151,7 +153,7 @@ def _explanation(model: nn.Module, error: Exception) -> str:
     scripted = next((paths[id(m)] for m in model.modules() if isinstance(m, torch.jit.ScriptModule)), None)
     if scripted is not None:
         return (
-            f"module {scripted} is compiled by torch.jit, which hides from a trace what it computes\n"
+            f"module {scripted} is compiled by torch.jit, which hides from a trace what it computes. "
             "What to do: trace the model with the Python module that was given to torch.jit.script in its place."
         )
     where, line, packed = "", "", False
@@ -173,19 +175,19 @@ def _explanation(model: nn.Module, error: Exception) -> str:
     reason = f"{type(error).__name__}: {first_line(error)}"
     if not where:  # not stopped in a forward: a kind of module or of output that export does not take
         return (
-            f"torch.export does not take {type(model).__name__}: {reason}\n"
+            f"torch.export does not take {type(model).__name__}: {reason}. "
             "What to do: pass an initialised nn.Module that returns tensors, tuples, lists, dicts or NamedTuples. "
             "A dataclass works once it is registered: torch.export.register_dataclass(TheClass). A cache among the "
             "outputs is left out by an argument of the model's own, as use_cache=False."
         )
     if packed:
         return (
-            f"module {where} reads a packed sequence, whose sizes are values of an input: no trace takes those\n"
+            f"module {where} reads a packed sequence, whose sizes are values of an input: no trace takes those. "
             "What to do: trace the model on padded sequences [batch, length, features], without "
             "pack_padded_sequence: recurrent layers take them as they are, and the weights are the same."
         )
     return (
-        f"torch.export could not capture module {where} at `{line}`: {reason}\n"
+        f"torch.export could not capture module {where} at `{line}`: {reason}. "
         "What to do: a branch on tensor values becomes torch.where or torch.cond; .item() and numpy calls move out of "
         "forward; or trace the part of the model that is free of them."
     )

@@ -24,7 +24,9 @@ def _from_timm(name: str, weights: str | Path | None, options: dict[str, Any]) -
     saved = _saved_timm(name)
     if saved is None:
         if not timm.is_model(name):
-            raise ConfigError(f"timm has no model {name!r}.{closest(name, timm.list_models())}")
+            raise ConfigError(
+                f"timm has no model {name!r}.{closest(name, timm.list_models())} timm.list_models() has all"
+            )
         return timm.create_model(name, pretrained=weights == PRETRAINED, **options)
     try:
         return timm.create_model(saved, pretrained=weights in (None, PRETRAINED), **options)
@@ -58,7 +60,9 @@ def _from_torchvision(name: str, weights: str | Path | None, options: dict[str, 
         raise MissingDependencyError("torchvision is not installed: run `pip install torchvision`.")
     models = import_optional("torchvision", "dev").models
     if name not in models.list_models():
-        raise ConfigError(f"torchvision has no model {name!r}.{closest(name, models.list_models())}")
+        raise ConfigError(
+            f"torchvision has no model {name!r}.{closest(name, models.list_models())} See torchvision's list_models()"
+        )
     return models.get_model(name, weights="DEFAULT" if weights == PRETRAINED else None, **options)
 
 
@@ -150,7 +154,7 @@ def create(spec: str, *, weights: str | Path | None = None, new_head: bool = Fal
         raise
     except Exception as error:  # a package's or the user's builder may raise anything on options it does not like
         given = ", ".join(f"{k}={shown(v)}" for k, v in options.items()) or "no options"
-        raise ConfigError(f"{spec} cannot be built with {given}: {one_line_error(error)}") from error
+        raise ConfigError(f"{spec} cannot be built with {given}: check these ({one_line_error(error)})") from error
     return model if weights is None or weights == PRETRAINED else load_weights(model, weights, new_head=new_head)
 
 

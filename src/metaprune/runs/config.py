@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,12 @@ from metaprune.runs.schema import read_record
 from metaprune.runs.trust import code_in, require_trusted
 from metaprune.train.config import TrainConfig, require_choice, require_number
 from metaprune.values import Budget, Constraints
+
+_LARGEST_SAMPLE = 2**28  # values, 1 GB
+_MOST_REPEATS = 100_000
+
+MOST_ROUNDS = 1000
+"""More than a network has steps of cost; each traces the network and scores its channels anew."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,10 @@ class ModelConfig:
         check_fields(self)
         for size in self.input_shape or ():
             require_number("model.input_shape", size, 1)
+        if (values := math.prod(self.input_shape or ())) > _LARGEST_SAMPLE:
+            raise ConfigError(
+                f"model.input_shape={self.input_shape} has {values:,} values: give the shape of one sample"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +138,7 @@ class LatencyConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_number("latency.batch_size", self.batch_size, 1)
-        require_number("latency.repeats", self.repeats, 0)
+        require_number("latency.repeats", self.repeats, 0, _MOST_REPEATS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +174,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_number("batch_size", self.batch_size, 1)
-        require_number("rounds", self.rounds, 1)
+        require_number("rounds", self.rounds, 1, MOST_ROUNDS)
         require_choice("compensate", self.compensate, (AUTO, *COMPENSATIONS))
         chosen = resolved_method(self.method.name, self.method.options, self.compensate, self.data is not None)
         object.__setattr__(self, "method", MethodConfig(name=chosen[0], options=chosen[1]))
@@ -209,7 +220,7 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, *,
     path = Path(path)
     if not path.is_file():
         near = [p.stem for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        raise ConfigError(f"no recipe {path}.{closest(path.stem, near)}")
+        raise ConfigError(f"no recipe {path}.{closest(path.stem, near)} Give a TOML file, or the record.json of a run")
     if path.suffix == ".json":
         data = config_of_run(path)
         require_trusted(path.parent, data, given=code_in(overrides or {}), trust=trust)

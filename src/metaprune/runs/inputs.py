@@ -15,15 +15,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import with_batch
-from metaprune.core.errors import ConfigError, DataError, first_line, one_line_error
+from metaprune.core.errors import ConfigError, DataError, MetapruneError, first_line, one_line_error
 from metaprune.core.files import write_tensors
-from metaprune.core.modes import device_of, modes_restored
+from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
 from metaprune.core.tensors import named_tensors
 from metaprune.data import Data, Split, as_data, load_data
 from metaprune.data.augment import augmented
 from metaprune.data.types import NO_SAMPLES
 from metaprune.elastic.program import described_inputs
+from metaprune.graph.capture import untouched
 from metaprune.models import create, default_input_shape
 from metaprune.models.sources import PRETRAINED
 from metaprune.network import Network
@@ -139,8 +140,7 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
     """
     if data is None:
         return
-    with modes_restored(model), torch.random.fork_rng(devices=[]), torch.no_grad():
-        model.eval()
+    with untouched(model), torch.random.fork_rng(devices=[]), torch.no_grad():
         for role, split in _splits(data):
             inputs, target = next(iter(split.batches(2, device=device_of(model))))
             try:
@@ -157,7 +157,16 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
             if data.objective is not None:
                 if data.objective.is_label_free and not isinstance(split, TeacherSplit):
                     target = output  # bound to no network yet: labels, if there are any, do not matter
-                data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
+                try:
+                    data.objective.require_fit(output, target, data=data.name, num_classes=data.num_classes)
+                except MetapruneError:
+                    raise
+                except Exception as error:  # losses may raise anything on what they do not expect
+                    raise DataError(
+                        f"objective {data.objective.name!r} does not take what {type(model).__name__} returns on "
+                        f"samples of {data.name}, {role} split: choose another objective=, or check the model's output "
+                        f"({one_line_error(error)})"
+                    ) from error
 
 
 def _splits(data: Data) -> list[tuple[str, Split]]:

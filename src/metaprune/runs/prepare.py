@@ -22,6 +22,7 @@ from metaprune.objective import Classification
 from metaprune.protocol.method import Method, PruneTask, completed, recovery_after, require_feasible
 from metaprune.recover.config import RecoverConfig, parse_recover
 from metaprune.recover.scratch import reinitialise
+from metaprune.runs.config import MOST_ROUNDS
 from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.record import options_record
 from metaprune.surgery.keep_module import ModuleRules, module_rules
@@ -134,10 +135,14 @@ def prepare(
         DataError: a model that does not run on the data, or an objective that does not fit either.
         UntraceableError, PlanError, NotAvailableError: as `trace` and the method say.
     """
+    if isinstance(recover, nn.Module):
+        raise ConfigError(
+            "recover is a network: give none, bn, finetune, distil, scratch, or a function of (model, data)"
+        )
     if isinstance(recover, type):
         raise ConfigError(f"recover={recover.__name__} is a class: give an object of it, as {recover.__name__}(...)")
     require_number("batch_size", batch_size, 1)
-    require_number("rounds", rounds, 1)
+    require_number("rounds", rounds, 1, MOST_ROUNDS)
     if rounds > 1 and (latency_table is not None or getattr(method, "artifact", None)):
         raise ConfigError(
             "rounds=1 is needed with a latency table and with a fitted artifact: both are of the full network, and "

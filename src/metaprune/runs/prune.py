@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import nn
 
 from metaprune.calibration.compensate import Compensation
@@ -20,6 +21,7 @@ from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.data.loader_split import dead_loader_workers_told
 from metaprune.export.archive import save
+from metaprune.graph.capture import untouched
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
 from metaprune.protocol.artifact import plain
@@ -325,4 +327,5 @@ def _figures(model: nn.Module, prepared: Prepared) -> dict[str, float] | None:
     data, (_, split) = prepared.data, _judged_on(prepared.data)
     if split is None or data is None or data.objective is None:
         return None
-    return evaluate(model, split, objective=data.objective, batch_size=prepared.batch_size).to_dict()
+    with untouched(model), torch.random.fork_rng(devices=[]):  # a forward may write buffers, or draw
+        return evaluate(model, split, objective=data.objective, batch_size=prepared.batch_size).to_dict()

@@ -80,7 +80,9 @@ class Round:
         """
         if proposal.masks and self.prepared.rounds > 1:
             name = self.prepared.method.name
-            raise PlanError(f"rounds are for methods that drop channels, and {name!r} masks single weights: rounds=1")
+            raise PlanError(
+                f"rounds are for methods that drop channels, and {name!r} masks single weights: set rounds=1"
+            )
         new = proposal.weights if compensation is None else compensation.weights
         if self.prepared.network is self.original:
             return proposal.plan, new

@@ -45,7 +45,7 @@ class WidthEncoding:
     ):
         grid = sorted(set(grid))
         if not grid or grid[0] <= 0 or grid[-1] > 1:
-            raise ConfigError(f"a grid is a list of keep ratios in (0, 1], not {list(grid)[:5]}")
+            raise ConfigError(f"grid={list(grid)[:5]} does not fit: give keep ratios in (0, 1]")
         self.space = space
         self.order = [np.arange(g.width) for g in space] if order is None else list(order)
         units = units_of(space, constraints or Constraints())

@@ -267,7 +267,11 @@ _BATCHNORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 def _argument_names(model: nn.Module, count: int) -> list[str]:
     names = []
-    for name, parameter in inspect.signature(model.forward).parameters.items():
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except ValueError:  # of torch.jit.trace
+        parameters = {}
+    for name, parameter in parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             break
         names.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -24,7 +25,8 @@ def require_choice(option: str, value: object, choices: tuple[str, ...]) -> None
 def require_number(option: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
     """Raises `ConfigError` unless `value` is a finite number in [low, high] (in (low, high] with `open_low`)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and (low < value if open_low else low <= value) and value <= high:
+    is_finite = is_number and abs(value) <= sys.float_info.max  # math.isfinite raises for longer integers
+    if is_finite and (low < value if open_low else low <= value) and value <= high:
         return
     lower = f"above {low:g}" if open_low else f"at least {low:g}"
     upper = "" if math.isinf(high) else f" and at most {high:g}"

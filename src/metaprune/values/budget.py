@@ -69,7 +69,7 @@ class Budget(Mapping[str, Bound]):
                     f"budget {', '.join(k for k, _, _ in pairs)} names a metric twice; give each one bound"
                 )
         if not isinstance(value, Mapping):
-            raise ConfigError(f"a budget is a Budget, a mapping or text, not {type(value).__name__}: {{'macs': '50%'}}")
+            raise ConfigError(f"a budget is no {type(value).__name__}: give a Budget, {{'macs': '50%'}} or 'macs=50%'")
         for key in value:
             require_budget_metric(key)
         return cls(**value)

@@ -50,8 +50,11 @@ class Constraints:
         object.__setattr__(self, "ties", tuple(tuple(tie) for tie in self.ties))
         if not all(isinstance(n, Integral) and n >= 1 for n in (self.round_to, self.min_keep)):
             raise ConfigError(
-                f"round_to and min_keep are whole numbers from 1 on, not {self.round_to!r} and {self.min_keep!r}"
+                f"round_to={self.round_to!r}, min_keep={self.min_keep!r} do not fit: give whole numbers from 1 on"
             )
         for pattern, ratio in self.ratios.items():
             if not (isinstance(ratio, Real) and 0 < ratio <= 1):
-                raise ConfigError(f"keep ratio {ratio!r} of {pattern!r} is not a number in (0, 1]")
+                raise ConfigError(f"keep ratio {ratio!r} of {pattern!r} does not fit: give a number in (0, 1]")
+        for name in ("round_to", "min_keep"):  # numpy's own would not go into the record
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "ratios", {pattern: float(ratio) for pattern, ratio in self.ratios.items()})

@@ -24,7 +24,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not isinstance(self.keep, Mapping):
-            raise PlanError(f"a plan maps groups to kept channels, {{'conv1': [0, 2]}}; it is not {shown(self.keep)}")
+            raise PlanError(f"a plan is no {shown(self.keep)}: give kept channels by group, as {{'conv1': [0, 2]}}")
         object.__setattr__(self, "keep", {_group(name): _channels(name, c) for name, c in self.keep.items()})
 
     @classmethod
@@ -85,7 +85,8 @@ def _group(name: Any) -> str:
 
 def _channels(name: str, given: Any) -> tuple[int, ...]:
     """Channels as plain integers, from a list, a tuple, a range, or an array or tensor of integers."""
-    listed = given.tolist() if hasattr(given, "tolist") else given
+    is_array = hasattr(given, "tolist") and not getattr(given, "is_meta", False)
+    listed = given.tolist() if is_array else given
     if isinstance(listed, (list, tuple, range)) and all(_is_integer(i) and i < _MOST_CHANNELS for i in listed):
         return tuple(map(int, listed))
     raise PlanError(

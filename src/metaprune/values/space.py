@@ -120,7 +120,8 @@ class Space:
         for pattern in patterns:
             hits = {i for i, g in enumerate(self.groups) if g.matches(pattern)}
             if not hits and not any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in locked):
-                raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{closest(pattern, modules)}")
+                near = closest(pattern, modules)
+                raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{near} See net.explain()")
             indices |= hits
         return indices
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 from metaprune.methods.criteria.calibrated import CalibratedMethod, mean_share
 from metaprune.methods.criteria.config import OBSConfig
 from metaprune.methods.criteria.readers import Reader
+from metaprune.methods.criteria.scores import require_finite
 
 RIDGE = 1e-3  # of the mean diagonal of the Gram matrix
 ROUNDS = 64
@@ -104,11 +105,11 @@ class _Layer:
     @classmethod
     def of(cls, reader: Reader, ridge: float) -> _Layer:
         kernel, weight, gram = reader.matrix.shape[3], reader.matrix.flatten(2), _gram(reader)
+        require_finite(bool(gram.isfinite().all()))
         least, size = torch.finfo(gram.dtype).tiny, gram.shape[-1]
         outer = weight.mT @ weight
         damping = (ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp(min=least)
-        eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + damping[:, None, None] * eye))
+        inverse = _inverse(gram, damping)
         inputs = (reader.rows[..., None] * kernel + torch.arange(kernel, device=gram.device)).flatten(1)
         return cls(
             functional.pad(inverse, (0, 1, 0, 1)),
@@ -151,6 +152,19 @@ class _Layer:
 def _blocks(matrix: Tensor, inputs: Tensor) -> Tensor:
     """Blocks [conv groups, channels, n, n] of a matrix [conv groups, K, K] at inputs [channels, n]."""
     return matrix[:, inputs[:, :, None], inputs[:, None, :]]
+
+
+def _inverse(gram: Tensor, damping: Tensor) -> Tensor:
+    """Invert finite `gram` [conv groups, K, K] with `damping` [conv groups] on the diagonal, or with what it needs.
+
+    Where inputs hardly vary, moments about their mean are round-off, of either sign.
+    """
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + damping[:, None, None] * eye)
+        if not failed.any():
+            return torch.cholesky_inverse(factor)
+        damping = torch.where(failed > 0, 10 * damping, damping)
 
 
 def _gram(reader: Reader) -> Tensor:

@@ -57,17 +57,22 @@ def group_scores(
     return scores_by_group
 
 
+def require_finite(is_finite: bool) -> None:
+    """Raises WeightsError where what data said of a network is not finite."""
+    if not is_finite:
+        raise WeightsError(
+            "what the network gives on the training data is not finite, so channels cannot be ranked: look for NaN and "
+            "infinity in the weights and in the training data"
+        )
+
+
 def scores_from_data(parts: Sequence[np.ndarray], normalise: Normalise) -> list[np.ndarray]:
     """Check and normalise what data said of every group, one array [width] each; a group without any score is level.
 
     Raises:
         WeightsError: scores that are not finite.
     """
-    if not all(np.isfinite(p).all() for p in parts):
-        raise WeightsError(
-            "what the network gives on the training data is not finite, so channels cannot be ranked: look for NaN and "
-            "infinity in the weights and in the training data"
-        )
+    require_finite(all(np.isfinite(p).all() for p in parts))
     parts = [p if p.any() else np.ones(len(p)) for p in parts]
     return [p / p.mean() for p in parts] if normalise == "mean" else parts
 

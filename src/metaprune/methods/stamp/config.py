@@ -160,7 +160,9 @@ class StampConfig(MethodOptions):
         for name, low in (("set_dim", 1), ("heads", 1), ("hidden", 1), ("adapt_steps", 0), ("sets", 1)):
             require_number(f"stamp.{name}", getattr(self, name), low)
         if self.use_set and self.set_dim % self.heads:
-            raise ConfigError(f"stamp.set_dim={self.set_dim} does not divide by stamp.heads={self.heads}")
+            raise ConfigError(
+                f"stamp.set_dim={self.set_dim} does not divide by stamp.heads={self.heads}: choose a multiple"
+            )
         require_number("stamp.kl_weight", self.kl_weight, 0.0)
         if self.kl_weight and self.prior == "none":
             raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
