@@ -49,6 +49,23 @@ def language_table() -> str:
     return "\n".join(lines) + "\n" + note
 
 
+def photographs_table() -> str:
+    """Top-1 and agreement with the dense network by row and budget; CPU and wall seconds without the evaluation."""
+    report = json.loads((HERE / "mobilenet_v2.json").read_text())
+    lines = [
+        "| MobileNetV2, ImageNet | MACs | parameters | top-1 | agrees with dense | CPU s | wall s |",
+        "|---" * 7 + "|",
+        f"| dense | | | {report['dense']:.1%} | | | |",
+    ]
+    for row in report["rows"]:
+        share = f"{row['macs'] / row['full_macs']:.1%} | {row['params'] / 1e6:.2f} M"
+        figures = f"{row['accuracy']:.1%} | {row['agreement']:.1%} | {row['cpu_s']:.0f} | {row['wall_s']:.0f}"
+        lines.append(f"| {row['label']} | {share} | {figures} |")
+    return (
+        "\n".join(lines) + f"\n\n{report['test_images']} photographs, {report['calibration_images']} others calibrate."
+    )
+
+
 def _cell(accuracies: list[float]) -> str:
     if not accuracies:
         return ""

@@ -11,9 +11,11 @@ few choices of the methods (see benchmarks/README.md) were made on the first 1,5
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,21 +62,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budgets", nargs="+", default=["70%", "50%", "30%"], help="shares of the MACs")
     parser.add_argument("--images", type=int, default=2000, help="test images")
-    options = parser.parse_args()
+
+    def row(model: torch.nn.Module, data: mp.Data, budget: str, seed: int, label: str) -> dict[str, Any]:
+        return row_of(model, data, budget, seed, LABELS[label])
+
+    add_rows(parser.parse_args(), list(LABELS), row)
+
+
+def add_rows(options: argparse.Namespace, labels: Sequence[str], row_of: Callable[..., dict[str, Any]]) -> None:
+    """Measure what is not in the report yet; `row_of` is given model, data, budget, seed and label."""
     torch.set_num_threads(1)
     data = mp.load_data(f"npz:{options.folder / 'cifar10_jpeg.npz'}")
     data = replace(data, test=data.test.take(options.images))
     model = create(f"zoo:{options.network}", weights=str(options.folder / f"{options.network}_cifar10.safetensors"))
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     done = {(row["label"], row["budget"], row["seed"]) for row in rows}
-    for seed in range(options.seeds):
-        for budget in options.budgets:
-            for label, arguments in LABELS.items():
-                if (label, budget, seed) not in done:
-                    row = row_of(model, data, budget, seed, arguments)
-                    rows.append({"label": label, "budget": budget, "seed": seed, **row})
-                    print(rows[-1], flush=True)
-                    write(options, data, rows)
+    for seed, budget, label in itertools.product(range(options.seeds), options.budgets, labels):
+        if (label, budget, seed) not in done:
+            row = row_of(model, data, budget, seed, label)
+            rows.append({"label": label, "budget": budget, "seed": seed, **row})
+            print(rows[-1], flush=True)
+            write(options, data, rows)
 
 
 def row_of(model: torch.nn.Module, data: mp.Data, budget: str, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import metaprune as mp
-from metaprune.calibration.batches import HELD_OUT, calibration_batches
+from metaprune.calibration.batches import HELD_OUT, calibration_batches, judged_batches
 from metaprune.core.errors import DataError
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.oracles import assert_untouched, random_plan
@@ -102,3 +102,18 @@ def test_few_large_batches_of_a_loader_are_parted(sizes):
     batches = calibration_batches(network, split, 512, mp.Rng(0))
     assert len(batches) >= HELD_OUT
     assert sum(len(args[0]) for args, _ in batches) == sum(sizes)
+
+
+@pytest.mark.parametrize("batch_size", [7, 16, 40, 64])
+def test_what_judges_is_not_what_solves(network, batch_size):
+    images = torch.arange(40.0)[:, None, None, None].expand(40, 1, 28, 28)
+    loader = DataLoader(TensorDataset(images, torch.arange(40) % 10), batch_size)
+    splits = [mp.as_data((loader, loader), num_classes=10).train, small_data().train.take(40)]
+    for split in splits:
+        (inputs, target), others = judged_batches(network, split, 16, 512, mp.Rng(0))
+        solving = torch.cat([args[0] for args, _ in others])
+        assert len(inputs) == len(target) and len(inputs) + len(solving) == 40
+        rows = torch.cat([inputs, solving]).flatten(1)
+        assert len(rows.unique(dim=0)) == 40
+    with pytest.raises(DataError, match="too few to calibrate"):
+        judged_batches(network, small_data().train.take(3), 16, 512, mp.Rng(0))

@@ -14,8 +14,10 @@ from metaprune.calibration.closed_form import ClosedForm, OutputLoss
 from metaprune.calibration.compensate import compensate
 from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
+from metaprune.methods.criteria import curves
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
+from metaprune.search.allocate import top
 from metaprune.search.least_loss import least_loss
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.train.evaluate import evaluate
@@ -72,13 +74,11 @@ def test_every_unit_has_a_curve_and_no_cut_costs_nothing(kind):
     batch = next(iter(data.train.batches(32)))
     loss = OutputLoss(ClosedForm(network, calibrate(network, data, samples=32)), batch, data.objective)
     assert abs(loss(mp.Plan())) < 1e-6
-    curves = sensitivities(network.space, loss, allocator.units, scores)
-    assert [c.groups for c in curves] == [
-        tuple(network.space.groups[g].name for g in u.groups) for u in allocator.units
-    ]
-    assert all(loss >= 0 for c in curves for loss in c.losses)
+    found = sensitivities(network.space, loss, allocator.units, scores)
+    assert [c.groups for c in found] == [tuple(network.space.groups[g].name for g in u.groups) for u in allocator.units]
+    assert all(loss >= 0 for c in found for loss in c.losses)
     same = sensitivities(network.space, loss, allocator.units, scores)
-    assert [c.losses for c in same] == [c.losses for c in curves]
+    assert [c.losses for c in same] == [c.losses for c in found]
 
 
 def test_remembered_solutions_are_those_of_a_fresh_start():
@@ -93,14 +93,13 @@ def test_remembered_solutions_are_those_of_a_fresh_start():
 
 @pytest.mark.parametrize("allocate", ["uniform", "sensitivity"])
 def test_every_bound_is_met(allocate):
-    options = {"allocate": allocate}
+    chosen = {"method": "magnitude", "method_options": {"allocate": allocate}}
     budget = {"macs": "60%", "params": "40%"}
-    asked = {"method": "magnitude", "method_options": options, "compensate": "none", "round_to": 2}
-    result = mp.prune(small_network("cnn"), EXAMPLE, budget=budget, data=small_data(), **asked)
+    result = mp.prune(small_network("cnn"), EXAMPLE, budget=budget, data=small_data(), round_to=2, **chosen)
     after, bounds = result.record["cost"]["after"], result.record["bounds"]
     assert all(after[m] <= bound for m, bound in bounds.items())
-    curves = result.record["method_details"].get("sensitivity", {}).get("curves")
-    assert (curves is not None) == (allocate != "uniform")
+    measured = result.record["method_details"].get("sensitivity", {}).get("curves")
+    assert (measured is not None) == (allocate != "uniform")
 
 
 def test_sensitivity_needs_data_and_the_option_is_checked():
@@ -124,3 +123,31 @@ def test_measured_widths_keep_more_of_a_trained_network():
         weights = compensate(network, plan, batches, kind="least-squares", rng=mp.Rng(0)).weights
         accuracy[allocate] = evaluate(mp.cut(network, plan, weights=weights).model, test)["accuracy"]
     assert accuracy["sensitivity"] > accuracy["criterion"] + 0.03
+
+
+def test_curves_are_measured_on_fewer_samples_where_a_pass_is_dear(monkeypatch):
+    network = mp.trace(small_network("cnn"), EXAMPLE)
+    assert curves.curve_samples(network) == curves.SAMPLES
+    passes = 3 * len(network.space)
+    for samples in (100, 20):
+        monkeypatch.setattr(curves, "MACS", (samples + 0.5) * passes * network.cost().macs)
+        assert curves.curve_samples(network) == samples
+    monkeypatch.setattr(curves, "MACS", 1)
+    assert curves.curve_samples(network) == curves.LEAST_SAMPLES
+
+
+def test_a_layer_with_more_inputs_than_samples_is_not_free_to_cut():
+    """Solved on the samples that judge it, it would be: they are fitted exactly."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(32, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)).eval()
+    samples = torch.utils.data.TensorDataset(torch.randn(320, 32), torch.zeros(320, dtype=torch.long))
+    few, fresh = torch.utils.data.random_split(samples, [64, 256], torch.Generator().manual_seed(0))
+    network, data = mp.trace(model, torch.zeros(2, 32)), mp.as_data((few, few), num_classes=10)
+    method = create_method("magnitude", {"p": 1, "allocate": "sensitivity"})
+    found = method.propose(PruneTask(network, data), mp.Budget(macs="50%"), mp.Rng(0)).details["sensitivity"]
+    (curve,) = found["curves"]
+    scores = method.scores(PruneTask(network, data), mp.Plan(), mp.Rng(0))
+    closed_form = ClosedForm(network, calibrate(network, data, samples=64))
+    loss = OutputLoss(closed_form, (fresh[:][0], None), data.objective)
+    kept = np.flatnonzero(top(scores[0], int(curve["shares"][-1] * 256)))
+    assert curve["losses"][-1] > 0.5 * loss(mp.Plan({network.space.groups[0].name: tuple(map(int, kept))}))

@@ -21,7 +21,13 @@ SHORT = RecoverConfig(kind="finetune", train=TrainConfig(epochs=1, batch_size=32
 
 
 def pruned(kind="cnn", **options):
-    given = {"budget": "macs=40%", "data": small_data(), "progress": False, "rounds": 3} | options
+    given = {
+        "budget": "macs=40%",
+        "method": "magnitude",
+        "data": small_data(),
+        "progress": False,
+        "rounds": 3,
+    } | options
     return mp.prune(small_network(kind), EXAMPLE, **given)
 
 

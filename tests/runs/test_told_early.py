@@ -109,8 +109,8 @@ def test_absurd_counts_are_refused_or_capped():
     with pytest.raises(mp.ConfigError, match="epochs"):
         mp.TrainConfig(epochs=1e300)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    steps = {"steps": 10**9}
-    mp.prune(model, torch.randn(2, 4), budget="macs=60%", method="magnitude", method_options=steps, progress=False)
+    steps = {"method": "magnitude", "method_options": {"steps": 10**9}}
+    mp.prune(model, torch.randn(2, 4), budget="macs=60%", progress=False, **steps)
 
 
 def test_a_model_on_the_meta_device_is_told_to_get_weights():

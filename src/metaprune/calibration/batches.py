@@ -46,6 +46,36 @@ def calibration_batches(network: Network, split: Split, samples: int, rng: Rng, 
     return [call_arguments(inputs) for inputs in batches]
 
 
+def judged_batches(
+    network: Network, split: Split, judging: int, solving: int, rng: Rng, batch_size: int = 64
+) -> tuple[tuple[Any, Any], Calls]:
+    """Draw a batch (inputs, target) that judges, and other samples to solve with; a quarter judges at most.
+
+    What is solved on the samples that judge it looks right whatever is missing: with fewer samples than inputs, a
+    linear layer is fitted to them exactly.
+
+    Raises:
+        DataError: fewer samples than `HELD_OUT`.
+    """
+    with suppress(TypeError):  # a stream has no length
+        judging = max(1, min(judging, len(split) // HELD_OUT))
+    drawn: list[tuple[Any, Any]] = []
+    seen = 0
+    with replayed(split, rng), rng.torch_global():
+        for inputs, target in split.batches(judging, device=network.device, rng=rng):
+            drawn.append((inputs, target))
+            seen += batch_size_of(inputs)
+            if len(drawn) > 1 and seen >= judging + solving:
+                break
+    if seen < HELD_OUT:
+        raise DataError(f"{seen} samples are too few to calibrate with: give {HELD_OUT} or more")
+    if len(drawn) == 1:  # a loader's batches are as large as they are
+        drawn = [share_of(drawn[0], 0, seen // HELD_OUT), share_of(drawn[0], seen // HELD_OUT, None)]
+    judge, *others = drawn
+    pieces = [share_of(x, k, k + batch_size) for x, _ in others for k in range(0, batch_size_of(x), batch_size)]
+    return judge, [call_arguments(inputs) for inputs in pieces]
+
+
 def affordable_samples(network: Network, wanted: int, sides: int, memory_bytes: int) -> int:
     """`wanted` samples, or as many as `sides` runs of the network can keep alive at once; `HELD_OUT` at least."""
     return max(HELD_OUT, min(wanted, memory_bytes // max(1, sides * live_bytes(network))))

@@ -92,11 +92,18 @@ def calibrate(
         PlanError: the plan does not fit.
     """
     check_arguments(calibrate, locals())
-    began = time.perf_counter()
     rng = Rng(seed).child("calibrate")
     split = data.train if isinstance(data, Data) else data
-    recorder = _Recorder(network, plan, gram_mb * 2**20, rng)
     batches = calibration_batches(network, split, samples, rng.child("samples"))
+    return calibrate_on(network, batches, rng, gram_mb=gram_mb, plan=plan)
+
+
+def calibrate_on(
+    network: Network, batches: Calls, rng: Rng, *, gram_mb: float = 1024, plan: Plan | None = None
+) -> Calibration:
+    """Record what the network's operators see on these batches; see `calibrate`. `rng` draws rows of them."""
+    began = time.perf_counter()
+    recorder = _Recorder(network, plan, gram_mb * 2**20, rng)
     with rng.child("forward").torch_global():
         seen = recorder.read(batches)
     places = recorder.places()

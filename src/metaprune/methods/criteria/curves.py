@@ -10,22 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from metaprune.calibration.batches import affordable_samples
-from metaprune.calibration.calibrate import calibrate
+from metaprune.calibration.batches import affordable_samples, judged_batches
+from metaprune.calibration.calibrate import calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
-from metaprune.calibration.sensitivity import Curve, sensitivities
-from metaprune.core.errors import ConfigError
+from metaprune.calibration.sensitivity import SHARES, Curve, sensitivities
 from metaprune.core.rng import Rng
+from metaprune.network import Network
 from metaprune.objective import Objective
 from metaprune.protocol.method import PruneTask
 from metaprune.search.allocate import Allocator
 from metaprune.values import Plan
 
-SAMPLES = 192
+SAMPLES, LEAST_SAMPLES = 192, 16
+MACS = 1e12  # of all measurements of the curves together: some minutes on one core
 CALIBRATION_SAMPLES = 512
 MEMORY_BYTES = 2**30
 RELAXED = 1.05
 """By how much a bound is relaxed to say what it costs."""
+
+
+def curve_samples(network: Network) -> int:
+    """Choose how many samples curves are measured on: 192, fewer where that would take over 1e12 MACs or 1 GiB.
+
+    Every group costs three forward passes. 16 samples are measured whatever they take, unless they do not fit.
+    """
+    passes = len(SHARES) * max(1, len(network.space))
+    wanted = int(MACS / (passes * max(1, network.cost().macs)))
+    return affordable_samples(network, min(SAMPLES, max(LEAST_SAMPLES, wanted)), 1, MEMORY_BYTES)
 
 
 class MeasuredWidths:
@@ -55,13 +66,9 @@ class MeasuredWidths:
     @functools.cached_property
     def _loss(self) -> OutputLoss:
         network, objective = self._task.network, self._data.objective or Objective()
-        seed = self._rng.child("calibration").integer() >> 1
-        calibration = calibrate(network, self._data, samples=CALIBRATION_SAMPLES, seed=seed)
-        size, rng = affordable_samples(network, SAMPLES, 1, MEMORY_BYTES), self._rng.child("batch")
-        with rng.torch_global():
-            batch = next(iter(self._data.train.batches(size, device=network.device, rng=rng)), None)
-        if batch is None:
-            raise ConfigError("the training split gave no batch")
+        samples, rng = curve_samples(network), self._rng.child("samples")
+        batch, others = judged_batches(network, self._data.train, samples, CALIBRATION_SAMPLES, rng)
+        calibration = calibrate_on(network, others, self._rng.child("calibration"))
         return OutputLoss(ClosedForm(network, calibration), batch, objective)
 
     def details(self) -> dict[str, Any]:
