@@ -88,7 +88,10 @@ def test_a_config_cannot_change_under_a_run(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "network.json", "plan.json", "record.json"])
+PARTS = ["model.safetensors", "dense.safetensors", "network.json", "plan.json", "record.json"]
+
+
+@pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("fault", ["gone", "half", "other"])
 def test_a_run_without_one_of_its_files_is_not_finished(finished, name, fault):
     whole, path = contents(finished), finished / name

@@ -28,7 +28,7 @@ log = logging.getLogger("metaprune")
 
 # all that a run leaves that stopped before any training
 _CLAIM = {"config.json", "log.txt", "dense.safetensors", LOCK, SIGNATURE}
-_PARTS = ("model.safetensors", "network.json", "plan.json")
+_PARTS = ("model.safetensors", "dense.safetensors", "network.json", "plan.json")
 _REMEDY = "choose another folder with --run, or delete this one"
 
 
