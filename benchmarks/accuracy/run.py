@@ -51,6 +51,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "activation, BatchNorm": {**method("activation"), **BN},
     "taylor (reads labels), BatchNorm": {**method("taylor"), **BN},
     "sensitivity (variance), least squares": {**method("variance", allocate="sensitivity"), **LEAST_SQUARES},
+    "auto: sensitivity (activation), least squares": {},
 }
 
 
@@ -62,11 +63,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budgets", nargs="+", default=["70%", "50%", "30%"], help="shares of the MACs")
     parser.add_argument("--images", type=int, default=2000, help="test images")
+    parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS)
 
     def row(model: torch.nn.Module, data: mp.Data, budget: str, seed: int, label: str) -> dict[str, Any]:
         return row_of(model, data, budget, seed, LABELS[label])
 
-    add_rows(parser.parse_args(), list(LABELS), row)
+    options = parser.parse_args()
+    add_rows(options, options.labels, row)
 
 
 def add_rows(options: argparse.Namespace, labels: Sequence[str], row_of: Callable[..., dict[str, Any]]) -> None:
