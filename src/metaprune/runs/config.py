@@ -232,7 +232,7 @@ def read_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, *,
 def config_of_run(path: Path) -> dict[str, Any]:
     """The config in a run's record.json or config.json, as plain data: nothing that it names is imported."""
     data = read_record(path)
-    config = data["config"] if data.get("cost") is not None else read_json(path, remedy="run its command again")
+    config = data.get("config") if data.get("cost") is not None else read_json(path, remedy="run its command again")
     if config is not None and not isinstance(config, dict):
         damaged(path, "its config is no table", "run its command again")
     if config is None:
