@@ -45,8 +45,7 @@ class ClosedForm:
         """Make the tensors of a plan at full size; what a plan drops is as it was."""
         network, labels = self.network, self.network.labelled.parameters
         alive = network.survivors(plan)
-        written = network.written  # by a forward: copies, since the tensors are the user's
-        full = {n: t.detach().clone() if n in written else t.detach() for n, t in network.tensors.items()}
+        full = {n: t.detach() for n, t in network.at().default_tensors().items()}
         for node, product in self._products.items():
             seen, label = self.calibration.places[node], labels[product.weight][1 - product.out_dim]
             if seen.gram is None or len(seen.gram) != 1 or label is None or not alive.cut(label):

@@ -17,22 +17,22 @@ WITHOUT_DATA = "magnitude"
 
 
 def resolved_method(
-    name: str, options: Mapping[str, Any], compensate: Compensate | Literal["auto"], has_data: bool
-) -> tuple[str, dict[str, Any], Compensate]:
-    """Replace `auto` by what it stands for: method, options, and compensation.
+    method: Any, options: Mapping[str, Any], compensate: Compensate | Literal["auto"], has_data: bool
+) -> tuple[Any, dict[str, Any], Compensate]:
+    """Replace `auto` by what it stands for: method, options, and compensation. Other names and objects stay.
 
     A method of the user's own choice is not compensated unless that is asked for.
 
     Raises:
         ConfigError: options without a method that they are of.
     """
-    if name != AUTO:
-        return name, dict(options), "none" if compensate == AUTO else compensate
+    if method != AUTO:
+        return method, dict(options), "none" if compensate == AUTO else compensate
     if options:
         raise ConfigError(f"options {', '.join(options)} are of a method: name it, as method='magnitude'")
     if has_data:
-        method, settings, chosen = WITH_DATA
-        return method, dict(settings), chosen if compensate == AUTO else compensate
+        name, settings, chosen = WITH_DATA
+        return name, dict(settings), chosen if compensate == AUTO else compensate
     log.info(
         "no data, so channels are ranked by their weights alone: data=(train, val) of unlabelled samples keeps more "
         "(method 'auto' then measures widths and solves what is left anew)"

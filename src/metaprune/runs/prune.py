@@ -153,9 +153,7 @@ def prune(
         ties=cast("Any", ties),
         keep_module=keep_module,
     )
-    has_data = data is not None
-    if isinstance(method, str):
-        method, method_options, compensate = resolved_method(method, method_options or {}, compensate, has_data)
+    method, options, compensation = resolved_method(method, method_options or {}, compensate, data is not None)
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
     phases = Phases()
     with collected_warnings() as warned, dead_loader_workers_told():
@@ -165,11 +163,11 @@ def prune(
                 example_inputs,
                 example_kwargs,
                 budget=Budget.parse(budget),
-                method=create_method(method, dict(method_options or {})),
+                method=create_method(method, options),
                 constraints=_one_of(constraints, parts),
                 data=None if data is None else as_data(data, objective=judged_by),
                 recover=recover,
-                compensate="none" if compensate == AUTO else compensate,
+                compensate=compensation,
                 rounds=rounds,
                 form=form,
                 free_outputs=free_outputs,

@@ -110,28 +110,22 @@ class Allocator:
         widths = self.allocate(steps)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
-    def by_losses(self, scores: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> Plan:
-        """Keep widths of least total loss, and in each group the channels that score highest.
+    def by_losses(self, scores: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> tuple[Plan, float]:
+        """Keep widths of least total loss, and in each group the channels that score highest; also that loss.
 
         losses: of every unit of `self.units`, the loss at each of its levels.
         """
-        widths = self._widths(self._of_least_loss(losses))
-        return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
-
-    def least_loss(self, losses: Sequence[np.ndarray]) -> float:
-        """Sum of the losses at the widths that `by_losses` keeps."""
-        return float(sum(loss[i] for loss, i in zip(losses, self._of_least_loss(losses), strict=True)))
+        level = least_loss(losses, self._floor, self._excess)
+        spared = {(u, i): loss[i] - loss[i + 1] for u, loss in enumerate(losses) for i in range(len(loss) - 1)}
+        level = self._give_back(level, spared)
+        plan = Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, self._widths(level), strict=True)])
+        return plan, float(sum(loss[i] for loss, i in zip(losses, level, strict=True)))
 
     def relaxed(self, metric: str, factor: float) -> Allocator:
         """Return an allocator whose bound on `metric` is `factor` (at least 1) times as large."""
         looser = copy.copy(self)
         looser.bounds = {**self.bounds, metric: factor * self.bounds[metric]}
         return looser
-
-    def _of_least_loss(self, losses: Sequence[np.ndarray]) -> np.ndarray:
-        level = least_loss(losses, self._floor, self._excess)
-        spared = {(u, i): loss[i] - loss[i + 1] for u, loss in enumerate(losses) for i in range(len(loss) - 1)}
-        return self._give_back(level, spared)
 
     def _excess(self, levels: np.ndarray) -> np.ndarray:
         cost = self._costs.of_widths(self._widths(levels))

@@ -55,11 +55,9 @@ class MeasuredWidths:
         if not self._curves:
             self._curves = sensitivities(self._task.network.space, self._loss, allocator.units, scores)
         losses = [curve.at(unit.ratios()) for curve, unit in zip(self._curves, allocator.units, strict=True)]
-        plan = allocator.by_losses(scores, losses)
-        self._prices = {
-            "loss": allocator.least_loss(losses),
-            "relaxed": {m: allocator.relaxed(m, RELAXED).least_loss(losses) for m in allocator.bounds},
-        }
+        plan, loss = allocator.by_losses(scores, losses)
+        relaxed = {m: allocator.relaxed(m, RELAXED).by_losses(scores, losses)[1] for m in allocator.bounds}
+        self._prices = {"loss": loss, "relaxed": relaxed}
         self._seconds += time.perf_counter() - began
         return plan
 
