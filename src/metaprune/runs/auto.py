@@ -26,7 +26,7 @@ def resolved_method(
     Raises:
         ConfigError: options without a method that they are of.
     """
-    if method != AUTO:
+    if not (isinstance(method, str) and method == AUTO):  # an array compares element by element
         return method, dict(options), "none" if compensate == AUTO else compensate
     if options:
         raise ConfigError(f"options {', '.join(options)} are of a method: name it, as method='magnitude'")
