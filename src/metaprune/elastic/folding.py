@@ -35,7 +35,16 @@ def find_branches(captured: Captured, labelled: Labelled, space: Space) -> tuple
         if value.isfinite().all() and len(along) <= 1:
             dim = along[0] if along else value.dim() - 1
             found.append(replace(candidate.branch, name=name, constant=bool(value.any()), channel_dim=dim))
-    return tuple(found)
+    return tuple(b for i, b in enumerate(found) if not _leaves_nothing_to_add(b, found[:i], found))
+
+
+def _leaves_nothing_to_add(branch: Branch, before: Sequence[Branch], found: Sequence[Branch]) -> bool:
+    """Whether an earlier branch is the other operand of the same addition, and no branch around both takes it along."""
+    for other in (b for b in before if b.addition == branch.addition):
+        both = {*branch.groups, *other.groups}
+        if not any(branch.addition in b.gone and both.issuperset(b.groups) for b in found):
+            return True
+    return False
 
 
 def emptied_branches(space: Space, alive: Survivors) -> list[Branch]:

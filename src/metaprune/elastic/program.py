@@ -7,6 +7,7 @@ then executes it with tensors that are the model's own, sliced, masked, generate
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -137,11 +138,10 @@ class Program:
                 continue
             if alive is not None and node.name in folded:
                 rest = Rest.of(self._captured, self._labelled, self._space, folded[node.name], alive)
-                places[node], step = self._folded(
-                    node, rest, places, slots, lambda x: _rewrite_literals(x, dtype, device), rounded
-                )
-                steps += step
-                slots += len(step)
+                rewrite = functools.partial(_rewrite_literals, dtype=dtype, device=device)
+                steps.append(self._folded(node, rest, places, slots, rewrite, rounded))
+                places[node] = Ref(slots)
+                slots += 1
                 continue
             if node.op == "placeholder":
                 places[node] = (
@@ -182,13 +182,11 @@ class Program:
     @staticmethod
     def _folded(
         node: fx.Node, rest: Rest, places: Mapping[fx.Node, Any], slot: int, rewrite: Rewrite, rounded: bool
-    ) -> tuple[Any, list[Step]]:
-        """Place of the sum of a stream and what is left of an empty branch, and the step that makes it, if any."""
+    ) -> Step:
+        """The step that adds what is left of an empty branch to a stream."""
         operator, stream = folded_addition(node, rest.branch)
-        if operator is None:
-            return places[stream], []
         if not rest.branch.constant:
-            return Ref(slot), [Step(node, operator, [places[stream]], {}, slot)]
+            return Step(node, operator or _same, [places[stream]], {}, slot)
         names = rest.names
 
         def add(stream: torch.Tensor, read: list[torch.Tensor]) -> torch.Tensor:
@@ -196,7 +194,7 @@ class Program:
             constant = rest.stored(tensors).to(stream.dtype) if rounded else rest.constant(tensors, rewrite)
             return operator(stream, constant)
 
-        return Ref(slot), [Step(node, add, [places[stream], [Weight(name) for name in names]], {}, slot)]
+        return Step(node, add, [places[stream], [Weight(name) for name in names]], {}, slot)
 
     @property
     def graph(self) -> fx.Graph:
@@ -328,6 +326,10 @@ def _fetch(value: Any, env: list, tensors: Tensors) -> Any:
     if kind is list or kind is tuple:
         return [_fetch(v, env, tensors) for v in value]
     return value
+
+
+def _same(stream: torch.Tensor) -> torch.Tensor:
+    return stream
 
 
 def _reshape(self: torch.Tensor, size: Any) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +73,10 @@ class Branch:
     constant: bool = False
     channel_dim: int = -1
 
+    def matches(self, pattern: str) -> bool:
+        """Tell whether a glob pattern names this branch, as NAME:branch."""
+        return fnmatch.fnmatchcase(f"{self.name}:branch", pattern) and ":" in pattern
+
     @property
     def constant_name(self) -> str:
         """Name of the parameter that holds what is left."""
@@ -139,8 +142,7 @@ class Space:
         """Check what keeps nothing in `widths`, int64 [groups] or [structures, groups].
 
         Raises:
-            PlanError: a group that keeps nothing while other groups of its branch keep something, or that lies in no
-                branch; or branches that are added to one another, of which none stays.
+            PlanError: a group that keeps nothing while others of its branch keep something, or that lies in no branch.
         """
         empty = np.atleast_2d(widths) == 0
         if not empty.any():
@@ -152,17 +154,6 @@ class Space:
         rows, groups = np.nonzero(empty & ~covered)
         if len(groups):
             raise PlanError(self._why_not_empty(int(groups[0]), empty[rows[0]]))
-        for a, b in self._added_together:
-            around = [i for i, other in enumerate(self.branches) if self.branches[a].addition in other.gone]
-            if (dropped[a] & dropped[b] & ~dropped[around].any(axis=0)).any():
-                names = f"{self.branches[a].name!r} and {self.branches[b].name!r}"
-                raise PlanError(f"branches {names} are added to one another, so that one of them stays")
-
-    @cached_property
-    def _added_together(self) -> list[tuple[int, int]]:
-        """Pairs of branches that are the two operands of one addition."""
-        pairs = itertools.combinations(range(len(self.branches)), 2)
-        return [(a, b) for a, b in pairs if self.branches[a].addition == self.branches[b].addition]
 
     def _why_not_empty(self, group: int, empty: np.ndarray) -> str:
         around = min((b for b in self.branch_groups if group in b), key=len, default=None)
@@ -190,7 +181,7 @@ class Space:
         return tuple(g for g in self.groups if g.width == 1)
 
     def match(self, patterns: Sequence[str], what: str = "pattern") -> set[int]:
-        """Indices of the groups that any pattern names.
+        """Indices of the groups that any pattern names; NAME:branch names all groups of a branch.
 
         Raises:
             PlanError: a pattern that matches nothing, with the closest name.
@@ -201,6 +192,8 @@ class Space:
         locked = [d.parameter for d in self.locked]
         for pattern in patterns:
             hits = {i for i, g in enumerate(self.groups) if g.matches(pattern)}
+            whole = (groups for b, groups in zip(self.branches, self.branch_groups, strict=True) if b.matches(pattern))
+            hits.update(*whole)
             if not hits and not any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in locked):
                 near = closest(pattern, modules)
                 raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{near} See net.explain()")
