@@ -7,8 +7,10 @@ from torch import nn
 import metaprune as mp
 from metaprune.core.errors import ConfigError, PlanError
 from metaprune.core.rng import Rng
+from metaprune.core.strict import from_dict
 from metaprune.data import as_data
 from metaprune.methods import create_method
+from metaprune.protocol.artifact import plain
 from metaprune.protocol.method import PruneTask
 from metaprune.search.units import branch_units, units_of
 from metaprune.testing.method_suite import BranchSuite, small_data, small_network
@@ -100,6 +102,13 @@ def test_patterns_say_which_branches_may_go():
         branch_units(space, Constraints(min_keep={"nothing": 0}))
     with pytest.raises(ConfigError, match="whole numbers from 0 on"):
         Constraints(min_keep={"*": -1})
+
+
+def test_recipes_and_records_hold_patterns():
+    read = from_dict(Constraints, {"min_keep": {"*:branch": 0}, "whole": ["*.attn*"]}, "constraints")
+    assert read == Constraints(min_keep={"*:branch": 0}, whole=("*.attn*",))
+    assert from_dict(Constraints, plain(read), "constraints") == read
+    assert from_dict(Constraints, {"min_keep": 0}, "constraints").min_keep == 0
 
 
 METHODS = [("magnitude", {}), ("taylor", {"batches": 1, "steps": 2}), ("uniform", {}), ("random", {})]

@@ -81,7 +81,7 @@ class _Finder:
             return None  # read elsewhere, or a stream that the addition makes larger or more precise
         at = self.number[addend]
         groups = [g for g, i in zip(self.space, self.last, strict=True) if self.dominators.over(at, i)]
-        gone = self._gone(addend)
+        gone = self._gone(addend) if groups else set()
         if not groups or any(map(_writes_outside(gone), gone)) or not self._reads_stream(gone, stream):
             return None
         found = _rest(addend, self.captured, self.labelled, np.concatenate([g.atoms for g in groups]))
@@ -145,7 +145,9 @@ class _Finder:
                 if id(final) not in known:
                     known[id(final)] = [g for g in np.unique(owner[final]).tolist() if g >= 0]
                 for g in known[id(final)]:
-                    nearest[g] = i if nearest[g] == -1 else self.dominators.meet(nearest[g], i)
+                    met = nearest[g]
+                    if met is not None and (met == -1 or not self.dominators.over(met, i)):
+                        nearest[g] = i if met == -1 else self.dominators.meet(met, i)
         used_in_training = {self.captured.sources.get(n.name) for n in self.nodes}
         return [
             None if i == -1 or any(m.parameter not in used_in_training for m in g.members) else i
@@ -228,6 +230,23 @@ class _PostDominators:
                 meeting = self.meet(meeting, user)
             self._next[i] = meeting
             self._depth[i] = 0 if meeting is None else self._depth[meeting] + 1
+        self._first, self._last = self._numbered()
+
+    def _numbered(self) -> tuple[list[int], list[int]]:
+        """First and last place of what each node post-dominates, in an order in which that stands together."""
+        size = [1] * len(self._next)
+        for i, after in enumerate(self._next):  # a node stands before what post-dominates it
+            if after is not None:
+                size[after] += size[i]
+        first, taken, free = [0] * len(self._next), [1] * len(self._next), 0
+        for i in reversed(range(len(self._next))):
+            after = self._next[i]
+            if after is None:
+                first[i], free = free, free + size[i]
+            else:
+                first[i] = first[after] + taken[after]
+                taken[after] += size[i]
+        return first, [f + n for f, n in zip(first, size, strict=True)]
 
     def meet(self, a: int | None, b: int | None) -> int | None:
         """The nearest node on all ways from both; None: the output."""
@@ -239,9 +258,7 @@ class _PostDominators:
 
     def over(self, a: int, b: int | None) -> bool:
         """Tell whether all ways from `b` to the output lead through `a`, or both are one."""
-        while b is not None and self._depth[b] > self._depth[a]:
-            b = self._next[b]
-        return a == b
+        return b is not None and self._first[a] <= self._first[b] < self._last[a]
 
 
 def _is_pure(node: fx.Node) -> bool:
