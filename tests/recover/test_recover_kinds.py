@@ -78,7 +78,7 @@ def test_objective_mixes_and_never_touches_the_teacher():
         DistillationLoss(Classification(), teacher, temperature=2.0, weight=0.5)(torch.randn(6, 4), inputs, labels)
 
 
-@pytest.mark.parametrize("kind", [*NOTHING, *RECOVERIES.names()])
+@pytest.mark.parametrize("kind", sorted({*NOTHING, *RECOVERIES.names()} - {"reconstruct"}))  # which needs a cut
 def test_every_kind_runs_and_leaves_the_original_alone(kind, tmp_path):
     original, model = mlp(1).train(), mlp(2)
     before, start = weights(original), weights(model)

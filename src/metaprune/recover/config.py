@@ -17,6 +17,7 @@ RECOVERIES = Registry(
         "bn": "metaprune.recover.bn_recalibrate:recover_batchnorm",
         "finetune": "metaprune.recover.finetune:finetune",
         "distil": "metaprune.recover.distil:distil",
+        "reconstruct": "metaprune.recover.reconstruct:reconstruct",
         "scratch": "metaprune.recover.scratch:train_from_scratch",
     },
 )
@@ -29,10 +30,11 @@ class RecoverConfig:
     """How a pruned network gets its accuracy back."""
 
     kind: RecoverKind = "finetune"
-    """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; scratch: new weights;
+    """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network;
+    reconstruct: from what the original computes inside, without labels; scratch: new weights;
     auto: nothing, or what the method asks for; python:module:function, your own loop: called with (model, data)."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Training of finetune, distil and scratch."""
+    """Training of finetune, distil, reconstruct and scratch."""
     temperature: float = 4.0
     """Softening of both outputs in distil."""
     distil_weight: float = 0.9
