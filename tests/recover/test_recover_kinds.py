@@ -89,7 +89,7 @@ def test_every_kind_runs_and_leaves_the_original_alone(kind, tmp_path):
     assert same(weights(original), before)
     assert original.training
     assert same(weights(model), start) == (kind in ("auto", "none"))
-    assert len(history.rows) == (4 if kind in ("finetune", "distil", "scratch") else 0)
+    assert len(history.rows) == (4 if kind in ("finetune", "distil", "lora", "scratch") else 0)
     if kind in ("finetune", "scratch"):
         assert evaluate(model, data().val)["accuracy"] > 0.9
     if kind == "distil":  # an untrained teacher teaches its own answers

@@ -43,7 +43,7 @@ class TrainConfig:
     """Samples per optimiser update, over all processes together."""
     optimizer: str = "auto"
     """Update rule: sgd, adamw, or python:module:function, which is called with (parameter groups, lr=lr). auto: sgd,
-    but for recover kind reconstruct adamw."""
+    but adamw in the recoveries reconstruct and lora."""
     lr: Literal["auto"] | float = "auto"
     """Peak learning rate. auto: 0.05 where training starts from new weights (0.001 for adamw); a recovery finds what
     fits the weights that it begins with, by a short ramp."""
