@@ -70,6 +70,15 @@ def test_padding_changes_nothing_after_a_cut(family):
         assert torch.equal(generated(model, input_ids=ids, attention_mask=mask), alone)
 
 
+def test_numbers_of_layers_are_no_widths():
+    """Head dimensions, key heads and the numbers of layers are equal here: 4 and 4, 2 and 2."""
+    network = mp.trace(language_model("llama"), None, example("llama"))
+    plan = mp.Plan({g.name: (0,) for g in network.space if g.role in ("kv_heads", "query_heads")})
+    model = mp.cut(network, plan, form="module").model
+    attentions = [layer.self_attn for layer in model.model.layers]
+    assert [(a.layer_idx, a.head_dim, a.num_key_value_groups) for a in attentions] == [(i, 4, 1) for i in range(3)]
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 @pytest.mark.parametrize("asked", [{}, {"use_cache": True}, {"use_cache": False}])
 def test_a_cache_may_be_asked_for_or_not_when_tracing_and_when_calling(family, asked, tmp_path):

@@ -26,6 +26,7 @@ class Constraints:
     ratios: glob pattern -> keep ratio in (0, 1] that the matching groups get, whatever the scores say about width.
     ties: tuples of glob patterns; all groups that one tuple matches keep one and the same ratio.
     keep_module: only widths at which the model's own class still runs; `prune` turns it into ties and whole groups.
+    keep_config: only widths that the config of a transformers model can say, which its class runs at; likewise.
 
     Tied widths move together, in steps of full width / greatest common divisor.
     """
@@ -37,6 +38,7 @@ class Constraints:
     ratios: Mapping[str, float] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
     keep_module: bool = False
+    keep_config: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ignore", "only"):
