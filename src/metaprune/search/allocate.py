@@ -100,14 +100,17 @@ class Allocator:
         widths = self.allocate(steps)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
-    def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None) -> Plan:
-        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score."""
+    def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None, *, fill: bool = True) -> Plan:
+        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score.
+
+        fill: hand what is left over of the budget to single groups; without, groups of one full width stay alike.
+        """
         exponents = np.ones(len(self.space)) if exponents is None else exponents
         steps = []
         for u, unit in enumerate(self.units):
             exponent = exponents[unit.groups[0]]
             steps += [Step(u, i, 1 - r ** (1 / exponent)) for i, r in enumerate(unit.ratios()[1:])]
-        widths = self.allocate(steps)
+        widths = self.allocate(steps, fill=fill)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
     def by_losses(self, scores: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> tuple[Plan, float]:
@@ -151,17 +154,23 @@ class Allocator:
 
     # ------------------------------------------------------------------------------------------ allocation
 
-    def allocate(self, steps: Sequence[Step]) -> np.ndarray:
-        """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit."""
+    def allocate(self, steps: Sequence[Step], *, fill: bool = True) -> np.ndarray:
+        """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit.
+
+        fill: without, nothing is given back, and steps of one priority are all taken or none.
+        """
         order = sorted(steps, key=lambda s: (s.priority, s.unit, -s.level))
-        low, high = 0, len(order)  # the full list reaches the floor, which fits
+        ends = [n for n in range(len(order) + 1) if fill or _is_between(order, n)]
+        low, high = 0, len(ends) - 1  # the full list reaches the floor, which fits
         while low < high:
             middle = (low + high) // 2
-            if self.fits(self._costs.of_widths(self._widths(self._after(order[:middle])))):
+            if self.fits(self._costs.of_widths(self._widths(self._after(order[: ends[middle]])))):
                 high = middle
             else:
                 low = middle + 1
-        level = self._after(order[:low])
+        level = self._after(order[: ends[low]])
+        if not fill:
+            return self._widths(level)
         importance = {(s.unit, s.level): s.priority for s in steps}
         return self._widths(self._give_back(level, importance))
 
@@ -205,6 +214,11 @@ def require_table(budget: Budget, costs: CostModel) -> None:
                 "latency MODEL`, pass it as latency_table=FILE (--latency-table on the command line), or bound macs, "
                 "params or memory_mb"
             )
+
+
+def _is_between(order: Sequence[Step], n: int) -> bool:
+    """Whether no priority is on both sides of the first `n` steps."""
+    return n in (0, len(order)) or order[n - 1].priority != order[n].priority
 
 
 def top(scores: np.ndarray, keep: int) -> np.ndarray:
