@@ -18,10 +18,11 @@ import numpy as np
 from metaprune.core.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.cost.analytic import CostModel
 from metaprune.cost.metrics import cost_metric
+from metaprune.search.binding import what_binds
 from metaprune.search.config import Scope
-from metaprune.search.encoding import LATENCY_NOTE, is_monotone, smallest_levels
+from metaprune.search.floor import LATENCY_NOTE, is_monotone, smallest_levels
 from metaprune.search.least_loss import least_loss
-from metaprune.search.units import units_of
+from metaprune.search.units import units_of, widths_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
 
@@ -53,9 +54,9 @@ class Allocator:
         self.bounds = budget.bounds(self.full)
         self.units = units_of(space, constraints, frozen)
         self._floor = smallest_levels([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
-        self._check_feasible(budget)
+        self._check_feasible(budget, constraints, frozen)
 
-    def _check_feasible(self, budget: Budget) -> None:
+    def _check_feasible(self, budget: Budget, constraints: Constraints, frozen: set[int] | None) -> None:
         smallest = self._costs.of_widths(self._widths(self._floor))
         reachable = {metric: float(smallest[metric]) for metric in self.bounds}
         missed = [m for m, bound in self.bounds.items() if reachable[m] > bound]
@@ -67,10 +68,10 @@ class Allocator:
             )
             shares = [m for m in missed if cost_metric(m).count and self.bounds[m] <= 100 and "%" not in str(budget[m])]
             asked = f"Was {shares[0]}={self.bounds[shares[0]]:g}% meant? " if shares else ""
-            advice = f"{asked}Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
-            if not is_monotone(missed):
-                advice = f"{LATENCY_NOTE} {advice}"
-            if not len(self.space):
+            note = "" if is_monotone(missed) else f"{LATENCY_NOTE} "
+            if len(self.space):
+                advice = f"{note}{asked}{what_binds(self.space, self._costs, self.bounds, constraints, frozen)}"
+            else:
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
                 f"no structure meets the budget {budget.to_dict()}: {text}. {advice}", reachable
@@ -181,11 +182,7 @@ class Allocator:
         return level
 
     def _widths(self, level: np.ndarray) -> np.ndarray:
-        """Levels [..., units] -> widths int64 [..., groups]."""
-        widths = np.empty((*level.shape[:-1], len(self.space)), dtype=np.int64)
-        for u, unit in enumerate(self.units):
-            widths[..., unit.groups] = unit.levels[level[..., u]]
-        return widths
+        return widths_of(self.space, self.units, level)
 
     def _give_back(self, level: np.ndarray, importance: dict[tuple[int, int], float]) -> np.ndarray:
         open_units = [u for u in range(len(level)) if level[u] < len(self.units[u].levels) - 1]

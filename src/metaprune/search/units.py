@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,14 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
                 nearest = np.abs(unit.ratios() - ratio).argmin()
                 units[i] = Unit(unit.groups, unit.levels[nearest : nearest + 1])
     return units
+
+
+def widths_of(space: Space, units: Sequence[Unit], level: np.ndarray) -> np.ndarray:
+    """Levels [..., units] -> widths int64 [..., groups]."""
+    widths = np.empty((*level.shape[:-1], len(space)), dtype=np.int64)
+    for u, unit in enumerate(units):
+        widths[..., unit.groups] = unit.levels[level[..., u]]
+    return widths
 
 
 def _tied(space: Space, constraints: Constraints) -> list[list[int]]:
