@@ -32,8 +32,9 @@ class RecoverConfig:
 
     kind: RecoverKind = "finetune"
     """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; lora: as distil, by
-    low-rank updates that are merged; reconstruct: from what the original computes inside, without labels; scratch: new weights;
-    auto: nothing, or what the method asks for; python:module:function, your own loop: called with (model, data)."""
+    low-rank updates that are merged; reconstruct: from what the original computes inside, without labels; scratch:
+    new weights; auto: nothing, or what the method asks for; python:module:function, your own loop, which is called with
+    (model, data)."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training of every kind but none and bn."""
     temperature: float = 4.0
