@@ -37,7 +37,7 @@ def method(name: str, **options: Any) -> dict[str, Any]:
 
 LABELS: dict[str, dict[str, Any]] = {
     "magnitude (L1), BatchNorm": {**L1, "recover": "bn"},
-    "uniform, BatchNorm": {"method": "uniform", "recover": "bn"},
+    "uniform, BatchNorm": {**method("uniform", fill=True), "recover": "bn"},
     "magnitude (L1), least squares": {**L1, "compensate": "least-squares"},
     "sensitivity (L1), least squares": {**MEASURED, "compensate": "least-squares"},
     "obs, least squares": {**method("obs"), **LEAST_SQUARES},

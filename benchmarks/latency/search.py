@@ -67,7 +67,9 @@ class Comparison:
         bound = Budget(latency_ms=network.cost(macs_plan).latency_ms)
         key = f"search/{budget}/{seed}"
         found = self.study.once(key, lambda: self.study.searched(session, bound, seed))
-        uniform = create_method("uniform", {}).propose(PruneTask(network, self.study.data), bound, Rng(seed))
+        uniform = create_method("uniform", {"fill": True}).propose(
+            PruneTask(network, self.study.data), bound, Rng(seed)
+        )
         plans = {
             "searched for MACs": macs_plan,
             "searched for milliseconds": session.codec.plan(np.array(found["widths"])),

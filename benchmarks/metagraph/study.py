@@ -283,7 +283,10 @@ class Study:
         def pruned() -> dict[str, Any]:
             how = dataclasses.replace(TARGETS[name].light, epochs=epochs or 1, lr=lr)
             if arm in PLAIN:
-                method, untrained = create_method(arm), RecoverConfig(kind="bn")
+                method, untrained = (
+                    create_method(arm, {"fill": True} if arm == "uniform" else {}),
+                    RecoverConfig(kind="bn"),
+                )
             else:  # re-estimates BatchNorm itself
                 (method, how), untrained = self.arm(variant, source, arm, how), None
             recover = RecoverConfig(kind="finetune", train=how) if epochs else untrained

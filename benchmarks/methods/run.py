@@ -30,7 +30,7 @@ from metaprune.train.loop import train
 
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
-    "uniform": ("uniform", {}),
+    "uniform": ("uniform", {"fill": True}),
     "magnitude (L1)": ("magnitude", {"p": 1}),
     "magnitude (L2)": ("magnitude", {"p": 2}),
     "magnitude (L2), isomorphic": ("magnitude", {"p": 2, "scope": "isomorphic"}),

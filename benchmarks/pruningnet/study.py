@@ -282,7 +282,11 @@ class Study:
 
             def control(name: str, bound: Budget = bound) -> Plan:
                 task = PruneTask(dense() if name == "magnitude" else network, self.data)
-                return create_method(name, {}).propose(task, bound, Rng(seed).child(name)).plan
+                return (
+                    create_method(name, {"fill": True} if name == "uniform" else {})
+                    .propose(task, bound, Rng(seed).child(name))
+                    .plan
+                )
 
             for name in ("uniform", "magnitude", "random"):
                 self.once(f"budget/{name}/{budget}/{seed}", lambda name=name: trained(control(name)))

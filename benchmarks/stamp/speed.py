@@ -78,7 +78,14 @@ def main() -> None:
         steps = {"full": plain_step(model), "STAMP's adaptation": stamp_step(network, data)}
         macs = {"full": 1.0}
         for budget in BUDGETS:
-            found = mp.prune(model, torch.zeros(2, 3, 32, 32), budget={"macs": budget}, method="uniform", verify=False)
+            found = mp.prune(
+                model,
+                torch.zeros(2, 3, 32, 32),
+                budget={"macs": budget},
+                method="uniform",
+                method_options={"fill": True},
+                verify=False,
+            )
             cost = found.record["cost"]
             macs[budget], steps[budget] = cost["after"]["macs"] / cost["before"]["macs"], plain_step(found.model)
         times: dict[str, list[float]] = {key: [] for key in steps}

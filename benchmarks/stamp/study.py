@@ -186,7 +186,7 @@ class Study:
             key = f"{place}/{label}, STAMP's widths, pretrained weights"
             self.once(key, lambda p=plan: self.trained(model, data, Given(p), seed))
         budget = Budget(params=place.split("/")[1])
-        plan = create_method("uniform").propose(PruneTask(network, data), budget, Rng(seed)).plan
+        plan = create_method("uniform", {"fill": True}).propose(PruneTask(network, data), budget, Rng(seed)).plan
         self.once(f"{place}/magnitude, uniform widths", lambda: self.trained(model, data, Given(plan), seed))
 
     def weights(self, place: str, model: Any, data: Any, network: Any, stamp: Proposal, seed: int) -> None:

@@ -19,6 +19,7 @@ from metaprune.graph.labelling import label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
 from metaprune.graph.roles import roles_of_atoms
 from metaprune.graph.space import build_space
+from metaprune.graph.transformers_models import without_cache
 from metaprune.graph.unpack import unpack_projections
 from metaprune.network import Network
 
@@ -37,7 +38,7 @@ def trace(
 
     Args:
         example_inputs: a tensor or a tuple of positional inputs.
-        example_kwargs: keyword inputs.
+        example_kwargs: keyword inputs. A transformers model is traced without a cache, whatever `use_cache` says.
         free_outputs: outputs that may change their width: all (features of a backbone), or those that glob patterns
             name ("encoder_last_hidden_state" of a dict or dataclass, "0.1" of nested tuples). By default none may.
         batch_dim: which dimension of the first tensor, and of all as long there, counts samples; 1 for sequence-first
@@ -61,7 +62,7 @@ def trace(
     except RecursionError as error:
         raise InputsError("the example inputs hold themselves, or are nested too deeply: give tensors") from error
     with without_collection():
-        captured = capture(model, tuple(args), dict(example_kwargs or {}), batch_dim)
+        captured = capture(model, tuple(args), without_cache(model, example_kwargs or {}), batch_dim)
         training = capture_training(model, captured, batch_dim)
         for graph in (captured, training) if training is not None else (captured,):
             fuse_channel_shuffles(graph.graph)

@@ -11,14 +11,15 @@ from torch.utils.data import DataLoader
 
 import metaprune as mp
 
-PAGES = ["docs/objectives.md", "docs/extending.md", "docs/guide.md", "docs/latency.md"]
+PAGES = ["docs/objectives.md", "docs/extending.md", "docs/guide.md", "docs/latency.md", "docs/transformers.md"]
+_PRELUDE = "from metaprune.core.imports import allow_torchvision_import\nallow_torchvision_import()"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
-    script.write_text("\n".join(code_of(page)))
+    script.write_text("\n".join([_PRELUDE, *code_of(page)]))
     variables = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

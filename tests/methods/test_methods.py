@@ -16,9 +16,20 @@ from metaprune.values import Budget, Plan
 class TestUniform(MethodSuite):
     method = "uniform"
 
+    def assert_nothing_more_fits(self, task, plan, bounds):
+        """Assert that the next common ratio would break a bound: left-overs are not handed to single groups."""
+        full, widths = task.network.space.widths, plan.widths(task.network.space)
+        ratio = (widths + 1) / full
+        cost = task.network.cost(widths + (ratio == ratio.min()))
+        assert any(cost[m] > b for m, b in bounds.items())
+
+
+class TestUniformFilled(MethodSuite):
+    method, options = "uniform", {"fill": True}
+
 
 class TestUniformFirst(MethodSuite):
-    method, options = "uniform", {"channels": "first"}
+    method, options = "uniform", {"channels": "first", "fill": True}
 
 
 class TestRandom(MethodSuite):

@@ -1,5 +1,6 @@
 """Budgets by hand on a network small enough to count."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
+from metaprune.core.rng import Rng
+from metaprune.methods import create_method
 from metaprune.protocol.method import PruneTask
 from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints, Plan
@@ -69,6 +72,23 @@ def test_equal_ratio():
     task = three_layers()
     widths = task.allocator(Budget(params="50%")).by_ratio([np.zeros(12), np.zeros(20)]).widths(task.network.space)
     assert abs(widths[0] / 12 - widths[1] / 20) < 0.1
+
+
+@pytest.mark.parametrize("share", range(20, 100, 7))
+def test_groups_of_one_width_stay_alike_unless_left_overs_are_asked_for(share):
+    torch.manual_seed(0)
+    sizes = (4, 16, 16, 16, 24, 3)
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    task = PruneTask(trace(nn.Sequential(*layers[:-1]), torch.randn(2, 4)))
+    budget = Budget(params=f"{share}%")
+    plans = [create_method("uniform", {"fill": fill}).propose(task, budget, Rng(0)).plan for fill in (False, True)]
+    plain, filled = (plan.widths(task.network.space) for plan in plans)
+    assert len(set(plain[:3])) == 1 and (plain <= filled).all()
+    wider_by_one = (plain + 1) / task.network.space.widths
+    assert wider_by_one.min() > (plain / task.network.space.widths).max()  # one ratio, rounded down
+    next_common = plain + (wider_by_one == wider_by_one.min())
+    assert task.network.cost(next_common).params > task.network.cost().params * share / 100
+    assert create_method("uniform").propose(task, budget, Rng(0)).plan == plans[0]
 
 
 @given(st.integers(20, 99), st.sampled_from([1, 2, 4, 5, 8]), st.integers(1, 6), st.randoms(use_true_random=False))

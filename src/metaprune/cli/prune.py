@@ -41,6 +41,8 @@ class Prune:
     """What may shrink: globs over groups, modules and LAYER:ROLE, as 'layer1*' or '*:heads'; may be repeated."""
     keep_module: bool = False
     """Only widths at which the model's own class still runs."""
+    keep_config: bool = False
+    """Only widths that the config of a transformers model can say, so that save_pretrained works."""
     recover: str | None = None
     """none, bn, finetune, distil, scratch; by default what the method asks for, mostly nothing."""
     latency_table: str | None = None
@@ -92,6 +94,8 @@ class Prune:
             overrides["constraints.only"] = list(self.only)
         if self.keep_module:
             overrides["constraints.keep_module"] = True
+        if self.keep_config:
+            overrides["constraints.keep_config"] = True
         if self.budget is not None:
             from metaprune.values import Budget
 

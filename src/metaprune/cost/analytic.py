@@ -101,6 +101,11 @@ class CostModel:
         figures = self._at(np.atleast_2d(widths))
         return _of_one(figures) if widths.ndim == 1 else _of_many(figures)
 
+    def elements(self, widths: np.ndarray) -> dict[str, int]:
+        """Count the elements of every parameter at widths int64 [groups]."""
+        figures = self._at(np.atleast_2d(widths))
+        return {name: int(figures.total([term])[0]) for name, term in self.terms.parameters.items()}
+
     def of_survivors(self, alive: Survivors, masked: int = 0) -> Cost:
         """Exact cost of one concrete set of survivors, of which `masked` single weights are held at zero."""
         widths = alive.widths(self.space)[None]

@@ -105,6 +105,7 @@ def _rebuilt(data: Any, root: nn.Module) -> fx.GraphModule:
         guard = InputGuard.from_dict(data["inputs"])
         _require(guard.names == tuple(n.target for n in graph.nodes if n.op == "placeholder"), "inputs")
         _require(all(_is_leaf(leaf) for leaf in guard.leaves), "inputs")
+        _require(all(type(n) is str for n in guard.ignored), "inputs")
         _require([type(n) for n in guard.batches] in ([int, int], [int, type(None)]), "inputs")
         module.meta["inputs"] = guard
     module.eval()

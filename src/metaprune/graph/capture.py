@@ -45,7 +45,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict[str, Any], batch_dim: in
     Raises:
         UntraceableError: neither can capture the model; names the module, the line and the operator.
     """
-    with as_traced(model, kwargs), untouched(model) as state:
+    with as_traced(model), untouched(model) as state:
         try:
             return record(model, state, args, kwargs, batch_dim)
         except CannotRecordError as error:
@@ -103,7 +103,7 @@ def capture_training(model: nn.Module, captured: Captured, batch_dim: int = 0) -
     }
     if not any(isinstance(captured.tensors[name], nn.Parameter) for name in unused):
         return None
-    with as_traced(model, captured.example[1]), untouched(model) as state:
+    with as_traced(model), untouched(model) as state:
         with contextlib.suppress(CannotRecordError):
             return record_training(model, state, *captured.example, batch_dim)
         for module in model.modules():

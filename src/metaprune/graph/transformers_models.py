@@ -8,18 +8,20 @@ from typing import Any
 
 from torch import nn
 
+USE_CACHE = "use_cache"
+
 
 @contextmanager
-def as_traced(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+def as_traced(model: nn.Module) -> Iterator[None]:
     """Leave caches out, and let experts be products of whole batches: the same functions in a form that export takes.
 
-    A cache that `kwargs` ask for stays. Configs are as they were after the block.
+    Configs are as they were after the block.
     """
     changed = []
     for settings in {id(s): s for m in model.modules() if (s := _settings(m))}.values():
         changed.append((settings, settings.copy()))
-        if settings.get("use_cache") is True and "use_cache" not in kwargs:
-            settings["use_cache"] = False
+        if settings.get(USE_CACHE) is True:
+            settings[USE_CACHE] = False
         if "_experts_implementation_internal" in settings:
             settings["_experts_implementation_internal"] = "batched_mm"
     try:
@@ -31,7 +33,17 @@ def as_traced(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
 
 def keeps_cache(model: nn.Module) -> bool:
     """Tell whether a call without further arguments would return a cache."""
-    return any(_settings(m).get("use_cache") is True for m in model.modules())
+    return any(_settings(m).get(USE_CACHE) is True for m in model.modules())
+
+
+def knows_cache(model: nn.Module) -> bool:
+    """Tell whether a config of the model says `use_cache`, so that its forward takes that argument."""
+    return any(USE_CACHE in _settings(m) for m in model.modules())
+
+
+def without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave `use_cache` out of the arguments of a model that knows it: no trace holds a cache."""
+    return {n: v for n, v in kwargs.items() if n != USE_CACHE or not knows_cache(model)}
 
 
 def groups_experts(model: nn.Module) -> bool:

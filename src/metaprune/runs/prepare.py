@@ -25,6 +25,7 @@ from metaprune.recover.scratch import reinitialise
 from metaprune.runs.config import MOST_ROUNDS
 from metaprune.runs.inputs import require_fit, require_traced
 from metaprune.runs.record import options_record
+from metaprune.surgery.keep_config import config_rules
 from metaprune.surgery.keep_module import ModuleRules, module_rules
 from metaprune.tracing import trace
 from metaprune.train.config import require_choice, require_number
@@ -41,8 +42,8 @@ class Prepared:
     """A network that is ready to be pruned.
 
     Attributes:
-        asked: the constraints as they were given; `constraints` hold what `keep_module` adds to them.
-        rules: what `keep_module` ties and leaves whole.
+        asked: the constraints as they were given; `constraints` hold what `keep_module` or `keep_config` adds to them.
+        rules: what those tie and leave whole.
         data: bound to the network, where its objective is label-free.
         recover: the recovery that follows, once the method had its say; `asked_recover` is what was given.
         own_loop: a recovery of the user's own, in the place of `recover`.
@@ -90,7 +91,7 @@ class Prepared:
             require_feasible(self.method, self.task(), self.budget)
 
     def infeasible_explained(self) -> _Explained:
-        """Let an infeasible budget in the block say what `keep_module` left whole, and why."""
+        """Let an infeasible budget in the block say what `keep_module` or `keep_config` left whole, and why."""
         return _Explained(self)
 
 
@@ -104,7 +105,8 @@ class _Explained:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         rules, groups = self._prepared.rules, len(self._prepared.network.space)
         if isinstance(error, InfeasibleBudgetError) and rules.whole:
-            text = f"{error}. keep_module leaves {len(rules.whole)} of {groups} groups whole: {rules.why}"
+            who = "keep_config" if self._prepared.asked.keep_config else "keep_module"
+            text = f"{error}. {who} leaves {len(rules.whole)} of {groups} groups whole: {rules.why}"
             raise InfeasibleBudgetError(text, error.smallest) from error
 
 
@@ -177,7 +179,7 @@ def prepare(
         asked=constraints,
         constraints=rules.applied_to(constraints),
         rules=rules,
-        form="module" if constraints.keep_module and form == "auto" else form,
+        form="module" if (constraints.keep_module or constraints.keep_config) and form == "auto" else form,
         data=data,
         recover=recovery,
         asked_recover=asked,
@@ -198,6 +200,10 @@ def _rules_of(network: Network, constraints: Constraints, form: Form, seed: int)
 
     A graph form has one length, so that it cannot generate.
     """
+    if constraints.keep_config:
+        if form == "graph":
+            raise ConfigError("keep_config keeps the model's class, and form='graph' does not: leave one of them out")
+        return config_rules(network, seed)
     if constraints.keep_module:
         return module_rules(network, seed)
     can_generate = getattr(network.model, "can_generate", None)

@@ -14,7 +14,7 @@ from torch import nn
 from metaprune.calibration.compensate import Compensation
 from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments, shown
-from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError
+from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError, VerificationError
 from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
 from metaprune.core.warned import collected_warnings
@@ -48,6 +48,7 @@ from metaprune.runs.recovery import recovered
 from metaprune.runs.rounds import Round
 from metaprune.runs.schema import EffortRecord, QualityRecord, Record
 from metaprune.surgery.cut import Pruned, cut
+from metaprune.surgery.keep_module import ModuleRules
 from metaprune.train.evaluate import evaluate
 from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
 
@@ -100,6 +101,7 @@ def prune(
     ratios: Mapping[str, float] | None = None,
     ties: Sequence[Sequence[str]] = (),
     keep_module: bool = False,
+    keep_config: bool = False,
     free_outputs: bool | Sequence[str] = False,
     batch_dim: int = 0,
     form: Form = "auto",
@@ -134,6 +136,8 @@ def prune(
         constraints: what a plan may look like; instead of it, its parts as keywords:
         round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
+        keep_config: only widths that the config of a transformers model can say: `save_pretrained` then writes a folder
+            that `from_pretrained` and other programs take.
         free_outputs, batch_dim: outputs that may change their width; the dimension that counts samples: see `trace`.
         form, verify: see `cut`.
         latency_table: file of `metaprune latency`, for a budget in latency_ms.
@@ -152,6 +156,7 @@ def prune(
         ratios=dict(ratios or {}),
         ties=cast("Any", ties),
         keep_module=keep_module,
+        keep_config=keep_config,
     )
     method, options, compensation = resolved_method(method, method_options or {}, compensate, data is not None)
     judged_by = create_objective(objective, loss_fn=loss_fn, score_fn=score_fn)
@@ -238,6 +243,8 @@ def _turn(
     with phases("cut"):
         masks = proposal.masks
         pruned = cut(prepared.network, plan, form=prepared.form, verify=verify, weights=weights, masks=masks)
+        if prepared.asked.keep_config and pruned.config.changes is None:  # beside the widths that were tried
+            raise VerificationError(f"keep_config is not met: {pruned.config.why}. Try another budget, or keep_module")
         if pruned.form == "graph":
             require_traced(prepared.network, prepared.data)
         if recovery.kind != "none" or prepared.free_outputs:  # what does not fit the data is told now
@@ -307,7 +314,7 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         compensation=None if last.compensation is None else last.compensation.to_dict(),
         method_details=dict(proposal.details),
         latency_table=prepared.latency_table,
-        module_rules=plain(prepared.rules) if prepared.asked.keep_module or prepared.rules.ties else None,
+        module_rules=plain(prepared.rules) if prepared.rules != ModuleRules() else None,
         seconds=phases.seconds,
         splits=None if prepared.data is None else prepared.data.split_sizes(),
     )

@@ -19,10 +19,11 @@ import numpy as np
 from metaprune.core.errors import InfeasibleBudgetError, NotAvailableError
 from metaprune.cost.analytic import CostModel
 from metaprune.cost.metrics import cost_metric
+from metaprune.search.binding import what_binds
 from metaprune.search.config import Scope
-from metaprune.search.encoding import LATENCY_NOTE, is_monotone, smallest_levels
+from metaprune.search.floor import LATENCY_NOTE, is_monotone, smallest_levels
 from metaprune.search.least_loss import least_loss
-from metaprune.search.units import branch_units, units_of
+from metaprune.search.units import all_units, widths_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
 
@@ -52,11 +53,11 @@ class Allocator:
         self._costs = costs
         self.full: Cost = costs.of_widths(space.widths)
         self.bounds = budget.bounds(self.full)
-        self.units = units_of(space, constraints, frozen) + branch_units(space, constraints, frozen)
+        self.units = all_units(space, constraints, frozen)
         self._floor = smallest_levels([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
-        self._check_feasible(budget)
+        self._check_feasible(budget, constraints, frozen)
 
-    def _check_feasible(self, budget: Budget) -> None:
+    def _check_feasible(self, budget: Budget, constraints: Constraints, frozen: set[int] | None) -> None:
         smallest = self._costs.of_widths(self._widths(self._floor))
         reachable = {metric: float(smallest[metric]) for metric in self.bounds}
         missed = [m for m, bound in self.bounds.items() if reachable[m] > bound]
@@ -68,10 +69,10 @@ class Allocator:
             )
             shares = [m for m in missed if cost_metric(m).count and self.bounds[m] <= 100 and "%" not in str(budget[m])]
             asked = f"Was {shares[0]}={self.bounds[shares[0]]:g}% meant? " if shares else ""
-            advice = f"{asked}Raise the budget, or relax min_keep, round_to, ignore, only, ratios, ties and keep_module"
-            if not is_monotone(missed):
-                advice = f"{LATENCY_NOTE} {advice}"
-            if not len(self.space):
+            note = "" if is_monotone(missed) else f"{LATENCY_NOTE} "
+            if len(self.space):
+                advice = f"{note}{asked}{what_binds(self.space, self._costs, self.bounds, constraints, frozen)}"
+            else:
                 advice = "The network has nothing that can be pruned: net.explain() (metaprune inspect) says why"
             raise InfeasibleBudgetError(
                 f"no structure meets the budget {budget.to_dict()}: {text}. {advice}", reachable
@@ -101,8 +102,11 @@ class Allocator:
         widths = self.allocate(steps)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
-    def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None) -> Plan:
-        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score, branches last."""
+    def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None, *, fill: bool = True) -> Plan:
+        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score, branches last.
+
+        fill: hand what is left over of the budget to single groups; without, groups of one full width stay alike.
+        """
         exponents = np.ones(len(self.space)) if exponents is None else exponents
         steps = []
         for u, unit in enumerate(self.units):
@@ -111,7 +115,7 @@ class Allocator:
                 steps.append(Step(u, 0, 1.0))
                 continue
             steps += [Step(u, i, 1 - r ** (1 / exponent)) for i, r in enumerate(unit.ratios()[1:])]
-        widths = self.allocate(steps)
+        widths = self.allocate(steps, fill=fill)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
     def by_losses(self, scores: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> tuple[Plan, float]:
@@ -158,17 +162,23 @@ class Allocator:
 
     # ------------------------------------------------------------------------------------------ allocation
 
-    def allocate(self, steps: Sequence[Step]) -> np.ndarray:
-        """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit."""
+    def allocate(self, steps: Sequence[Step], *, fill: bool = True) -> np.ndarray:
+        """Widths int64 [groups] after the shortest prefix of steps that fits, with steps given back while they fit.
+
+        fill: without, nothing is given back, and steps of one priority are all taken or none.
+        """
         order = sorted(steps, key=lambda s: (s.priority, s.unit, -s.level))
-        low, high = 0, len(order)  # the full list reaches the floor, which fits
+        ends = [n for n in range(len(order) + 1) if fill or _is_between(order, n)]
+        low, high = 0, len(ends) - 1  # the full list reaches the floor, which fits
         while low < high:
             middle = (low + high) // 2
-            if self.fits(self._costs.of_widths(self._widths(self._after(order[:middle])))):
+            if self.fits(self._costs.of_widths(self._widths(self._after(order[: ends[middle]])))):
                 high = middle
             else:
                 low = middle + 1
-        level = self._after(order[:low])
+        level = self._after(order[: ends[low]])
+        if not fill:
+            return self._widths(level)
         importance = {(s.unit, s.level): s.priority for s in steps}
         return self._widths(self._give_back(level, importance))
 
@@ -179,11 +189,7 @@ class Allocator:
         return level
 
     def _widths(self, level: np.ndarray) -> np.ndarray:
-        """Levels [..., units] -> widths int64 [..., groups]."""
-        widths = np.broadcast_to(self.space.widths, (*level.shape[:-1], len(self.space))).copy()
-        for u, unit in enumerate(self.units):
-            widths[..., unit.groups] = np.minimum(widths[..., unit.groups], unit.levels[level[..., u]])
-        return widths
+        return widths_of(self.space, self.units, level)
 
     def _give_back(self, level: np.ndarray, importance: dict[tuple[int, int], float]) -> np.ndarray:
         open_units = [u for u in range(len(level)) if level[u] < len(self.units[u].levels) - 1]
@@ -211,6 +217,11 @@ def require_table(budget: Budget, costs: CostModel) -> None:
                 "latency MODEL`, pass it as latency_table=FILE (--latency-table on the command line), or bound macs, "
                 "params or memory_mb"
             )
+
+
+def _is_between(order: Sequence[Step], n: int) -> bool:
+    """Whether no priority is on both sides of the first `n` steps."""
+    return n in (0, len(order)) or order[n - 1].priority != order[n].priority
 
 
 def top(scores: np.ndarray, keep: int) -> np.ndarray:

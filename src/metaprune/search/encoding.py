@@ -6,20 +6,20 @@ A gene's candidates are the widths nearest below a grid of keep ratios (MetaPrun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from metaprune.core.errors import ConfigError, InfeasibleBudgetError, PlanError
 from metaprune.cost.analytic import CostModel
-from metaprune.cost.metrics import cost_metric
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
+from metaprune.search.binding import what_binds
 from metaprune.search.config import PAPER_GRID
+from metaprune.search.floor import LATENCY_NOTE, budget_use, is_monotone, smallest_levels
 from metaprune.search.units import Unit, units_of
 from metaprune.values import Constraints, Plan, Space
 
-LATENCY_NOTE = "Latency was minimised by changing one unit at a time, so a feasible structure may have been missed."
 _BISECTIONS = 14  # of the common exponent: 10 / 2^14 is finer than any grid
 _REDRAWS = 12  # of what bisection and single steps leave below the band, which coarse grids have
 
@@ -48,7 +48,8 @@ class WidthEncoding:
             raise ConfigError(f"grid={list(grid)[:5]} does not fit: give keep ratios in (0, 1]")
         self.space = space
         self.order = [np.arange(g.width) for g in space] if order is None else list(order)
-        units = units_of(space, constraints or Constraints())
+        self.constraints = constraints or Constraints()
+        units = units_of(space, self.constraints)
         most = max((len(u.levels) for u in units), default=0)
         if len(grid) > max(most, 1) and tuple(grid) != PAPER_GRID:
             raise ConfigError(
@@ -117,45 +118,6 @@ def _candidates(unit: Unit, grid: Sequence[float]) -> np.ndarray:
     return unit.levels[np.unique(np.clip(index, 0, None))]
 
 
-def is_monotone(metrics: Iterable[str]) -> bool:
-    """Tell whether none of the metrics grows when a width shrinks, so that the smallest widths cost least."""
-    return all(cost_metric(metric).monotone for metric in metrics)
-
-
-def budget_use(widths: np.ndarray, costs: CostModel, bounds: Mapping[str, float]) -> np.ndarray:
-    """Compute the largest share of a bound that structures of these widths [n, groups] use, [n]."""
-    return np.max([costs.metric(m, widths) / bound for m, bound in bounds.items()], axis=0)
-
-
-def smallest_levels(
-    counts: Sequence[int] | np.ndarray,
-    widths: Callable[[np.ndarray], np.ndarray],
-    costs: CostModel,
-    bounds: Mapping[str, float],
-) -> np.ndarray:
-    """Find the levels int64 [units] of the cheapest structure.
-
-    For monotone costs these are all zeros. Latency is not monotone in width (16 channels can be faster than 15): with a
-    bound on it, each unit in turn moves to the level that lowers the cost most, until the bounds hold or no single move
-    helps.
-
-    Args:
-        counts: number of levels of every unit.
-        widths: levels [n, units] -> widths [n, groups].
-    """
-    level = np.zeros(len(counts), dtype=np.int64)
-    best, before = budget_use(widths(level[None]), costs, bounds)[0], np.inf
-    while 1 < best < before and not is_monotone(bounds):
-        before = best
-        for unit, count in enumerate(counts):
-            trials = np.repeat(level[None], count, axis=0)
-            trials[:, unit] = np.arange(count)
-            loads = budget_use(widths(trials), costs, bounds)
-            if loads.min() < best:
-                level, best = trials[loads.argmin()], loads.min()
-    return level
-
-
 class BudgetSampler:
     """Genomes whose costs lie within [bound - tolerance * bound, bound], drawn without rejection.
 
@@ -183,7 +145,7 @@ class BudgetSampler:
             note = "" if is_monotone(missed) else f"{LATENCY_NOTE} "
             raise InfeasibleBudgetError(
                 f"no structure of the grid meets the budget: {text}. {note}"
-                "Raise the budget, use a grid with smaller ratios, or relax min_keep, round_to, ignore, only, ratios",
+                f"{what_binds(codec.space, costs, bounds, codec.constraints)}",
                 {m: float(r[0]) for m, r in reach.items()},
             )
         self._full_load = float(max(reach[m][1] / bound for m, bound in bounds.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,19 @@ def _fixed(space: Space, constraints: Constraints, frozen: set[int] | None) -> s
     if constraints.only:
         fixed |= set(range(len(space))) - space.match(constraints.only, "only pattern")
     return fixed
+
+
+def all_units(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> list[Unit]:
+    """Units of widths, then branches that may be dropped."""
+    return units_of(space, constraints, frozen) + branch_units(space, constraints, frozen)
+
+
+def widths_of(space: Space, units: Sequence[Unit], level: np.ndarray) -> np.ndarray:
+    """Levels [..., units] -> widths int64 [..., groups]; the smaller where units share a group."""
+    widths = np.broadcast_to(space.widths, (*level.shape[:-1], len(space))).copy()
+    for u, unit in enumerate(units):
+        widths[..., unit.groups] = np.minimum(widths[..., unit.groups], unit.levels[level[..., u]])
+    return widths
 
 
 def _tied(space: Space, constraints: Constraints) -> list[list[int]]:

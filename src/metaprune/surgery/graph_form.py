@@ -23,6 +23,7 @@ from metaprune.graph.branches import folded_addition
 from metaprune.graph.call import Survivors, bound_arguments
 from metaprune.graph.captured import op_name
 from metaprune.graph.patching import patched_call
+from metaprune.graph.transformers_models import USE_CACHE, knows_cache
 from metaprune.network import DROPOUTS, Network
 from metaprune.surgery.input_guard import CutGraph, guard_of
 from metaprune.values import Branch
@@ -68,7 +69,8 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
     graph.eliminate_dead_code()
     graph.owning_module = None
     module = CutGraph(root, graph, class_name=type(network.model).__name__ + "Graph")
-    module.meta["inputs"] = guard_of(network.captured, builder.argument_names)
+    ignored = (USE_CACHE,) if knows_cache(network.model) else ()
+    module.meta["inputs"] = guard_of(network.captured, builder.argument_names, ignored)
     module.graph.lint()
     for name in network.model.state_dict():  # fx copies what the graph uses; unused parameters are parameters too
         if name in network.tensors and name not in lost and not _has(module, name):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaprune.core.errors import ConfigError
+from metaprune.core.errors import ConfigError, first_line
 from metaprune.core.side_effects import copy_model
 from metaprune.surgery.module_form import set_attributes
 from metaprune.surgery.verify import TOLERANCE, Proof, in_float64, relative_error
@@ -46,7 +46,7 @@ def fit_config(model: nn.Module, shapes: Shapes, attributes: dict[str, dict[str,
         model: the module form, equal to the sliced graph.
         attributes: module path -> attribute -> value; gets those that the config gives otherwise.
     """
-    if not (hasattr(getattr(model, "config", None), "to_dict") and hasattr(model, "save_pretrained")):
+    if not has_config(model):
         return ConfigFit()
     search = _Search(model, shapes, proof)
     with torch.random.fork_rng(devices=[]):
@@ -63,6 +63,27 @@ def fit_config(model: nn.Module, shapes: Shapes, attributes: dict[str, dict[str,
         attributes.setdefault(path, {}).update(values)
     set_attributes(model, search.adopted)
     return ConfigFit(f"its config expresses these widths ({changed}): save_pretrained works", changes)
+
+
+def has_config(model: nn.Module) -> bool:
+    """Tell whether a model is saved with a config, as those of transformers are."""
+    return hasattr(getattr(model, "config", None), "to_dict") and hasattr(model, "save_pretrained")
+
+
+def built_shapes(model: nn.Module, changes: Mapping[str, int]) -> dict[str, Shape]:
+    """Build the model's class from its config with some numbers changed, on the meta device; shapes of its state dict.
+
+    Raises what the class raises.
+    """
+    with torch.device("meta"):
+        built = type(model)(_changed_config(model, changes))
+    return {name: tuple(t.shape) for name, t in built.state_dict().items()}
+
+
+def _changed_config(model: nn.Module, changes: Mapping[str, int]) -> Any:
+    config = copy.deepcopy(model.config)
+    _write(config, changes)
+    return config
 
 
 def set_config(model: nn.Module, changes: Mapping[str, int]) -> None:
@@ -96,7 +117,7 @@ def _read(config: Any, key: str) -> Any:
     return config
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, int | None]]:
+def whole_numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, int | None]]:
     """Every whole number (or None in its place) of a config: in lists and in nested configs too."""
     for name in config.to_dict():
         value = getattr(config, name, "")
@@ -107,7 +128,7 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, int | None]]:
         elif isinstance(value, (list, tuple)):
             yield from ((f"{prefix}{name}.{i}", v) for i, v in enumerate(value) if type(v) is int)
         elif hasattr(value, "to_dict"):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from whole_numbers(value, f"{prefix}{name}.")
 
 
 class _Search:
@@ -167,7 +188,7 @@ class _Search:
     def _options(self) -> list[Option]:
         """(place, number): first where the config holds an old width, then its shares (heads of a width)."""
         exact, shared, unset = [], [], []
-        for key, value in _leaves(self.model.config):
+        for key, value in whole_numbers(self.model.config):
             if value is None:
                 unset += [(key, size) for size in self.sizes]
             elif value > 1:
@@ -179,7 +200,8 @@ class _Search:
     def _ranked(self) -> list[Option]:
         """Options that change something alone, or fail alone (a width that the heads do not divide), before idle ones.
 
-        Numbers that change which parameters exist (a count of layers) are dropped.
+        Numbers that change which parameters exist (a count of layers) are dropped, and those that are not set and set
+        nothing. One that is not set may be idle at the size that it stands for now.
         """
         ranks: list[list[Option]] = [[], [], []]
         for option in self._options()[: TRIES // 2]:
@@ -192,8 +214,10 @@ class _Search:
                 continue
             if built != self.original:
                 ranks[0].append(option)
-            elif _read(self.model.config, option[0]) is not None:
+            else:
                 ranks[2].append(option)
+        at_work = {key for key, _ in ranks[0]}
+        ranks[2] = [o for o in ranks[2] if o[0] in at_work or _read(self.model.config, o[0]) is not None]
         return [option for rank in ranks for option in rank]
 
     def _gain(self, changes: Changes, option: Option) -> bool:
@@ -208,16 +232,8 @@ class _Search:
         return all(a in (b, w) for b, a, w in triples)
 
     def _shapes(self, changes: Changes) -> dict[str, Shape]:
-        """State dict of the model's class at a changed config; raises what the class raises."""
         self.tries += 1
-        with torch.device("meta"):
-            built = type(self.model)(self._config(changes))
-        return {name: tuple(t.shape) for name, t in built.state_dict().items()}
-
-    def _config(self, changes: Changes) -> Any:
-        config = copy.deepcopy(self.model.config)
-        _write(config, changes)
-        return config
+        return built_shapes(self.model, changes)
 
     def _fits(self, changes: Changes) -> bool:
         try:
@@ -241,8 +257,10 @@ class _Search:
         adapted = copy_model(self.model).eval()
         state = self.model.state_dict()
         try:
+            config = _changed_config(self.model, changes)
+            getattr(config, "validate", lambda: None)()  # as save_pretrained does
             set_config(adapted, changes)
-            rebuilt = type(self.model)(self._config(changes)).eval()
+            rebuilt = type(self.model)(config).eval()
             rebuilt.load_state_dict(state, strict=True, assign=True)
             adopted = _other_numbers(adapted, rebuilt)
             set_attributes(adapted, adopted)
@@ -250,7 +268,7 @@ class _Search:
             error = relative_error(rebuilt(*args, **kwargs), adapted(*args, **kwargs))
             proved = self.proof.probe_error(in_float64(adapted))
         except Exception as failure:
-            self._note(0, f"a model built from it does not run: {type(failure).__name__}: {failure}")
+            self._note(0, f"a model built from it does not run: {type(failure).__name__}: {first_line(failure)}")
             return False
         if error == 0 and proved <= TOLERANCE:
             self.adopted = adopted

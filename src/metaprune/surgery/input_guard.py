@@ -27,11 +27,17 @@ class InputGuard:
     names: of the arguments, the positional ones first.
     leaves: per traced leaf its sizes, or its constant value.
     batches: the smallest and the largest batch that the forward treats as the traced one; None: any.
+    ignored: arguments that the graph has no use for, and takes.
     """
 
     names: tuple[str, ...]
     leaves: tuple[Any, ...]
     batches: tuple[int, int | None] = (1, None)
+    ignored: tuple[str, ...] = ()
+
+    def used(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out what is ignored."""
+        return {n: v for n, v in kwargs.items() if n not in self.ignored}
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Compare the inputs of a call with the traced ones.
@@ -71,13 +77,14 @@ class InputGuard:
 
     def to_dict(self) -> dict[str, Any]:
         """Write as JSON types."""
-        return {"names": list(self.names), "leaves": list(self.leaves), "batches": list(self.batches)}
+        known = {"names": list(self.names), "leaves": list(self.leaves), "batches": list(self.batches)}
+        return {**known, "ignored": list(self.ignored)} if self.ignored else known
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputGuard:
         """Read what `to_dict` wrote."""
         low, high = data.get("batches", (1, None))
-        return cls(tuple(data["names"]), tuple(data["leaves"]), (low, high))
+        return cls(tuple(data["names"]), tuple(data["leaves"]), (low, high), tuple(data.get("ignored", ())))
 
 
 _REMEDY = (
@@ -101,7 +108,7 @@ def _described(leaf: Any) -> str:
     return str(list(leaf.shape)) if isinstance(leaf, torch.Tensor) else repr(leaf)
 
 
-def guard_of(captured: Captured, names: Sequence[str]) -> InputGuard:
+def guard_of(captured: Captured, names: Sequence[str], ignored: tuple[str, ...] = ()) -> InputGuard:
     """Describe the traced inputs."""
     by_name = {n.name: n for n in captured.graph.nodes}
     leaves: list[Any] = []
@@ -112,7 +119,7 @@ def guard_of(captured: Captured, names: Sequence[str]) -> InputGuard:
             leaves.append(["batch" if captured.varies and isinstance(n, BatchedSize) else size for n, size in sizes])
         else:
             leaves.append(value if isinstance(value, (bool, int, float, str, type(None))) else None)
-    return InputGuard(tuple(names), tuple(leaves), captured.batch_range)
+    return InputGuard(tuple(names), tuple(leaves), captured.batch_range, ignored)
 
 
 class CutGraph(fx.GraphModule):
@@ -137,5 +144,6 @@ class CutGraph(fx.GraphModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         guard = self.meta.get("inputs")
         if guard is not None:
+            kwargs = guard.used(kwargs)
             guard.check(args, kwargs)
         return super().__call__(*args, **kwargs)

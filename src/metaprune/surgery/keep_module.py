@@ -23,7 +23,7 @@ from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
 from metaprune.surgery.module_form import verified_module
 from metaprune.surgery.verify import Proof
-from metaprune.values import Constraints, Plan
+from metaprune.values import Constraints, Plan, Space
 
 PROBES = 2  # random cuts that a set of groups has to survive
 MOST_PROBES = 24  # of a bisection
@@ -62,6 +62,16 @@ def module_rules(network: Network, seed: int = 0) -> ModuleRules:
     and some more groups than needed may then be left whole.
     """
     return _Search(network, seed).rules()
+
+
+def random_plan(space: Space, units: Sequence[Unit], draw: np.random.Generator) -> Plan:
+    """Draw a width of every unit, and which channels stay; all other groups stay whole."""
+    masks = [np.ones(g.width, dtype=bool) for g in space]
+    for unit in units:
+        level = np.abs(unit.ratios()[:-1] - draw.uniform(*KEEP)).argmin()
+        for g, width in zip(unit.groups, unit.levels[level], strict=True):
+            masks[g][draw.permutation(len(masks[g]))[width:]] = False
+    return Plan.of(space, masks)
 
 
 @dataclass(frozen=True)
@@ -176,13 +186,7 @@ class _Search:
     def _probe(self, units: Sequence[Unit]) -> bool:
         """Whether a random cut of these units (all else whole) has a module form."""
         self.probes += 1
-        space = self.network.space
-        masks = [np.ones(g.width, dtype=bool) for g in space]
-        for unit in units:
-            level = np.abs(unit.ratios()[:-1] - self.draw.uniform(*KEEP)).argmin()
-            for g, width in zip(unit.groups, unit.levels[level], strict=True):
-                masks[g][self.draw.permutation(len(masks[g]))[width:]] = False
-        alive = self.network.survivors(Plan.of(space, masks))
+        alive = self.network.survivors(random_plan(self.network.space, units, self.draw))
         try:
             proof = Proof(self.network, alive, self.network.tensors)
             model, _, why = verified_module(self.network, alive, self.network.tensors, proof, generate=False)

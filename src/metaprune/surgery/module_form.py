@@ -7,6 +7,7 @@ candidate is only ever handed over after it was run and found equal to the slice
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -47,7 +48,6 @@ class _Candidates:
     ):
         self.network, self.alive, self.tensors, self.proof = network, alive, tensors, proof
         self.generate = generate
-        self.runs = False  # as `why`, of the last attempt
         self.dropped, self.why = dropped_modules(network, alive, proof)
         self.constants = branch_constants(network, alive, tensors)
 
@@ -67,22 +67,31 @@ class _Candidates:
         tried: list[Attributes] = []
         for policy in ("none", "first", "last", "leave", "ordered", "reversed"):
             wanted = {} if policy == "none" else _resolve(self.network.model, guessed, policy)
+            wanted = self._without(wanted, self._counted)
             if wanted in tried:
                 continue
             tried.append(wanted)
             if (result := self._proved(certain, wanted)) is not None:
                 return self._smallest(certain, wanted, result)
-            for kind in self._kinds(wanted) if self.runs else ():  # one that means something else may spoil it
-                if (result := self._proved(certain, fewer := self._without(wanted, kind))) is not None:
+            for kind in self._kinds(wanted):  # one that means something else may spoil it
+                fewer = self._without(wanted, {kind})
+                if fewer not in tried and (result := self._proved(certain, fewer)) is not None:
                     return self._smallest(certain, fewer, result)
+                tried.append(fewer)
         return None, {}, self.why
+
+    @cached_property
+    def _counted(self) -> set[tuple[type, str]]:
+        """Attributes that are 0 in some module of their class, as the numbers of layers are: no width is."""
+        modules = self.network.model.modules()
+        return {(type(m), n) for m in modules for n, v in vars(m).items() if type(v) is int and v == 0}
 
     def _smallest(
         self, certain: Attributes, wanted: Attributes, result: tuple[nn.Module, Attributes, str]
     ) -> tuple[nn.Module, Attributes, str]:
         """Leave out the attributes of one name and class at a time, as long as the proof holds."""
         for kind in self._kinds(wanted):
-            fewer = self._without(wanted, kind)
+            fewer = self._without(wanted, {kind})
             if (proved := self._proved(certain, fewer)) is not None:
                 wanted, result = fewer, proved
         return result
@@ -92,9 +101,9 @@ class _Candidates:
         kinds = {(type(self.network.model.get_submodule(p)), n) for p, values in wanted.items() for n in values}
         return sorted(kinds, key=str) if len(kinds) > 1 else []
 
-    def _without(self, wanted: Attributes, kind: tuple[type, str]) -> Attributes:
+    def _without(self, wanted: Attributes, kinds: set[tuple[type, str]]) -> Attributes:
         fewer = {
-            path: {n: v for n, v in values.items() if (type(self.network.model.get_submodule(path)), n) != kind}
+            path: {n: v for n, v in values.items() if (type(self.network.model.get_submodule(path)), n) not in kinds}
             for path, values in wanted.items()
         }
         return {path: values for path, values in fewer.items() if values}
@@ -104,7 +113,6 @@ class _Candidates:
         clone = _copy_with(self.network, self.alive, self.tensors)
         drop_modules(clone, self.dropped, self.constants)
         attributes = apply_attributes(clone, wanted)
-        self.runs = False
         try:
             probe = in_float64(clone)
             error = self.proof.probe_error(probe)
@@ -112,7 +120,6 @@ class _Candidates:
             reason = f"{type(failure).__name__}: {first_line(failure)[:160]}"
             self.why = f"the model's own forward does not run at these widths ({reason})"
             return None
-        self.runs = True
         if error > TOLERANCE:
             self.why = f"the model's own forward gives another result at these widths (relative error {error:.1e})"
             return None

@@ -1,4 +1,4 @@
-"""The calls of a model that its trace did not see: the default call, train mode, generation with and without a cache.
+"""The calls of a model that its trace did not see: the default call, padded, in train mode, generation with a cache.
 
 A module form is handed over for its user to call as he likes. So whatever the original does in these calls, it has to
 do as well. What the original itself cannot do, or does differently, is not asked of it.
@@ -38,19 +38,28 @@ class OtherCalls:
     train: leaves of the output in train mode; None: it does not run there, or its own code knows no such mode.
     generates: `generate` gives the same logits with and without its cache.
     runs: the call with tensors alone runs in the model's own dtype, which kernels may depend on.
+    padded: leaves of the output that an `attention_mask` which hides the last token leaves as they were before it;
+        None: there is no such call. Other kernels see a mask: those of `transformers` repeat heads themselves then.
     """
 
     default: frozenset[str] = frozenset()
     train: int | None = None
     generates: bool = False
     runs: bool = False
+    padded: frozenset[str] | None = None
 
     @classmethod
     def of(cls, network: Network) -> OtherCalls:
         """Try them on a copy of the network's model, in float64."""
         args, kwargs = to_float64(network.captured.example)
         differs = kwargs.keys() != _tensors_only(kwargs).keys() or keeps_cache(network.model)
-        if not differs and not hasattr(network.model, "generate") and not _differs_in_training(network):
+        mask = _last_token_hidden(network.model, args, kwargs)
+        if (
+            not differs
+            and mask is None
+            and not hasattr(network.model, "generate")
+            and not _differs_in_training(network)
+        ):
             return cls()
         probe = in_float64(network.model)
         same, runs = frozenset[str](), False
@@ -59,11 +68,17 @@ class OtherCalls:
             traced = _attempt(lambda: _named(call_in_float64(probe, args, kwargs, traced=True)))
             default = _attempt(lambda: _named(call_in_float64(probe, args, _tensors_only(kwargs))))
             same = frozenset(_equal_leaves(traced or {}, default or {}))
+        padded = None
+        if mask is not None:
+            expected = _attempt(lambda: _named(call_in_float64(probe, args, kwargs, traced=True)))
+            hidden = _attempt(lambda: _named(call_in_float64(probe, args, {**_tensors_only(kwargs), **mask})))
+            if expected is not None and hidden is not None:
+                padded = frozenset(_equal_leaves(_but_last(expected, mask), _but_last(hidden, mask)))
         generates = _attempt(lambda: _cache_error(probe, args, _tensors_only(kwargs)))
         train = None
         if _differs_in_training(network):
             train = _attempt(lambda: len(pytree.tree_leaves(call_in_float64(probe.train(), args, kwargs))))
-        return cls(same, train, generates is not None and generates <= TOLERANCE, runs)
+        return cls(same, train, generates is not None and generates <= TOLERANCE, runs, padded)
 
     def failure(self, module: nn.Module, probe: nn.Module, proof: Proof, generate: bool = True) -> str:
         """Say in which of these calls a module is not what the original was; empty where it is.
@@ -79,6 +94,12 @@ class OtherCalls:
                 wrong = sorted(self.default - set(_equal_leaves(expected, actual)))
                 if wrong:
                     return f"its default call gives another {wrong[0] or 'output'}"
+            mask = _last_token_hidden(module, args, kwargs)
+            if self.padded is not None and mask is not None:
+                hidden = _but_last(_named(proof.call(probe, args, {**_tensors_only(kwargs), **mask})), mask)
+                expected = _but_last(_named(proof.sliced), mask)
+                if wrong := sorted(self.padded - set(_equal_leaves(expected, hidden))):
+                    return f"with an attention mask it gives another {wrong[0] or 'output'}"
             if self.runs:
                 _run(module, proof.network)
             if generate and self.generates and (error := _cache_error(probe, args, _tensors_only(kwargs))) > TOLERANCE:
@@ -120,6 +141,26 @@ def _asks_for_mode(kind: type[nn.Module]) -> bool:
 
 def _tensors_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in kwargs.items() if any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(v))}
+
+
+def _last_token_hidden(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
+    """The `attention_mask` [batch, length] that hides the last of the token numbers; None where a call has neither."""
+    try:
+        signature = inspect.signature(model.forward)
+        tokens = signature.bind_partial(*args, **kwargs).arguments.get("input_ids")
+    except (TypeError, ValueError):
+        return None
+    if "attention_mask" not in signature.parameters or not isinstance(tokens, torch.Tensor) or tokens.dim() != 2:
+        return None
+    mask = torch.ones_like(tokens)
+    mask[:, -1] = 0
+    return {"attention_mask": mask} if tokens.shape[1] > 1 else None
+
+
+def _but_last(leaves: Mapping[str, torch.Tensor], mask: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leaves of one entry per token, without those of the last one."""
+    length = mask["attention_mask"].shape[1]
+    return {n: x[:, :-1] for n, x in leaves.items() if x.dim() > 1 and x.shape[1] == length}
 
 
 def _attempt(call: Callable[[], Any]) -> Any:

@@ -117,7 +117,7 @@ def call_in_float64(probe: nn.Module, args: tuple, kwargs: dict[str, Any], trace
     traced: with the settings of a trace (no caches), in place of the module's own.
     """
     args, kwargs = to_float64((args, kwargs))
-    with double_by_default(), _Promoted(), as_traced(probe, kwargs) if traced else nullcontext():
+    with double_by_default(), _Promoted(), as_traced(probe) if traced else nullcontext():
         return probe(*args, **kwargs)
 
 

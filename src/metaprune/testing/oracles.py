@@ -154,7 +154,7 @@ def assert_cut_equals_mask(
 
 def _check_full_width(network: Network) -> None:
     args, kwargs = network.captured.example
-    with torch.no_grad(), untouched(network.model), as_traced(network.model, kwargs):
+    with torch.no_grad(), untouched(network.model), as_traced(network.model):
         torch.manual_seed(0)  # a forward that draws draws the same
         eager = network.model(*args, **kwargs)
         torch.manual_seed(0)

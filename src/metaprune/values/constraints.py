@@ -28,6 +28,7 @@ class Constraints:
     ties: tuples of glob patterns; all groups that one tuple matches keep one and the same ratio.
     whole: glob patterns of what keeps all its channels, or, where its branch may be dropped, none.
     keep_module: only widths at which the model's own class still runs; `prune` turns it into ties and whole groups.
+    keep_config: only widths that the config of a transformers model can say, which its class runs at; likewise.
 
     Tied widths move together, in steps of full width / greatest common divisor.
     """
@@ -40,6 +41,7 @@ class Constraints:
     ties: tuple[tuple[str, ...], ...] = ()
     whole: tuple[str, ...] = ()
     keep_module: bool = False
+    keep_config: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ignore", "only", "whole"):

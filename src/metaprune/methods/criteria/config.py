@@ -22,10 +22,14 @@ class UniformConfig(MethodOptions):
 
     channels: Literal["magnitude", "first"] = "magnitude"
     """Which channels stay in a group: those of largest L1 norm, or the first ones (as slimmable networks)."""
+    fill: bool = False
+    """Hand what is left over of the budget to single groups, which then keep more than others of their width."""
 
     def __post_init__(self) -> None:
         if self.channels not in ("magnitude", "first"):
             raise ConfigError(f"channels is magnitude or first, not {self.channels!r}")
+        if not isinstance(self.fill, bool):
+            raise ConfigError(f"fill is true or false, not {self.fill!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

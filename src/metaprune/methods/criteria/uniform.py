@@ -23,4 +23,4 @@ class Uniform(UniformConfig, BaseMethod):
             scores = Magnitude(p=1).scores(task, Plan(), rng)
         else:
             scores = [-np.arange(g.width, dtype=float) for g in task.network.space]
-        return Proposal(allocator.by_ratio(scores))
+        return Proposal(allocator.by_ratio(scores, fill=self.fill))

@@ -99,7 +99,7 @@ class StructureSearch:
         costs = self.task.network.cost_model()
         rows = np.array([c.widths for c in candidates], dtype=np.int64)
         metrics = {m: costs.metric(m, rows).tolist() for m in dict.fromkeys(("macs", "params", *budget.to_dict()))}
-        uniform = Uniform().propose(self.task, budget, Rng(0))
+        uniform = Uniform(fill=True).propose(self.task, budget, Rng(0))
         images = np.array([sum(self.scorer.samples) if c.whole else 0 for c in candidates])
         if self._screen is not None:
             images += np.array([sum(self._screen.samples) if "screened" in c.found else 0 for c in candidates])
