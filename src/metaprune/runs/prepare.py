@@ -205,11 +205,11 @@ def _rules_of(network: Network, constraints: Constraints, form: Form, seed: int)
             raise ConfigError("keep_config keeps the model's class, and form='graph' does not: leave one of them out")
         return config_rules(network, seed)
     if constraints.keep_module:
-        return module_rules(network, seed)
+        return module_rules(network, seed, constraints)
     can_generate = getattr(network.model, "can_generate", None)
     if form == "auto" and callable(can_generate) and can_generate():
         with contextlib.suppress(VerificationError):  # no module form at all: the graph form is what there is
-            return module_rules(network, seed)
+            return module_rules(network, seed, constraints)
     return ModuleRules()
 
 

@@ -33,7 +33,7 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
     Raises:
         PlanError: a pattern of the constraints matches nothing.
     """
-    fixed = _fixed(space, constraints, frozen) | space.match(constraints.whole, "whole pattern")
+    fixed = fixed_groups(space, constraints, frozen) | space.match(constraints.whole, "whole pattern")
     ties = _tied(space, constraints)
     least = np.maximum(1, min_keep(space, constraints))
     units = [Unit(np.array(tie), _levels(space.widths[tie], constraints.round_to, least[tie])) for tie in ties]
@@ -56,7 +56,7 @@ def branch_units(space: Space, constraints: Constraints, frozen: set[int] | None
     Raises:
         PlanError: a pattern of the constraints matches nothing.
     """
-    stay = _fixed(space, constraints, frozen) | space.match(tuple(constraints.ratios), "ratio pattern")
+    stay = fixed_groups(space, constraints, frozen) | space.match(tuple(constraints.ratios), "ratio pattern")
     stay |= set(np.flatnonzero(min_keep(space, constraints) > 0).tolist())
     free = (np.array(groups) for groups in space.branch_groups if stay.isdisjoint(groups))
     return [Unit(groups, np.stack([0 * space.widths[groups], space.widths[groups]])) for groups in free]
@@ -76,8 +76,8 @@ def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
     return least
 
 
-def _fixed(space: Space, constraints: Constraints, frozen: set[int] | None) -> set[int]:
-    """Groups that stay as they are."""
+def fixed_groups(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> set[int]:
+    """Groups that stay as they are: those that `ignore` names or `only` does not, and `frozen`."""
     fixed = space.match(constraints.ignore, "ignore pattern") | (frozen or set())
     if constraints.only:
         fixed |= set(range(len(space))) - space.match(constraints.only, "only pattern")

@@ -20,7 +20,7 @@ from metaprune.graph.labels import Label
 from metaprune.graph.roles import ATTENTION_ROLES, HEAD_DIMS, STREAM, VALUE_DIMS, attentions
 from metaprune.graph.transformers_models import groups_experts
 from metaprune.network import Network
-from metaprune.search.units import Unit, units_of
+from metaprune.search.units import Unit, fixed_groups, units_of
 from metaprune.surgery.module_form import verified_module
 from metaprune.surgery.verify import Proof
 from metaprune.values import Constraints, Plan, Space
@@ -55,13 +55,15 @@ class ModuleRules:
         )
 
 
-def module_rules(network: Network, seed: int = 0) -> ModuleRules:
+def module_rules(network: Network, seed: int = 0, constraints: Constraints | None = None) -> ModuleRules:
     """Find the least strict rules under which random cuts of `network` have a module form.
+
+    Groups that `constraints` leave whole are not tried.
 
     Costs a few float64 forward passes of the example inputs; for a class with rules of its own `MOST_PROBES` of them,
     and some more groups than needed may then be left whole.
     """
-    return _Search(network, seed).rules()
+    return _Search(network, seed, fixed_groups(network.space, constraints or Constraints())).rules()
 
 
 def random_plan(space: Space, units: Sequence[Unit], draw: np.random.Generator) -> Plan:
@@ -82,8 +84,8 @@ class _Policy:
 
 
 class _Search:
-    def __init__(self, network: Network, seed: int):
-        self.network = network
+    def __init__(self, network: Network, seed: int, fixed: set[int]):
+        self.network, self.fixed = network, fixed
         self.draw = np.random.default_rng(seed)
         self.probes = 0
         self.failure = ""
@@ -102,7 +104,8 @@ class _Search:
         rest = (policies[0],) if start else dict.fromkeys((policies[0], policies[-1]))
         tried = [(p, self._accepted(p, start)) for p in rest]
         policy, free = max(tried, key=lambda t: self._elements(t[1]))
-        return self._result(policy, tuple(g for g in range(len(self.network.space)) if g not in free))
+        left = set(range(len(self.network.space))) - free - self.fixed
+        return self._result(policy, tuple(sorted(left)))
 
     def _all_but_attention(self) -> set[int]:
         """Groups that can shrink if all attention (and, if need be, the residual streams too) stays whole."""
@@ -172,7 +175,7 @@ class _Search:
 
     def _units(self, policy: _Policy) -> list[Unit]:
         """Groups that shrink together under a policy, those of most parameters first."""
-        units = units_of(self.network.space, self._result(policy, ()).applied_to(Constraints()))
+        units = units_of(self.network.space, self._result(policy, ()).applied_to(Constraints()), self.fixed)
         return sorted((u for u in units if len(u.levels) > 1), key=lambda u: -self._elements(u.groups))
 
     def _elements(self, groups: Iterable[int]) -> int:

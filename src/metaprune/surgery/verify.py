@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -47,14 +48,21 @@ def relative_error(actual: Any, expected: Any) -> float:
             continue
         if not isinstance(x, torch.Tensor) or x.shape != y.shape:
             return float("inf")
-        x, y = (torch.view_as_real(v).double() if v.is_complex() else v.double() for v in (x, y))
-        finite = torch.isfinite(y)
-        if not torch.equal(torch.isfinite(x), finite) or not torch.equal(x[~finite], y[~finite]):  # NaN equals nothing
-            return float("inf")
-        difference = (x - y)[finite].abs().max() if finite.any() else torch.zeros(())
-        scale = y[finite].abs().max() if finite.any() else torch.ones(())
-        worst = max(worst, float(difference / scale if scale > 0 else difference))
+        x, y = ((torch.view_as_real(v) if v.is_complex() else v).detach().double() for v in (x, y))
+        difference = _largest(x - y)
+        if not math.isfinite(difference + _largest(y)):  # some entry is not
+            finite = torch.isfinite(y)
+            same = torch.equal(torch.isfinite(x), finite) and torch.equal(x[~finite], y[~finite])  # NaN equals nothing
+            if not same:
+                return float("inf")
+            x, y = x[finite], y[finite]
+            difference = _largest(x - y)
+        worst = max(worst, difference / (_largest(y) or 1.0))
     return worst
+
+
+def _largest(x: torch.Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
 
 
 def to_float64(value: Any) -> Any:
