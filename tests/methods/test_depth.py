@@ -97,6 +97,7 @@ def test_patterns_say_which_branches_may_go():
     assert dropped(min_keep={"blocks.1.mlp:branch": 2, "*:branch": 0}) == [0, 1, 2, 4, 5, 6, 7]
     assert dropped(min_keep=0, ignore=("blocks.0.*:branch",)) == [2, 3, 4, 5, 6, 7]
     assert dropped(min_keep=0, only=("*.mlp:branch",)) == [1, 3, 5, 7]
+    assert dropped(min_keep=0, keep_config=True) == []
     assert all(u.levels.min() >= 1 for u in units_of(space, Constraints(min_keep=0)))
     with pytest.raises(PlanError, match="min_keep pattern 'nothing' matches"):
         branch_units(space, Constraints(min_keep={"nothing": 0}))

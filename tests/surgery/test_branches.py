@@ -200,6 +200,19 @@ def test_branches_inside_a_branch_and_beside_one():
         assert (recount.macs, recount.params) == (network.cost(plan).macs, network.cost(plan).params)
 
 
+def test_a_module_form_that_would_still_compute_the_branch_is_none():
+    def forward(m, x):
+        scores = (m.q(x) @ m.k(x).mT).softmax(-1)
+        return m.head(x + m.o(scores @ m.v(x)))
+
+    sizes = {"q": (8, 6), "k": (8, 6), "v": (8, 5), "o": (5, 8), "head": (8, 3)}
+    layers = {name: nn.Linear(*size) for name, size in sizes.items()}
+    network = trace(Lambda(forward, **layers).eval(), torch.randn(2, 4, 8))
+    pruned = cut(network, without(network, 0))
+    assert pruned.form == "graph" and "is run by no module of it" in pruned.why
+    assert trace(pruned.model, torch.randn(2, 4, 8)).cost().macs == network.cost(pruned.plan).macs
+
+
 def test_an_empty_group_names_what_else_goes():
     network = NETWORKS["vit_micro"]
     stream = next(g.name for g in network.space if g.role == "stream")

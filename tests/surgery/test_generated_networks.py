@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from metaprune.surgery import cut
 from metaprune.testing import assert_cut_equals_mask, perturb
+from metaprune.tracing import trace
+from metaprune.values import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SIZE = 4
@@ -136,3 +139,18 @@ def test_cut_equals_mask(model, seed, keep):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         assert_cut_equals_mask(perturb(model, seed=seed).eval(), (x,), keep=keep, seeds=(seed,))
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(networks(), st.integers(0, 2**16), st.data())
+def test_any_of_its_branches_go_whole(model, seed, data):
+    x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    network = trace(perturb(model, seed=seed).eval(), x)
+    gone = [b for b in network.branches if data.draw(st.booleans())]
+    plan = Plan({name: () for b in gone for name in b.groups})
+    for form in ("auto", "graph"):
+        pruned = cut(network, plan, form=form)
+        assert pruned.error is None or pruned.error <= 1e-9
+        again, cost = trace(pruned.model, x).cost(), network.cost(plan)
+        assert (again.macs, again.params) == (cost.macs, cost.params)

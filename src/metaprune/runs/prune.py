@@ -100,6 +100,7 @@ def prune(
     only: Sequence[str] = (),
     ratios: Mapping[str, float] | None = None,
     ties: Sequence[Sequence[str]] = (),
+    whole: Sequence[str] = (),
     keep_module: bool = False,
     keep_config: bool = False,
     free_outputs: bool | Sequence[str] = False,
@@ -134,7 +135,7 @@ def prune(
         rounds: cut and recover so many times, by the same factor of the cost each. Every round sees the network that
             the one before left; the proof is of the whole cut.
         constraints: what a plan may look like; instead of it, its parts as keywords:
-        round_to, min_keep, ignore, only, ratios, ties: see `Constraints`.
+        round_to, min_keep, ignore, only, ratios, ties, whole: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
         keep_config: only widths that the config of a transformers model can say: `save_pretrained` then writes a folder
             that `from_pretrained` and other programs take.
@@ -155,6 +156,7 @@ def prune(
         only=as_patterns(only),
         ratios=dict(ratios or {}),
         ties=cast("Any", ties),
+        whole=as_patterns(whole),
         keep_module=keep_module,
         keep_config=keep_config,
     )

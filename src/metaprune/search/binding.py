@@ -90,6 +90,9 @@ def _knobs(space: Space, c: Constraints, frozen: frozenset[int]) -> Iterator[_Kn
     for i, pattern in enumerate(c.ignore):
         if not pattern.startswith("="):
             yield _Knob(f"ignore {pattern!r}", replace(c, ignore=(*c.ignore[:i], *c.ignore[i + 1 :])), frozen)
+    for i, pattern in enumerate(c.whole):
+        if not pattern.startswith("="):
+            yield _Knob(f"whole {pattern!r}", replace(c, whole=(*c.whole[:i], *c.whole[i + 1 :])), frozen)
     if c.only:
         left = len(space.match(c.only, "only pattern"))
         text = f"only={list(c.only)}, which leaves {left} of {len(space)} groups to shrink"
@@ -108,17 +111,17 @@ def _knobs(space: Space, c: Constraints, frozen: frozenset[int]) -> Iterator[_Kn
 
 def _rules(c: Constraints, frozen: frozenset[int]) -> Iterator[_Knob]:
     """What `keep_module` and `keep_config` added, all of it: patterns of exact names."""
-    mine = [p for p in c.ignore if not p.startswith("=")]
-    ties = [tie for tie in c.ties if not all(p.startswith("=") for p in tie)]
-    if (len(mine), len(ties)) != (len(c.ignore), len(c.ties)):
-        name = "keep_config" if c.keep_config else "keep_module"
-        yield _Knob(name, replace(c, ignore=tuple(mine), ties=tuple(ties)), frozen)
+    ignore, whole = (tuple(p for p in patterns if not p.startswith("=")) for patterns in (c.ignore, c.whole))
+    ties = tuple(tie for tie in c.ties if not all(p.startswith("=") for p in tie))
+    if (without := replace(c, ignore=ignore, whole=whole, ties=ties)) != c:
+        yield _Knob("keep_config" if c.keep_config else "keep_module", without, frozen)
 
 
 def _held(space: Space, c: Constraints, tie: Sequence[str], frozen: frozenset[int]) -> str:
     """Name a group of the tie that stays whole, and so holds the others; empty where none does."""
     members = space.match(tie, "tie pattern")
     reasons = {f"ignore {p!r}": space.match([p], "ignore pattern") for p in c.ignore}
+    reasons |= {f"whole {p!r}": space.match([p], "whole pattern") for p in c.whole}
     if c.only:
         reasons["only"] = set(range(len(space))) - space.match(c.only, "only pattern")
     reasons["the method"] = set(frozen)

@@ -51,7 +51,8 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
 def branch_units(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> list[Unit]:
     """Branches that may be dropped, each a unit of two levels: nothing, and full.
 
-    They share groups with `units_of`; the smaller width of a group holds.
+    They share groups with `units_of`; the smaller width of a group holds. Under `keep_config` none may: no config says
+    which branches there are.
 
     Raises:
         PlanError: a pattern of the constraints matches nothing.
@@ -59,7 +60,8 @@ def branch_units(space: Space, constraints: Constraints, frozen: set[int] | None
     stay = fixed_groups(space, constraints, frozen) | space.match(tuple(constraints.ratios), "ratio pattern")
     stay |= set(np.flatnonzero(min_keep(space, constraints) > 0).tolist())
     free = (np.array(groups) for groups in space.branch_groups if stay.isdisjoint(groups))
-    return [Unit(groups, np.stack([0 * space.widths[groups], space.widths[groups]])) for groups in free]
+    units = [Unit(groups, np.stack([0 * space.widths[groups], space.widths[groups]])) for groups in free]
+    return [] if constraints.keep_config else units
 
 
 def min_keep(space: Space, constraints: Constraints) -> np.ndarray:

@@ -78,6 +78,11 @@ def dropped_modules(network: Network, alive: Survivors, proof: Proof) -> tuple[D
     ends = {b.name.partition("#")[0] for b in branches}
     if missing := sorted(ends - set(idle)):
         return {}, f"the branch {missing[0]!r} is no module of its own"
+    facts = network.labelled.facts
+    working = (n for n in network.captured.graph.nodes if n.name in gone and facts[n.name].macs)
+    for node in working:
+        if not any(f"{module_of(node)}.".startswith(f"{path}.") for path in idle):
+            return {}, f"{node.name}, a product of a dropped branch, is run by no module of it"
     left = {t for b in branches for t in b.tensors if not any(t.startswith(f"{path}.") for path in idle)}
     if left:
         return {}, f"{sorted(left)[0]} is a parameter of a dropped branch, but belongs to no module of it"

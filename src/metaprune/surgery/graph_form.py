@@ -144,7 +144,8 @@ class _Builder:
     def build(self) -> fx.Graph:
         captured = self.network.captured
         self._inputs()
-        reference = next((n for n, t in captured.tensors.items() if t.is_floating_point()), None)
+        lost = lost_tensors(self.network.space, self.alive)
+        reference = next((n for n, t in captured.tensors.items() if t.is_floating_point() and n not in lost), None)
         self.reference = (
             None if reference is None else (self.graph.get_attr(reference), captured.tensors[reference].dtype)
         )

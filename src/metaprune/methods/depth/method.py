@@ -1,7 +1,7 @@
 """Depth: which residual branches go. Widths stay; a branch is all or nothing.
 
-`cosine` is the block influence of ShortGPT (Men et al. 2024, arXiv 2403.03853, section 3.1: 1 - cosine of a block's
-input and output, mean over tokens), here of every branch, not of every layer. Branches go in the order of what they
+`cosine` is the block influence of ShortGPT (Men et al. 2024, arXiv 2403.03853), 1 - E[x.y / (|x| |y|)] of a block's
+input x and output y over tokens, here of every branch, not of every layer. Branches go in the order of what they
 matter per share of the budget that they save, which is ours: attention and MLP of a layer differ in size.
 """
 
