@@ -37,6 +37,7 @@ from metaprune.core.read import damaged, read_json, read_tensors, require_seal, 
 from metaprune.core.tensors import named_tensors
 from metaprune.export.factories import build, describe_transformers, portable
 from metaprune.export.graph_json import graph_from_json, graph_to_json
+from metaprune.export.hf_folder import from_pretrained
 from metaprune.network import Network
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.graph_form import graph_form, place_tensor
@@ -217,7 +218,7 @@ def load(
     form: Literal["auto", "module", "graph"] = "auto",
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Load the saved network in eval mode.
+    """Load the saved network in eval mode: an archive of metaprune, or a folder of `metaprune.hf.save_pretrained`.
 
     Args:
         factory: makes the original (unpruned) model; needed for a module form unless it came from a spec string.
@@ -231,6 +232,8 @@ def load(
     folder = Path(folder)
     if form not in ("auto", "module", "graph"):
         raise ConfigError(f"form is auto, module or graph, not {form!r}")
+    if form != "graph" and not part_of(folder, NETWORK).exists() and (folder / "config.json").is_file():
+        return from_pretrained(folder).to(device)
     described = read_archive(folder)
     tensors = read_tensors(part_of(folder, MODEL), device=device, remedy=REMEDY)
     try:
