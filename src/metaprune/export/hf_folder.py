@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import DataError, NotAvailableError, first_line
@@ -130,4 +131,4 @@ def _equal(pruned: Pruned, numbers: PerLayer) -> bool:
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:
-    return [x for x in torch.utils._pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
+    return [x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)]
