@@ -49,6 +49,38 @@ def language_table() -> str:
     return "\n".join(lines) + "\n" + note
 
 
+def depth_table() -> str:
+    """Accuracy or perplexity by network and row, at each budget, with the branches that went."""
+    report = json.loads((HERE / "depth.json").read_text())
+    rows = report["rows"]
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    lines = [f"| | {' | '.join(f'{b} of the parameters | dropped' for b in budgets)} | CPU seconds |"]
+    lines.append("|---" * (2 * len(budgets) + 2) + "|")
+    for network in dict.fromkeys(row["network"] for row in rows):
+        of_network = [row for row in rows if row["network"] == network]
+        show = "{:.1%}" if network == "resnet20" else "{:,.1f}"
+        dense = " | | ".join([show.format(of_network[0]["dense"])] * len(budgets))
+        lines.append(f"| **{network}**, dense | {dense} | | |")
+        for label in dict.fromkeys(row["label"] for row in of_network):
+            of_label = {row["budget"]: row for row in of_network if row["label"] == label}
+            cells = [_depth_cell(of_label.get(b), show) for b in budgets]
+            spent = statistics.mean(row["cpu_s"] for row in of_label.values())
+            lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
+    return "\n".join(lines) + (
+        f"\n\nresnet20: accuracy on {report['test_images']:,} test images, least squares behind the cut, CPU seconds "
+        f"of the whole prune. smollm2: perplexity on {report['test_tokens']:,} tokens, CPU seconds of the choice."
+    )
+
+
+def _depth_cell(row: dict | None, show: str) -> str:
+    """Figure with the share that is left, and how many branches went, by their last name."""
+    if row is None:
+        return " | "
+    kinds = [name.rpartition(".")[2] for name in row["dropped"]]
+    dropped = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    return f"{show.format(row['figure'])} ({row['params_share']:.1%} left) | {dropped}"
+
+
 def photographs_table() -> str:
     """Top-1 and agreement with the dense network by row and budget; CPU and wall seconds without the evaluation."""
     report = json.loads((HERE / "mobilenet_v2.json").read_text())

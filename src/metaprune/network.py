@@ -28,7 +28,7 @@ from metaprune.graph.call import Survivors, written_in_place
 from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.explain import explain_lines
 from metaprune.graph.labelling import Labelled, Uncovered
-from metaprune.values import Cost, Plan, Space
+from metaprune.values import Branch, Cost, Plan, Space
 
 # in ATen's names; a trailing underscore works in place
 DROPOUTS = frozenset(
@@ -56,7 +56,7 @@ class Network:
         self._costs: dict[int, CostModel] = {}  # by batch, made when first asked for
         self._predict_ms: PredictMs | None = None
         self.switchable = self._find_switchable()
-        self.program = Program(captured, labelled.facts, self.switchable)
+        self.program = Program(captured, labelled, space, self.switchable)
 
     def __repr__(self) -> str:
         cost = self.cost()
@@ -69,6 +69,11 @@ class Network:
     def device(self) -> torch.device:
         """Where the model's tensors are."""
         return self.program.device
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """Residual branches that a plan can drop whole, by keeping () of all their groups."""
+        return self.space.branches
 
     @property
     def uncovered(self) -> list[Uncovered]:
@@ -124,15 +129,15 @@ class Network:
     def _find_switchable(self) -> frozenset[str]:
         """Nodes that follow the training flag: dropout, and BatchNorm over running statistics that are the model's."""
         names = []
+        modules = dict(self.model.named_modules(remove_duplicate=False))
         for node in self.captured.graph.nodes:
             if node.op != "call_function":
                 continue
             if op_name(node.target) in DROPOUTS and node.args[2] is False:
                 names.append(node.name)
-            if op_name(node.target) == "batch_norm" and node.args[5] is False:
-                owner = _submodule(self.model, module_of(node))
-                if isinstance(owner, nn.modules.batchnorm._BatchNorm):
-                    names.append(node.name)
+            owned = isinstance(modules.get(module_of(node)), nn.modules.batchnorm._BatchNorm)
+            if op_name(node.target) == "batch_norm" and node.args[5] is False and owned:
+                names.append(node.name)
         return frozenset(names)
 
     @cached_property
@@ -225,10 +230,11 @@ class Network:
                 full[self.space.index[self.space[name].name]] = width
             widths = full
         array = np.asarray(widths, dtype=np.int64)
-        if array.shape[-1:] != self.space.widths.shape or (array < 1).any() or (array > self.space.widths).any():
+        if array.shape[-1:] != self.space.widths.shape or (array < 0).any() or (array > self.space.widths).any():
             raise PlanError(
-                f"widths must be within 1..full for each of the {len(self.space)} groups; got shape {array.shape}"
+                f"widths must be within 0..full for each of the {len(self.space)} groups; got shape {array.shape}"
             )
+        self.space.require_whole_branches(array)
         return model.of_widths(array)
 
     # ------------------------------------------------------------------------------------------ execution
@@ -331,13 +337,16 @@ class NetworkAtWidths:
         tensors = self.default_tensors(training) if tensors is None else tensors
         return self.network.program.run(self.program(training=training), tensors, args, dict(kwargs or {}), call)
 
-    def program(self, *, training: bool = False, dtype: torch.dtype | None = None) -> ProgramAtWidths:
-        """Return the program with its constants baked for these widths."""
-        if (training, dtype) not in self._programs:
-            self._programs[training, dtype] = self.network.program.at(
-                self.survivors, key=self.key, training=training, dtype=dtype
+    def program(
+        self, *, training: bool = False, dtype: torch.dtype | None = None, rounded: bool = False
+    ) -> ProgramAtWidths:
+        """Return the program with its constants baked for these widths; see `Program.at`."""
+        wanted = (training, dtype, rounded)
+        if wanted not in self._programs:
+            self._programs[wanted] = self.network.program.at(
+                self.survivors, key=self.key, training=training, dtype=dtype, rounded=rounded
             )
-        return self._programs[training, dtype]
+        return self._programs[wanted]
 
     def default_tensors(self, training: bool = False) -> Mapping[str, torch.Tensor]:
         """Return `tensors`, with copies of those that the graph writes into, and for training of all buffers."""
@@ -387,10 +396,3 @@ class NetworkAtWidths:
             if not isinstance(parameter, nn.Parameter) or mask.dtype != torch.bool or mask.shape != parameter.shape:
                 raise PlanError(f"masks[{name!r}] must be a bool tensor of the full shape of a parameter")
         return dict(self.network.sliced(self.survivors, tensors=masks))
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 from metaprune.core.arguments import check_arguments
 from metaprune.core.collection import without_collection
 from metaprune.core.errors import ConfigError, FixedBatchWarning, InputsError, MetapruneError, UncoveredOpWarning
+from metaprune.elastic.folding import find_branches
 from metaprune.graph.capture import capture, capture_training
 from metaprune.graph.labelling import label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
@@ -66,7 +68,9 @@ def trace(
             fuse_channel_shuffles(graph.graph)
             unpack_projections(graph)
         labelled = label_graph(captured, free_outputs, training)
-        network = Network(model, captured, labelled, build_space(labelled, roles_of_atoms(captured, labelled)))
+        space = build_space(labelled, roles_of_atoms(captured, labelled))
+        space = replace(space, branches=find_branches(captured, labelled, space))
+        network = Network(model, captured, labelled, space)
     if captured.batch_fixed:
         warnings.warn(
             f"{captured.batch_fixed}: costs are of one call on the example inputs. If samples lie along another "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from metaprune.data import as_data
 from metaprune.data.arrays import Options, to_data
 from metaprune.data.scheme import DataScheme
+from metaprune.data.text import SEQUENCE_LENGTH
 from metaprune.data.types import Data
 from metaprune.models.scheme import ModelScheme
 from metaprune_datasets.builtin import builtin, builtin_arrays
@@ -16,7 +17,8 @@ _TEXT = {"brown": brown}
 
 def _load(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
     if name in _TEXT:
-        train, val, test = _TEXT[name]()
+        options.require_text(spec)
+        train, val, test = _TEXT[name](options.tokenizer, options.sequence_length or SEQUENCE_LENGTH)
         limited = train if options.limit is None else train.take(options.limit)
         return as_data((limited, val, test), name=spec, objective="next_token")
     return to_data(spec, builtin_arrays(name), options, flip=builtin(name).flip)

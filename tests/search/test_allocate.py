@@ -134,7 +134,9 @@ def test_budgets_that_make_no_sense(text):
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("options", [{"round_to": 2.5}, {"min_keep": 0}, {"ratios": {"a": "half"}}])
+@pytest.mark.parametrize(
+    "options", [{"round_to": 2.5}, {"min_keep": -1}, {"min_keep": {"a": 0.5}}, {"ratios": {"a": "half"}}]
+)
 def test_constraints_that_make_no_sense(options):
     with pytest.raises(ConfigError, match="number"):
         Constraints(**options)

@@ -92,7 +92,7 @@ def test_complete_run_is_loaded_not_trained(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.1}, r"config.lr: 0.05 there, 0.1 here.*start over"),
+        ({"lr": 0.1}, r"config.lr: 'auto' there, 0.1 here.*start over"),
         ({"seed": 1}, "rng"),
         ({"given": FakeData(blobs(50))}, "data"),
         ({"identity": {"plan": "abc"}}, "plan: 'absent' there, 'abc' here"),

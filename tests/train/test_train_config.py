@@ -44,8 +44,8 @@ def test_configs_are_read_without_torch():
 
 def test_learning_rates_by_hand():
     def rate(step, schedule):
-        config = TrainConfig(lr=0.4, schedule=schedule)
-        return learning_rate(step, total_steps=12, warmup_steps=4, config=config)
+        config = TrainConfig(schedule=schedule)
+        return learning_rate(step, 0.4, total_steps=12, warmup_steps=4, config=config)
 
     for schedule in ("cosine", "linear", "constant"):
         assert [rate(step, schedule) for step in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])

@@ -237,11 +237,11 @@ def test_batches_of_another_size_are_refused():
 
 
 def test_norms_and_biases_can_go_without_decay():
-    groups = make_optimizer(cnn(), TrainConfig(decay_norm_and_bias=False)).param_groups
+    groups = make_optimizer(cnn(), TrainConfig(decay_norm_and_bias=False), 0.1).param_groups
     assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]
     assert all(p.ndim > 1 for p in groups[0]["params"])
     assert all(p.ndim <= 1 for p in groups[1]["params"])
-    assert len(make_optimizer(cnn(), TrainConfig()).param_groups) == 1
+    assert len(make_optimizer(cnn(), TrainConfig(), 0.1).param_groups) == 1
 
 
 def test_frozen_parameters_stay():

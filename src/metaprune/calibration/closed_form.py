@@ -48,7 +48,7 @@ class ClosedForm:
         full = {n: t.detach() for n, t in network.at().default_tensors().items()}
         for node, product in self._products.items():
             seen, label = self.calibration.places[node], labels[product.weight][1 - product.out_dim]
-            if seen.gram is None or len(seen.gram) != 1 or label is None or not alive.cut(label):
+            if seen.gram is None or len(seen.gram) != 1 or label is None or not 0 < alive.count(label) < len(label):
                 continue
             weight, bias = self._solution(node, product, alive.index(label), len(label))
             full[product.weight] = weight

@@ -116,10 +116,10 @@ class _SideBySide:
     def all(self) -> None:
         """Run both networks to the end, and solve on the way."""
         for name, (dense_steps, cut_steps) in self.steps.items():
-            if name in self.products:
+            if name in self.products and cut_steps:  # none in a branch that is dropped whole
                 self._product(self.products[name], dense_steps[0], cut_steps[0])
                 continue
-            if name in self.network.switchable and op_name(dense_steps[0].target) == "batch_norm":
+            if name in self.network.switchable and cut_steps and op_name(dense_steps[0].target) == "batch_norm":
                 self._norm(dense_steps[0], cut_steps[0])
             for dense, cut in self.runs:
                 for step in dense_steps:
@@ -175,7 +175,7 @@ class _SideBySide:
     def _target(self, product: Product, branch: Branch, result: Tensor, dense: Execution, cut: Execution) -> Tensor:
         """What the product should give in the cut network: the dense result, and what the other branch lacks."""
         target = self._kept(product, result)
-        if branch.other is None:
+        if branch.other is None or not self.steps[branch.other.name][1]:
             return target
         slots = [steps[-1].slot for steps in self.steps[branch.other.name]]
         lacking = self._kept(product, dense.value(slots[0])) - cut.value(slots[1])

@@ -31,6 +31,8 @@ class Curve:
         """
         if not self.shares:  # nothing to choose
             return np.zeros(len(ratios))
+        if self.shares == (0.0,):  # a branch: there or not
+            return np.where(np.asarray(ratios) > 0, 0.0, max(self.losses[0], LEAST))
         dropped = np.log([*(1 - share for share in self.shares), 1.0])
         losses = np.maximum.accumulate([max(loss, LEAST) for loss in self.losses])
         logs = np.log([*losses, 3 * losses[-1]])

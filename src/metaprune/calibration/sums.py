@@ -12,10 +12,14 @@ from metaprune.network import DROPOUTS, Network
 
 @dataclass(frozen=True)
 class Branch:
-    """What follows a product: a BatchNorm over running statistics, or none, and a sum with `other`, or none."""
+    """What follows a product: a BatchNorm over running statistics, or none, and a sum with `other`, or none.
+
+    end: the last of the product, its BatchNorm and its sum.
+    """
 
     norm: fx.Node | None
     other: fx.Node | None
+    end: fx.Node
 
 
 def branch_of(node: fx.Node, network: Network) -> Branch:
@@ -29,11 +33,13 @@ def branch_of(node: fx.Node, network: Network) -> Branch:
             norm = user
         elif name in ("add", "add_") and "alpha" not in user.kwargs:
             other = user.args[1] if user.args[0] is node else user.args[0]
-            return Branch(norm, other if isinstance(other, fx.Node) and _is_before(other, start) else None)
+            if isinstance(other, fx.Node) and _is_before(other, start):
+                return Branch(norm, other, user)
+            break
         elif name not in DROPOUTS:
             break
         node = user
-    return Branch(norm, None)
+    return Branch(norm, None, norm or start)
 
 
 def _is_before(other: fx.Node, node: fx.Node) -> bool:

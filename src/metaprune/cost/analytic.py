@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from metaprune.cost.metrics import CostMetric, cost_metric, cost_metrics
-from metaprune.cost.sizes import sizes_at
+from metaprune.cost.sizes import Size, Switch, sizes_at
 from metaprune.cost.terms import CostTerms, Term
 from metaprune.graph.call import Survivors
 from metaprune.values import Cost, Space
@@ -108,15 +108,21 @@ class CostModel:
 
     def of_survivors(self, alive: Survivors, masked: int = 0) -> Cost:
         """Exact cost of one concrete set of survivors, of which `masked` single weights are held at zero."""
-        sizes = np.array([alive.count(size.label) for size in self.terms.sizes], dtype=np.int64).reshape(-1, 1)
-        return _of_one(ExactFigures(self.terms, sizes, alive.widths(self.space)[None], self.predict_ms, masked))
+        widths = alive.widths(self.space)[None]
+        counted = [alive.count(s.label) if isinstance(s, Size) else s.at(widths)[0] for s in self.terms.sizes]
+        sizes = np.array(counted, dtype=np.int64).reshape(-1, 1)
+        return _of_one(ExactFigures(self.terms, sizes, widths, self.predict_ms, masked))
 
     def metric(self, name: str, widths: np.ndarray) -> np.ndarray:
         """Compute one metric of int64 [candidates, groups]: what a search asks for, without the cost of the others."""
         return np.asarray(cost_metric(name).of(self._at(widths)))
 
     def _at(self, widths: np.ndarray) -> ExactFigures:
-        sizes = sizes_at([size.polynomial for size in self.terms.sizes], self.space.widths, widths)
+        polynomials = [s.polynomial if isinstance(s, Size) else () for s in self.terms.sizes]
+        sizes = sizes_at(polynomials, self.space.widths, widths)
+        for row, size in zip(sizes, self.terms.sizes, strict=True):
+            if isinstance(size, Switch):
+                row[:] = size.at(widths)
         return ExactFigures(self.terms, sizes, widths, self.predict_ms)
 
 

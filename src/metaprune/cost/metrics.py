@@ -28,7 +28,7 @@ class Figures(Protocol):
     macs: multiply-accumulates of conv, linear and matmul, attention products included.
     params: elements of the model's parameters.
     weight_bytes: bytes of parameters and buffers.
-    peak_bytes: the largest sum of live activations, inputs included.
+    peak_bytes: the largest sum of live activations, inputs included; at most that, where branches are dropped.
     masked: single weights that masks hold at zero; no other figure leaves them out, as dense hardware does not.
     latency_ms: predicted milliseconds, float64; None without a latency table.
     widths: int64 [structures, groups].

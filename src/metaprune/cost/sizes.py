@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,3 +46,27 @@ def sizes_at(polynomials: Sequence[Polynomial], full: np.ndarray, widths: np.nda
             product: Any = math.prod(columns[g] for g in groups)  # 1 without groups
             size += product * (rows // most) if rows % most == 0 else -(-rows * product // most)
     return sizes
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many indices of one dimension survive.
+
+    polynomial: in the group widths. label: the dimension's, which counts exactly for given survivors.
+    """
+
+    polynomial: Polynomial
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Switch:
+    """1 or 0: whether a branch is there, or whether it is empty. groups: its groups, by number."""
+
+    groups: tuple[int, ...]
+    present: bool
+
+    def at(self, widths: np.ndarray) -> np.ndarray:
+        """widths: int64 [n, groups] -> int64 [n]."""
+        there = (widths[:, list(self.groups)] > 0).any(axis=1)
+        return np.asarray(there == self.present, dtype=np.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metaprune.core.errors import NotAvailableError
 from metaprune.cost.analytic import CostModel
 from metaprune.cost.metrics import cost_metric
-from metaprune.cost.sizes import Polynomial
+from metaprune.cost.sizes import Polynomial, Size
 from metaprune.cost.terms import CostTerms, Term
 
 
@@ -49,13 +49,15 @@ class SoftCost:
 
 
 class SoftFigures:
-    """`Figures` of one structure of real-valued widths [groups], with gradients."""
+    """`Figures` of one structure of real-valued widths [groups], with gradients; no branch of it is empty."""
 
     masked = 0
 
     def __init__(self, terms: CostTerms, widths: Tensor):
         self.terms, self.widths = terms, widths
-        self._sizes = [_size(size.polynomial, widths, terms.full) for size in terms.sizes]
+        self._sizes = [
+            _size(s.polynomial, widths, terms.full) if isinstance(s, Size) else float(s.present) for s in terms.sizes
+        ]
 
     @cached_property
     def macs(self) -> Any:

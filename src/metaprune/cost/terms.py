@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from metaprune.cost.sizes import Polynomial, owners, polynomial_of
+from metaprune.cost.sizes import Polynomial, Size, Switch, owners, polynomial_of
+from metaprune.graph.branches import folded_addition
 from metaprune.graph.call import Dim, alias_kind
 from metaprune.graph.captured import Captured
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.shapes import TensorValue
-from metaprune.values import Space
+from metaprune.values import Branch, Space
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,6 @@ class Term:
     sizes: tuple[int, ...]
     numerator: int
     denominator: int
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many indices of one dimension survive.
-
-    polynomial: in the group widths. label: the dimension's, which counts exactly for given survivors.
-    """
-
-    polynomial: Polynomial
-    label: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class CostTerms:
     """Everything that a cost of a network is made of.
 
     full: full widths, int64 [groups].
-    sizes: the sizes that terms multiply.
+    sizes: the sizes that terms multiply; a switch for what is there only where a branch is, or is not.
     macs, params, weight_bytes: sums of terms.
     parameters: elements of every parameter by name; `params` is their sum.
     activations, steps: tensors that are alive between steps 0 and `steps`.
@@ -63,7 +53,7 @@ class CostTerms:
     """
 
     full: np.ndarray
-    sizes: tuple[Size, ...]
+    sizes: tuple[Size | Switch, ...]
     macs: tuple[Term, ...]
     params: tuple[Term, ...]
     weight_bytes: tuple[Term, ...]
@@ -83,13 +73,17 @@ class _Builder:
         self._captured, self._labelled, self._space = captured, labelled, space
         self._batch = batch if captured.batch is not None else None
         self._owner = owners(space, labelled)
-        self._sizes: list[Size] = []
+        self._sizes: list[Size | Switch] = []
         self._ids: dict[Any, int] = {}
         self._polynomials: dict[Any, tuple[Polynomial, bool]] = {}
         self._inexact: list[str] = []
+        inner = sorted(space.branches, key=lambda b: -len(b.gone))  # of branches inside one another, the inmost counts
+        self._branch_of = {n: b for b in inner for n in b.gone}
+        self._branch_of_tensor = {n: b for b in inner for n in b.tensors}
 
     def build(self) -> CostTerms:
-        macs = _merged(self._term(t) for f in self._labelled.facts.values() for t in f.macs)
+        facts = self._labelled.facts.items()
+        macs = _merged(self._term(t, branch=self._branch_of.get(name)) for name, f in facts for t in f.macs)
         parameters, weight_bytes = self._weights()
         activations, steps = self._liveness()
         return CostTerms(
@@ -104,7 +98,8 @@ class _Builder:
             tuple(self._inexact),
         )
 
-    def _term(self, dims: list[Dim], factor: int = 1) -> Term:
+    def _term(self, dims: list[Dim], factor: int = 1, branch: Branch | None = None, present: bool = True) -> Term:
+        """Cost of `dims`; with a branch, only where that is there (or where it is empty)."""
         ids, numerator, denominator = [], factor, 1
         for dim in dims:
             size = self._captured.concrete(dim.size, self._batch) if not isinstance(dim.size, int) else dim.size
@@ -115,8 +110,23 @@ class _Builder:
             ids.append(self._size_id(dim.label, final))
             numerator *= size  # a dimension that merges batch and channels was labelled at the traced batch size
             denominator *= len(final)
+        if branch is not None and not (present and self._vanishes(ids, branch)):
+            ids.append(self._switch(branch, present))
         common = math.gcd(numerator, denominator)
         return Term(tuple(sorted(ids)), numerator // common, denominator // common)
+
+    def _vanishes(self, ids: list[int], branch: Branch) -> bool:
+        """Whether one of the sizes is zero by itself where the branch is empty."""
+        groups = {self._space.index[g] for g in branch.groups}
+        sizes = (s for s in map(self._sizes.__getitem__, ids) if isinstance(s, Size))
+        return any(all(groups.intersection(of) for of, _ in size.polynomial) for size in sizes)
+
+    def _switch(self, branch: Branch, present: bool) -> int:
+        switch = Switch(tuple(self._space.index[g] for g in branch.groups), present)
+        if switch not in self._ids:
+            self._ids[switch] = len(self._sizes)
+            self._sizes.append(switch)
+        return self._ids[switch]
 
     def _size_id(self, raw: np.ndarray | None, final: np.ndarray) -> int:
         assert raw is not None
@@ -150,10 +160,23 @@ class _Builder:
         for name, tensor in self._captured.tensors.items():
             labels = self._labelled.parameters.get(name, [None] * tensor.dim())
             dims = [Dim(label, n) for label, n in zip(labels, tensor.shape, strict=True)]
+            branch = self._branch_of_tensor.get(name)
             if isinstance(tensor, torch.nn.Parameter):
-                parameters[name] = self._term(dims)
-            weight_bytes.append(self._term(dims, tensor.element_size()))
+                parameters[name] = self._term(dims, branch=branch)
+            weight_bytes.append(self._term(dims, tensor.element_size(), branch))
+        values = {n.name: n.meta.get("val") for n in self._captured.graph.nodes}
+        for branch in (b for b in self._space.branches if b.constant):
+            size, label = values[branch.addend].shape, self._labelled.facts[branch.addend].labels[0]
+            dims = [Dim(None if label is None else label[branch.channel_dim], size[branch.channel_dim])]
+            parameters[branch.constant_name] = self._left(branch, dims)
+            weight_bytes.append(self._left(branch, dims, values[branch.addend].dtype.itemsize))
         return parameters, _merged(weight_bytes)
+
+    def _left(self, branch: Branch, dims: list[Dim], factor: int = 1) -> Term:
+        """Cost where the branch is empty and still inside a network: the one around it is not empty."""
+        term = self._term(dims, factor, branch, present=False)
+        around = self._branch_of.get(branch.addition)
+        return term if around is None else replace(term, sizes=(*term.sizes, self._switch(around, True)))
 
     def _liveness(self) -> tuple[tuple[Activation, ...], int]:
         """Tensors that own memory, and the number of steps."""
@@ -163,6 +186,18 @@ class _Builder:
         freed: list[int] = []
         step = 0
         nodes = list(self._captured.graph.nodes)
+        added = {b.addition: b for b in self._space.branches}
+
+        def allocate(node: fx.Node, at: int, until: int, branch: Branch | None, present: bool = True) -> None:
+            value, labels = node.meta.get("val"), self._labelled.facts[node.name].labels
+            for tensor, of in zip(value if isinstance(value, (list, tuple)) else [value], labels, strict=False):
+                if isinstance(tensor, TensorValue):
+                    dims = [Dim(x, n) for x, n in zip(of or [None] * tensor.dim(), tensor.shape, strict=True)]
+                    owner[node].append(len(terms))
+                    terms.append(self._term(dims, tensor.dtype.itemsize, branch, present))
+                    allocated.append(at)
+                    freed.append(until)
+
         for node in nodes:
             step += node.op == "call_function"
             for used in node.all_input_nodes:
@@ -170,24 +205,22 @@ class _Builder:
                     freed[i] = len(nodes) if node.op == "output" else max(freed[i], step)
             if node.name in self._captured.sources or node.op not in ("placeholder", "call_function"):
                 continue
-            if node.op == "call_function" and alias_kind(node.target) != "new":
-                owner[node] = owner.get(node.all_input_nodes[0], []) if node.all_input_nodes else []
-                continue
             owner[node] = []
-            value = node.meta.get("val")
-            for tensor, labels in zip(
-                value if isinstance(value, (list, tuple)) else [value],
-                self._labelled.facts[node.name].labels,
-                strict=False,
-            ):
-                if isinstance(tensor, TensorValue):
-                    dims = [
-                        Dim(label, n) for label, n in zip(labels or [None] * tensor.dim(), tensor.shape, strict=True)
-                    ]
-                    owner[node].append(len(terms))
-                    terms.append(self._term(dims, tensor.dtype.itemsize))
-                    allocated.append(step)
-                    freed.append(len(nodes) if node.op == "placeholder" else step)
+            makes_new = node.op == "placeholder" or alias_kind(node.target) == "new"
+            if not makes_new:
+                owner[node] = list(owner.get(node.all_input_nodes[0], [])) if node.all_input_nodes else []
+            inside = self._branch_of.get(node.name)
+            if node.name in added:
+                operator, stream = folded_addition(node, added[node.name])
+                moved = 0 if operator is not None else 1  # the stream itself is handed on
+                if makes_new and not moved:
+                    allocate(node, step, step, inside)
+                elif stream is not node.all_input_nodes[0] or makes_new:
+                    if makes_new:
+                        allocate(node, step, step, added[node.name])
+                    allocate(node, step + moved, step, added[node.name], present=False)
+            elif makes_new:
+                allocate(node, step, len(nodes) if node.op == "placeholder" else step, inside)
         lives = zip(terms, allocated, freed, strict=True)
         return tuple(Activation(term, start, min(end, step)) for term, start, end in lives), step
 

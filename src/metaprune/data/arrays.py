@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaprune.core.errors import DataError
+from metaprune.core.errors import ConfigError, DataError
 from metaprune.core.rng import Rng
 from metaprune.data.splits import SPLIT_RNG, TEST_FRACTION, VAL_FRACTION, hold_out, stratified_limit, without
 from metaprune.data.tensor_split import TensorSplit
@@ -37,6 +37,25 @@ class Options:
     channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    tokenizer: str | None = None
+    sequence_length: int | None = None
+    model_tokenizer: str | None = None
+
+    def require_text(self, name: str) -> None:
+        """Raises ConfigError for options that do nothing with text."""
+        self._require(name, "text", ("image_size", "channels", "mean", "std"))
+
+    def require_images(self, name: str) -> None:
+        """Raises ConfigError for options that do nothing with images."""
+        self._require(name, "images", ("tokenizer", "sequence_length"))
+
+    def _require(self, name: str, kind: str, others: tuple[str, ...]) -> None:
+        given = [other for other in others if getattr(self, other) is not None]
+        if given:
+            raise ConfigError(
+                f"{name} holds {kind}, and {', '.join(given)} {'is' if len(given) == 1 else 'are'} of no "
+                f"use there: leave {'it' if len(given) == 1 else 'them'} out"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,7 @@ def to_data(name: str, arrays: Arrays, options: Options, *, flip: bool = True) -
     Raises:
         DataError: an empty part, labels beyond the classes, parts of different shape.
     """
+    options.require_images(name)
     classes = arrays.classes or _numbered(arrays)
     parts = split_parts(arrays)
     chosen = {part: _pick(name, part, arrays, indices, len(classes)) for part, indices in parts.items()}

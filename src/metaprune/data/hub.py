@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +47,35 @@ def _load(name: str, cache: Path | None) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def open_hub(name: str, cache: Path | None = None) -> ImageSource:
-    """Images and labels of a Hub data set or a saved folder.
+def hub_tables(name: str, cache: Path | None = None) -> dict[str, Any]:
+    """Tables of a Hub data set or a saved folder, by part: train, and val and test where it has them.
 
     Raises:
         MissingDependencyError: `datasets` is not installed.
-        DataError: it cannot be loaded, or has no training part, image or label column.
+        DataError: it cannot be loaded, or has no training part.
     """
     loaded = _load(name, cache)
     tables = {part: loaded[n] for part, names in _PARTS.items() for n in names if n in loaded}
     if "train" not in tables:
         raise DataError(f"hf:{name} has the parts {sorted(loaded)}; one must be called train.")
+    return tables
+
+
+def images_of(name: str, tables: Mapping[str, Any]) -> ImageSource:
+    """Images and labels of tables by part.
+
+    Raises:
+        DataError: no image or label column.
+    """
     features = tables["train"].features
     image_column = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     label_column = next((c for c in _LABELS if c in features), None) or next(
         (c for c, f in features.items() if type(f).__name__ == "ClassLabel"), None
     )
     if image_column is None or label_column is None:
-        raise DataError(f"hf:{name} has the columns {sorted(features)}; an Image and a label column are needed.")
+        raise DataError(
+            f"hf:{name} has the columns {sorted(features)}; an Image and a label column are needed, or one of text."
+        )
     rows: list[tuple[Any, int]] = []
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part, table in tables.items():
@@ -90,7 +102,7 @@ def open_hub(name: str, cache: Path | None = None) -> ImageSource:
 
 def hub_arrays(name: str, cache: Path) -> dict[str, np.ndarray]:
     """Decode a whole Hub data set of equal-sized images: `PART_images` uint8 [N, H, W(, 3)] and `PART_labels`."""
-    opened = open_hub(name, cache)
+    opened = images_of(name, hub_tables(name, cache))
     result: dict[str, np.ndarray] = {}
     for part, (keys, labels) in opened.parts.items():
         result[part + "_images"] = np.stack([np.asarray(opened.open_image(int(key))) for key in keys])

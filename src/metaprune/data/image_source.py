@@ -49,6 +49,7 @@ def image_source_to_data(
     Raises:
         DataError: a corrupt image (unless skipped), images of several sizes without `image_size`, an empty part.
     """
+    options.require_images(name)
     if options.image_size is not None:
         require_image_size(options.image_size)
     first = source.parts["train"][0]

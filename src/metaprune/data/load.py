@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, one_line_error
 from metaprune.data.arrays import Options, to_data
 from metaprune.data.folder import open_folder
-from metaprune.data.hub import open_hub
+from metaprune.data.hub import hub_tables, images_of
 from metaprune.data.image_source import image_source_to_data
 from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
 from metaprune.data.scheme import DATA_SCHEMES, DataScheme, forms
+from metaprune.data.text import read_documents, text_columns, text_to_data
 from metaprune.data.types import Data
 from metaprune.objective import Objective, create_objective
 
@@ -28,6 +30,9 @@ def load_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     skip_corrupt: bool = False,
+    tokenizer: str | None = None,
+    sequence_length: int | None = None,
+    model_tokenizer: str | None = None,
 ) -> Data:
     """Load a data set. Nothing is downloaded, except by `hf:` with a Hub name.
 
@@ -36,10 +41,11 @@ def load_data(
     no test part there is no test split, and figures are of val.
 
     Args:
-        spec: `builtin:NAME` (brown: sequences of 128 tokens of SmolLM2's tokenizer); `imagefolder:DIR`
+        spec: `builtin:NAME` (brown: text, by default tokens of SmolLM2); `imagefolder:DIR`
             (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*); `npz:FILE` with uint8 `images` and
             integer `labels`, or `train_images`, `train_labels`, `test_...`, `val_...`, or `train_jpeg`,
-            `train_offsets`, `train_labels`, ...; `hf:NAME_OR_DIR`;
+            `train_offsets`, `train_labels`, ...; `text:FOLDER_OR_FILE`, documents that are files of a folder,
+            lines of a .jsonl or paragraphs of a file; `hf:NAME_OR_DIR` with images and labels, or with text;
             `python:module:function`, which returns anything `as_data` accepts.
         seed: which training samples `limit` keeps.
         limit: number of training samples, in the classes' shares.
@@ -47,6 +53,9 @@ def load_data(
         channels: 1 or 3; default: as they are.
         mean, std: one per channel, for pixels in 0..1. Default: the constants that published ImageNet weights use for
             colour; measured on the training split for grey.
+        tokenizer: of text: a tokenizer.json, a folder of one, or a name on the Hub.
+        sequence_length: tokens of a sequence of text; default 128.
+        model_tokenizer: the tokenizer where `tokenizer` is not given; images do not need it.
         skip_corrupt: leave out images that cannot be decoded, with a warning that names them (imagefolder, hf).
 
     Raises:
@@ -66,6 +75,9 @@ def load_data(
         channels,
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
+        tokenizer,
+        sequence_length,
+        model_tokenizer,
     )
     return DATA_SCHEMES.get(scheme).load(name, spec, options, skip_corrupt)
 
@@ -123,7 +135,15 @@ def _from_folder(name: str, spec: str, options: Options, skip_corrupt: bool) -> 
 
 
 def _from_hub(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
-    return image_source_to_data(spec, open_hub(name), options, skip_corrupt=skip_corrupt)
+    tables = hub_tables(name)
+    documents = text_columns(name, tables)
+    if documents is not None and not any(type(f).__name__ == "Image" for f in tables["train"].features.values()):
+        return text_to_data(spec, documents, options)
+    return image_source_to_data(spec, images_of(name, tables), options, skip_corrupt=skip_corrupt)
+
+
+def _from_text(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
+    return text_to_data(spec, {"train": read_documents(Path(name).expanduser())}, options)
 
 
 def _from_npz(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
@@ -132,5 +152,6 @@ def _from_npz(name: str, spec: str, options: Options, skip_corrupt: bool) -> Dat
 
 IMAGEFOLDER = DataScheme(load=_from_folder, form="imagefolder:DIR")
 NPZ = DataScheme(load=_from_npz, form="npz:FILE")
+TEXT = DataScheme(load=_from_text, form="text:FOLDER_OR_FILE")
 HF = DataScheme(load=_from_hub, form="hf:NAME_OR_DIR")
 PYTHON = DataScheme(load=_from_python, form="python:module:function")

@@ -30,6 +30,7 @@ DATA_SCHEMES = Registry(
         "builtin": "metaprune_datasets.scheme:BUILTIN_DATA",
         "imagefolder": "metaprune.data.load:IMAGEFOLDER",
         "npz": "metaprune.data.load:NPZ",
+        "text": "metaprune.data.load:TEXT",
         "hf": "metaprune.data.load:HF",
         "python": "metaprune.data.load:PYTHON",
     },

@@ -7,6 +7,7 @@ then executes it with tensors that are the model's own, sliced, masked, generate
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -21,9 +22,13 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import batch_size
 from metaprune.core.errors import InputsError, PlanError
-from metaprune.graph.call import Fact, Survivors, bound_arguments, with_argument
+from metaprune.elastic.folding import Rest, Rewrite, emptied_branches
+from metaprune.graph.branches import folded_addition
+from metaprune.graph.call import Survivors, bound_arguments, with_argument
 from metaprune.graph.captured import Captured, wrong_batch
+from metaprune.graph.labelling import Labelled
 from metaprune.graph.patching import patched_call
+from metaprune.values import Space
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -77,9 +82,11 @@ CallStep = Callable[[Step, list, dict], Any]
 class Program:
     """Runs a captured graph. `at` bakes its constants for a set of survivors, `run` executes what was baked."""
 
-    def __init__(self, captured: Captured, facts: dict[str, Fact], switchable: frozenset[str], cache: int = 16):
-        self._captured = captured
-        self._facts = facts
+    def __init__(
+        self, captured: Captured, labelled: Labelled, space: Space, switchable: frozenset[str], cache: int = 16
+    ):
+        self._captured, self._labelled, self._space = captured, labelled, space
+        self._facts = labelled.facts
         self._switchable = switchable  # batch_norm and dropout nodes that follow the training flag
         self._cache: OrderedDict[Any, ProgramAtWidths] = OrderedDict()
         self._cache_size = cache
@@ -92,17 +99,19 @@ class Program:
         training: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        rounded: bool = False,
     ) -> ProgramAtWidths:
         """Bake constants. `dtype`/`device` rewrite explicit arguments of the graph (a float32 cast in a float64 run).
 
-        `key` (hashable) names the survivors in the cache; without it nothing is cached.
+        `key` (hashable) names the survivors in the cache; without it nothing is cached. `rounded`: what empty branches
+        leave has the precision that a cut network stores it with.
         """
         device = device or self.device
-        full_key = (key, training, dtype, device)
+        full_key = (key, training, dtype, device, rounded)
         if key is not None and full_key in self._cache:
             self._cache.move_to_end(full_key)
             return self._cache[full_key]
-        program = self._bake(alive, training, dtype, device)
+        program = self._bake(alive, training, dtype, device, rounded)
         if key is not None:
             self._cache[full_key] = program
             if len(self._cache) > self._cache_size:
@@ -110,13 +119,30 @@ class Program:
         return program
 
     def _bake(
-        self, alive: Survivors | None, training: bool, dtype: torch.dtype | None, device: torch.device
+        self,
+        alive: Survivors | None,
+        training: bool,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        rounded: bool,
     ) -> ProgramAtWidths:
         places: dict[fx.Node, Any] = {}
         steps: list[Step] = []
         output: Any = None
         slots = 0
+        emptied = [] if alive is None else emptied_branches(self._space, alive)
+        gone = frozenset().union(*(b.gone for b in emptied))
+        folded = {b.addition: b for b in emptied}
         for node in self._captured.graph.nodes:
+            if node.name in gone:
+                continue
+            if alive is not None and node.name in folded:
+                rest = Rest.of(self._captured, self._labelled, self._space, folded[node.name], alive)
+                rewrite = functools.partial(_rewrite_literals, dtype=dtype, device=device)
+                steps.append(self._folded(node, rest, places, slots, rewrite, rounded))
+                places[node] = Ref(slots)
+                slots += 1
+                continue
             if node.op == "placeholder":
                 places[node] = (
                     Weight(self._captured.sources[node.name]) if node.name in self._captured.sources else Ref(slots)
@@ -152,6 +178,23 @@ class Program:
                 slots += 1
         _mark_last_uses(steps, output)
         return ProgramAtWidths(steps, output, slots)
+
+    @staticmethod
+    def _folded(
+        node: fx.Node, rest: Rest, places: Mapping[fx.Node, Any], slot: int, rewrite: Rewrite, rounded: bool
+    ) -> Step:
+        """The step that adds what is left of an empty branch to a stream."""
+        operator, stream = folded_addition(node, rest.branch)
+        if not rest.branch.constant:
+            return Step(node, operator or _same, [places[stream]], {}, slot)
+        names = rest.names
+
+        def add(stream: torch.Tensor, read: list[torch.Tensor]) -> torch.Tensor:
+            tensors = dict(zip(names, read, strict=True))
+            constant = rest.stored(tensors).to(stream.dtype) if rounded else rest.constant(tensors, rewrite)
+            return operator(stream, constant)
+
+        return Step(node, add, [places[stream], [Weight(name) for name in names]], {}, slot)
 
     @property
     def graph(self) -> fx.Graph:
@@ -283,6 +326,10 @@ def _fetch(value: Any, env: list, tensors: Tensors) -> Any:
     if kind is list or kind is tuple:
         return [_fetch(v, env, tensors) for v in value]
     return value
+
+
+def _same(stream: torch.Tensor) -> torch.Tensor:
+    return stream
 
 
 def _reshape(self: torch.Tensor, size: Any) -> torch.Tensor:

@@ -41,6 +41,7 @@ from metaprune.export.graph_json import graph_from_json, graph_to_json
 from metaprune.export.hf_folder import from_pretrained
 from metaprune.network import Network
 from metaprune.surgery.cut import Pruned, cut
+from metaprune.surgery.dropped import drop_modules, modules_dropped_in
 from metaprune.surgery.graph_form import graph_form, place_tensor
 from metaprune.surgery.hf_config import set_config
 from metaprune.surgery.module_form import set_attributes
@@ -122,6 +123,7 @@ def describe(
         "aliases": aliases,
         "parameters": {n: t.requires_grad for n, t in tensors.items() if isinstance(t, nn.Parameter)},
         "attributes": pruned.attributes,
+        "dropped": modules_dropped_in(pruned.model) if pruned.form == "module" else {},
         "graph": graph,
         "without_graph": without,
         "config": {"why": pruned.config.why, "changes": pruned.config.changes},
@@ -190,6 +192,7 @@ def _warn_of_factory(described: dict[str, Any], tensors: Mapping[str, torch.Tens
             if elements > _LARGEST_TRIAL:
                 return
             model = build(described, elements)
+        _drop_modules(model, described, tensors)
         if odd := sorted(_names(model) ^ {*tensors, *described["aliases"]}):
             reason = f"{described['spec']} makes other tensors: {', '.join(odd[:4])}"
     except NotAvailableError:
@@ -336,6 +339,7 @@ def _load_module(
         model = factory()
         if not isinstance(model, nn.Module):
             raise ConfigError("factory returns no torch.nn.Module: give a function that makes the original")
+    _drop_modules(model, described, tensors)
     known = _names(model)
     if known != set(tensors):
         odd = sorted(known ^ set(tensors))
@@ -360,6 +364,16 @@ def _load_module(
             except (AttributeError, IndexError, TypeError, KeyError) as error:
                 raise DataError(f"the archive changes a config that the model has not ({first_line(error)})") from error
     return model
+
+
+def _drop_modules(model: nn.Module, described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Replace what empty branches left idle, as the archive says."""
+    dropped = described.get("dropped") or {}  # archives of early versions have none
+    modules = dict(model.named_modules()).keys() - {""}
+    for path, returns in dropped.items() if isinstance(dropped, dict) else [("", dropped)]:
+        if path not in modules or not _are_sizes(returns) or len(returns) != 3 or max(returns) > 64:
+            raise DataError(f"the archive drops the module {path!r} ({str(returns)[:40]}), which it cannot: {REMEDY}")
+    drop_modules(model, dropped, {n: nn.Parameter(t) for n, t in tensors.items() if n.endswith(".constant")})
 
 
 _CONFIG_KEY = re.compile(r"[a-z]\w*(\.([a-z]\w*|\d{1,6}))*", re.ASCII)

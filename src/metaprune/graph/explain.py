@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from metaprune.graph.labelling import Labelled
 from metaprune.values import Space
 
+_NAMED = 6  # branches that are named
 _COLUMNS = "{:<44} {:<16} {:>7}  {}"
 
 
@@ -36,6 +37,10 @@ def explain_lines(
         f"{len(space)} channel groups, {int(space.widths.sum()) if len(space) else 0} channels; "
         f"{len(space.stuck)} groups of a single channel stay; {space.over_merged} rows merged more than needed"
     )
+    if space.branches:
+        names = ", ".join(b.name for b in space.branches[:_NAMED])
+        more = f" and {len(space.branches) - _NAMED} more" if len(space.branches) > _NAMED else ""
+        lines.append(f"{len(space.branches)} branches can be dropped whole (network.branches): {names}{more}")
     lines += [
         f"no rule for operator {u.op} (node {u.node}, module {u.module or '(root)'}): what enters it is locked"
         + (f", its {u.macs:,} MACs at the traced size are a constant" if u.macs else "")

@@ -46,7 +46,10 @@ class LatencyTable:
         self._tables = self._plan()
 
     def predict_ms(self, widths: np.ndarray) -> np.ndarray:
-        """widths: int64 [n, groups] -> milliseconds float64 [n] of one forward pass of the table's batch."""
+        """widths: int64 [n, groups] -> milliseconds float64 [n] of one forward pass of the table's batch.
+
+        No table has times at width 0: a branch that is dropped costs what one channel in each of its groups would.
+        """
         sizes = self.sizes.of(self._widths(widths))
         total = np.zeros(sizes.shape[1])
         for grid, count, columns in self._tables:
@@ -74,7 +77,7 @@ class LatencyTable:
             rows = np.empty(0, dtype=np.int64)
         if rows.shape[1:] != (len(self.sizes.full),):
             raise PlanError(f"widths are whole numbers of shape [structures, {len(self.sizes.full)} groups]")
-        return rows
+        return np.maximum(rows, 1)
 
     def _plan(self) -> list[tuple[Grid, int, list[np.ndarray | list[AxisTerms]]]]:
         """Of every table: its grid, how many segments use it, and per axis the sizes that its segments read."""

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from metaprune.core.arguments import check_arguments, shown
@@ -74,6 +75,8 @@ def _from_hf(name: str, weights: str | Path | None, options: dict[str, Any]) -> 
     if Path(name).expanduser().is_dir():
         name = str(Path(name).expanduser())
     try:
+        if "gguf_file" in options:
+            return from_gguf(transformers, name, **options)
         config = transformers.AutoConfig.from_pretrained(name)
         # The class the weights were saved from knows its head; AutoModel is the body alone.
         saved_as = [c for c in (config.architectures or []) if hasattr(transformers, c)]
@@ -81,6 +84,18 @@ def _from_hf(name: str, weights: str | Path | None, options: dict[str, Any]) -> 
         return factory.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise ConfigError(_not_loaded("hf", name, error)) from error
+
+
+def from_gguf(transformers: Any, name: str, gguf_file: str, **options: Any) -> Any:
+    """Read a causal language model out of a GGUF file, dequantised to float32, as one that saves as any other.
+
+    What transformers reads refuses to be saved, since it is known to be of such a file.
+    """
+    read = transformers.AutoModelForCausalLM.from_pretrained(name, gguf_file=gguf_file, dtype=torch.float32, **options)
+    facts = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    model = type(read)(type(read.config)(**facts))
+    model.load_state_dict(read.state_dict())
+    return model.eval()
 
 
 def _from_python(target: str, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:

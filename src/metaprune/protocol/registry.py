@@ -36,6 +36,7 @@ METHODS = Registry(
         "activation": "metaprune.methods.criteria:ACTIVATION",
         "variance": "metaprune.methods.criteria:VARIANCE",
         "obs": "metaprune.methods.criteria:OBS",
+        "depth": "metaprune.methods.depth:METHOD",
         "gates": "metaprune.methods.gates:METHOD",
         "weight_masks": "metaprune.methods.weight_masks:METHOD",
         "pruningnet": "metaprune.methods.pruningnet:METHOD",

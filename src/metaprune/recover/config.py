@@ -17,6 +17,8 @@ RECOVERIES = Registry(
         "bn": "metaprune.recover.bn_recalibrate:recover_batchnorm",
         "finetune": "metaprune.recover.finetune:finetune",
         "distil": "metaprune.recover.distil:distil",
+        "lora": "metaprune.recover.lora:lora",
+        "reconstruct": "metaprune.recover.reconstruct:reconstruct",
         "scratch": "metaprune.recover.scratch:train_from_scratch",
     },
 )
@@ -29,14 +31,18 @@ class RecoverConfig:
     """How a pruned network gets its accuracy back."""
 
     kind: RecoverKind = "finetune"
-    """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; scratch: new weights;
-    auto: nothing, or what the method asks for; python:module:function, your own loop: called with (model, data)."""
+    """none; bn: recompute BatchNorm statistics; finetune; distil: from the original network; lora: as distil, by
+    low-rank updates that are merged; reconstruct: from what the original computes inside, without labels; scratch:
+    new weights; auto: nothing, or what the method asks for; python:module:function, your own loop, which is called with
+    (model, data)."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Training of finetune, distil and scratch."""
+    """Training of every kind but none and bn."""
     temperature: float = 4.0
-    """Softening of both outputs in distil."""
+    """Softening of both outputs in distil and lora."""
     distil_weight: float = 0.9
-    """Share of the teacher in distil's loss, in [0, 1]; the rest is cross-entropy with the labels."""
+    """Share of the teacher in the loss of distil and lora, in [0, 1]; the rest is the objective's, with the labels."""
+    lora_rank: int = 8
+    """Rank of the updates of lora."""
     bn_batches: int = 16
     """Training batches over which bn averages the statistics."""
 
@@ -47,6 +53,7 @@ class RecoverConfig:
         require_number("temperature", self.temperature, 0.0, open_low=True)
         require_number("distil_weight", self.distil_weight, 0.0, 1.0)
         require_number("bn_batches", self.bn_batches, 1)
+        require_number("lora_rank", self.lora_rank, 1)
 
 
 def parse_recover(value: RecoverConfig | str | None) -> RecoverConfig:

@@ -57,9 +57,21 @@ def distil(task: RecoverTask) -> History:
     Raises:
         ConfigError: there is no original.
     """
+    loss, options = distillation_of(task)
+    return task.train(loss=loss, options=options)
+
+
+def distillation_of(task: RecoverTask) -> tuple[DistillationLoss, dict[str, float]]:
+    """Make the loss of a task, and the options that a checkpoint has to share.
+
+    Raises:
+        ConfigError: there is no original.
+    """
     config = task.config
     if task.original is None:
-        raise ConfigError("recover='distil' needs the original network as its teacher: pass it, or use 'finetune'")
+        raise ConfigError(
+            f"recover={config.kind!r} needs the original network as its teacher: pass it, or use 'finetune'"
+        )
     loss = DistillationLoss(
         task.data.require_objective(),
         task.original,
@@ -67,4 +79,4 @@ def distil(task: RecoverTask) -> History:
         weight=config.distil_weight,
         label_smoothing=config.train.label_smoothing,
     )
-    return task.train(loss=loss, options={"temperature": config.temperature, "distil_weight": config.distil_weight})
+    return loss, {"temperature": config.temperature, "distil_weight": config.distil_weight}

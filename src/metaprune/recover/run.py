@@ -15,6 +15,7 @@ from metaprune.core.rng import Rng
 from metaprune.data.types import Data
 from metaprune.recover.config import NOTHING, RECOVERIES, RecoverConfig, parse_recover
 from metaprune.recover.task import RecoverTask, ToSize
+from metaprune.surgery.cut import Pruned
 from metaprune.train.checkpoint import shapes_digest
 from metaprune.train.history import EpochRow, History
 
@@ -33,6 +34,7 @@ def recover(
     initialise: Callable[[nn.Module], None] | None = None,
     identity: Mapping[str, Any] | None = None,
     to_size: ToSize | None = None,
+    pruned: Pruned | None = None,
 ) -> History:
     """Recover `model` in place and return what training reports (empty for none and bn).
 
@@ -41,6 +43,7 @@ def recover(
     a checkpoint is known by options, seed, data and shapes, not by the weights it began with, so name the plan and the
     original's weights in `identity` (JSON-able) where one folder could meet several. `to_size` cuts tensors of the
     original to the model's shapes; with it, bn moves the original's statistics by what the cut changed.
+    `pruned` is the cut that made `model`, which reconstruct reads.
 
     Raises what `parse_recover` and `train` raise; `ConfigError` for distil without `original`; `NotAvailableError` for
     scratch on modules that cannot initialise themselves.
@@ -59,6 +62,7 @@ def recover(
         initialise=initialise,
         identity=identity,
         to_size=to_size,
+        pruned=pruned,
     )
     if parsed.kind in NOTHING:
         return History()

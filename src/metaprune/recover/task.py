@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metaprune.core.rng import Rng
 from metaprune.data.types import Data
 from metaprune.recover.config import RecoverConfig
+from metaprune.surgery.cut import Pruned
 from metaprune.train.history import EpochRow, History
 from metaprune.train.loop import train
 from metaprune.train.loss import TrainLoss
@@ -24,6 +25,7 @@ ToSize = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 class RecoverTask:
     """`model` is changed in place; `original` (the network before pruning) is only read.
 
+    pruned: the cut that made `model`, where a run of ours did.
     to_size: tensors of `original` by name -> those of the model's shapes, where its weights come from the original's.
     """
 
@@ -39,16 +41,29 @@ class RecoverTask:
     initialise: Callable[[nn.Module], None] | None = None
     identity: Mapping[str, Any] | None = None
     to_size: ToSize | None = None
+    pruned: Pruned | None = None
 
-    def train(self, *, loss: TrainLoss | None = None, options: Mapping[str, Any] | None = None) -> History:
-        """Run the training loop of `config.train`; `options` are what a checkpoint has to share besides `kind`."""
+    def train(
+        self,
+        *,
+        model: nn.Module | None = None,
+        loss: TrainLoss | None = None,
+        optimizer: str = "sgd",
+        options: Mapping[str, Any] | None = None,
+    ) -> History:
+        """Run the training loop of `config.train`, on `model` where that holds the task's own model.
+
+        `optimizer` is what `auto` stands for, `options` are what a checkpoint has to share besides `kind`.
+        """
+        config = self.config.train
         return train(
-            self.model,
+            self.model if model is None else model,
             self.data,
-            self.config.train,
+            replace(config, optimizer=optimizer) if config.optimizer == "auto" else config,
             rng=self.rng.child("train"),
             device=self.device,
             loss=loss,
+            is_trained=self.config.kind != "scratch",
             checkpoint_dir=self.checkpoint_dir,
             progress=self.progress,
             on_epoch=self.on_epoch,

@@ -78,13 +78,17 @@ class DataConfig:
     """Which data."""
 
     spec: str
-    """builtin:NAME, imagefolder:DIR, npz:FILE, hf:NAME_OR_DIR or python:module:function."""
+    """builtin:NAME, imagefolder:DIR, npz:FILE, text:FOLDER_OR_FILE, hf:NAME_OR_DIR or python:module:function."""
     limit: int | None = None
     """Use this many training samples (stratified)."""
     image_size: int | None = None
     """Resize images to this many pixels a side."""
     channels: int | None = None
     """1 or 3: convert images to grey or colour."""
+    tokenizer: str | None = None
+    """Of text: a tokenizer.json, a folder of one, or a name on the Hub. Default: that of an hf: model."""
+    sequence_length: int | None = None
+    """Tokens of a sequence of text; default 128."""
     skip_corrupt: bool = False
     """Leave out image files that cannot be read, with a warning, instead of stopping."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

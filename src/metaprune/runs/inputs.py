@@ -86,6 +86,9 @@ def load_inputs(config: RunConfig) -> RunInputs:
             image_size=d.image_size,
             channels=d.channels,
             skip_corrupt=d.skip_corrupt,
+            tokenizer=d.tokenizer,
+            sequence_length=d.sequence_length,
+            model_tokenizer=config.model.spec.removeprefix("hf:") if config.model.spec.startswith("hf:") else None,
         )
         extra = dataclasses.asdict(d.augment)
         data = dataclasses.replace(data, train=augmented(data.train, data.num_classes, extra))

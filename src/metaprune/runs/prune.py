@@ -122,7 +122,7 @@ def prune(
     rounds: int = 1,
     constraints: Constraints | None = None,
     round_to: int = 1,
-    min_keep: int = 1,
+    min_keep: int | Mapping[str, int] = 1,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     ratios: Mapping[str, float] | None = None,

@@ -57,6 +57,7 @@ def recovered(
             checkpoint_dir=checkpoint_dir,
             identity=identity,
             initialise=_initialiser(pruned, masks, rng),
+            pruned=pruned,
             to_size=None if own_weights else lambda tensors: network.sliced(alive, tensors=tensors),
         )
     return history.to_dict()

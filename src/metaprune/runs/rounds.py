@@ -47,7 +47,16 @@ class Round:
         """Go on from the recovered network of the round before.
 
         prepared: of the whole run.
+
+        Raises:
+            PlanError: a dropped branch left a constant, which may be trained, and no tensor of the original holds it.
         """
+        keeps = pruned.plan.keep
+        left = [b.name for b in self.original.branches if b.constant and not any(keeps.get(g, (0,)) for g in b.groups)]
+        if left:
+            raise PlanError(
+                f"round {number} cannot carry on what the dropped branch {left[0]!r} left: set rounds=1 or min_keep=1"
+            )
         captured = self.original.captured
         args, kwargs = captured.example
         network = trace(pruned.model, args, kwargs, free_outputs=prepared.free_outputs, batch_dim=prepared.batch_dim)

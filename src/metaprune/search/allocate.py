@@ -1,6 +1,7 @@
 """From scores to a plan that meets hard budgets: every method that ranks channels goes through here.
 
-Each unit (a group, or groups tied to one ratio) has *levels*, the widths it may take. Going down one level drops the
+Each unit (a group, groups tied to one ratio, or a branch that may be dropped) has *levels*, the widths it may take;
+of a group in several units the smaller width holds. Going down one level drops the
 least important channels of its groups. All such steps are ordered by importance, the shortest prefix that meets every
 budget is taken, and then steps are given back, the most important first, until not one more fits. What is left over
 is therefore less than what any single step would cost.
@@ -22,7 +23,7 @@ from metaprune.search.binding import what_binds
 from metaprune.search.config import Scope
 from metaprune.search.floor import LATENCY_NOTE, is_monotone, smallest_levels
 from metaprune.search.least_loss import least_loss
-from metaprune.search.units import units_of, widths_of
+from metaprune.search.units import all_units, widths_of
 from metaprune.values import Budget, Constraints, Cost, Plan, Space
 
 
@@ -52,7 +53,7 @@ class Allocator:
         self._costs = costs
         self.full: Cost = costs.of_widths(space.widths)
         self.bounds = budget.bounds(self.full)
-        self.units = units_of(space, constraints, frozen)
+        self.units = all_units(space, constraints, frozen)
         self._floor = smallest_levels([len(u.levels) for u in self.units], self._widths, costs, self.bounds)
         self._check_feasible(budget, constraints, frozen)
 
@@ -102,7 +103,7 @@ class Allocator:
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 
     def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None, *, fill: bool = True) -> Plan:
-        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score.
+        """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score, branches last.
 
         fill: hand what is left over of the budget to single groups; without, groups of one full width stay alike.
         """
@@ -110,6 +111,9 @@ class Allocator:
         steps = []
         for u, unit in enumerate(self.units):
             exponent = exponents[unit.groups[0]]
+            if unit.droppable:  # no share of a branch is left: it goes where widths alone do not do
+                steps.append(Step(u, 0, 1.0))
+                continue
             steps += [Step(u, i, 1 - r ** (1 / exponent)) for i, r in enumerate(unit.ratios()[1:])]
         widths = self.allocate(steps, fill=fill)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
@@ -143,7 +147,10 @@ class Allocator:
             for i in range(len(unit.levels) - 1):
                 cut = unit.levels[-1] - unit.levels[i : i + 2]  # channels dropped before and after, per group
                 dropped = [a[less:more] for a, more, less in zip(ascending, cut[0], cut[1], strict=True)]
-                raw.append((u, i, float(np.concatenate(dropped).mean())))
+                values = np.concatenate(dropped)
+                if unit.droppable:  # of a branch that is there, channels may be gone already (-inf)
+                    values = values[np.isfinite(values)] if np.isfinite(values).any() else values
+                raw.append((u, i, float(values.mean())))
         kind = [classes[unit.groups[0]] for unit in self.units]
         share = [unit.ratios() for unit in self.units]  # equal scores (fresh BatchNorm scales) shrink all alike
         steps = []
@@ -187,10 +194,9 @@ class Allocator:
     def _give_back(self, level: np.ndarray, importance: dict[tuple[int, int], float]) -> np.ndarray:
         open_units = [u for u in range(len(level)) if level[u] < len(self.units[u].levels) - 1]
         while open_units:
-            widths = np.repeat(self._widths(level)[None], len(open_units), axis=0)
-            for row, u in enumerate(open_units):
-                widths[row, self.units[u].groups] = self.units[u].levels[level[u] + 1]
-            fits = self.fits(self._costs.of_widths(widths))
+            tried = np.repeat(level[None], len(open_units), axis=0)
+            tried[np.arange(len(open_units)), open_units] += 1
+            fits = self.fits(self._costs.of_widths(self._widths(tried)))
             open_units = [u for u, ok in zip(open_units, fits, strict=True) if ok]  # what does not fit now never will
             if open_units:
                 best = max(open_units, key=lambda u: (importance[u, int(level[u])], -u))

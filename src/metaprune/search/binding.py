@@ -10,7 +10,7 @@ import numpy as np
 
 from metaprune.cost.analytic import CostModel
 from metaprune.search.floor import smallest_levels
-from metaprune.search.units import Unit, units_of, widths_of
+from metaprune.search.units import Unit, all_units, widths_of
 from metaprune.values import Constraints, Space
 
 Reach = Callable[[Sequence[Unit]], Mapping[str, float]]
@@ -44,7 +44,7 @@ def what_binds(
 
     if said := _binding(space, constraints, frozen, reach):
         return f"{said} Raise the budget, or relax that"
-    left = costs.elements(smallest(units_of(space, Constraints())))
+    left = costs.elements(smallest(all_units(space, Constraints())))
     if not left:
         return "No constraint binds. Raise the budget"
     name = max(left, key=lambda n: left[n])
@@ -61,7 +61,7 @@ def _binding(space: Space, constraints: Constraints, frozen: set[int] | None, re
     whole = frozenset(frozen or ())
 
     def load(c: Constraints, held: frozenset[int]) -> float:
-        return max(reach(units_of(space, c, set(held))).values())
+        return max(reach(all_units(space, c, set(held))).values())
 
     now = load(constraints, whole)
     if now <= 1:
@@ -84,7 +84,8 @@ def _knobs(space: Space, c: Constraints, frozen: frozenset[int]) -> Iterator[_Kn
     """Every constraint that was given, in words, and the constraints without it."""
     if c.round_to > 1:
         yield _Knob(f"round_to={c.round_to}", replace(c, round_to=1), frozen)
-    if c.min_keep > 1:
+    least = c.min_keep.values() if isinstance(c.min_keep, Mapping) else [c.min_keep]
+    if max(least, default=1) > 1:
         yield _Knob(f"min_keep={c.min_keep}", replace(c, min_keep=1), frozen)
     for i, pattern in enumerate(c.ignore):
         if not pattern.startswith("="):

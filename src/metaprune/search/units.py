@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,11 @@ class Unit:
     groups: np.ndarray
     levels: np.ndarray
 
+    @property
+    def droppable(self) -> bool:
+        """Whether it is a branch that may keep nothing."""
+        return not self.levels[0].any()
+
     def ratios(self) -> np.ndarray:
         """Keep ratio of every level, [n]; the groups of a unit share it."""
         return self.levels[:, 0] / self.levels[-1, 0]
@@ -28,11 +33,10 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
     Raises:
         PlanError: a pattern of the constraints matches nothing.
     """
-    fixed = space.match(constraints.ignore, "ignore pattern") | (frozen or set())
-    if constraints.only:
-        fixed |= set(range(len(space))) - space.match(constraints.only, "only pattern")
+    fixed = _fixed(space, constraints, frozen) | space.match(constraints.whole, "whole pattern")
     ties = _tied(space, constraints)
-    units = [Unit(np.array(tie), _levels(space.widths[tie], constraints)) for tie in ties]
+    least = np.maximum(1, min_keep(space, constraints))
+    units = [Unit(np.array(tie), _levels(space.widths[tie], constraints.round_to, least[tie])) for tie in ties]
     full = [fixed.intersection(u.groups.tolist()) for u in units]
     units = [Unit(u.groups, u.levels[-1:]) if f else u for u, f in zip(units, full, strict=True)]
     for pattern, ratio in constraints.ratios.items():
@@ -44,11 +48,52 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
     return units
 
 
+def branch_units(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> list[Unit]:
+    """Branches that may be dropped, each a unit of two levels: nothing, and full.
+
+    They share groups with `units_of`; the smaller width of a group holds.
+
+    Raises:
+        PlanError: a pattern of the constraints matches nothing.
+    """
+    stay = _fixed(space, constraints, frozen) | space.match(tuple(constraints.ratios), "ratio pattern")
+    stay |= set(np.flatnonzero(min_keep(space, constraints) > 0).tolist())
+    free = (np.array(groups) for groups in space.branch_groups if stay.isdisjoint(groups))
+    return [Unit(groups, np.stack([0 * space.widths[groups], space.widths[groups]])) for groups in free]
+
+
+def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
+    """Least width of every group, int64 [groups]; 0 where its branch may be dropped.
+
+    Raises:
+        PlanError: a pattern that matches nothing.
+    """
+    if not isinstance(constraints.min_keep, Mapping):
+        return np.full(len(space), constraints.min_keep, dtype=np.int64)
+    least = np.ones(len(space), dtype=np.int64)
+    for pattern, count in reversed(list(constraints.min_keep.items())):  # the first that matches holds
+        least[list(space.match([pattern], "min_keep pattern"))] = count
+    return least
+
+
+def _fixed(space: Space, constraints: Constraints, frozen: set[int] | None) -> set[int]:
+    """Groups that stay as they are."""
+    fixed = space.match(constraints.ignore, "ignore pattern") | (frozen or set())
+    if constraints.only:
+        fixed |= set(range(len(space))) - space.match(constraints.only, "only pattern")
+    return fixed
+
+
+def all_units(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> list[Unit]:
+    """Units of widths, then branches that may be dropped."""
+    return units_of(space, constraints, frozen) + branch_units(space, constraints, frozen)
+
+
 def widths_of(space: Space, units: Sequence[Unit], level: np.ndarray) -> np.ndarray:
-    """Levels [..., units] -> widths int64 [..., groups]."""
-    widths = np.empty((*level.shape[:-1], len(space)), dtype=np.int64)
+    """Levels [..., units] -> widths int64 [..., groups]; the smaller where units share a group."""
+    widths = np.broadcast_to(space.widths, (*level.shape[:-1], len(space))).copy()
     for u, unit in enumerate(units):
-        widths[..., unit.groups] = unit.levels[level[..., u]]
+        widths[..., unit.groups] = np.minimum(widths[..., unit.groups], unit.levels[level[..., u]])
     return widths
 
 
@@ -72,9 +117,9 @@ def _tied(space: Space, constraints: Constraints) -> list[list[int]]:
     return list(ties.values())
 
 
-def _levels(full: np.ndarray, constraints: Constraints) -> np.ndarray:
-    """Widths [n, m], one ratio k / gcd per level: multiples of `round_to` of at least `min_keep`, and full."""
+def _levels(full: np.ndarray, round_to: int, least: np.ndarray) -> np.ndarray:
+    """Widths [n, m], one ratio k / gcd per level: multiples of `round_to` of at least `least`, and full."""
     steps = int(np.gcd.reduce(full))
     widths = np.arange(1, steps)[:, None] * (full // steps)
-    allowed = (widths % constraints.round_to == 0) & (widths >= constraints.min_keep)
+    allowed = (widths % round_to == 0) & (widths >= least)
     return np.vstack([widths[allowed.all(axis=1)], full])

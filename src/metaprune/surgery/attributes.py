@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metaprune.elastic.folding import emptied_branches
 from metaprune.graph.call import Patch, Survivors, bound_arguments
 from metaprune.graph.captured import module_of, op_name
 from metaprune.network import Network
@@ -114,8 +115,9 @@ def family_attributes(module: nn.Module) -> dict[str, Any]:
 def traced_changes(network: Network, alive: Survivors) -> list[Change]:
     """Constants of the trace that follow the cut, with the module that used them; some keep their value."""
     changes: list[Change] = []
+    gone = frozenset().union(*(b.gone for b in emptied_branches(network.space, alive)))
     for node in network.captured.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or node.name in gone:
             continue
         fact = network.labelled.facts[node.name]
         path = module_of(node)

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, VacuousProofWarning, VerificationError
+from metaprune.elastic.folding import lost_tensors
 from metaprune.elastic.weights import zeroed
 from metaprune.network import Network
 from metaprune.surgery.graph_form import graph_form
@@ -30,7 +31,7 @@ class Pruned:
     form: `module` (the user's own class) or `graph` (a torch.fx.GraphModule); `why` says why it is that one.
     error: relative float64 difference between sliced and masked network; None if nothing was compared.
     unproved: why nothing was compared, although a proof was asked for; empty otherwise.
-    shapes: parameter name -> (shape before, shape after), for those that changed.
+    shapes: parameter name -> (shape before, shape after), for those that changed and are still there.
     attributes: module path -> attribute -> value that the module form needed.
     config: of a transformers model in module form, whether its config could follow the cut, and so save_pretrained.
     masks: of single weights that were set to zero, at full size; `network.at(plan).masks(masks)` are the model's.
@@ -105,8 +106,10 @@ def cut(
             _check_graph(model, proof)
     else:
         kind = "module"
-    shapes = {}
+    shapes, lost = {}, lost_tensors(network.space, alive)
     for name, tensor in network.tensors.items():
+        if name in lost:
+            continue
         labels = network.labelled.parameters.get(name, [None] * tensor.dim())
         after = tuple(n if label is None else alive.count(label) for n, label in zip(tensor.shape, labels, strict=True))
         if after != tuple(tensor.shape):

@@ -17,13 +17,16 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from metaprune.elastic.folding import Rest, emptied_branches, lost_tensors, outermost
 from metaprune.elastic.weights import slice_tensor
+from metaprune.graph.branches import folded_addition
 from metaprune.graph.call import Survivors, bound_arguments
 from metaprune.graph.captured import op_name
 from metaprune.graph.patching import patched_call
 from metaprune.graph.transformers_models import USE_CACHE, knows_cache
 from metaprune.network import DROPOUTS, Network
 from metaprune.surgery.input_guard import CutGraph, guard_of
+from metaprune.values import Branch
 
 
 class TreeInputs(nn.Module):
@@ -54,9 +57,12 @@ class TreeOutput(nn.Module):
 def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]) -> fx.GraphModule:
     """Build the sliced graph. `tensors`: full-size values by name (the model's own, or a method's new weights)."""
     root = nn.Module()
+    lost = lost_tensors(network.space, alive)
     for name, tensor in network.model_tensors.items():
-        part = sliced_parameter(network, name, tensors[name], tensor, alive)
-        place_tensor(root, name, part)
+        if name not in lost:
+            place_tensor(root, name, sliced_parameter(network, name, tensors[name], tensor, alive))
+    for name, constant in branch_constants(network, alive, tensors).items():
+        place_tensor(root, name, constant)
     builder = _Builder(network, alive, root)
     graph = builder.build()
     graph.owning_module = root  # pyrefly: ignore[bad-argument-type] (which asks its modules whether they are pure)
@@ -67,7 +73,7 @@ def graph_form(network: Network, alive: Survivors, tensors: Mapping[str, torch.T
     module.meta["inputs"] = guard_of(network.captured, builder.argument_names, ignored)
     module.graph.lint()
     for name in network.model.state_dict():  # fx copies what the graph uses; unused parameters are parameters too
-        if name in network.tensors and not _has(module, name):
+        if name in network.tensors and name not in lost and not _has(module, name):
             original = network.model_tensors[name]
             place_tensor(module, name, sliced_parameter(network, name, tensors[name], original, alive))
     module.train(network.model.training)
@@ -93,6 +99,22 @@ def sliced_parameter(
     return nn.Parameter(part, requires_grad=original.requires_grad) if isinstance(original, nn.Parameter) else part
 
 
+def branch_constants(
+    network: Network, alive: Survivors, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.nn.Parameter]:
+    """What is left of empty branches, by the name of its parameter; `tensors` are full-size."""
+    parts = network.sliced(alive, tensors=tensors)
+    constants = {}
+    for branch in outermost(emptied_branches(network.space, alive)):
+        if branch.constant:
+            rest = Rest.of(network.captured, network.labelled, network.space, branch, alive)
+            read = {name: parts[name].detach() for name in rest.names}
+            owned = [network.model_tensors[name] for name in rest.names]
+            grad = any(t.requires_grad for t in owned)
+            constants[branch.constant_name] = nn.Parameter(rest.stored(read), requires_grad=grad)
+    return constants
+
+
 def place_tensor(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
     """Register a tensor under a dotted path, making the modules on the way."""
     *parents, leaf = path.split(".")
@@ -115,6 +137,9 @@ class _Builder:
         self.gathers = 0
         self.dropouts = 0
         self.argument_names: list[str] = []
+        emptied = emptied_branches(network.space, alive)
+        self.gone = frozenset().union(*(b.gone for b in emptied))
+        self.folded = {b.addition: b for b in emptied}
 
     def build(self) -> fx.Graph:
         captured = self.network.captured
@@ -124,11 +149,15 @@ class _Builder:
             None if reference is None else (self.graph.get_attr(reference), captured.tensors[reference].dtype)
         )
         for node in captured.graph.nodes:
+            if node.name in self.gone:
+                continue
             if node.op == "placeholder" and node.name in captured.sources:
                 self.places[node] = captured.sources[node.name]  # fetched where it is used
             elif node.op == "get_attr":
                 setattr(self.root, node.target, getattr(captured.graph.owning_module, node.target))
                 self.places[node] = self.graph.get_attr(node.target)
+            elif node.name in self.folded:
+                self._folded(node, self.folded[node.name])
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
@@ -177,6 +206,14 @@ class _Builder:
         if label is not None and self.alive.cut(label):
             whole = self.graph.call_function(operator.mul, (new, len(label)))
             self.places[node] = self.graph.call_function(operator.floordiv, (whole, self.alive.count(label)))
+
+    def _folded(self, node: fx.Node, branch: Branch) -> None:
+        """In place of the addition of an empty branch: the stream, plus what is left."""
+        target, stream = folded_addition(node, branch)
+        place = self.places[node] = self._value(stream)
+        if target is not None:
+            constant = (self.graph.get_attr(branch.constant_name),) if branch.constant else ()
+            self.places[node] = self.graph.call_function(target, (place, *constant))
 
     def _as_module(self, node: fx.Node) -> tuple[str, tuple] | None:
         """(path, inputs) of a real BatchNorm or dropout module for a node that follows the training flag."""

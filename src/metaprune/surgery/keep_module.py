@@ -50,7 +50,7 @@ class ModuleRules:
         return replace(
             constraints,
             ties=(*constraints.ties, *exact),
-            ignore=(*constraints.ignore, *(f"={name}" for name in self.whole)),
+            whole=(*constraints.whole, *(f"={name}" for name in self.whole)),
             round_to=math.lcm(constraints.round_to, self.round_to),
         )
 

@@ -19,7 +19,8 @@ from metaprune.core.side_effects import copy_model
 from metaprune.graph.call import Survivors
 from metaprune.network import Network
 from metaprune.surgery.attributes import Change, family_attributes, traced_changes
-from metaprune.surgery.graph_form import sliced_parameter
+from metaprune.surgery.dropped import as_large_as_inputs, drop_modules, dropped_modules, renumbered
+from metaprune.surgery.graph_form import branch_constants, sliced_parameter
 from metaprune.surgery.other_calls import OtherCalls
 from metaprune.surgery.verify import TOLERANCE, Proof, in_float64
 
@@ -47,12 +48,22 @@ class _Candidates:
     ):
         self.network, self.alive, self.tensors, self.proof = network, alive, tensors, proof
         self.generate = generate
-        self.why = ""  # of the last attempt
+        self.dropped, self.why = dropped_modules(network, alive, proof)
+        self.constants = branch_constants(network, alive, tensors)
 
     def verified(self) -> tuple[nn.Module | None, Attributes, str]:
+        if self.why:
+            return None, {}, self.why
+        result = self._of_any_policy()
+        if result[0] is None and any(self.dropped.values()):
+            self.dropped = as_large_as_inputs(self.dropped)
+            result = self._of_any_policy()
+        return result
+
+    def _of_any_policy(self) -> tuple[nn.Module | None, Attributes, str]:
         changes = traced_changes(self.network, self.alive)
         sure, guessed = [c for c in changes if c.sure], [c for c in changes if not c.sure]
-        certain = _resolve(self.network.model, sure, "last")
+        certain = {**_resolve(self.network.model, sure, "last"), **renumbered(self.network.model, self.dropped)}
         tried: list[Attributes] = []
         for policy in ("none", "first", "last", "leave", "ordered", "reversed"):
             wanted = {} if policy == "none" else _resolve(self.network.model, guessed, policy)
@@ -100,6 +111,7 @@ class _Candidates:
     def _proved(self, certain: Attributes, guessed: Attributes) -> tuple[nn.Module, Attributes, str] | None:
         wanted = {p: {**guessed.get(p, {}), **certain.get(p, {})} for p in dict.fromkeys((*guessed, *certain))}
         clone = _copy_with(self.network, self.alive, self.tensors)
+        drop_modules(clone, self.dropped, self.constants)
         attributes = apply_attributes(clone, wanted)
         try:
             probe = in_float64(clone)

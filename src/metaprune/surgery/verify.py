@@ -18,6 +18,7 @@ from metaprune.core.batches import with_batch
 from metaprune.core.errors import VerificationError
 from metaprune.core.modes import modes_restored
 from metaprune.core.side_effects import copy_model
+from metaprune.elastic.folding import emptied_branches
 from metaprune.elastic.masked import run_masked
 from metaprune.elastic.weights import SlicedTensors, slice_tensor
 from metaprune.graph.call import Survivors
@@ -25,6 +26,7 @@ from metaprune.graph.captured import op_name
 from metaprune.graph.transformers_models import as_traced
 from metaprune.network import Network
 from metaprune.surgery.common_draws import Draw, Recorded, Replayed, draws_numbers
+from metaprune.values import Plan
 
 Inputs = tuple[tuple, dict[str, Any]]
 TOLERANCE = 1e-9  # relative, float64
@@ -174,13 +176,15 @@ class Proof:
         self.args, self.kwargs = pytree.tree_map(_varied, to_float64(network.captured.example))
         self._draws: list[Draw] | None = None
         self._masked: Any = None
+        emptied = emptied_branches(network.space, alive)
+        self._has_constants = any(b.constant for b in emptied)  # whose rounding is no part of what is proved
         self._draws_numbers = any(draws_numbers(n) for n in network.captured.graph.nodes)
         if self._draws_numbers:
             self._masked = self._run_masked()  # the draws of all others are slices of this one's
 
     @cached_property
     def sliced(self) -> Any:
-        """What the sliced graph returns.
+        """What the sliced graph returns, with constants of empty branches as the model's type rounds them.
 
         Raises:
             VerificationError: it does not run.
@@ -208,9 +212,16 @@ class Proof:
             return None
 
     @torch.no_grad()
-    def _run_sliced(self, tensors: Mapping[str, torch.Tensor], inputs: Inputs | None = None) -> Any:
-        program = self.network.at(self.alive).program(dtype=torch.float64)
-        part = SlicedTensors(tensors, self.network.labelled, self.alive, torch.float64)
+    def _run_sliced(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        inputs: Inputs | None = None,
+        alive: Survivors | None = None,
+        rounded: bool = True,
+    ) -> Any:
+        alive = self.alive if alive is None else alive
+        program = self.network.at(alive).program(dtype=torch.float64, rounded=rounded)
+        part = SlicedTensors(tensors, self.network.labelled, alive, torch.float64)
         args, kwargs = to_float64((self.args, self.kwargs) if inputs is None else inputs)
         with torch.random.fork_rng(devices=[]), double_by_default(), self.common_draws:
             return self.network.program.run(program, part, args, kwargs)
@@ -234,17 +245,24 @@ class Proof:
         """Compare the sliced graph with the masked original; returns the relative error."""
         if self._masked is None and self._single is not None:
             first, sliced = self._single
+            if self._has_constants:
+                sliced = self._run_sliced(self.tensors, first, rounded=False)
             with contextlib.suppress(Exception):  # not every graph takes a single sample
                 error = relative_error(sliced, self._without_dropped(self._run_masked(first)))
                 if error <= TOLERANCE:
                     return error
         self._masked = self._run_masked() if self._masked is None else self._masked
-        return relative_error(self.sliced, self._without_dropped(self._masked))
+        sliced = self._run_sliced(self.tensors, rounded=False) if self._has_constants else self.sliced
+        return relative_error(sliced, self._without_dropped(self._masked))
 
     def vacuous(self) -> str:
         """Say why equality would prove nothing; empty where it does prove something."""
         if not any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(self.sliced)):
             return "the network returns no tensor"
+        if emptied_branches(self.network.space, self.alive):  # nothing of them runs any more
+            whole = self._run_sliced(self.tensors, alive=self.network.survivors(Plan()))
+            if relative_error(self._without_dropped(whole), self.sliced) > 0:
+                return ""
         labels = self.network.labelled.parameters
         cut = {n for n, dims in labels.items() if any(self.alive.cut(x) for x in dims)}
         others = (_Redrawn(self.tensors, cut, seed) for seed in range(_DRAWS))  # units of ReLU may be dead in some

@@ -1,6 +1,6 @@
 """`MethodSuite`: what every method must do. Shipped, so that a package with its own method runs the same tests.
 
-    class TestMyMethod(MethodSuite):  # MaskedSuite for masks of single weights
+    class TestMyMethod(MethodSuite):  # MaskedSuite for masks of single weights, BranchSuite for whole branches
         method, options = "my_method", {"steps": 2}
 
 collected by pytest, with the method registered under that name.
@@ -301,3 +301,34 @@ class MaskedSuite(MethodSuite):
         group = self.networks[self.kinds[0]].space.groups[0]
         with pytest.raises(ConfigError, match="fix widths of channels"):
             self.make().propose(self.task(ratios={group.name: 0.5}), self.budget(), Rng(0))
+
+
+class BranchSuite(MethodSuite):
+    """For methods that drop branches whole, and leave all widths."""
+
+    def assert_nothing_more_fits(self, task: PruneTask, plan: Plan, bounds: dict[str, float]) -> None:
+        """Assert that widths stay, and that one more branch would break a bound."""
+        space = task.network.space
+        dropped = [groups for groups in space.branch_groups if all(space[g].name in plan.keep for g in groups)]
+        assert dropped and not any(plan.keep.values())
+        for groups in dropped:
+            keep = {name: () for name in plan.keep if space.index[name] not in groups}
+            assert any(task.network.cost(Plan(keep))[m] > b for m, b in bounds.items())
+
+    def test_round_to_and_min_keep(self) -> None:
+        task = self.task(self.kinds[0], round_to=4, min_keep=8)  # of widths, which stay
+        assert self.make().propose(task, self.budget(), Rng(0)).plan.keep
+
+    def test_ignore_leaves_groups_whole(self) -> None:
+        space = self.networks[self.kinds[0]].space
+        for held, *others in (space.branches, space.branches[::-1]):
+            here, only = f"{held.name}:branch", tuple(f"{b.name}:branch" for b in others)
+            for task in (self.task(self.kinds[0], ignore=(here,)), self.task(self.kinds[0], only=only)):
+                plan = self.make().propose(task, Budget(macs="70%"), Rng(0)).plan
+                assert plan.keep
+                assert not set(held.groups) & plan.keep.keys()
+
+    def test_ratios_fix_a_width(self) -> None:
+        group = self.networks[self.kinds[0]].space.groups[0]
+        with pytest.raises(ConfigError, match="fix widths of channels"):
+            self.make().propose(self.task(self.kinds[0], ratios={group.name: 0.5}), self.budget(), Rng(0))

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, closest
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("auto", "sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
 PYTHON = "python:"
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
@@ -41,10 +41,12 @@ class TrainConfig:
     """Passes over the training split; a fraction ends within a pass."""
     batch_size: int = 128
     """Samples per optimiser update, over all processes together."""
-    optimizer: str = "sgd"
-    """Update rule: sgd, adamw, or python:module:function, which is called with (parameter groups, lr=lr)."""
-    lr: float = 0.05
-    """Peak learning rate."""
+    optimizer: str = "auto"
+    """Update rule: sgd, adamw, or python:module:function, which is called with (parameter groups, lr=lr). auto: sgd,
+    but adamw in the recoveries reconstruct and lora."""
+    lr: Literal["auto"] | float = "auto"
+    """Peak learning rate. auto: 0.05 where training starts from new weights (0.001 for adamw); a recovery finds what
+    fits the weights that it begins with, by a short ramp."""
     momentum: float = 0.9
     """Momentum of sgd (adamw does not use it)."""
     nesterov: bool = True
@@ -98,7 +100,8 @@ class TrainConfig:
                 raise ConfigError(f"{name}={value!r} does not fit: give a whole number from 1 on")
         if self.ema_decay is not None:
             require_number("ema_decay", self.ema_decay, 0.0, 1.0)
-        require_number("lr", self.lr, 0.0, open_low=True)
+        if self.lr != "auto":
+            require_number("lr", self.lr, 0.0, open_low=True)
         require_number("momentum", self.momentum, 0.0, 1.0)
         require_number("weight_decay", self.weight_decay, 0.0)
         require_number("warmup_epochs", self.warmup_epochs, 0.0)
@@ -112,5 +115,5 @@ class TrainConfig:
                 f"warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs:g}: the peak learning rate "
                 "would never be reached; shorten the warm-up or train for longer"
             )
-        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0.0:
+        if self.optimizer in ("auto", "sgd") and self.nesterov and self.momentum == 0.0:
             raise ConfigError("nesterov=True needs momentum above 0: set nesterov=False for plain sgd")

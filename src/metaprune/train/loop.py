@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import itertools
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from metaprune.core.errors import ConfigError, DataError, NoEffectWarning, TrainingDivergedError
 from metaprune.core.modes import hold_batchnorm, modes_restored
 from metaprune.core.rng import Rng
+from metaprune.core.tensors import named_tensors
+from metaprune.data.loader_split import replayed
 from metaprune.data.types import NO_SAMPLES, Data
 from metaprune.objective import Objective, Split
 from metaprune.objective.base import require_scalar
@@ -32,10 +35,14 @@ from metaprune.train.engine import engine, forward_restored
 from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums, quality_sums, scores_of
 from metaprune.train.history import EpochRow, History
 from metaprune.train.loss import TrainLoss
+from metaprune.train.one_pass import Pass, training_split
 from metaprune.train.optimizer import make_optimizer
 from metaprune.train.progress import TrainProgress
-from metaprune.train.schedule import learning_rate, steps_per_epoch
+from metaprune.train.rate import fitting_rate
+from metaprune.train.schedule import learning_rate
 from metaprune.train.tracking import log_epoch, tracked, tracker_of
+
+NEW_WEIGHTS_LR = {"sgd": 0.05, "adamw": 0.001}  # of `lr="auto"`, by optimiser; others as sgd
 
 
 def train(
@@ -46,6 +53,7 @@ def train(
     rng: Rng,
     device: torch.device | str | None = None,
     loss: TrainLoss | None = None,
+    is_trained: bool = False,
     checkpoint_dir: Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[EpochRow], None] | None = None,
@@ -56,6 +64,7 @@ def train(
 
     The model ends on the training device, in the modes it came in; torch's global random state is restored. Without
     `loss` the loss is the objective's (`data.objective`) with `config.label_smoothing`.
+    Where `is_trained`, `lr="auto"` is found by a ramp from the weights that the model comes with.
 
     With `checkpoint_dir` every epoch is saved there, and a call that finds a checkpoint of the same run continues after
     it: the same config, seed, data name and size (and `data.digest` if there is one), parameter shapes and `identity`
@@ -91,7 +100,7 @@ def train(
         tracker = tracker_of(config, folder)
         accelerator = stack.enter_context(engine(config.mixed_precision, device, tracker, folder))
         stack.enter_context(tracked(accelerator, config))
-        run = _Run(accelerator, model, split, one_pass, config, loss, rng)
+        run = _Run(accelerator, model, split, one_pass, config, loss, rng, is_trained)
         stack.callback(run.optimizer.zero_grad)
         history = run.resume(checkpoint_dir, run_identity) if checkpoint_dir is not None else History()
         done, show = len(history.rows) * run.steps_per_epoch, progress and accelerator.is_main_process
@@ -124,6 +133,7 @@ class _Run:
         config: TrainConfig,
         loss: TrainLoss,
         rng: Rng,
+        is_trained: bool,
     ):
         self.accelerator, self.model, self.split, self.config = accelerator, model, split, config
         self.loss, self.objective, self.rng = loss, loss.objective, rng
@@ -140,8 +150,46 @@ class _Run:
         self.total_steps = max(1, round(config.epochs * self.steps_per_epoch))
         self.warmup_steps = round(config.warmup_epochs * self.steps_per_epoch)
         self.num_epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.wrapped, self.optimizer = accelerator.prepare(model, make_optimizer(model, config))
-        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+        self.lr = NEW_WEIGHTS_LR.get(config.optimizer, NEW_WEIGHTS_LR["sgd"]) if config.lr == "auto" else config.lr
+        self.wrapped, self.optimizer = accelerator.prepare(model, make_optimizer(model, config, self.lr))
+        self.average = None
+        if config.lr == "auto" and is_trained:
+            self.lr = self._fitting_rate(rng.child("rate"))
+        if config.ema_decay is not None:
+            self.average = WeightAverage(model, config.ema_decay)
+
+    def _fitting_rate(self, rng: Rng) -> float:
+        """Find the rate by a ramp; weights, buffers and optimiser are as they were."""
+        tensors, optimizer = named_tensors(self.model)[0], copy.deepcopy(self.optimizer.state_dict())
+        before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        batches = itertools.chain.from_iterable(self._batches(rng.child(n), self.pass_steps) for n in itertools.count())
+
+        def update(lr: float) -> bool:
+            with contextlib.suppress(TrainingDivergedError):
+                self._step(0, *next(batches), new_totals(self.accelerator.device), lr=lr)
+                return True
+            return False
+
+        @torch.no_grad()
+        def judged() -> float:
+            with rng.torch_global(), self.accelerator.autocast():  # the same dropout each time
+                loss = self.loss(call_model(self.wrapped, held_out[0]), *held_out)
+            return float(self.accelerator.reduce(loss.detach().float(), reduction="mean"))
+
+        self._train_mode()
+        with replayed(self.split, rng):  # a loader's own generator is as it was
+            held_out = next(batches)
+            lr = fitting_rate(update, judged)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
+        self.optimizer.load_state_dict(optimizer)
+        return lr
+
+    def _train_mode(self) -> None:
+        self.wrapped.train()
+        if self.objective.is_label_free:  # its target was made with running statistics
+            hold_batchnorm(self.model)
 
     def resume(self, directory: Path, identity: Mapping[str, Any]) -> History:
         checkpoint = load_checkpoint(directory, identity)
@@ -171,9 +219,7 @@ class _Run:
         steps = min(self.steps_per_epoch, self.total_steps - first)
         totals = new_totals(self.accelerator.device)
         stream = self.rng.child("epoch", epoch)
-        self.wrapped.train()
-        if self.objective.is_label_free:  # its target was made with running statistics
-            hold_batchnorm(self.model)
+        self._train_mode()
         start = time.perf_counter()
         # one stream for all processes: a user's DataLoader shuffles by the global generator, and has to agree
         with stream.torch_global():
@@ -244,10 +290,11 @@ class _Run:
                     f"{len(self.split)} promises {steps}: its __len__ and batches() disagree"
                 )
 
-    def _step(self, step: int, inputs: Any, target: Any, totals: Tensor) -> Tensor:
-        """One update; returns the totals with the batch added."""
+    def _step(self, step: int, inputs: Any, target: Any, totals: Tensor, lr: float | None = None) -> Tensor:
+        """One update, at the schedule's rate unless `lr` is given; returns the totals with the batch added."""
+        lr = self._lr(step) if lr is None else lr
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr(step) * group.get("lr_factor", 1.0)
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         parts = self._parts(inputs, target)
         for index, (part_inputs, part_target, items, weight) in enumerate(parts):
@@ -301,7 +348,8 @@ class _Run:
             )
 
     def _lr(self, step: int) -> float:
-        return learning_rate(step, total_steps=self.total_steps, warmup_steps=self.warmup_steps, config=self.config)
+        steps = {"total_steps": self.total_steps, "warmup_steps": self.warmup_steps}
+        return learning_rate(step, self.lr, **steps, config=self.config)
 
     def _share_buffers(self) -> None:
         """Rank 0's buffers on every rank: each has updated its own BatchNorm statistics since the last forward."""
@@ -317,59 +365,6 @@ def _padded(sums: Tensor, accelerator: Accelerator) -> Tensor:
     length = torch.tensor([len(sums)], device=sums.device)
     longest = int(accelerator.gather(length).max())
     return torch.cat([sums, sums.new_zeros(longest - len(sums))])
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass over a training split.
-
-    batch_size: samples per batch; None where batches differ.
-    length: samples of the pass; where batches differ, its batches.
-    """
-
-    batch_size: int | None
-    length: int
-
-    @classmethod
-    def of(cls, split: Split, config: TrainConfig) -> Pass:
-        """Read a split's pass; over a user's DataLoader the loader's batches, whatever `config.batch_size` asks for."""
-        loader = getattr(split, "source", None)
-        if not isinstance(loader, DataLoader):
-            return cls(config.batch_size, len(split))
-        batch_size = loader.batch_size
-        if batch_size is None or isinstance(loader.dataset, IterableDataset):
-            known = config.steps_per_epoch is not None
-            return cls(None, config.steps_per_epoch if known else split.num_batches)  # type: ignore[union-attr, arg-type]
-        samples = len(cast("Any", loader.sampler))
-        return cls(batch_size, samples - (samples % batch_size if loader.drop_last else 0))
-
-    def steps(self, num_processes: int) -> int:
-        """Count the updates of a pass whose batches `num_processes` share.
-
-        Raises:
-            DataError: too few samples for one step. ConfigError: fewer samples per batch than processes.
-        """
-        if self.batch_size is None:
-            return self.length
-        if self.batch_size < num_processes:
-            raise ConfigError(
-                f"batch_size={self.batch_size} is below the {num_processes} processes that share each batch: "
-                f"use at least {num_processes}"
-            )
-        steps = steps_per_epoch(self.length, self.batch_size, num_processes)
-        if steps == 0:
-            raise DataError(
-                f"{self.length} training samples over {num_processes} process(es) leave less than two per step: "
-                "use more samples, or batch_size=1 for a network without batch normalisation"
-            )
-        return steps
-
-
-def training_split(data: Data) -> Split:
-    """Raises DataError for data without training samples."""
-    if data.train is None or data.train is NO_SAMPLES:
-        raise DataError(f"data {data.name!r} has no training samples: training and recovery need a train split")
-    return data.train
 
 
 def _identity(

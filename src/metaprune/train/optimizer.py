@@ -12,7 +12,7 @@ from metaprune.core.imports import import_python_target
 from metaprune.train.config import PYTHON, TrainConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, lr: float) -> torch.optim.Optimizer:
     """Make the optimiser of `config` over the parameters that require gradients.
 
     Raises:
@@ -26,12 +26,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
     if config.optimizer.startswith(PYTHON):
-        optimizer = import_python_target(config.optimizer.removeprefix(PYTHON))(groups, lr=config.lr)
+        optimizer = import_python_target(config.optimizer.removeprefix(PYTHON))(groups, lr=lr)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConfigError(f"{config.optimizer} made a {type(optimizer).__name__}; return a torch.optim.Optimizer")
         for group in optimizer.param_groups:  # the schedule moves lr; groups keep their ratios
-            group["lr_factor"] = group["lr"] / config.lr
+            group["lr_factor"] = group["lr"] / lr
         return optimizer
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from metaprune.core.imports import import_python_target
 from metaprune.data import Data
 from metaprune.train.config import PYTHON, TrainConfig
-from metaprune.train.loop import Pass, training_split
 from metaprune.train.loss import TrainLoss
+from metaprune.train.one_pass import Pass, training_split
 from metaprune.train.tracking import tracker_of
 
 

@@ -18,20 +18,20 @@ def steps_per_epoch(samples: int, batch_size: int, num_processes: int = 1) -> in
     return full + (1 if remainder // num_processes >= 2 else 0)
 
 
-def learning_rate(step: int, *, total_steps: int, warmup_steps: int, config: TrainConfig) -> float:
+def learning_rate(step: int, peak: float, *, total_steps: int, warmup_steps: int, config: TrainConfig) -> float:
     """Learning rate of update `step` (from 0).
 
-    Linear warm-up reaches `config.lr` at its last step; the cosine (Loshchilov & Hutter 2017, one period) and the line
+    Linear warm-up reaches `peak` at its last step; the cosine (Loshchilov & Hutter 2017, one period) and the line
     start there and would reach zero at step `total_steps`.
     """
     if config.schedule.startswith(PYTHON):
         factor = import_python_target(config.schedule.removeprefix(PYTHON))
-        return config.lr * float(factor(step, total_steps, warmup_steps))
+        return peak * float(factor(step, total_steps, warmup_steps))
     if step < warmup_steps:
-        return config.lr * (step + 1) / warmup_steps
+        return peak * (step + 1) / warmup_steps
     if config.schedule == "constant":
-        return config.lr
+        return peak
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     if config.schedule == "linear":
-        return config.lr * (1.0 - done)
-    return config.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+        return peak * (1.0 - done)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -5,9 +5,10 @@ from metaprune.values.constraints import Constraints, as_patterns
 from metaprune.values.cost import Cost
 from metaprune.values.plan import Plan
 from metaprune.values.proposal import Proposal, Trial
-from metaprune.values.space import ChannelGroup, LockedDim, Member, Space
+from metaprune.values.space import Branch, ChannelGroup, LockedDim, Member, Space
 
 __all__ = [
+    "Branch",
     "Budget",
     "ChannelGroup",
     "Constraints",

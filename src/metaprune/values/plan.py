@@ -18,7 +18,10 @@ _MOST_CHANNELS = 2**31  # arrays hold channels
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays: group name -> sorted kept channels. A group that is not named keeps all."""
+    """What stays: group name -> sorted kept channels. A group that is not named keeps all.
+
+    All groups of a branch may keep nothing: it is dropped whole then (see `Network.branches`).
+    """
 
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -41,12 +44,12 @@ class Plan:
         check_arguments(Plan.check, locals())
         for name, channels in self.keep.items():
             group = space[name]
-            if not channels:
-                raise PlanError(f"group {name!r} would keep nothing; at least one of its {group.width} channels stays")
-            if list(channels) != sorted(set(channels)) or channels[0] < 0 or channels[-1] >= group.width:
+            if channels and (list(channels) != sorted(set(channels)) or channels[0] < 0 or channels[-1] >= group.width):
                 raise PlanError(
                     f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {channels[:8]}"
                 )
+        if not all(self.keep.values()):
+            space.require_whole_branches(np.array([len(self.keep.get(g.name, range(g.width))) for g in space]))
 
     def masks(self, space: Space) -> list[np.ndarray]:
         """Build one boolean mask [width] per group: what stays."""

@@ -52,6 +52,38 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """What one addition adds to a residual stream, where it can be dropped whole: all its groups keep nothing.
+
+    name: the module that gives it.
+    groups: names of the channel groups that nothing else holds.
+    addition, addend: nodes of the graph, the addition and the operand that is dropped.
+    gone: nodes that are computed for it alone, the addend included.
+    tensors: names of the model's tensors that nothing else reads.
+    constant: whether something of it is left, a number per channel (biases, what a BatchNorm makes of them); else 0.
+    channel_dim: dimension of the addend along which that differs.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    addition: str
+    addend: str
+    gone: frozenset[str]
+    tensors: frozenset[str]
+    constant: bool = False
+    channel_dim: int = -1
+
+    def matches(self, pattern: str) -> bool:
+        """Tell whether a glob pattern names this branch, as NAME:branch."""
+        return fnmatch.fnmatchcase(f"{self.name}:branch", pattern) and ":" in pattern
+
+    @property
+    def constant_name(self) -> str:
+        """Name of the parameter that holds what is left."""
+        return f"{self.name}.constant" if self.name else "constant"
+
+
+@dataclass(frozen=True)
 class LockedDim:
     """A parameter dimension of which `locked` of `size` indices can never be dropped, and why."""
 
@@ -64,11 +96,15 @@ class LockedDim:
 
 @dataclass(frozen=True)
 class Space:
-    """All that can be dropped: channel groups in the order of the network, and what is locked and why."""
+    """All that can be dropped: channel groups in the order of the network, and what is locked and why.
+
+    branches: what can be dropped whole, in the order of their additions; one may lie inside another.
+    """
 
     groups: tuple[ChannelGroup, ...]
     locked: tuple[LockedDim, ...] = ()
     over_merged: int = 0
+    branches: tuple[Branch, ...] = ()
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -98,6 +134,43 @@ class Space:
         return {g.name: i for i, g in enumerate(self.groups)}
 
     @cached_property
+    def branch_groups(self) -> list[list[int]]:
+        """Numbers of the groups of every branch."""
+        return [[self.index[name] for name in b.groups] for b in self.branches]
+
+    def require_whole_branches(self, widths: np.ndarray) -> None:
+        """Check what keeps nothing in `widths`, int64 [groups] or [structures, groups].
+
+        Raises:
+            PlanError: a group that keeps nothing while others of its branch keep something, or that lies in no branch.
+        """
+        empty = np.atleast_2d(widths) == 0
+        if not empty.any():
+            return
+        dropped = np.array([empty[:, groups].all(axis=1) for groups in self.branch_groups]).reshape(-1, len(empty))
+        covered = np.zeros_like(empty)
+        for of, groups in zip(dropped, self.branch_groups, strict=True):
+            covered[:, groups] |= of[:, None]
+        rows, groups = np.nonzero(empty & ~covered)
+        if len(groups):
+            raise PlanError(self._why_not_empty(int(groups[0]), empty[rows[0]]))
+
+    def _why_not_empty(self, group: int, empty: np.ndarray) -> str:
+        around = min((b for b in self.branch_groups if group in b), key=len, default=None)
+        name, width = self.groups[group].name, self.groups[group].width
+        if around is None:
+            return (
+                f"group {name!r} would keep nothing; at least one of its {width} channels stays, as it lies in no "
+                "branch that can be dropped whole (network.branches lists those)"
+            )
+        branch = self.branches[self.branch_groups.index(around)].name
+        others = ", ".join(self.groups[g].name for g in around if not empty[g])
+        return (
+            f"group {name!r} would keep nothing, which drops the branch {branch!r} whole: let its other groups keep "
+            f"nothing, too: {others}"
+        )
+
+    @cached_property
     def widths(self) -> np.ndarray:
         """Full widths, int64 [groups]."""
         return np.array([g.width for g in self.groups], dtype=np.int64)
@@ -108,7 +181,7 @@ class Space:
         return tuple(g for g in self.groups if g.width == 1)
 
     def match(self, patterns: Sequence[str], what: str = "pattern") -> set[int]:
-        """Indices of the groups that any pattern names.
+        """Indices of the groups that any pattern names; NAME:branch names all groups of a branch.
 
         Raises:
             PlanError: a pattern that matches nothing, with the closest name.
@@ -119,6 +192,8 @@ class Space:
         locked = [d.parameter for d in self.locked]
         for pattern in patterns:
             hits = {i for i, g in enumerate(self.groups) if g.matches(pattern)}
+            whole = (groups for b, groups in zip(self.branches, self.branch_groups, strict=True) if b.matches(pattern))
+            hits.update(*whole)
             if not hits and not any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in locked):
                 near = closest(pattern, modules)
                 raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{near} See net.explain()")

@@ -10,6 +10,7 @@ import numpy as np
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
 from metaprune.protocol.method import PruneTask
+from metaprune.search.units import min_keep
 from metaprune.values import Budget, Plan, Proposal
 
 
@@ -32,11 +33,12 @@ class Channels:
         return Proposal(self.task.allocator(budget).by_scores(probabilities))
 
     def above(self, threshold: float, probabilities: Sequence[np.ndarray]) -> Proposal:
-        """Keep the channels that are more probable than `threshold`, and `min_keep` of every group."""
-        masks = [p > threshold for p in probabilities]
-        for mask, p in zip(masks, probabilities, strict=True):  # one dead layer would end the network
-            mask[np.argsort(-p, kind="stable")[: max(1, self.task.constraints.min_keep)]] = True
-        return Proposal(Plan.of(self.task.network.space, masks))
+        """Keep the channels that are more probable than `threshold`, and `min_keep`, at least one, of every group."""
+        space, masks = self.task.network.space, [p > threshold for p in probabilities]
+        least = np.maximum(1, min_keep(space, self.task.constraints))  # one dead layer would end the network
+        for mask, p, count in zip(masks, probabilities, least, strict=True):
+            mask[np.argsort(-p, kind="stable")[:count]] = True
+        return Proposal(Plan.of(space, masks))
 
     def figures(self, proposal: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
         """Collect for the record the numbers of the kept channels, and the probabilities of every group."""
