@@ -32,7 +32,7 @@ def model_card(record: Mapping[str, Any], repo: str, base_model: str | None = No
     data = hub.ModelCardData(library_name="metaprune", base_model=base_model, tags=["pruned"])
     rows = [(r.label, r.before, r.after, r.change) for r in summary_rows(record)]
     bounds = [(r.metric, r.bound, r.reached, {True: "yes", False: "no", None: ""}[r.met]) for r in budget_rows(record)]
-    origin = f"Pruned from [{base_model}](https://huggingface.co/{base_model})" if base_model else "Pruned"
+    origin = f"Pruned from `{base_model}`" if base_model else "Pruned"
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {repo.rpartition('/')[2]}",
         f"{origin} by metaprune {__version__}, method `{record['method']}`. {_line(headline(dict(record)))}",
