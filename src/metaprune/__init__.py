@@ -74,6 +74,8 @@ _HOME = {
     "Pruned": "metaprune.surgery.cut",
     "cut": "metaprune.surgery.cut",
     "TrainConfig": "metaprune.train.config",
+    "PrunedVocabulary": "metaprune.vocabulary",
+    "prune_vocabulary": "metaprune.vocabulary",
     "Budget": "metaprune.values",
     "Constraints": "metaprune.values",
     "Cost": "metaprune.values",
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
     from metaprune.tracing import trace
     from metaprune.train.config import TrainConfig
     from metaprune.values import Budget, Constraints, Cost, Plan, Proposal
+    from metaprune.vocabulary import PrunedVocabulary, prune_vocabulary
 
 __all__ = [
     "BaseMethod",
@@ -176,6 +179,7 @@ __all__ = [
     "Proposal",
     "PruneTask",
     "Pruned",
+    "PrunedVocabulary",
     "RecoverConfig",
     "Regression",
     "Result",
@@ -201,6 +205,7 @@ __all__ = [
     "load",
     "load_data",
     "prune",
+    "prune_vocabulary",
     "register",
     "register_cost_metric",
     "replay",

@@ -36,7 +36,9 @@ from metaprune.core.files import part_of, tensors_digest, whole_files, write_jso
 from metaprune.core.read import damaged, read_json, read_tensors, require_seal, understood
 from metaprune.core.tensors import named_tensors
 from metaprune.export.factories import build, describe_transformers, portable
+from metaprune.export.fetch import folder_of
 from metaprune.export.graph_json import graph_from_json, graph_to_json
+from metaprune.export.hf_folder import from_pretrained
 from metaprune.network import Network
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.dropped import drop_modules, modules_dropped_in
@@ -220,9 +222,10 @@ def load(
     form: Literal["auto", "module", "graph"] = "auto",
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Load the saved network in eval mode.
+    """Load the saved network in eval mode: an archive of metaprune, or a folder of `metaprune.hf.save_pretrained`.
 
     Args:
+        folder: a path, or OWNER/NAME on the Hugging Face Hub where no such path is; tensors and JSON are fetched.
         factory: makes the original (unpruned) model; needed for a module form unless it came from a spec string.
         form: `graph` loads a module form as a graph, without its factory.
 
@@ -231,9 +234,11 @@ def load(
         NotAvailableError: a module form without a factory.
     """
     check_arguments(load, locals())
-    folder = Path(folder)
+    folder = folder_of(folder)
     if form not in ("auto", "module", "graph"):
         raise ConfigError(f"form is auto, module or graph, not {form!r}")
+    if form != "graph" and not part_of(folder, NETWORK).exists() and (folder / "config.json").is_file():
+        return from_pretrained(folder).to(device)
     described = read_archive(folder)
     tensors = read_tensors(part_of(folder, MODEL), device=device, remedy=REMEDY)
     try:

@@ -249,14 +249,28 @@ def build(described: dict[str, Any], elements: int) -> nn.Module:
 
 
 def _transformers_model(described: Any) -> nn.Module:
-    config_options = _checked_config(described)
-    transformers = import_optional("transformers", "hf")
     if described.get("attention") not in _ATTENTION:
         raise DataError(f"the archive asks for attention {described.get('attention')!r}: it is eager or sdpa")
-    config = transformers.AutoConfig.for_model(described["model_type"], **config_options)
+    kind, config = checked_transformers(described)
     config._attn_implementation = described["attention"]
-    kind: Any = getattr(transformers, described["class"])
     return kind._from_config(config)
+
+
+def checked_transformers(described: Any) -> tuple[Any, Any]:
+    """Class and config that `class`, `model_type` and `config` of a stranger describe; nothing is fetched.
+
+    Raises:
+        DataError: a class that transformers does not list, or a config with more than sizes, flags and plain names.
+    """
+    transformers = import_optional("transformers", "hf")
+    options = _checked_config(described)
+    kind: Any = getattr(transformers, described["class"])
+    return kind, transformers.AutoConfig.for_model(described["model_type"], **options)
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a config what names files, repositories, other models or code."""
+    return _plain(config)
 
 
 def _listed_model(spec: Any, options: Any) -> nn.Module:

@@ -1,0 +1,110 @@
+"""Uneven layers as transformers spells them, `per_layer_config`: written, and read back bit for bit."""
+
+import json
+
+import pytest
+import torch
+from language_networks import example, language_model, transformers
+from test_generation import generated
+
+import metaprune as mp
+import metaprune.hf
+from metaprune.testing import assert_untouched
+
+WHOLE = ["*:head_dims", "*:value_dims", "*:stream"]
+
+
+def uneven(family):
+    model = language_model(family)
+    ignore = [*WHOLE, "*:kv_heads", "*:query_heads"] if family == "qwen2" else WHOLE  # whose config has no head_dim
+    with assert_untouched(model):
+        return mp.prune(
+            model, None, example(family), budget="params=80%", method="random", seed=3, progress=False, ignore=ignore
+        )
+
+
+@torch.no_grad()
+def logits(model, family):
+    return model(**example(family)).logits
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "mistral", "phi3", "gpt2"])
+def test_uneven_layers_are_read_back_bit_for_bit(family, tmp_path):
+    result = uneven(family)
+    assert result.pruned.config.changes is None and "uneven layers" in result.pruned.config.why
+    config = result.model.config.to_dict()
+    metaprune.hf.save_pretrained(result.pruned, tmp_path / "hf")
+    assert result.model.config.to_dict() == config
+    layers = json.loads((tmp_path / "hf/config.json").read_text())["per_layer_config"]
+    assert len({json.dumps(own) for own in layers.values()}) > 1
+    result.save(tmp_path / "own")
+    again = metaprune.hf.from_pretrained(tmp_path / "hf")
+    assert type(again) is type(result.model) and sum(p.numel() for p in again.parameters()) == sum(
+        p.numel() for p in result.model.parameters()
+    )
+    for read in (again, mp.load(tmp_path / "own"), mp.load(tmp_path / "hf")):
+        assert torch.equal(logits(read, family), logits(result.model, family))
+        ids = example(family)["input_ids"][:, :4]
+        assert torch.equal(generated(read, input_ids=ids), generated(result.model, input_ids=ids))
+    again.save_pretrained(tmp_path / "twice")
+    assert torch.equal(logits(mp.load(tmp_path / "twice"), family), logits(result.model, family))
+
+
+def test_a_folder_of_even_layers_is_one_of_transformers(tmp_path):
+    model = language_model("llama")
+    result = mp.prune(
+        model, None, example("llama"), budget="params=90%", method="random", keep_config=True, progress=False
+    )
+    metaprune.hf.save_pretrained(result.pruned, tmp_path)
+    assert "per_layer_config" not in json.loads((tmp_path / "config.json").read_text())
+    for again in (type(model).from_pretrained(tmp_path), metaprune.hf.from_pretrained(tmp_path)):
+        assert torch.equal(logits(again, "llama"), logits(result.model, "llama"))
+
+
+def test_what_no_layer_can_say_is_refused_and_nothing_is_written(tmp_path):
+    model = language_model("llama")
+    only = ["*:head_dims", "*:value_dims"]
+    result = mp.prune(model, None, example("llama"), budget="params=92%", method="random", only=only, progress=False)
+    with pytest.raises(mp.NotAvailableError, match=r"leave head dimensions and the stream whole"):
+        metaprune.hf.save_pretrained(result.pruned, tmp_path / "hf")
+    result = mp.prune(model, None, example("llama"), budget="params=80%", method="random", only=["*:stream"])
+    with pytest.raises(mp.NotAvailableError, match=r"changed, which is in no layer"):
+        metaprune.hf.save_pretrained(result.pruned, tmp_path / "hf")
+    graph = mp.cut(result.pruned.network, result.plan, form="graph")
+    with pytest.raises(mp.NotAvailableError, match="module form"):
+        metaprune.hf.save_pretrained(graph, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (None, r"holds no config\.json"),
+        ("[]", "is no config"),
+        ({"architectures": ["os"], "model_type": "llama"}, "names the class 'os'"),
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "run": "os"}, "holds 'run'"),
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "per_layer_config": {"0": {"a": "os"}}}, "'a'"),
+        (
+            {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "per_layer_config": [3]},
+            "no numbers by layer",
+        ),
+    ],
+)
+def test_a_folder_of_a_stranger_is_read_as_sizes_and_nothing_else(config, text, tmp_path):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(mp.DataError, match=text):
+        metaprune.hf.from_pretrained(tmp_path)
+    if config is not None:
+        with pytest.raises(mp.DataError, match=text):
+            mp.load(tmp_path)
+
+
+def test_a_folder_keeps_the_names_of_classes(tmp_path):
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=40,
+        id2label={0: "cat", 1: "dog", 2: "horse"},
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    again = mp.load(tmp_path)
+    assert again.config.id2label == config.id2label and again.classifier.out_features == 3
