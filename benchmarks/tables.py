@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy"), str(HERE / "faults")]
 
-from accuracy_tables import after_cut_table, depth_table, language_table, photographs_table  # noqa: E402
+from accuracy_tables import after_cut_table, depth_table, language_table, photographs_table, recovery_table  # noqa: E402
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
 from faults_tables import faults_rest_table, faults_table  # noqa: E402
 from jobs_tables import jobs_table, taylor_table  # noqa: E402
@@ -86,6 +86,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "after-cut-mobilenet": photographs_table,
     "after-cut-smollm2": language_table,
     "after-cut-depth": depth_table,
+    "after-cut-recovery": recovery_table,
     "overhead": overhead_table,
     "faults": faults_table,
     "faults-rest": faults_rest_table,

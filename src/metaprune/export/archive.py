@@ -4,9 +4,8 @@
     plan.json           what was kept
     network.json        form, attributes, ties, how the original is made, the graph (no weights), and digests
 
-A module form is rebuilt from its factory (what the archive says of zoo, timm, torchvision and transformers models, or
-one that the caller passes); the graph form needs nothing but this folder. Loading runs no code from the folder,
-imports nothing that it names, and fetches nothing.
+A module form is rebuilt from its factory (zoo, timm, torchvision, transformers, or one that the caller passes); the
+graph form needs nothing but this folder. Loading runs no code of the folder and imports nothing that it names.
 """
 
 from __future__ import annotations
