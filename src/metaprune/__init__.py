@@ -222,6 +222,8 @@ def __getattr__(name: str) -> Any:
             return getattr(importlib.import_module(_HOME[name]), name)
         finally:
             random.setstate(state)
+    if name == "hf":
+        return importlib.import_module("metaprune.hf")
     raise AttributeError(f"module 'metaprune' has no attribute {name!r}")
 
 

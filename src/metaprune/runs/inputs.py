@@ -29,7 +29,7 @@ from metaprune.models import create, default_input_shape
 from metaprune.models.sources import PRETRAINED
 from metaprune.network import Network
 from metaprune.objective import TeacherSplit
-from metaprune.objective.batch import call_arguments, call_model, share_of
+from metaprune.objective.batch import call_arguments, call_model, share_of, tensors_in
 from metaprune.runs.config import ModelConfig, RunConfig
 from metaprune.train.processes import by_main_process
 
@@ -135,6 +135,17 @@ def _say_seen(config: RunConfig, data: Data | None) -> None:
         )
 
 
+def _ids_beyond(model: nn.Module, inputs: Any) -> str:
+    """Say so where token ids are larger than a model's embedding; empty where they are not."""
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    ids = [t for t in tensors_in(inputs) if t.numel() and not t.is_floating_point()]
+    largest = max((int(t.max()) for t in ids), default=0)
+    if not isinstance(embedding, nn.Embedding) or largest < embedding.num_embeddings:
+        return ""
+    rows = embedding.num_embeddings
+    return f"Token ids go up to {largest}, and its embedding has {rows} rows: take the model's own tokenizer"
+
+
 def require_fit(model: nn.Module, data: Data | None) -> None:
     """Run `model` on one batch of every split before hours are spent.
 
@@ -153,6 +164,8 @@ def require_fit(model: nn.Module, data: Data | None) -> None:
                 advice = "Set data.channels and data.image_size, or the model's options, so that they fit"
                 if not data.input_shape:
                     advice = "Give batches whose inputs have the names and shapes that the model takes"
+                if beyond := _ids_beyond(model, inputs):
+                    advice = beyond
                 raise DataError(
                     f"{type(model).__name__} does not run on samples of {data.name}, {role} split ({given}): "
                     f"{one_line_error(error)}. {advice}"

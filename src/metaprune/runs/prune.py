@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ from metaprune.surgery.keep_module import ModuleRules
 from metaprune.train.evaluate import evaluate
 from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
 
+log = logging.getLogger("metaprune")
 _SAY_MORE = ("budget", "method", "data", "objective", "loss_fn", "score_fn", "recover", "constraints")
 """Arguments of `prune` whose own readers name all that is accepted."""
 
@@ -274,6 +276,8 @@ def _turn(
         pruned = cut(prepared.network, plan, form=prepared.form, verify=verify, weights=weights, masks=masks)
         if prepared.asked.keep_config and pruned.config.changes is None:  # beside the widths that were tried
             raise VerificationError(f"keep_config is not met: {pruned.config.why}. Try another budget, or keep_module")
+        if pruned.config.why and pruned.config.changes is None:
+            log.info("%s", pruned.config.why)
         if pruned.form == "graph":
             require_traced(prepared.network, prepared.data)
         if recovery.kind != "none" or prepared.free_outputs:  # what does not fit the data is told now

@@ -53,8 +53,8 @@ def fit_config(model: nn.Module, shapes: Shapes, attributes: dict[str, dict[str,
         changes = search.run()
     if changes is None:
         return ConfigFit(
-            f"its config cannot express these widths ({search.reason}): save with metaprune's format, "
-            "save_pretrained would write a folder that does not load"
+            f"its config cannot express these widths ({search.reason}): save by result.save, or "
+            "by metaprune.hf.save_pretrained; the model's own save_pretrained would write a folder that does not load"
         )
     old = {key: _read(model.config, key) for key in changes}
     changed = ", ".join(f"{key} {old[key]} -> {value}" for key, value in changes.items()) or "no number changes"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -37,16 +37,17 @@ class ChannelGroup:
     atoms: np.ndarray  # int64 [width], atom of every channel in the network's algebra
     role: str = "hidden"
 
-    def matches(self, pattern: str) -> bool:
+    def matches(self, pattern: str, aliases: Mapping[str, str] | None = None) -> bool:
         """Tell whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
 
-        `=NAME` is the group of exactly that name.
+        `=NAME` is the group of exactly that name. aliases: other name of a tied parameter -> its name in `members`.
         """
         if pattern.startswith("="):
             return self.name == pattern[1:]
         names = {self.name, f"{self.name.partition(':')[0]}:{self.role}"}
-        for member in self.members:
-            parts = member.parameter.split(".")
+        parameters = {member.parameter for member in self.members}
+        for parameter in (*parameters, *(other for other, name in (aliases or {}).items() if name in parameters)):
+            parts = parameter.split(".")
             names |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
@@ -99,12 +100,14 @@ class Space:
     """All that can be dropped: channel groups in the order of the network, and what is locked and why.
 
     branches: what can be dropped whole, in the order of their additions; one may lie inside another.
+    aliases: other name of a tied parameter -> its name in the groups.
     """
 
     groups: tuple[ChannelGroup, ...]
     locked: tuple[LockedDim, ...] = ()
     over_merged: int = 0
     branches: tuple[Branch, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -189,9 +192,10 @@ class Space:
         indices: set[int] = set()
         names = list(dict.fromkeys(n for g in self.groups for n in (g.name, *(m.parameter for m in g.members))))
         modules = list(dict.fromkeys(".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 2)))
-        locked = [d.parameter for d in self.locked]
+        locked = {d.parameter for d in self.locked}
+        locked |= {other for other, name in self.aliases.items() if name in locked}
         for pattern in patterns:
-            hits = {i for i, g in enumerate(self.groups) if g.matches(pattern)}
+            hits = {i for i, g in enumerate(self.groups) if g.matches(pattern, self.aliases)}
             whole = (groups for b, groups in zip(self.branches, self.branch_groups, strict=True) if b.matches(pattern))
             hits.update(*whole)
             if not hits and not any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in locked):
