@@ -36,6 +36,7 @@ LABELS: dict[str, tuple[str, dict[str, Any]]] = {
     "magnitude (L2)": ("magnitude", UNIFORM),
     "activation (L2)": ("activation", CALIBRATED),
     "activation (L1, Wanda)": ("activation", {**CALIBRATED, "p": 1}),
+    "sensitivity (activation)": ("activation", {"allocate": "sensitivity", "samples": TRAIN}),
     "variance": ("variance", CALIBRATED),
     "obs": ("obs", CALIBRATED),
     "taylor (reads labels)": ("taylor", {**UNIFORM, "batches": TRAIN // 8}),

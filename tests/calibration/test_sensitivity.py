@@ -134,6 +134,7 @@ def test_curves_are_measured_on_fewer_samples_where_a_pass_is_dear(monkeypatch):
         assert curves.curve_samples(network) == samples
     monkeypatch.setattr(curves, "MACS", 1)
     assert curves.curve_samples(network) == curves.LEAST_SAMPLES
+    assert curves.curve_samples(network, items=50) == 6  # sequences of 50 tokens
 
 
 def test_a_layer_with_more_inputs_than_samples_is_not_free_to_cut():
