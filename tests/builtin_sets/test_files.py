@@ -10,7 +10,8 @@ import pytest
 from metaprune.core.errors import ConfigError, DataError, DataMissingError
 from metaprune.data import load_data
 from metaprune.models import create
-from metaprune_datasets import fetch, unpack
+from metaprune.models.sources import from_gguf
+from metaprune_datasets import fetch
 from metaprune_datasets.builtin import get_builtin
 from metaprune_datasets.cache import cache_folder
 from metaprune_datasets.files import FILE_SETS, FileSet, cached_files
@@ -123,7 +124,7 @@ def test_dequantised_weights_are_a_plain_llama(monkeypatch, tmp_path):
     original = tiny_llama()
     original.config.quantization_config = {"quant_method": "gguf"}
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: original)
-    made = unpack._llama_from_gguf(transformers, tmp_path, "x.gguf")
+    made = from_gguf(transformers, str(tmp_path), "x.gguf")
     made.save_pretrained(tmp_path / "out")
     again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
     assert all((a == b).all() for a, b in zip(again.parameters(), original.parameters(), strict=True))

@@ -10,6 +10,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 
 import metaprune as mp
@@ -28,7 +31,7 @@ ERRORS_AND_WARNINGS = {
     n for n in mp._HOME if isinstance(getattr(mp, n), type) and issubclass(getattr(mp, n), Exception)
 }
 PROTOCOLS = {"Split", "Method", "LearnedMethod", "BaseMethod", "Objective"}  # for users to fill in
-MADE_BY_OTHERS = {"Calibration", "Pruned", "Result", "Network"}  # their methods are called below
+MADE_BY_OTHERS = {"Calibration", "Pruned", "Result", "Network", "PrunedVocabulary"}  # their methods are called below
 
 
 def model():
@@ -132,9 +135,20 @@ def calls(tmp_path_factory):
         "Network.with_latency": (net.with_latency, dict(predict_ms=None)),
         "Network.at().run": (net.at(plan).run, {}),
         "Result.save": (result.save, dict(folder=folder / "again")),
+        "prune_vocabulary": (mp.prune_vocabulary, {**language(), "tokens": [0]}),
         "create": (create, dict(spec="zoo:resnet8")),
         "create width": (lambda width: create("zoo:resnet8", width=width), dict(width=8)),
     }  # fmt: skip
+
+
+def language():
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    config = transformers.LlamaConfig(
+        vocab_size=3, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    return {"model": transformers.LlamaForCausalLM(config), "tokenizer": tokenizer}
 
 
 def sizes():

@@ -13,25 +13,13 @@ from metaprune.methods import create_method
 from metaprune.protocol.artifact import plain
 from metaprune.protocol.method import PruneTask
 from metaprune.search.units import branch_units, units_of
-from metaprune.testing.method_suite import BranchSuite, small_data, small_network
+from metaprune.testing.method_suite import small_data, small_network
 from metaprune.testing.networks import Lambda
 from metaprune.tracing import trace
 from metaprune.values import Budget, Constraints
 
 DATA = small_data()
 NETWORKS = {k: trace(small_network(k), torch.zeros(2, 1, 28, 28)) for k in ("cnn", "transformer")}
-
-
-class TestDepthByLoss(BranchSuite):
-    method, options = "depth", {"samples": 16}
-
-
-class TestDepthByCosine(BranchSuite):
-    method, options = "depth", {"criterion": "cosine", "samples": 16}
-
-
-class TestDepthAtOnce(BranchSuite):
-    method, options, kinds = "depth", {"iterative": False, "samples": 16}, ("transformer",)
 
 
 def streams(*sizes):

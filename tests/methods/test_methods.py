@@ -8,7 +8,7 @@ from metaprune.core.errors import ConfigError, NotAvailableError
 from metaprune.core.rng import Rng
 from metaprune.methods import create_method, method_names, register
 from metaprune.protocol.method import PruneTask
-from metaprune.testing.method_suite import MaskedSuite, MethodSuite, small_data, small_network
+from metaprune.testing.method_suite import BranchSuite, MaskedSuite, MethodSuite, small_data, small_network
 from metaprune.tracing import trace
 from metaprune.values import Budget, Plan
 
@@ -241,8 +241,20 @@ class TestMetaGraphNM(MaskedSuite):
     kinds, fixed = ("cnn",), True
 
 
+class TestDepthByLoss(BranchSuite):
+    method, options = "depth", {"samples": 16}
+
+
+class TestDepthByCosine(BranchSuite):
+    method, options = "depth", {"criterion": "cosine", "samples": 16}
+
+
+class TestDepthAtOnce(BranchSuite):
+    method, options, kinds = "depth", {"iterative": False, "samples": 16}, ("transformer",)
+
+
 def test_every_method_is_in_the_suite():
-    suites = (MethodSuite, Searched, MaskedSuite)
+    suites = (MethodSuite, Searched, MaskedSuite, BranchSuite)
     tested = {c.method for suite in suites for c in suite.__subclasses__() if hasattr(c, "method")}
     assert set(method_names()) <= tested
 

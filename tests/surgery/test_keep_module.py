@@ -59,7 +59,7 @@ def test_what_cannot_follow_is_left_whole_with_the_reason():
 
 def test_groups_that_stay_anyway_are_not_tried():
     network = mp.trace(perturb(Literal().eval()), torch.randn(2, 6))
-    followed = mp.Constraints(only=tuple(g.name for g in network.space if g.width == 12))
+    followed = mp.Constraints(only=tuple(f"={g.name}" for g in network.space if g.width == 12))
     assert module_rules(network, 0, followed).why == "any widths"
     literal = mp.Constraints(ignore=followed.only)
     assert {network.space[name].width for name in module_rules(network, 0, literal).whole} == {16}

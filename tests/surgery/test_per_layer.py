@@ -16,7 +16,8 @@ WHOLE = ["*:head_dims", "*:value_dims", "*:stream"]
 
 def uneven(family):
     model = language_model(family)
-    ignore = [*WHOLE, "*:kv_heads", "*:query_heads"] if family == "qwen2" else WHOLE  # whose config has no head_dim
+    without_head_dim = {"qwen2": ["*:kv_heads", "*:query_heads"], "gpt2": ["*:heads"]}  # in the config
+    ignore = [*WHOLE, *without_head_dim.get(family, [])]
     with assert_untouched(model):
         return mp.prune(
             model, None, example(family), budget="params=80%", method="random", seed=3, progress=False, ignore=ignore

@@ -137,7 +137,7 @@ def test_rules_name_groups_exactly():
     assert space.match(["2"]) == {0, 1}
     assert space.match(["=2"]) == {1}
     rules = ModuleRules(whole=("2",), ties=(("0",),)).applied_to(Constraints())
-    assert (rules.ignore, rules.ties) == (("=2",), (("=0",),))
+    assert (rules.whole, rules.ties) == (("=2",), (("=0",),))
 
 
 class WillNotCopy(nn.Sequential):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError, NotAvailableError, VerificationError
 from metaprune.core.side_effects import copy_model
 from metaprune.surgery.verify import TOLERANCE, call_in_float64, in_float64
@@ -60,6 +61,7 @@ def prune_vocabulary(
         NotAvailableError: a tokenizer without the JSON of `tokenizers`, or a model without an embedding of tokens.
         VerificationError: the logits of kept tokens differ; nothing is handed over.
     """
+    check_arguments(prune_vocabulary, locals())
     file = TokenizerFile(tokenizer)
     wanted = _wanted(file, tokenizer, corpus, tokens, min_count)
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
@@ -89,8 +91,14 @@ def _wanted(
         raise ConfigError("give a corpus (texts) or tokens (numbers) that say what stays")
     if isinstance(corpus, str):
         raise ConfigError("corpus is one text: give a list of texts")
-    counts = Counter(i for text in corpus or () for i in tokenizer.encode(text, add_special_tokens=False))
-    wanted = {i for i, n in counts.items() if n >= min_count} | {int(i) for i in tokens or ()}
+    texts = [] if corpus is None else list(corpus)
+    if not all(isinstance(text, str) for text in texts):
+        raise ConfigError("corpus holds something else than texts: give a list of texts")
+    numbers = [] if tokens is None else [getattr(i, "item", lambda i=i: i)() for i in tokens]
+    if not all(type(i) is int for i in numbers):
+        raise ConfigError("tokens is a list of token numbers")
+    counts = Counter(i for text in texts for i in tokenizer.encode(text, add_special_tokens=False))
+    wanted = {i for i, n in counts.items() if n >= min_count} | set(numbers)
     known = {*file.ids.values(), *file.added.values()}
     if odd := sorted(wanted - known):
         raise ConfigError(f"the tokenizer has no token {odd[0]}: it has {len(known)}")
