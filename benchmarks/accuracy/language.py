@@ -3,8 +3,8 @@
     python benchmarks/accuracy/language.py --out benchmarks/accuracy/smollm2.json
 
 Get the data first: `metaprune data get brown smollm2-135m`. Every layer keeps the same share, so that only the choice
-of neurons differs (but for sensitivity); nothing is trained. One seed, which chooses the calibration sequences. Each row is written as it
-comes, and the same command continues.
+of neurons differs (but for sensitivity); nothing is trained. One seed, which chooses the calibration sequences. Each
+row is written as it comes, and the same command continues.
 """
 
 from __future__ import annotations
