@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from metaprune.core.rng import Rng
-from metaprune.data.text import SEQUENCE_LENGTH, Tokenizer, TokenSequences
+from metaprune.data.text import SEQUENCE_LENGTH, Tokenizer, TokenSequences, sequences
 from metaprune_datasets.files import cached_files
 
 _PARTS = {"train": 400, "val": 40, "test": 60}  # texts
@@ -32,13 +31,7 @@ def brown(tokenizer: str | Path | None = None, length: int = SEQUENCE_LENGTH) ->
     order = Rng(0, ("data", "brown")).numpy().permutation(len(texts))
     parts, start = [], 0
     for count in _PARTS.values():
-        rows = [_sequences(encoded[i], length) for i in order[start : start + count]]
-        parts.append(TokenSequences(torch.from_numpy(np.concatenate(rows))))
+        rows = [sequences(encoded[i], length) for i in order[start : start + count]]
+        parts.append(TokenSequences(torch.cat(rows)))
         start += count
     return tuple(parts)
-
-
-def _sequences(ids: list[int], length: int) -> np.ndarray:
-    """Whole sequences of one text, int64 [n, length]; what is left over at its end is dropped."""
-    count = len(ids) // length
-    return np.array(ids[: count * length], dtype=np.int64).reshape(count, length)

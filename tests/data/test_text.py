@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from metaprune.core.errors import ConfigError, DataError
+from metaprune.core.errors import ConfigError, DataError, MissingDependencyError
 from metaprune.core.strict import from_dict
 from metaprune.data import load_data
 from metaprune.data.text import read_documents
@@ -125,3 +125,10 @@ def test_what_does_not_fit_is_told(tmp_path, tokenizer):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no text"):
         load_data(f"text:{tmp_path / 'empty'}", tokenizer=tokenizer)
+
+
+def test_a_missing_library_is_named(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "all.txt").write_text("\n\n".join(documents(40)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"tokenizers is not installed.*metaprune\[hf\]"):
+        load_data(f"text:{tmp_path / 'all.txt'}", tokenizer=tokenizer)

@@ -137,7 +137,7 @@ def _from_folder(name: str, spec: str, options: Options, skip_corrupt: bool) -> 
 def _from_hub(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
     tables = hub_tables(name)
     documents = text_columns(name, tables)
-    if documents is not None and not any(type(f).__name__ == "Image" for f in tables["train"].features.values()):
+    if documents is not None:
         return text_to_data(spec, documents, options)
     return image_source_to_data(spec, images_of(name, tables), options, skip_corrupt=skip_corrupt)
 

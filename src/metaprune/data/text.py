@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from metaprune.core.errors import ConfigError, DataError, one_line_error
+from metaprune.core.errors import ConfigError, DataError, MetapruneError, one_line_error
 from metaprune.core.imports import import_optional
 from metaprune.data.arrays import Options
 from metaprune.data.loader_split import splits_to_data
@@ -62,7 +62,7 @@ class Tokenizer:
                 library = import_optional("transformers", "hf")
                 whole = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
                 self._all = lambda texts: whole(texts, add_special_tokens=False)["input_ids"]
-        except (ConfigError, DataError):
+        except MetapruneError:
             raise
         except Exception as error:  # the libraries raise their own, the network's and the file system's errors
             raise ConfigError(
@@ -155,18 +155,27 @@ def _held_out(name: str, parts: Mapping[str, Sequence[str]]) -> dict[str, list[s
 
 def _packed(name: str, part: str, texts: Iterable[str], tokenizer: Tokenizer, length: int) -> TokenSequences:
     ids = [i for document in tokenizer.encode([f"{text}\n" for text in texts]) for i in document]
-    count = len(ids) // length
-    if count == 0:
+    rows = sequences(ids, length)
+    if len(rows) == 0:
         raise DataError(
             f"{name}: the {part} part has {len(ids)} tokens, fewer than one sequence of {length}: give more text, or a "
             "smaller sequence_length"
         )
-    return TokenSequences(torch.tensor(ids[: count * length], dtype=torch.long).reshape(count, length))
+    return TokenSequences(rows)
+
+
+def sequences(ids: Sequence[int], length: int) -> Tensor:
+    """Cut token ids into whole sequences, int64 [n, length]; what is left over at the end is dropped."""
+    count = len(ids) // length
+    return torch.tensor(ids[: count * length], dtype=torch.long).reshape(count, length)
 
 
 def text_columns(name: str, tables: Mapping[str, Any]) -> dict[str, list[str]] | None:
     """Documents of a Hub data set without images, by part: its column `text`, or its only one of strings."""
-    strings = [c for c, f in tables["train"].features.items() if getattr(f, "dtype", None) == "string"]
+    features = tables["train"].features
+    if any(type(feature).__name__ == "Image" for feature in features.values()):
+        return None
+    strings = [c for c, f in features.items() if getattr(f, "dtype", None) == "string"]
     column = "text" if "text" in strings else strings[0] if len(strings) == 1 else None
     if column is None:
         return None
