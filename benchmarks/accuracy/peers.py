@@ -9,16 +9,14 @@ meets the budget. BatchNorm statistics are moved as in our rows, on as many samp
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from run import L1, LEAST_SQUARES, add_rows, method, row_of
+from run import L1, LEAST_SQUARES, add_rows, method, parser_of, row_of
 from torch import Tensor, nn
 
 import metaprune as mp
@@ -43,13 +41,7 @@ PEERS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budgets", nargs="+", default=["70%", "50%"], help="shares of the MACs")
-    parser.add_argument("--images", type=int, default=2000, help="test images")
-    parser.set_defaults(network="resnet20")
+    parser = parser_of(__doc__, seeds=1, budgets=["70%", "50%"])
 
     def row(model: nn.Module, data: mp.Data, budget: str, seed: int, label: str) -> dict[str, Any]:
         if label in OURS:

@@ -8,13 +8,11 @@ found by its own ramp (`lr="auto"`), whose seconds count. Rows as in run.py.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from run import L1, add_rows, row_of
+from run import L1, add_rows, parser_of, row_of
 
 import metaprune as mp
 
@@ -25,14 +23,8 @@ LABELS = {f"{cut}, {kind}": (cut, kind) for kind in KINDS for cut in CUTS}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budgets", nargs="+", default=["50%", "25%"], help="shares of the MACs")
-    parser.add_argument("--images", type=int, default=2000, help="test images")
+    parser = parser_of(__doc__, seeds=3, budgets=["50%", "25%"])
     parser.add_argument("--epochs", type=float, default=1)
-    parser.set_defaults(network="resnet20")
     options = parser.parse_args()
 
     def row(model: torch.nn.Module, data: mp.Data, budget: str, seed: int, label: str) -> dict[str, Any]:

@@ -56,13 +56,8 @@ LABELS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser = parser_of(__doc__, seeds=3, budgets=["70%", "50%", "30%"])
     parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budgets", nargs="+", default=["70%", "50%", "30%"], help="shares of the MACs")
-    parser.add_argument("--images", type=int, default=2000, help="test images")
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS)
 
     def row(model: torch.nn.Module, data: mp.Data, budget: str, seed: int, label: str) -> dict[str, Any]:
@@ -70,6 +65,18 @@ def main() -> None:
 
     options = parser.parse_args()
     add_rows(options, options.labels, row)
+
+
+def parser_of(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """Make the parser of what `add_rows` reads, of ResNet-20 unless the script asks."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--budgets", nargs="+", help="shares of the MACs")
+    parser.add_argument("--images", type=int, default=2000, help="test images")
+    parser.set_defaults(network="resnet20", **defaults)
+    return parser
 
 
 def add_rows(options: argparse.Namespace, labels: Sequence[str], row_of: Callable[..., dict[str, Any]]) -> None:

@@ -174,11 +174,11 @@ class _SideBySide:
 
     def _target(self, product: Product, branch: Branch, result: Tensor, dense: Execution, cut: Execution) -> Tensor:
         """What the product should give in the cut network: the dense result, and what the other branch lacks."""
-        target = self._kept(product, result)
+        target = product.kept(result, self.network, self.alive)
         if branch.other is None or not self.steps[branch.other.name][1]:
             return target
         slots = [steps[-1].slot for steps in self.steps[branch.other.name]]
-        lacking = self._kept(product, dense.value(slots[0])) - cut.value(slots[1])
+        lacking = product.kept(dense.value(slots[0]), self.network, self.alive) - cut.value(slots[1])
         norm = None if branch.norm is None else Norm.of(self.steps[branch.norm.name][0][0])
         if norm is not None:
             factor = norm.factor(self.dense_kept)
@@ -186,14 +186,6 @@ class _SideBySide:
             inverse = torch.where(factor.abs() > 1e-3, 1 / factor, torch.zeros_like(factor))
             lacking = lacking * inverse.reshape(-1, *[1] * (lacking.dim() - 2))
         return target + lacking
-
-    def _kept(self, product: Product, value: Tensor) -> Tensor:
-        """Channels of a dense value that stay."""
-        label = self.network.labelled.parameters[product.weight][product.out_dim]
-        if label is None or not self.alive.cut(label):
-            return value
-        rows = torch.from_numpy(self.alive.index(label)).to(value.device)
-        return value.index_select(product.channel_dim, rows)
 
     def _solve(self, product: Product, branch: Branch, fit: Moments, held: Moments, old: Tensor) -> None:
         """Replace weight and bias of a product by what fits its targets."""

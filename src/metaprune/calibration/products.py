@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from metaprune.elastic.program import Step, operands_by_name
-from metaprune.graph.call import bound_arguments
+from metaprune.graph.call import Survivors, bound_arguments
 from metaprune.graph.captured import op_name
 from metaprune.network import Network
 
@@ -46,6 +46,13 @@ class Product:
     def channel_dim(self) -> int:
         """Dimension of the result that counts output channels."""
         return 1 if self.is_conv else -1
+
+    def kept(self, result: Tensor, network: Network, alive: Survivors) -> Tensor:
+        """Take the channels of a dense result that survive."""
+        label = network.labelled.parameters[self.weight][self.out_dim]
+        if label is None or not alive.cut(label):
+            return result
+        return result.index_select(self.channel_dim, torch.from_numpy(alive.index(label)).to(result.device))
 
     def matrix(self, weight: Tensor, groups: int) -> Tensor:
         """Lay out a weight as [groups, outputs of a group, K]; K counts input channels times kernel positions."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from metaprune.elastic.program import CallStep, Program, ProgramAtWidths, Step, Tensors, Weight
 from metaprune.graph.captured import op_name
 
-_SCALE, _MEAN, _VARIANCE, _TRAINING, _MOMENTUM, _EPS = 1, 3, 4, 5, 6, 7  # arguments of aten.batch_norm
+_SCALE, _MEAN, _VARIANCE, TRAINING, _MOMENTUM, _EPS = 1, 3, 4, 5, 6, 7  # arguments of aten.batch_norm
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def calibrated(
 
     def call(step: Step, args: list, kwargs: dict) -> Any:
         if id(step) in chosen:
-            args[_TRAINING], args[_MOMENTUM] = True, 1 / count
+            args[TRAINING], args[_MOMENTUM] = True, 1 / count
         return step.target(*args, **kwargs)
 
     with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from metaprune.calibration.products import Product, find_products
 from metaprune.calibration.sums import branch_of
 from metaprune.core.errors import ConfigError
+from metaprune.elastic.batchnorm import TRAINING
 from metaprune.elastic.program import CallStep, Step
 from metaprune.graph.captured import op_name
 from metaprune.network import Network
@@ -53,10 +54,9 @@ def matched_points(network: Network) -> dict[str, Product]:
     These are the sums that a layer ends in. A network without any is compared behind each layer and its BatchNorm.
     """
     products, _ = find_products(network)
-    ends = {product.node: branch_of(product.node, network) for product in products.values()}
-    sums = {node: branch for node, branch in ends.items() if branch.other is not None}
-    by_node = {product.node: product for product in products.values()}
-    return {branch.end.name: by_node[node] for node, branch in (sums or ends).items()}
+    branches = [(branch_of(product.node, network), product) for product in products.values()]
+    sums = [(branch, product) for branch, product in branches if branch.other is not None]
+    return {branch.end.name: product for branch, product in sums or branches}
 
 
 class _Inside(nn.Module):
@@ -83,12 +83,7 @@ class ReconstructionLoss(TrainLoss):
     def __init__(self, objective: Objective, pruned: Pruned, points: Mapping[str, Product]):
         super().__init__(objective)
         self._network, self._points = pruned.network, points
-        alive, labels = self._network.survivors(pruned.plan), self._network.labelled.parameters
-        self._kept: dict[str, Tensor] = {}
-        for node, product in points.items():
-            label = labels[product.weight][product.out_dim]
-            if label is not None and alive.cut(label):
-                self._kept[node] = torch.from_numpy(alive.index(label)).to(self._network.device)
+        self._alive = self._network.survivors(pruned.plan)
 
     def __call__(self, output: Any, inputs: Any, target: Any) -> Tensor:
         args, kwargs = call_arguments(inputs)
@@ -98,14 +93,12 @@ class ReconstructionLoss(TrainLoss):
             self._network.at().execute(args, kwargs, call=call)
         parts = []
         for node, product in self._points.items():
-            wanted = dense[node].float()
-            if node in self._kept:
-                wanted = wanted.index_select(product.channel_dim, self._kept[node])
+            wanted = product.kept(dense[node].float(), self._network, self._alive)
             difference = (output.values[node].float() - wanted).square().mean()
             parts.append(difference / wanted.var().clamp(min=torch.finfo(wanted.dtype).tiny))
         # processes wait for a gradient of every parameter, also of those behind the last point
-        idle = [torch.zeros_like(leaf) * leaf.nan_to_num() for leaf in tensors_in(output.output)]
-        return torch.stack(parts).mean() + sum(leaf.float().sum() for leaf in idle if leaf.is_floating_point())
+        floats = [leaf for leaf in tensors_in(output.output) if leaf.is_floating_point()]
+        return torch.stack(parts).mean() + sum((0 * leaf.nan_to_num()).float().sum() for leaf in floats)
 
     def judged(self, output: Any) -> Any:
         return output.output
@@ -118,13 +111,10 @@ def _kept_inside(
 
     def call(step: Step, args: list, kwargs: dict) -> Any:
         if step.node.name in trained and op_name(step.target) == "batch_norm":
-            args[_TRAINING] = True
+            args[TRAINING] = True
         value = step.target(*args, **kwargs)
         if step.node.name in points:
             values[step.node.name] = value.clone()  # what follows may write into it
         return value
 
     return call
-
-
-_TRAINING = 5  # argument of aten.batch_norm
