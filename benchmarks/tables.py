@@ -10,10 +10,18 @@ from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy"), str(HERE / "faults")]
 
-from accuracy_tables import after_cut_table, depth_table, language_table, photographs_table, recovery_table  # noqa: E402
+from accuracy_tables import (  # noqa: E402
+    after_cut_table,
+    depth_table,
+    language_table,
+    photographs_table,
+    recovery_table,
+    vocabulary_table,
+)
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
 from faults_tables import faults_rest_table, faults_table  # noqa: E402
 from jobs_tables import jobs_table, taylor_table  # noqa: E402
@@ -87,6 +95,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "after-cut-smollm2": language_table,
     "after-cut-depth": depth_table,
     "after-cut-recovery": recovery_table,
+    "vocabulary": vocabulary_table,
     "overhead": overhead_table,
     "faults": faults_table,
     "faults-rest": faults_rest_table,
@@ -139,7 +148,7 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for path in (HERE.parent / "README.md", HERE / "README.md", HERE.parent / "docs" / "coverage.md"):
+    for path in (HERE.parent / "README.md", HERE / "README.md", DOCS / "coverage.md", DOCS / "transformers.md"):
         text = path.read_text()
         fresh = render(text)
         if fresh != text:

@@ -94,6 +94,23 @@ def _depth_cell(row: dict | None, show: str) -> str:
     return f"{show.format(row['figure'])} ({row['params_share']:.1%} left) | {dropped}"
 
 
+def vocabulary_table() -> str:
+    """Tokens, parameters and length of texts by how often a token has to occur."""
+    report = json.loads((HERE / "vocabulary.json").read_text())
+    dense = report["dense"]
+    lines = [
+        f"| a token stays that occurs | tokens | parameters | tokens of the first {report['counted_texts']} texts |",
+        "|---" * 4 + "|",
+        f"| (before) | {dense['kept']:,} | {dense['params']:,} | {dense['tokens']:,} |",
+    ]
+    for row in report["rows"]:
+        share = f"{row['params']:,} ({row['params'] / dense['params']:.1%})"
+        often = f"{row['min_count']} time{'s' if row['min_count'] > 1 else ''} or more"
+        lines.append(f"| {often} | {row['kept']:,} | {share} | {row['tokens']:,} |")
+    worst = max(row["proof_error"] for row in report["rows"])
+    return "\n".join(lines) + f"\n\nRelative error of the proof at most {worst:.0e}."
+
+
 def photographs_table() -> str:
     """Top-1 and agreement with the dense network by row and budget; CPU and wall seconds without the evaluation."""
     report = json.loads((HERE / "mobilenet_v2.json").read_text())

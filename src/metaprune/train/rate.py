@@ -12,8 +12,9 @@ def fitting_rate(update: Callable[[float], bool], judged: Callable[[], float]) -
     """Return half the rate at which the held-out loss of a ramp is least; the weights are the caller's to restore.
 
     Rates double from update to update, from 1e-6 on (the range test of Smith, Cyclical Learning Rates, WACV 2017,
-    section 3.3, which reads the training loss). It was tried on a ResNet-20 that was cut to 50 and 30% of its MACs, and
-    trained for one epoch of 5,000 images: rates of a half to twice the least lose up to 1.5 points to the best.
+    section 3.3, which reads the training loss). Tried by hand, one seed, on a ResNet-20 that was cut to 50 and 30% of
+    its MACs and trained for one epoch of 5,000 images: rates of a half to twice the least lose up to 1.5 points to the
+    best.
 
     Args:
         update: takes one step at a rate, on a new batch; False where loss or gradient are not finite.
