@@ -71,6 +71,7 @@ _HOME = {
     "prune": "metaprune.runs.prune",
     "replay": "metaprune.runs.replay",
     "run": "metaprune.runs.run",
+    "add_biases": "metaprune.surgery.biases",
     "Pruned": "metaprune.surgery.cut",
     "cut": "metaprune.surgery.cut",
     "TrainConfig": "metaprune.train.config",
@@ -136,6 +137,7 @@ if TYPE_CHECKING:
     from metaprune.runs.prune import Result, prune
     from metaprune.runs.replay import replay
     from metaprune.runs.run import run
+    from metaprune.surgery.biases import add_biases
     from metaprune.surgery.cut import Pruned, cut
     from metaprune.tracing import trace
     from metaprune.train.config import TrainConfig
@@ -198,6 +200,7 @@ __all__ = [
     "WeightsError",
     "WriteError",
     "__version__",
+    "add_biases",
     "as_data",
     "calibrate",
     "cut",

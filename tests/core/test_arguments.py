@@ -74,6 +74,7 @@ def calls(tmp_path_factory):
         ),
         "trace": (mp.trace, dict(model=model(), example_inputs=X)),
         "cut": (mp.cut, dict(network=net, plan=plan)),
+        "add_biases": (mp.add_biases, dict(model=nn.Linear(4, 3, bias=False))),
         "load": (mp.load, dict(folder=folder / "saved")),
         "load_data": (mp.load_data, dict(spec=f"npz:{folder / 'd.npz'}")),
         "calibrate": (mp.calibrate, dict(network=net, data=data, samples=8)),
