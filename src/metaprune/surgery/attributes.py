@@ -18,6 +18,7 @@ from torch import nn
 from metaprune.elastic.folding import emptied_branches
 from metaprune.graph.call import Fact, Patch, Survivors, bound_arguments
 from metaprune.graph.captured import module_of, op_name
+from metaprune.graph.look_ups import looked_up_label
 from metaprune.network import Network
 
 HANDLERS: list[tuple[type | tuple[type, ...], Callable[[nn.Module], dict[str, Any]]]] = []
@@ -150,8 +151,7 @@ def _chosen_along(fact: Fact, network: Network) -> Iterator[np.ndarray]:
     if fact.choice is not None:
         yield fact.choice.label
     if fact.look_up is not None:
-        labels = network.labelled.facts[fact.look_up.tensor.name].labels[0]
-        label = None if labels is None else labels[fact.look_up.dim]
+        label = looked_up_label(network.labelled, fact.look_up)
         if label is not None:
             yield label
 
