@@ -10,7 +10,7 @@ from metaprune.core.errors import PlanError
 from metaprune.testing import assert_cut_equals_mask
 
 
-@pytest.mark.parametrize("scores", ["softmax", "sigmoid", "after"])
+@pytest.mark.parametrize("scores", ["softmax", "unscaled", "sigmoid", "after"])
 @pytest.mark.parametrize("dispatch", LOOK_UPS, ids=lambda f: f.__name__)
 def test_experts_go_where_positions_look_rows_up(dispatch, scores):
     model = Mixture(dispatch, scores)

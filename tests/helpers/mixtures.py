@@ -25,6 +25,8 @@ class Mixture(nn.Module):
         if self.scores == "softmax":
             weights, chosen = logits.softmax(-1).topk(TAKEN, -1)
             return weights / weights.sum(-1, keepdim=True), chosen
+        if self.scores == "unscaled":  # as Qwen-MoE: weights do not add up to one
+            return logits.softmax(-1).topk(TAKEN, -1)
         if self.scores == "sigmoid":
             scores = logits.sigmoid()
             chosen = (scores + self.correction).topk(TAKEN, -1)[1]

@@ -188,8 +188,8 @@ class Space:
 
     @property
     def stuck(self) -> tuple[ChannelGroup, ...]:
-        """Groups that cannot shrink: one channel is the whole path, or a router takes all experts."""
-        return tuple(g for g in self.groups if g.width <= g.least)
+        """Groups of one channel: dropping it would remove the whole path, so it stays."""
+        return tuple(g for g in self.groups if g.width == 1)
 
     def match(self, patterns: Sequence[str], what: str = "pattern") -> set[int]:
         """Indices of the groups that any pattern names; NAME:branch names all groups of a branch.
