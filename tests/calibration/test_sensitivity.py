@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 from sample_networks import SHARED, build
+from torch.nn import functional
 
 import metaprune as mp
 from metaprune.calibration.batches import calibration_batches
-from metaprune.calibration.calibrate import calibrate
+from metaprune.calibration.calibrate import calibrate, calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
 from metaprune.calibration.compensate import compensate
 from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
+from metaprune.elastic.prefix import first_difference
 from metaprune.methods.criteria import curves
+from metaprune.objective import Objective
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
 from metaprune.search.allocate import top
@@ -79,6 +82,41 @@ def test_every_unit_has_a_curve_and_no_cut_costs_nothing(kind):
     assert all(loss >= 0 for c in found for loss in c.losses)
     same = sensitivities(network.space, loss, allocator.units, scores)
     assert [c.losses for c in same] == [c.losses for c in found]
+
+
+class _Noisy(torch.nn.Module):
+    """Writes in place into what is read later, and draws random numbers whether it trains or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (torch.nn.Linear(a, b) for a, b in ((6, 8), (8, 8), (8, 7)))
+        self.head, self.skip = torch.nn.Linear(7, 3), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = functional.dropout(self.first(x), 0.2, training=True)
+        x.add_(self.second(x).relu_())
+        z = functional.dropout(self.third(x).relu_(), 0.2, training=True)
+        return self.head(z) + self.skip(x.mul_(2))
+
+
+@pytest.mark.parametrize("kind", ["cnn", "transformer", "noisy"])
+def test_runs_that_share_their_start_give_what_whole_runs_give(kind):
+    model, example = (_Noisy(), torch.zeros(2, 6)) if kind == "noisy" else (small_network(kind), EXAMPLE)
+    network, inputs = mp.trace(model, example), torch.randn(16, *example.shape[1:])
+    calibration = calibrate_on(network, [((inputs,), {})], mp.Rng(0))
+    loss = OutputLoss(ClosedForm(network, calibration), (inputs, None), Objective())
+    shared, steps = loss._prefix, []
+    assert shared is not None
+    for group in [*network.space, *network.space]:
+        plan = mp.Plan({group.name: tuple(range(group.width // 2))})
+        first = first_difference(network.at().program(), network.at(plan).program(), loss._closed_form.changed(plan))
+        steps.append(first)
+        found = loss(plan)
+        loss._prefix = None
+        assert found == loss(plan)
+        loss._prefix = shared
+    assert max(steps) > 2
+    assert abs(loss(mp.Plan())) < 1e-6
 
 
 def test_remembered_solutions_are_those_of_a_fresh_start():

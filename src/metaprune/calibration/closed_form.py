@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 from metaprune.calibration.calibrate import Calibration
 from metaprune.calibration.moments import Moments
 from metaprune.calibration.products import Product, find_products
-from metaprune.core.rng import Rng
 from metaprune.elastic.batchnorm import OneBatch
+from metaprune.elastic.prefix import SharedPrefix, same_draws
 from metaprune.network import Network
 from metaprune.objective import Objective
 from metaprune.objective.batch import call_arguments
@@ -39,6 +38,13 @@ class ClosedForm:
         """Make the tensors at the widths of a plan."""
         network = self.network
         return dict(network.sliced(network.survivors(plan), tensors=self.full_size(plan)))
+
+    def changed(self, plan: Plan) -> frozenset[str]:
+        """Name the tensors that are not the dense ones: all that a plan cuts, as no other is solved anew."""
+        alive = self.network.survivors(plan)
+        parameters = self.network.labelled.parameters
+        cut = {name for name, labels in parameters.items() if any(alive.cut(x) for x in labels if x is not None)}
+        return frozenset(cut | {p.bias for p in self._products.values() if p.bias is not None and p.weight in cut})
 
     @torch.no_grad()
     def full_size(self, plan: Plan) -> dict[str, Tensor]:
@@ -80,11 +86,6 @@ class ClosedForm:
         return remembered[key]
 
 
-def _same_draws() -> AbstractContextManager[None]:
-    """Where a forward draws random numbers, all plans are compared on the same, and the user's generator stays."""
-    return Rng(0).child("forward").torch_global()
-
-
 class OutputLoss:
     """How far the outputs of a plan are from the dense ones, on one batch: weights in closed form, BatchNorm moved.
 
@@ -100,15 +101,22 @@ class OutputLoss:
         self._closed_form, self._objective = closed_form, objective
         (self._args, self._kwargs), self._target = call_arguments(batch[0]), batch[1]
         self._statistics = OneBatch()
-        with torch.no_grad(), _same_draws():
-            dense = closed_form.network.at()
-            self._dense = dense.execute(self._args, self._kwargs, call=self._statistics.dense)
+        network, whole = closed_form.network, closed_form.network.at()
+        with torch.no_grad(), same_draws():
+            self._dense = whole.execute(self._args, self._kwargs, call=self._statistics.dense)
+        full = whole.program()
+        self._prefix: SharedPrefix | None = None
+        if SharedPrefix.fits(full) and not network.written:
+            self._prefix = SharedPrefix(network.program, full, network.tensors, self._args, dict(self._kwargs))
 
     @torch.no_grad()
     def __call__(self, plan: Plan) -> float:
         network, tensors = self._closed_form.network, self._closed_form.tensors(plan)
         at = network.at(plan)
         call = self._statistics.cut(lambda t: network.sliced(at.survivors, tensors=t), tensors)
-        with _same_draws():
-            output = at.execute(self._args, self._kwargs, tensors=tensors, call=call)
+        if self._prefix is None:
+            with same_draws():
+                output = at.execute(self._args, self._kwargs, tensors=tensors, call=call)
+        else:
+            output = self._prefix.run(at.program(), tensors, self._closed_form.changed(plan), call)
         return float(self._objective.distillation(output, self._dense, self._target, 1.0))

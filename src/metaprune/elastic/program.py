@@ -7,6 +7,7 @@ then executes it with tensors that are the model's own, sliced, masked, generate
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections import OrderedDict
@@ -281,6 +282,16 @@ class Execution:
     def value(self, slot: int) -> Any:
         """Return what a step left, as long as a later one reads it."""
         return self._env[slot]
+
+    def continued(self, at: ProgramAtWidths, tensors: Tensors) -> Execution:
+        """Copy this run, to go on with the steps of another program that is the same up to here.
+
+        Values are copied with what they share: steps that write in place then change nothing here.
+        """
+        other = copy.copy(self)
+        other._at, other._tensors = at, tensors
+        other._env = [*copy.deepcopy(self._env), *[None] * (at.slots - len(self._env))]
+        return other
 
     def output(self) -> Any:
         """Return what the model returns, once all steps have run."""
