@@ -58,13 +58,14 @@ def test_what_ships_and_its_order():
     assert [m.name for m in cost_metrics()] == [
         "macs",
         "params",
+        "active_params",
         "nonzero",
         "peak_bytes",
         "weight_bytes",
         "memory_mb",
         "latency_ms",
     ]
-    assert budget_metrics() == ("macs", "params", "nonzero", "memory_mb", "latency_ms")
+    assert budget_metrics() == ("macs", "params", "active_params", "nonzero", "memory_mb", "latency_ms")
 
 
 def test_a_network_is_pruned_under_a_budget_on_a_metric_of_ones_own(registered):
@@ -139,7 +140,9 @@ def test_recipes_and_texts_know_it(registered):
 
 
 def test_unknown_metrics_and_bad_entries():
-    with pytest.raises(ConfigError, match=r"no budget metric 'flops'\..*Known: macs, params, nonzero, memory_mb, lat"):
+    with pytest.raises(
+        ConfigError, match=r"no budget metric 'flops'\..*Known: macs, params, active_params, nonzero, mem"
+    ):
         Budget(flops="50%")
     with pytest.raises(ConfigError, match="no budget metric 'peak_bytes'"):
         Budget.parse({"peak_bytes": 5})

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mixtures import Mixture, X, by_index
 from torch import nn
 
 from metaprune.core.errors import VerificationError
@@ -130,6 +131,11 @@ def softmax_over_channels(call):
     return call.labels(call["self"])
 
 
+def look_up_untied(call):
+    call.positions(call["indices"][0])
+    return [None, *call.labels(call["self"])[1:]]
+
+
 def slice_start_not_recomputed(call):
     out = RIGHT["slice"](call)
     call.fact.patches = [p for p in call.fact.patches if p.argument != "start"]
@@ -241,6 +247,18 @@ def embedding_network():
     return perturb(model).eval(), (torch.randint(0, 9, (2, 5)),)
 
 
+def mixture_network():
+    return perturb(Mixture(by_index), scale=0.5).eval(), (X,)
+
+
+def mixture_unscaled():
+    return perturb(Mixture(by_index, "unscaled"), scale=0.5).eval(), (X,)
+
+
+def mixture_of_late_softmax():
+    return perturb(Mixture(by_index, "after"), scale=0.5).eval(), (X,)
+
+
 def toy_pair(name):
     made = toy(name)
     return made.model, made.args
@@ -274,6 +292,9 @@ PLANTED = {
     "glu halves apart": ("glu", glu_halves_apart, "gated"),
     "gru units one off": ("gru", gru_gates_apart, recurrent_network),
     "variance over the masked zeros": ("var", var_over_the_masked_zeros, moments_network),
+    "choice among the masked zeros": ("topk", without_masked_statistics("topk"), mixture_of_late_softmax),
+    "router's softmax over the masked zeros": ("softmax", without_masked_statistics("softmax"), mixture_unscaled),
+    "look-up not tied to the choice": ("index", look_up_untied, mixture_network),
     "1x1 kernel mixes positions": ("conv1d", pointwise_kernel_mixes_positions, pointwise_kernel_network),
 }
 

@@ -96,6 +96,11 @@ class TestActivationL1(MethodSuite):
 
 
 @ATTENTION
+class TestExperts(MethodSuite):
+    method, options = "experts", {"samples": 32}
+
+
+@ATTENTION
 class TestVariance(MethodSuite):
     method, options = "variance", {"samples": 32, "steps": 2}
 

@@ -44,6 +44,10 @@ class ExactFigures:
         return self.total(self.terms.params)
 
     @cached_property
+    def active_params(self) -> np.ndarray:
+        return self.total(self.terms.active_params)
+
+    @cached_property
     def weight_bytes(self) -> np.ndarray:
         return self.total(self.terms.weight_bytes)
 

@@ -22,11 +22,12 @@ from metaprune.core.plugins import Registry
 class Figures(Protocol):
     """What a metric is computed from, at one or many structures.
 
-    Every figure is int64 [structures]. Under soft gates it is a number with gradients, and only `macs`, `params`,
-    `weight_bytes` and `total` are there.
+    Every figure is int64 [structures]. Under soft gates it is a number with gradients, and `peak_bytes` and
+    `latency_ms` are not there.
 
     macs: multiply-accumulates of conv, linear and matmul, attention products included.
     params: elements of the model's parameters.
+    active_params: of those, what one token reads: of experts, as many as its router takes. Elsewhere all.
     weight_bytes: bytes of parameters and buffers.
     peak_bytes: the largest sum of live activations, inputs included; at most that, where branches are dropped.
     masked: single weights that masks hold at zero; no other figure leaves them out, as dense hardware does not.
@@ -39,6 +40,8 @@ class Figures(Protocol):
     def macs(self) -> Any: ...
     @property
     def params(self) -> Any: ...
+    @property
+    def active_params(self) -> Any: ...
     @property
     def weight_bytes(self) -> Any: ...
     @property
@@ -162,6 +165,15 @@ for _metric in (
         axis="MACs of one sample",
     ),
     CostMetric(name="params", noun="parameters", of=lambda at: at.params, count=True, soft=True, smaller="fewer"),
+    CostMetric(
+        name="active_params",
+        noun="active parameters",
+        of=lambda at: at.active_params,
+        count=True,
+        soft=True,
+        smaller="fewer",
+        detail="one token: of experts, those that its router takes",
+    ),
     CostMetric(
         name="nonzero",
         noun="nonzero parameters",

@@ -68,6 +68,10 @@ class SoftFigures:
         return self.total(self.terms.params)
 
     @cached_property
+    def active_params(self) -> Any:
+        return self.total(self.terms.active_params)
+
+    @cached_property
     def weight_bytes(self) -> Any:
         return self.total(self.terms.weight_bytes)
 

@@ -17,6 +17,7 @@ from metaprune.graph.branches import folded_addition
 from metaprune.graph.call import Dim, alias_kind
 from metaprune.graph.captured import Captured
 from metaprune.graph.labelling import Labelled
+from metaprune.graph.look_ups import looked_up
 from metaprune.graph.shapes import TensorValue
 from metaprune.values import Branch, Space
 
@@ -45,7 +46,7 @@ class CostTerms:
 
     full: full widths, int64 [groups].
     sizes: the sizes that terms multiply; a switch for what is there only where a branch is, or is not.
-    macs, params, weight_bytes: sums of terms.
+    macs, params, active_params, weight_bytes: sums of terms.
     parameters: elements of every parameter by name; `params` is their sum.
     activations, steps: tensors that are alive between steps 0 and `steps`.
     inexact: dimensions whose size is no polynomial of the widths (two channels of one group in one index). Their cost
@@ -56,6 +57,7 @@ class CostTerms:
     sizes: tuple[Size | Switch, ...]
     macs: tuple[Term, ...]
     params: tuple[Term, ...]
+    active_params: tuple[Term, ...]
     weight_bytes: tuple[Term, ...]
     parameters: Mapping[str, Term]
     activations: tuple[Activation, ...]
@@ -84,13 +86,14 @@ class _Builder:
     def build(self) -> CostTerms:
         facts = self._labelled.facts.items()
         macs = _merged(self._term(t, branch=self._branch_of.get(name)) for name, f in facts for t in f.macs)
-        parameters, weight_bytes = self._weights()
+        parameters, active, weight_bytes = self._weights()
         activations, steps = self._liveness()
         return CostTerms(
             self._space.widths,
             tuple(self._sizes),
             macs,
             _merged(parameters.values()),
+            _merged({**parameters, **active}.values()),
             weight_bytes,
             parameters,
             activations,
@@ -155,14 +158,19 @@ class _Builder:
             self._inexact.append(f"dimension of {len(final)}")
         return polynomial, exact
 
-    def _weights(self) -> tuple[dict[str, Term], tuple[Term, ...]]:
-        parameters, weight_bytes = {}, []
+    def _weights(self) -> tuple[dict[str, Term], dict[str, Term], tuple[Term, ...]]:
+        """Elements of every parameter, those that one choice reads of some (experts), and the bytes of all tensors."""
+        parameters, active, weight_bytes = {}, {}, []
+        chosen = dict(looked_up(self._captured, self._labelled))
         for name, tensor in self._captured.tensors.items():
             labels = self._labelled.parameters.get(name, [None] * tensor.dim())
             dims = [Dim(label, n) for label, n in zip(labels, tensor.shape, strict=True)]
             branch = self._branch_of_tensor.get(name)
             if isinstance(tensor, torch.nn.Parameter):
                 parameters[name] = self._term(dims, branch=branch)
+            if name in parameters and name in chosen:
+                at, taken = chosen[name]
+                active[name] = self._term([*dims[:at], Dim(None, taken), *dims[at + 1 :]], branch=branch)
             weight_bytes.append(self._term(dims, tensor.element_size(), branch))
         values = {n.name: n.meta.get("val") for n in self._captured.graph.nodes}
         for branch in (b for b in self._space.branches if b.constant):
@@ -170,7 +178,7 @@ class _Builder:
             dims = [Dim(None if label is None else label[branch.channel_dim], size[branch.channel_dim])]
             parameters[branch.constant_name] = self._left(branch, dims)
             weight_bytes.append(self._left(branch, dims, values[branch.addend].dtype.itemsize))
-        return parameters, _merged(weight_bytes)
+        return parameters, active, _merged(weight_bytes)
 
     def _left(self, branch: Branch, dims: list[Dim], factor: int = 1) -> Term:
         """Cost where the branch is empty and still inside a network: the one around it is not empty."""

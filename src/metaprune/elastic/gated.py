@@ -153,10 +153,14 @@ class Gated:
     def _places(self, node: fx.Node) -> list[Place]:
         """Where `node` consumes channels."""
         fact = self._labelled.facts[node.name]
-        if node.op != "call_function" or fact.masked is not None:
+        if node.op != "call_function" or (fact.masked is not None and not fact.consumed):
             return []  # a reference weighs what it consumes by itself
         consumers = [(c, self.slots(label_at(self._labelled, node, c))) for c in fact.consumed]
-        if not fact.consumed and (alias_kind(node.target) != "view" or op_name(node.target) in UNIFORM):
+        if (
+            not fact.consumed
+            and fact.look_up is None
+            and (alias_kind(node.target) != "view" or op_name(node.target) in UNIFORM)
+        ):
             consumers = self._reduced(node, fact)
         names = list(bound_arguments(node))
         return [

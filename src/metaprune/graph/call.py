@@ -61,6 +61,26 @@ class Gather:
     source: np.ndarray  # [n_out] row of the input that each row of the output is
 
 
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The values of an integer tensor are positions along a dimension with this label, as `topk` gives them.
+
+    taken: how many positions each choice takes (k).
+    """
+
+    label: np.ndarray
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """The node reads dimension `dim` of `tensor` at positions that were chosen, `taken` of them per choice."""
+
+    tensor: fx.Node
+    dim: int
+    taken: int
+
+
 @dataclass(slots=True)
 class Fact:
     """All that labelling learnt about one node; the executor, the costs and the proof read only this."""
@@ -70,6 +90,9 @@ class Fact:
     macs: list[list[Dim]] = field(default_factory=list)  # sum of products
     consumed: list[Consumed] = field(default_factory=list)  # dimensions that a product sums over, one operand each
     gather: Gather | None = None
+    positions: dict[int, Positions] = field(default_factory=dict)  # by output
+    choice: Positions | None = None  # the node chooses along this dimension, so that as many have to stay
+    look_up: LookUp | None = None
     rewrite: Callable[[Survivors], tuple[Any, tuple, dict]] | None = None  # another operator does it after the cut
     masked: Callable[[dict[str, Any], Survivors], torch.Tensor] | None = None  # reference semantics if not plain
     rescale_output: Label = None  # sym_size of a tracked dimension reports the size before cutting
@@ -126,6 +149,7 @@ class Call:
         self._atoms = atoms
         self._captured = captured
         self._facts = facts
+        self._followed: set[fx.Node] = set()
         self.arguments = bound_arguments(node)
 
     def __getitem__(self, argument: str) -> Any:
@@ -189,6 +213,16 @@ class Call:
             return None
         return tensor.detach().cpu().numpy()
 
+    def positions(self, value: fx.Node) -> Positions | None:
+        """What the values of a tensor are positions along; the dimension is locked where a rule does not ask."""
+        self._followed.add(value)
+        return self._facts[value.name].positions.get(0)
+
+    def unfollowed(self) -> list[Positions]:
+        """List what the values of operands are positions along, where no rule asked."""
+        operands = (t for t in self.tensors() if t not in self._followed)
+        return [p for t in operands if (p := self._facts[t.name].positions.get(0)) is not None]
+
     # ---------------------------------------------------------------------------------------- what a rule says
 
     def equate(self, a: Label, b: Label) -> None:
@@ -220,6 +254,21 @@ class Call:
     def consume(self, argument: str, dim: int, position: int | None = None) -> None:
         """Declare that a product sums over this dimension; what has the same label in the result is another index."""
         self.fact.consumed.append(Consumed(argument, dim, position))
+
+    def look_up(self, tensor: fx.Node, dim: int, index: fx.Node) -> bool:
+        """Tie dimension `dim` of `tensor` to what the values of `index` are positions along; False where that is none.
+
+        Rows and positions are renumbered alike, so that the cut network looks up the same row by itself.
+        """
+        positions = self.positions(index)
+        if positions is None:
+            return False
+        if self.shape(tensor)[dim] != len(positions.label):
+            self.lock(positions.label, "positions along it are used along another dimension")
+            return False
+        self.equate(self.labels(tensor)[dim], positions.label)
+        self.fact.look_up = LookUp(tensor, dim, positions.taken)
+        return True
 
     def note(self, text: str) -> None:
         self.fact.notes.append(f"{self.reason}: {text}")

@@ -18,6 +18,7 @@ from metaprune.graph.call import Call, Dim, Fact, Labels, alias_kind
 from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.dispatcher import dispatched_macs
 from metaprune.graph.labels import Atoms, Label
+from metaprune.graph.positions import follow_positions, lock_uneven_choices
 from metaprune.graph.rules import RULES
 from metaprune.graph.rules.elementwise import is_pointwise, pointwise
 from metaprune.graph.shapes import BatchedSize, TensorValue
@@ -57,12 +58,15 @@ def label_graph(
     facts = _label_nodes(captured, atoms, parameters, uncovered, free)
     results = _read_results(captured, facts)
     before = set(parameters)
+    choosing = [*facts.values()]
     if training is not None:
         others = _label_nodes(training, atoms, parameters, uncovered, free)
+        choosing += others.values()
         unread = _read_results(training, others)
         results = None if results is unread is None else [*(results or facts.values()), *(unread or others.values())]
     if results is not None:
         _lock_unread(atoms, results, parameters)
+    lock_uneven_choices(atoms, choosing)
     _lock_indispensable(atoms, parameters)
     return Labelled(atoms, facts, parameters, uncovered, frozenset(parameters.keys() - before))
 
@@ -89,6 +93,9 @@ def _label_nodes(
             for name, value in _held_outputs(node, captured, free):
                 for label in facts[value.name].labels[0] or []:
                     atoms.lock(label, f"graph output {name!r}" if name else "graph output")
+            for value in (n for n in node.all_input_nodes if n.name in facts):
+                for positions in facts[value.name].positions.values():
+                    atoms.lock(positions.label, "positions along it are a graph output")
     return facts
 
 
@@ -145,13 +152,13 @@ def _passed_on(captured: Captured) -> tuple[set[fx.Node], bool]:
             name = op_name(user.target) if user.op == "call_function" else ""
             if name in ("slice", "narrow", "select", "split", "split_with_sizes", "chunk"):
                 cut = True
-            elif name and (name in _COPIES or alias_kind(user.target) == "view") and user not in reached:
+            elif name and (name in COPIES or alias_kind(user.target) == "view") and user not in reached:
                 reached.add(user)
                 nodes.append(user)
     return reached, cut
 
 
-_COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape")
+COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape")
 
 
 def _lock_unread(atoms: Atoms, results: list[Fact], parameters: dict[str, Labels]) -> None:
@@ -191,7 +198,10 @@ def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         labels = facts[node.args[0].name].labels
         position: Any = node.args[1]
-        return Fact([labels[position] if len(labels) > position else _free(value)])
+        held = facts[node.args[0].name].positions
+        fact = Fact([labels[position] if len(labels) > position else _free(value)])
+        fact.positions = {0: held[position]} if position in held else {}
+        return fact
     call = Call(node, atoms, captured, facts)
     rule = RULES.get(call.name) or (pointwise if is_pointwise(node.target) else None)
     try:
@@ -205,6 +215,7 @@ def _label_node(node: fx.Node, atoms: Atoms, captured: Captured, facts: dict[str
             raise
         call = Call(node, atoms, captured, facts)  # a number that is known at run time only, where a rule wants one
         call.fact.labels = call.lock_all()
+    follow_positions(call)
     _check(call)
     return call.fact
 

@@ -1,8 +1,8 @@
-"""What a channel group is for: attention heads, head dimensions, the residual stream, or a hidden width.
+"""What a channel group is for: attention heads, head dimensions, the residual stream, experts, or a hidden width.
 
 Read off the labelled graph: attention is `scaled_dot_product_attention`, or a product of two activations whose softmax
-meets a third; a residual stream is what an addition carries on from one of its own ancestors. Names only: no equation
-depends on a role.
+meets a third; a residual stream is what an addition carries on from one of its own ancestors; experts are what a
+router's choice looks up. Names only: no equation depends on a role.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from metaprune.graph.rules.elementwise import is_pointwise
 
 HEADS, KV_HEADS, QUERY_HEADS = "heads", "kv_heads", "query_heads"
 HEAD_DIMS, VALUE_DIMS = "head_dims", "value_dims"
-STREAM, HIDDEN = "stream", "hidden"
+STREAM, EXPERTS, HIDDEN = "stream", "experts", "hidden"
 ATTENTION_ROLES = (HEADS, KV_HEADS, QUERY_HEADS, HEAD_DIMS, VALUE_DIMS)
-ROLES = (*ATTENTION_ROLES, STREAM, HIDDEN)
+ROLES = (*ATTENTION_ROLES, STREAM, EXPERTS, HIDDEN)
 
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum")
 _PASSING = ("view", "reshape", "_unsafe_view", "permute", "transpose", "contiguous", "clone", "dropout", "to", "slice")
@@ -42,6 +42,10 @@ def roles_of_atoms(captured: Captured, labelled: Labelled) -> np.ndarray:
             free = atoms[roles[atoms] == ROLES.index(HIDDEN)]
             roles[free] = ROLES.index(role)
 
+    for node in captured.graph.nodes:
+        choice = labelled.facts[node.name].choice
+        if choice is not None and any(user.args[1] == 1 and user.users for user in node.users):  # positions are read
+            mark(choice.label, EXPERTS)
     for heads, head_dims, value_dims in attentions(captured.graph, labelled):
         mark(head_dims, HEAD_DIMS)
         mark(value_dims, VALUE_DIMS)

@@ -48,7 +48,7 @@ def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
     for i, (_, _, label) in reversed(list(enumerate(uses))):
         first_use[label[label >= 0]] = i
     ordered = sorted(classes.values(), key=lambda c: (first_use[c[0]], c[0]))
-    groups = _groups(ordered, uses, roles)
+    groups = _groups(ordered, uses, roles, _least_widths(labelled))
     return Space(tuple(groups), tuple(locked), atoms.over_merged)
 
 
@@ -77,7 +77,17 @@ def _signatures(uses: list, costs: Iterator[np.ndarray], n: int) -> np.ndarray:
     return signature
 
 
-def _groups(classes: list[list[int]], uses: list, roles: np.ndarray) -> list[ChannelGroup]:
+def _least_widths(labelled: Labelled) -> np.ndarray:
+    """Of every atom, how many of its kind have to stay, int64 [atoms]: the k of a choice, else 1."""
+    least = np.ones(len(labelled.atoms), dtype=np.int64)
+    for choice in (fact.choice for fact in labelled.facts.values() if fact.choice is not None):
+        final = labelled.atoms.final(choice.label)
+        if final is not None:
+            least[final] = np.maximum(least[final], choice.taken)
+    return least
+
+
+def _groups(classes: list[list[int]], uses: list, roles: np.ndarray, least: np.ndarray) -> list[ChannelGroup]:
     n = len(roles)
     owner = np.full(n + 1, -1, dtype=np.int64)  # the padding -1 reads the last entry
     position = np.zeros(n + 1, dtype=np.int64)
@@ -101,7 +111,8 @@ def _groups(classes: list[list[int]], uses: list, roles: np.ndarray) -> list[Cha
         name = f"{_name(where)}:{role}" if role in ATTENTION_ROLES else _name(where)
         taken[name] = taken.get(name, 0) + 1
         unique = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64), role))
+        kept = int(least[atoms].max())
+        groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64), role, kept))
     return groups
 
 

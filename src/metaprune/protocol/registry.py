@@ -34,6 +34,7 @@ METHODS = Registry(
         "taylor": "metaprune.methods.criteria:TAYLOR",
         "taylor_batch": "metaprune.methods.criteria:TAYLOR_BATCH",
         "activation": "metaprune.methods.criteria:ACTIVATION",
+        "experts": "metaprune.methods.criteria:EXPERTS",
         "variance": "metaprune.methods.criteria:VARIANCE",
         "obs": "metaprune.methods.criteria:OBS",
         "depth": "metaprune.methods.depth:METHOD",

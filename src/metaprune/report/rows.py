@@ -122,6 +122,8 @@ def summary_rows(record: Record) -> list[SummaryRow]:
         if metric.name == "nonzero" and not masks_text(record):  # the parameters, then
             continue
         before, after = _both(record, metric.name)
+        if metric.name == "active_params" and (before, after) == _both(record, "params"):  # no experts
+            continue
         if before is not None and after is not None:
             detail = _latency_detail(record) if metric.name == "latency_ms" else metric.detail
             text, words = partial(cost_text, metric.name), (metric.smaller, metric.larger)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metaprune.core.errors import PlanError
 from metaprune.values import Constraints, Space
 
 
@@ -35,8 +36,8 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
     """
     fixed = fixed_groups(space, constraints, frozen) | space.match(constraints.whole, "whole pattern")
     ties = _tied(space, constraints)
-    least = np.maximum(1, min_keep(space, constraints))
-    units = [Unit(np.array(tie), _levels(space.widths[tie], constraints.round_to, least[tie])) for tie in ties]
+    least = np.maximum(space.least, min_keep(space, constraints))
+    units = [Unit(np.array(tie), _levels(space, tie, constraints.round_to, least[tie])) for tie in ties]
     full = [fixed.intersection(u.groups.tolist()) for u in units]
     units = [Unit(u.groups, u.levels[-1:]) if f else u for u, f in zip(units, full, strict=True)]
     for pattern, ratio in constraints.ratios.items():
@@ -65,16 +66,20 @@ def branch_units(space: Space, constraints: Constraints, frozen: set[int] | None
 
 
 def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
-    """Least width of every group, int64 [groups]; 0 where its branch may be dropped.
+    """Least width of every group that is asked for, int64 [groups]; 0 where its branch may be dropped.
 
     Raises:
-        PlanError: a pattern that matches nothing.
+        PlanError: a pattern that matches nothing, or nothing but experts of which their router takes more.
     """
     if not isinstance(constraints.min_keep, Mapping):
         return np.full(len(space), constraints.min_keep, dtype=np.int64)
     least = np.ones(len(space), dtype=np.int64)
     for pattern, count in reversed(list(constraints.min_keep.items())):  # the first that matches holds
-        least[list(space.match([pattern], "min_keep pattern"))] = count
+        named = list(space.match([pattern], "min_keep pattern"))
+        least[named] = count
+        taken = min(space.least[named], default=0)
+        if 0 < count < taken:
+            raise PlanError(f"min_keep of {pattern!r} is {count}, and the router takes {taken} experts: give {taken}")
     return least
 
 
@@ -119,9 +124,14 @@ def _tied(space: Space, constraints: Constraints) -> list[list[int]]:
     return list(ties.values())
 
 
-def _levels(full: np.ndarray, round_to: int, least: np.ndarray) -> np.ndarray:
-    """Widths [n, m], one ratio k / gcd per level: multiples of `round_to` of at least `least`, and full."""
+def _levels(space: Space, tie: Sequence[int], round_to: int, least: np.ndarray) -> np.ndarray:
+    """Widths [n, m], one ratio k / gcd per level: multiples of `round_to` of at least `least`, and full.
+
+    Experts are counted, not as wide as a kernel's rows: they are not rounded.
+    """
+    full = space.widths[tie]
+    multiple = np.array([1 if space.groups[g].role == "experts" else round_to for g in tie])
     steps = int(np.gcd.reduce(full))
     widths = np.arange(1, steps)[:, None] * (full // steps)
-    allowed = (widths % round_to == 0) & (widths >= least)
+    allowed = (widths % multiple == 0) & (widths >= least)
     return np.vstack([widths[allowed.all(axis=1)], full])

@@ -7,16 +7,18 @@ integer attribute 12 of the module that ran it becomes 6. What this gets wrong, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from metaprune.elastic.folding import emptied_branches
-from metaprune.graph.call import Patch, Survivors, bound_arguments
+from metaprune.graph.call import Fact, Patch, Survivors, bound_arguments
 from metaprune.graph.captured import module_of, op_name
+from metaprune.graph.look_ups import looked_up_label
 from metaprune.network import Network
 
 HANDLERS: list[tuple[type | tuple[type, ...], Callable[[nn.Module], dict[str, Any]]]] = []
@@ -93,7 +95,8 @@ def bilinear(m: nn.Bilinear) -> dict[str, Any]:
 class Change:
     """A constant that module `path` used and that follows the cut; ints, or tuples of ints.
 
-    sure: it is what the attribute named `argument` means in a module of torch.nn; others are only equal numbers.
+    sure: it is what the attribute named `argument` means in a module of torch.nn, or of experts; others are only equal
+        numbers.
     """
 
     path: str
@@ -131,6 +134,9 @@ def traced_changes(network: Network, alive: Survivors) -> list[Change]:
             name, labels = NORMS_WITHOUT_WEIGHTS[op_name(node.target)], network.labelled.facts[node.name].labels[0]
             if labels and labels[1] is not None and _is_torchs(network.model, path, name):
                 changes.append(Change(path, name, len(labels[1]), alive.count(labels[1]), sure=True))
+        for label in _chosen_along(fact, network):
+            old, new = len(label), alive.count(label)
+            changes += [Change(path, "num_experts", old, new, sure=sure) for sure in (True, False)]
         if fact.rewrite is not None and op_name(node.target).startswith("split"):
             sizes = tuple(network.captured.concrete(v)[bound["dim"]] for v in node.meta["val"])
             new_sizes = tuple(fact.rewrite(alive)[1][1])
@@ -138,6 +144,16 @@ def traced_changes(network: Network, alive: Survivors) -> list[Change]:
                 changes.append(Change(path, "split_sizes", sizes, new_sizes))
                 changes += [Change(path, "split_size", a, b) for a, b in zip(sizes, new_sizes, strict=True) if a != b]
     return list(dict.fromkeys(changes))
+
+
+def _chosen_along(fact: Fact, network: Network) -> Iterator[np.ndarray]:
+    """Labels of dimensions that a router chooses along, or looks up what was chosen in."""
+    if fact.choice is not None:
+        yield fact.choice.label
+    if fact.look_up is not None:
+        label = looked_up_label(network.labelled, fact.look_up)
+        if label is not None:
+            yield label
 
 
 # norms that know their width by an attribute alone, where they have no weights

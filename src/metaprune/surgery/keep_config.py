@@ -22,7 +22,7 @@ from metaprune.network import Network
 from metaprune.search.units import Unit, units_of
 from metaprune.surgery.cut import cut
 from metaprune.surgery.hf_config import built_shapes, has_config, whole_numbers
-from metaprune.surgery.keep_module import PROBES, ModuleRules, random_plan
+from metaprune.surgery.keep_module import PROBES, ModuleRules, kernel_multiple, random_plan
 from metaprune.values import Constraints
 
 Dim = tuple[str, int]  # a parameter and one of its dimensions
@@ -137,7 +137,7 @@ def _rules(
                 ties.append(tied)
     held = [r for r in dict.fromkeys(g.role for g in network.space) if r in whole_roles]
     why = "one width for all that a number of the config sets" + (f"; whole: {', '.join(held)}" if held else "")
-    return ModuleRules(tuple(ties), whole, why)
+    return ModuleRules(tuple(ties), whole, why, kernel_multiple(network))
 
 
 def _failure(network: Network, units: Sequence[Unit], draw: np.random.Generator) -> str:

@@ -66,6 +66,11 @@ def module_rules(network: Network, seed: int = 0, constraints: Constraints | Non
     return _Search(network, seed, fixed_groups(network.space, constraints or Constraints())).rules()
 
 
+def kernel_multiple(network: Network) -> int:
+    """Compute what widths are multiples of where the class runs experts by a kernel that asks for it, else 1."""
+    return EXPERT_WIDTHS if groups_experts(network.model) else 1
+
+
 def random_plan(space: Space, units: Sequence[Unit], draw: np.random.Generator) -> Plan:
     """Draw a width of every unit, and which channels stay; all other groups stay whole."""
     masks = [np.ones(g.width, dtype=bool) for g in space]
@@ -122,7 +127,7 @@ class _Search:
         left = tuple(names[g] for g in sorted(policy.whole.union(whole)))
         why = policy.name + (f"; left whole where the class does not follow: {self.failure}" if whole else "")
         ties = tuple(tuple(names[g] for g in tie) for tie in policy.ties)
-        return ModuleRules(ties, left, why, EXPERT_WIDTHS if groups_experts(self.network.model) else 1)
+        return ModuleRules(ties, left, why, kernel_multiple(self.network))
 
     # ---------------------------------------------------------------------------------------- what to try
 

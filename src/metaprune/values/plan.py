@@ -48,6 +48,11 @@ class Plan:
                 raise PlanError(
                     f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {channels[:8]}"
                 )
+            if 0 < len(channels) < group.least:
+                raise PlanError(
+                    f"group {name!r} keeps {len(channels)} of {group.width} {group.role}, and its router takes "
+                    f"{group.least} for each token: keep at least {group.least}"
+                )
         if not all(self.keep.values()):
             space.require_whole_branches(np.array([len(self.keep.get(g.name, range(g.width))) for g in space]))
 

@@ -28,7 +28,9 @@ class ChannelGroup:
     """Channels that can be dropped one by one; dropping channel i drops row i of every member.
 
     role: `heads` (where queries are grouped: `kv_heads`, and `query_heads` of each), `head_dims` (query and key
-    dimensions of a head), `value_dims`, `stream` (the width that a residual connection carries on) or `hidden`.
+    dimensions of a head), `value_dims`, `stream` (the width that a residual connection carries on), `experts` (of which
+    a router chooses) or `hidden`.
+    least: as many have to stay: the router of experts takes that many for each token.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ChannelGroup:
     members: tuple[Member, ...]
     atoms: np.ndarray  # int64 [width], atom of every channel in the network's algebra
     role: str = "hidden"
+    least: int = 1
 
     def matches(self, pattern: str, aliases: Mapping[str, str] | None = None) -> bool:
         """Tell whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
@@ -177,6 +180,11 @@ class Space:
     def widths(self) -> np.ndarray:
         """Full widths, int64 [groups]."""
         return np.array([g.width for g in self.groups], dtype=np.int64)
+
+    @cached_property
+    def least(self) -> np.ndarray:
+        """Least widths where a group keeps anything, int64 [groups]."""
+        return np.array([g.least for g in self.groups], dtype=np.int64)
 
     @property
     def stuck(self) -> tuple[ChannelGroup, ...]:

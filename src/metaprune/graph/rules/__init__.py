@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from metaprune.core.errors import one_line_error
 from metaprune.graph.rules import (  # noqa: F401
     attention,
+    choice,
     contraction,
     conv,
     creation,

@@ -18,7 +18,7 @@ def filled(call: Call) -> Labels:
     return labels
 
 
-@rule("arange", "linspace", "eye", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "one_hot")
+@rule("arange", "linspace", "eye", "scalar_tensor", "tensor", "tril_indices", "triu_indices")
 def distinct(call: Call) -> Labels:
     """Entries differ by position: nothing can be dropped."""
     for tensor in call.tensors():
@@ -39,7 +39,8 @@ def triangle(call: Call) -> Labels:
 def embedding(call: Call) -> Labels:
     """weight [V, D], indices [...]: rows are looked up by value, so the vocabulary stays."""
     vocabulary, width = call.labels(call["weight"])
-    call.lock(vocabulary, "rows are looked up by value")
+    if not call.look_up(call["weight"], 0, call["indices"]):
+        call.lock(vocabulary, "rows are looked up by value")
     return [*call.labels(call["indices"]), width]
 
 

@@ -121,7 +121,10 @@ def slice_(call: Call) -> Labels:
 
 @rule("index")
 def index(call: Call) -> Labels:
-    """x[..., i, ...] with tensors as indices: the indexed dimensions stay whole, the others pass."""
+    """x[..., i, ...] with tensors as indices: the indexed dimensions stay whole, the others pass.
+
+    One tensor of chosen positions looks up rows of what it was chosen from.
+    """
     labels = call.labels(call["self"])
     indices = list(call["indices"]) + [None] * (len(labels) - len(call["indices"]))
     used = [d for d, i in enumerate(indices) if i is not None]
@@ -133,8 +136,9 @@ def index(call: Call) -> Labels:
             call.lock(label, "used as an index")
     if len(tensors) == 1 and len(call.shape(tensors[0])) == 1 and (order := call.constant(tensors[0])) is not None:
         return permuted(call, call["self"], used[0], np.asarray(order) % call.shape(call["self"])[used[0]])
-    for d in used:
-        call.lock(labels[d], "indexed by value")
+    if len(tensors) > 1 or not call.look_up(call["self"], used[0], tensors[0]):
+        for d in used:
+            call.lock(labels[d], "indexed by value")
     rank = max(len(call.shape(t)) for t in tensors)
     adjacent = used == list(range(used[0], used[-1] + 1))
     at = used[0] if adjacent else 0
@@ -161,7 +165,8 @@ def index_select(call: Call) -> Labels:
     labels = call.labels(x)
     dim = call["dim"] % len(labels)
     if values is None:
-        call.lock(labels[dim], "indexed by value")
+        if not call.look_up(x, dim, positions):
+            call.lock(labels[dim], "indexed by value")
         labels[dim] = None
         return labels
     return permuted(call, x, dim, values)

@@ -173,21 +173,7 @@ def cdist(call: Call) -> Labels:
     return [*broadcast(call, lead, call.out_shape[:-2]), labels[-2], others[-2]]
 
 
-@rule(
-    "softmax",
-    "_softmax",
-    "log_softmax",
-    "_log_softmax",
-    "softmin",
-    "cumsum",
-    "cumprod",
-    "logcumsumexp",
-    "sort",
-    "argsort",
-    "topk",
-    "cummax",
-    "cummin",
-)
+@rule("softmin", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "cummax", "cummin")
 def along(call: Call) -> Labels | list[Labels | None]:
     """Lock the dimension: every entry depends on all entries along it (attention keys are not channels)."""
     labels = call.labels(call["self"])

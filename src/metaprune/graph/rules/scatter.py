@@ -1,4 +1,7 @@
-"""Reading and writing by an index tensor along one dimension: that one stays whole, the others pass."""
+"""Reading and writing by an index tensor along one dimension: the others pass.
+
+That one stays whole, unless the index holds positions along it that were chosen (see `positions`).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,11 @@ def _along(call: Call, dim: int, first: Labels, first_shape: tuple, other: Label
 def gather(call: Call) -> Labels:
     """out[.., j, .., c] = x[.., index[.., j, .., c], .., c]."""
     x, index = call["self"], call["index"]
-    dim = call["dim"] % len(call.shape(x))
-    _along(call, dim, call.labels(x), call.shape(x), call.labels(index), call.shape(index))
+    labels, dim = call.labels(x), call["dim"] % len(call.shape(x))
+    if call.look_up(x, dim, index):
+        labels[dim] = None
+        call.consume("self", dim)
+    _along(call, dim, labels, call.shape(x), call.labels(index), call.shape(index))
     return [None if d == dim else call.norm(label) for d, label in enumerate(call.labels(index))]
 
 
@@ -52,10 +58,13 @@ def scatter(call: Call) -> Labels:
     """self[.., index[.., j, .., c], .., c] takes src[.., j, .., c] (or a number)."""
     x, index, source = call["self"], call["index"], call["src"]
     labels, dim = call.labels(x), call["dim"] % len(call.shape(x))
+    written = labels[dim] if call.look_up(x, dim, index) else None
+    if written is not None:
+        labels[dim] = None
     _along(call, dim, labels, call.shape(x), call.labels(index), call.shape(index))
     if call.is_tensor(source):
         _along(call, dim, labels, call.shape(x), call.labels(source), call.shape(source))
-    return [None if d == dim else call.norm(label) for d, label in enumerate(labels)]
+    return [call.norm(written if d == dim else label) for d, label in enumerate(labels)]
 
 
 @rule("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_")

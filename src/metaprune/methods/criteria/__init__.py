@@ -18,5 +18,6 @@ TAYLOR = _spec("taylor", "Taylor")
 TAYLOR_BATCH = _spec("taylor_batch", "TaylorBatch")
 # sections look at the record, not at the method: one stands for all that rank
 ACTIVATION = _spec("activation", "Activation", report="metaprune.methods.criteria.report:section")
+EXPERTS = _spec("experts", "Experts")
 VARIANCE = _spec("variance", "Variance")
 OBS = _spec("obs", "OBS")

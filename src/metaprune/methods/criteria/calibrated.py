@@ -40,15 +40,21 @@ class CalibratedMethod(CalibratedConfig, ScoreMethod):
     def channel_scores(self, readers: Sequence[Reader]) -> Tensor:
         """Score the channels that stay, float64 [channels], by at least one reader."""
 
+    def scores_apart(self, task: PruneTask, plan: Plan, rng: Rng) -> dict[int, np.ndarray]:
+        """Score groups that are not judged by their readers, [channels that stay], by their number."""
+        return {}
+
     def scores(self, task: PruneTask, plan: Plan, rng: Rng) -> list[np.ndarray]:
         network, data = task.network, task.require_data(self.name)
         seed = rng.child("calibration").integer() >> 1
         calibration = calibrate(network, data, samples=self.samples, gram_mb=self.gram_mb, seed=seed, plan=plan)
         scores = [np.zeros(g.width) for g in network.space]
         masks, without = plan.masks(network.space), []
-        whole = _whole(task)
+        whole, apart = _whole(task), self.scores_apart(task, plan, rng)
+        for g, own in apart.items():
+            scores[g][masks[g]] = own
         for g, readers in enumerate(readers_of(network, calibration, plan)):
-            if not readers or g in whole:
+            if not readers or g in whole or g in apart:
                 continue
             scores[g][masks[g]] = self.channel_scores(readers).cpu().numpy()
             if not readers[0].is_layer:

@@ -168,6 +168,14 @@ class ActivationConfig(CalibratedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsConfig(ActivationConfig):
+    """Experts: the mean norm of what an expert adds, over the tokens that are routed to it; other channels as
+    `activation`."""
+
+    name: ClassVar[str] = "experts"
+
+
+@dataclass(frozen=True, kw_only=True)
 class VarianceConfig(CalibratedConfig):
     """Variance: how far a channel strays from its mean, times the energy of the weights that read it."""
 

@@ -35,7 +35,7 @@ class Channels:
     def above(self, threshold: float, probabilities: Sequence[np.ndarray]) -> Proposal:
         """Keep the channels that are more probable than `threshold`, and `min_keep`, at least one, of every group."""
         space, masks = self.task.network.space, [p > threshold for p in probabilities]
-        least = np.maximum(1, min_keep(space, self.task.constraints))  # one dead layer would end the network
+        least = np.maximum(space.least, min_keep(space, self.task.constraints))  # one dead layer would end the network
         for mask, p, count in zip(masks, probabilities, least, strict=True):
             mask[np.argsort(-p, kind="stable")[:count]] = True
         return Proposal(Plan.of(space, masks))
