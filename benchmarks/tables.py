@@ -18,8 +18,9 @@ from accuracy_tables import (  # noqa: E402
     after_cut_table,
     depth_table,
     language_table,
-    photographs_table,
     recovery_table,
+    seconds_table,
+    study_table,
     vocabulary_table,
 )
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
@@ -90,8 +91,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "after-cut-resnet20": partial(after_cut_table, "resnet20"),
     "after-cut-resnet56": partial(after_cut_table, "resnet56"),
-    "after-cut-inner-resnet20": partial(after_cut_table, "resnet20_inner"),
-    "after-cut-mobilenet": photographs_table,
+    "after-cut-study": partial(study_table, "accuracy"),
+    "after-pass-study": partial(study_table, "recovered"),
+    "after-cut-seconds": seconds_table,
     "after-cut-smollm2": language_table,
     "after-cut-depth": depth_table,
     "after-cut-recovery": recovery_table,
@@ -148,7 +150,13 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for path in (HERE.parent / "README.md", HERE / "README.md", DOCS / "coverage.md", DOCS / "transformers.md"):
+    for path in (
+        HERE.parent / "README.md",
+        HERE / "README.md",
+        DOCS / "coverage.md",
+        DOCS / "transformers.md",
+        DOCS / "results.md",
+    ):
         text = path.read_text()
         fresh = render(text)
         if fresh != text:

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 HERE = Path(__file__).parent
+INNER = "auto, inner channels alone"
 
 
 def after_cut_table(network: str) -> str:
@@ -111,21 +112,63 @@ def vocabulary_table() -> str:
     return "\n".join(lines) + f"\n\nRelative error of the proof at most {worst:.0e}."
 
 
-def photographs_table() -> str:
-    """Top-1 and agreement with the dense network by row and budget; CPU and wall seconds without the evaluation."""
-    report = json.loads((HERE / "mobilenet_v2.json").read_text())
-    lines = [
-        "| MobileNetV2, ImageNet | MACs | parameters | top-1 | agrees with dense | CPU s | wall s |",
-        "|---" * 7 + "|",
-        f"| dense | | | {report['dense']:.1%} | | | |",
-    ]
-    for row in report["rows"]:
-        share = f"{row['macs'] / row['full_macs']:.1%} | {row['params'] / 1e6:.2f} M"
-        figures = f"{row['accuracy']:.1%} | {row['agreement']:.1%} | {row['cpu_s']:.0f} | {row['wall_s']:.0f}"
-        lines.append(f"| {row['label']} | {share} | {figures} |")
-    return (
-        "\n".join(lines) + f"\n\n{report['test_images']} photographs, {report['calibration_images']} others calibrate."
-    )
+NAMES = {
+    "resnet20": "ResNet-20, CIFAR-10",
+    "resnet56": "ResNet-56, CIFAR-10",
+    "vgg19": "VGG-19 x0.2, Fashion",
+    "mobilenet_v1": "MobileNetV1 x0.25, Fashion",
+    "vit": "ViT, Fashion",
+    "mobilenet_v2": "MobileNetV2, ImageNet",
+    "efficientnet_lite0": "EfficientNet-Lite0, ImageNet",
+}
+HEADS = {
+    "magnitude (L1), BatchNorm": "magnitude",
+    "magnitude (L1), least squares": "magnitude, least squares",
+    "auto": "auto",
+    "Torch-Pruning, magnitude (L2), BatchNorm": "TP magnitude",
+    "Torch-Pruning, magnitude (L2), every layer alike, BatchNorm": "TP magnitude, layers alike",
+    "Torch-Pruning, Taylor (reads labels), BatchNorm": "TP Taylor",
+    "Torch-Pruning, Hessian (reads labels), BatchNorm": "TP Hessian",
+}
+
+
+def study_table(figure: str) -> str:
+    """Accuracy by network, budget and label, mean over seeds; `figure` is `accuracy` or `recovered`. The best is bold.
+
+    In ResNets Torch-Pruning is given inner channels alone; a row of `auto` with these alone stands below.
+    """
+    rows = [r for r in json.loads((HERE / "study.json").read_text())["rows"] if r[figure] is not None]
+    lines = [f"| network | MACs | dense | {' | '.join(HEADS.values())} |", "|---" * (len(HEADS) + 3) + "|"]
+    for network in (n for n in NAMES if any(r["network"] == n for r in rows)):
+        for budget in sorted({r["budget"] for r in rows if r["network"] == network}, reverse=True):
+            found = [r for r in rows if (r["network"], r["budget"]) == (network, budget)]
+            by_label = {h: [r[figure] for r in found if r["label"] == h] for h in (*HEADS, INNER)}
+            means = {h: statistics.mean(v) for h, v in by_label.items() if v}
+            best = max(v for h, v in means.items() if h != INNER)
+            cells = [_best(by_label[h], best) for h in HEADS]
+            lines.append(f"| {NAMES[network]} | {budget} | {found[0]['dense']:.1%} | {' | '.join(cells)} |")
+            if by_label[INNER]:
+                inner = [_best(by_label[INNER], 2) if h == "auto" else "" for h in HEADS]
+                lines.append(f"| inner channels alone | {budget} | | {' | '.join(inner)} |")
+    return "\n".join(lines)
+
+
+def seconds_table() -> str:
+    """CPU seconds of a whole prune by network and label, mean over budgets and seeds."""
+    rows = json.loads((HERE / "study.json").read_text())["rows"]
+    lines = [f"| network | {' | '.join(HEADS.values())} |", "|---" * (len(HEADS) + 1) + "|"]
+    for network in (n for n in NAMES if any(r["network"] == n for r in rows)):
+        spent = [[r["cpu_s"] for r in rows if (r["network"], r["label"]) == (network, h)] for h in HEADS]
+        lines.append(f"| {NAMES[network]} | {' | '.join(f'{statistics.mean(s):.0f}' if s else '' for s in spent)} |")
+    return "\n".join(lines)
+
+
+def _best(figures: list[float], best: float) -> str:
+    if not figures:
+        return ""
+    mean = statistics.mean(figures)
+    spread = f" ({min(figures):.1%} to {max(figures):.1%}; {len(figures)})" if len(figures) > 1 else ""
+    return f"**{mean:.1%}**{spread}" if mean >= best else f"{mean:.1%}{spread}"
 
 
 def _cell(accuracies: list[float]) -> str:

@@ -67,7 +67,7 @@ _HOME = {
     "RecoverConfig": "metaprune.recover.config",
     "RunConfig": "metaprune.runs.config",
     "fit": "metaprune.runs.fit",
-    "Result": "metaprune.runs.prune",
+    "Result": "metaprune.runs.result",
     "prune": "metaprune.runs.prune",
     "replay": "metaprune.runs.replay",
     "run": "metaprune.runs.run",
@@ -134,8 +134,9 @@ if TYPE_CHECKING:
     from metaprune.recover.config import RecoverConfig
     from metaprune.runs.config import RunConfig
     from metaprune.runs.fit import fit
-    from metaprune.runs.prune import Result, prune
+    from metaprune.runs.prune import prune
     from metaprune.runs.replay import replay
+    from metaprune.runs.result import Result
     from metaprune.runs.run import run
     from metaprune.surgery.biases import add_biases
     from metaprune.surgery.cut import Pruned, cut
