@@ -1,4 +1,4 @@
-"""The tables of benchmarks/accuracy: accuracy and perplexity right after the cut, by row and budget."""
+"""The tables of benchmarks/accuracy: accuracy right after the cut, by row and budget."""
 
 from __future__ import annotations
 
@@ -46,53 +46,32 @@ def recovery_table() -> str:
     return "\n".join(lines) + "\n\nResNet-20, dense 83.3%. One pass over 5,000 images, rates found by the ramp."
 
 
-def language_table() -> str:
-    """Perplexity by row, and by budget and compensation; CPU seconds of the scores, mean over budgets."""
-    report = json.loads((HERE / "smollm2.json").read_text())
-    rows = report["rows"]
-    columns = list(dict.fromkeys((row["budget"], row["compensate"]) for row in rows))
-    heads = [b if kind == "none" else f"{b}, {kind}" for b, kind in columns]
-    lines = [f"| SmolLM2-135M | {' | '.join(heads)} | CPU seconds |", "|---" * (len(columns) + 2) + "|"]
-    lines.append(f"| dense | {' | '.join([format(report['dense'], '.1f')] * len(columns))} | |")
-    for label in dict.fromkeys(row["label"] for row in rows):
-        of_label = {(r["budget"], r["compensate"]): r for r in rows if r["label"] == label}
-        cells = [f"{of_label[c]['perplexity']:,.1f}" if c in of_label else "" for c in columns]
-        spent = statistics.mean(r["cpu_s"]["propose"] for r in of_label.values())
-        lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
-    note = f"\nPerplexity on {report['test_tokens']:,} tokens; {report['calibration_tokens']:,} others for calibration."
-    return "\n".join(lines) + "\n" + note
-
-
 def depth_table() -> str:
-    """Accuracy or perplexity by network and row, at each budget, with the branches that went."""
+    """Accuracy by row, at each budget, with the branches that went."""
     report = json.loads((HERE / "depth.json").read_text())
     rows = report["rows"]
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    lines = [f"| | {' | '.join(f'{b} of the parameters | dropped' for b in budgets)} | CPU seconds |"]
+    lines = [f"| resnet20 | {' | '.join(f'{b} of the parameters | dropped' for b in budgets)} | CPU seconds |"]
     lines.append("|---" * (2 * len(budgets) + 2) + "|")
-    for network in dict.fromkeys(row["network"] for row in rows):
-        of_network = [row for row in rows if row["network"] == network]
-        show = "{:.1%}" if network == "resnet20" else "{:,.1f}"
-        dense = " | | ".join([show.format(of_network[0]["dense"])] * len(budgets))
-        lines.append(f"| **{network}**, dense | {dense} | | |")
-        for label in dict.fromkeys(row["label"] for row in of_network):
-            of_label = {row["budget"]: row for row in of_network if row["label"] == label}
-            cells = [_depth_cell(of_label.get(b), show) for b in budgets]
-            spent = statistics.mean(row["cpu_s"] for row in of_label.values())
-            lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
+    lines.append(f"| dense | {' | | '.join([format(rows[0]['dense'], '.1%')] * len(budgets))} | | |")
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = {row["budget"]: row for row in rows if row["label"] == label}
+        cells = [_depth_cell(of_label.get(b)) for b in budgets]
+        spent = statistics.mean(row["cpu_s"] for row in of_label.values())
+        lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
     return "\n".join(lines) + (
-        f"\n\nresnet20: accuracy on {report['test_images']:,} test images, least squares behind the cut, CPU seconds "
-        f"of the whole prune. smollm2: perplexity on {report['test_tokens']:,} tokens, CPU seconds of the choice."
+        f"\n\nAccuracy on {report['test_images']:,} test images, least squares behind the cut, CPU seconds of the "
+        "whole prune."
     )
 
 
-def _depth_cell(row: dict | None, show: str) -> str:
-    """Figure with the share that is left, and how many branches went, by their last name."""
+def _depth_cell(row: dict | None) -> str:
+    """Accuracy with the share that is left, and how many branches went, by their last name."""
     if row is None:
         return " | "
     kinds = [name.rpartition(".")[2] for name in row["dropped"]]
     dropped = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-    return f"{show.format(row['figure'])} ({row['params_share']:.1%} left) | {dropped}"
+    return f"{row['accuracy']:.1%} ({row['params_share']:.1%} left) | {dropped}"
 
 
 def vocabulary_table() -> str:
