@@ -40,6 +40,7 @@ class Subject:
     training: what made the weights here.
     arguments: of every prune; `round_to` binds Torch-Pruning too.
     normalised: mean and standard deviation that photographs are normalised by.
+    heads: layers that make the outputs; by default the last linear one.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Subject:
     training: mp.TrainConfig | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     normalised: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    heads: tuple[str, ...] = ()
 
     @property
     def example(self) -> Tensor:

@@ -99,7 +99,8 @@ def _cut(subject: Subject, dense: nn.Module, label: str, gradients: Mapping[str,
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name].clone() if gradients else None
     layers = dict(model.named_modules())
-    ignored = [[m for m in layers.values() if isinstance(m, nn.Linear)][-1]]  # the head
+    heads = [layers[name] for name in subject.heads]
+    ignored = heads or [[m for m in layers.values() if isinstance(m, nn.Linear)][-1]]
     if "resnet" in subject.model:
         ignored += [m for n, m in layers.items() if n == "conv1" or n.endswith("conv2")]
     pruner = tp.pruner.BasePruner(
