@@ -71,6 +71,7 @@ _HOME = {
     "prune": "metaprune.runs.prune",
     "replay": "metaprune.runs.replay",
     "run": "metaprune.runs.run",
+    "sensitivity": "metaprune.runs.sensitivity",
     "add_biases": "metaprune.surgery.biases",
     "Pruned": "metaprune.surgery.cut",
     "cut": "metaprune.surgery.cut",
@@ -137,6 +138,7 @@ if TYPE_CHECKING:
     from metaprune.runs.prune import Result, prune
     from metaprune.runs.replay import replay
     from metaprune.runs.run import run
+    from metaprune.runs.sensitivity import sensitivity
     from metaprune.surgery.biases import add_biases
     from metaprune.surgery.cut import Pruned, cut
     from metaprune.tracing import trace
@@ -214,6 +216,7 @@ __all__ = [
     "replay",
     "rule",
     "run",
+    "sensitivity",
     "trace",
 ]
 

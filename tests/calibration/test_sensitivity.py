@@ -9,6 +9,7 @@ from sample_networks import SHARED, build
 from torch.nn import functional
 
 import metaprune as mp
+from metaprune.calibration import sensitivity as curves
 from metaprune.calibration.batches import calibration_batches
 from metaprune.calibration.calibrate import calibrate, calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
@@ -16,7 +17,6 @@ from metaprune.calibration.compensate import compensate
 from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
 from metaprune.elastic.prefix import first_difference
-from metaprune.methods.criteria import curves
 from metaprune.objective import Objective
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method

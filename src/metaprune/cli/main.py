@@ -21,6 +21,7 @@ from metaprune.cli.methods import Methods
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
+from metaprune.cli.sensitivity import Sensitivity
 from metaprune.core.errors import ConfigError, MetapruneError, one_line_error
 from metaprune.core.plugins import Registry
 from metaprune.protocol.registry import METHODS, method_names, method_spec
@@ -28,6 +29,7 @@ from metaprune.protocol.registry import METHODS, method_names, method_spec
 _FIRST: dict[str, type] = {"inspect": Inspect, "prune": Prune, "fit": Fit}
 _LAST: dict[str, type] = {
     "report": Report,
+    "sensitivity": Sensitivity,
     "latency": Latency,
     "export": Export,
     "load": Load,

@@ -40,6 +40,16 @@ def groups_table(record: Record) -> Table:
     return table
 
 
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Table:
+    """Tabulate text; all but the first `texts` columns are numbers."""
+    table = Table(header_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < texts else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
 def print_summary(record: Record, console: Console, sections: Sequence[Section] = ()) -> None:
     """Print the headline, the table, what the method tells, what masks are not, and whether every bound was met."""
     console.print(Text(headline(record), style="bold"))
