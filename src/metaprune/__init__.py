@@ -65,6 +65,7 @@ _HOME = {
     "register": "metaprune.protocol.registry",
     "MethodSpec": "metaprune.protocol.spec",
     "RecoverConfig": "metaprune.recover.config",
+    "compare": "metaprune.runs.compare",
     "RunConfig": "metaprune.runs.config",
     "fit": "metaprune.runs.fit",
     "Result": "metaprune.runs.prune",
@@ -133,6 +134,7 @@ if TYPE_CHECKING:
     from metaprune.protocol.registry import register
     from metaprune.protocol.spec import MethodSpec
     from metaprune.recover.config import RecoverConfig
+    from metaprune.runs.compare import compare
     from metaprune.runs.config import RunConfig
     from metaprune.runs.fit import fit
     from metaprune.runs.prune import Result, prune
@@ -205,6 +207,7 @@ __all__ = [
     "add_biases",
     "as_data",
     "calibrate",
+    "compare",
     "cut",
     "fit",
     "load",

@@ -134,11 +134,12 @@ class Sensitivity:
     def _show(self, curves: Sequence[Curve], facts: dict[str, Any], told: Sequence[str]) -> None:
         """Print the table, and write the figures and the page."""
         from metaprune.report.curves import curves_page
+        from metaprune.report.text import print_whole
 
         table, page = curves_page(curves, self.shares, facts, self.out.with_suffix(".html"), told)
         write_json(self.out, {**facts, "curves": [dataclasses.asdict(curve) for curve in curves]})
         out = console()
-        out.print(table)
+        print_whole(table, out)
         out.print(f"{self.out}\npage: {page}", soft_wrap=True)
 
 
