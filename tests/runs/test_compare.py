@@ -132,14 +132,16 @@ def test_a_cell_of_another_process_is_left_to_it(patterns, tmp_path, monkeypatch
 
 
 def test_what_a_method_cannot_do_is_a_row(patterns, tmp_path):
-    result = mp.compare(
-        config(patterns), tmp_path / "c", methods=["magnitude", "uniform"], budgets=["0.1%", "macs=60%,params=70%"],
-        seeds=1, progress=False,
-    )  # fmt: skip
-    failed, done = result["runs"][:2], result["runs"][2:]
-    assert all("no structure meets the budget" in run["failure"] for run in failed)
-    assert all(run["final"] is not None and not run["failure"] for run in done)
-    assert "no structure meets the budget" in (tmp_path / "c" / "comparison.html").read_text()
+    """BatchNorm scales say nothing of a network without BatchNorm: its groups stay whole."""
+    arguments = dict(methods=["bn_scale", "uniform"], seeds=1, progress=False)
+    result = mp.compare(config(patterns), tmp_path / "c", budgets=["macs=60%,params=70%"], **arguments)
+    failed, done = result["runs"]
+    assert "no channel group has one" in failed["failure"] and failed["final"] is None
+    assert done["final"] is not None and not done["failure"]
+    assert "no channel group has one" in (tmp_path / "c" / "comparison.html").read_text()
+    with pytest.raises(mp.InfeasibleBudgetError):  # no method can: before any training
+        mp.compare(config(patterns), tmp_path / "d", budgets=["60%", "50"], **arguments)
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ def test_what_a_method_cannot_do_is_a_row(patterns, tmp_path):
         ({"methods": ["magnitud"]}, "Did you mean 'magnitude'"),
         ({"methods": ["magnitude q=1"]}, "unknown key magnitude.q"),
         ({"methods": ["magnitude p"]}, "write key=value"),
+        ({"methods": ["magnitude 'p"]}, "not understood"),
         ({"methods": ["uniform", "uniform"]}, "there twice"),
         ({"methods": []}, "are lists"),
         ({"budgets": "50%"}, "are lists"),
@@ -162,6 +165,13 @@ def test_bad_input_is_told_in_one_line_before_any_training(changes, message, pat
     with pytest.raises(mp.ConfigError, match=message) as told:
         mp.compare(config(patterns, **given.pop("config", {})), tmp_path / "c", progress=False, **given)
     assert "\n" not in str(told.value) and not (tmp_path / "c").exists()
+
+
+def test_what_a_method_lacks_is_said_before_the_training(patterns, tmp_path):
+    methods = ["uniform", f"metagraph artifact={tmp_path / 'none'}"]
+    with pytest.raises(mp.MetapruneError, match="none"):
+        mp.compare(config(patterns), tmp_path / "c", methods=methods, budgets=["60%"], progress=False)
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

@@ -33,8 +33,9 @@ from metaprune.report.comparison import Comparison
 from metaprune.report.comparison_rows import RunRow, budget_text, run_row
 from metaprune.runs.auto import AUTO
 from metaprune.runs.config import MethodConfig, RunConfig
+from metaprune.runs.inputs import load_inputs
 from metaprune.runs.lock import BusyError
-from metaprune.runs.run import run
+from metaprune.runs.run import prepared_of, run
 from metaprune.runs.verb_tools import assignments
 from metaprune.values import Budget
 
@@ -115,9 +116,12 @@ def compared(
     cells = list(_cells(config, folder, chosen, bounds, seeds))
     _require_apart(cells)
     _require_equal_recovery(config, [method for _, method in chosen])
+    dense = _dense(config, folder)
+    if not (dense.folder / "record.json").is_file():
+        _tell_early(config, dense.config, [cell for cell in cells if cell.config.seed == config.seed])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # nothing is cut there, as it should be
-        _finished([_dense(config, folder)], progress, ())
+        _finished([dense], progress, ())
     records, failures = _finished(cells, progress, _OF_THE_METHOD)
     result = Comparison([_row(cell, folder, records, failures) for cell in cells], list(records.values()))
     result.write(folder / PAGE)
@@ -130,7 +134,10 @@ def method_of(config: RunConfig, text: str) -> tuple[str, MethodConfig]:
     Raises:
         ConfigError: an unknown method or option.
     """
-    name, *given = shlex.split(text) or [""]
+    try:
+        name, *given = shlex.split(text) or [""]
+    except ValueError as error:
+        raise ConfigError(f"method {text!r} is not understood ({error}): write a name and options, as p=1") from error
     if name == config.method.name and not given:
         return name, config.method
     options = override({}, assignments(given, "method option"))
@@ -219,6 +226,30 @@ def _require_equal_recovery(config: RunConfig, methods: Sequence[MethodConfig]) 
         raise ConfigError(f"methods recover differently ({each}): set recover.kind, as --set recover.kind=finetune")
 
 
+def _tell_early(config: RunConfig, dense: RunConfig, cells: Sequence[Cell]) -> None:
+    """Check what cells need of network, data and budget before the training, and warn of budgets that cannot be met.
+
+    Raises:
+        InfeasibleBudgetError, PlanError, NotAvailableError: a budget that no method can meet.
+        ConfigError, DataError: what `prepared_of` finds.
+    """
+    inputs, prepared = load_inputs(config), {}
+    refused: dict[Budget, list[Exception]] = {}
+    for cell in cells:
+        budget = cell.config.budget
+        try:
+            if cell.label not in prepared:
+                own = dataclasses.replace(cell.config, model=config.model, budget=dense.budget, train=config.train)
+                method = create_method(own.method.name, dict(own.method.options))
+                prepared[cell.label] = prepared_of(own, inputs, method, progress=False)
+            dataclasses.replace(prepared[cell.label], budget=budget).require_feasible()
+        except _OF_THE_METHOD as error:
+            refused.setdefault(budget, []).append(error)
+            if len(refused[budget]) == len({c.label for c in cells}):
+                raise
+            log.warning("warning: %s at %s: %s", cell.label, budget_text(budget), first_line(error))
+
+
 def _finished(
     cells: Sequence[Cell], progress: bool, tolerated: tuple[type[Exception], ...]
 ) -> tuple[dict[Path, dict[str, Any]], dict[Path, str]]:
@@ -229,9 +260,9 @@ def _finished(
     while waiting:
         busy = []
         for cell in waiting:
-            log.info("%s: %d of %d runs are done", cell.folder, len(records) + len(failures), len(cells))
             try:
                 records[cell.folder] = run(cell.config, cell.folder, progress=progress)
+                log.info("%s: %d of %d runs are done", cell.folder, len(records), len(cells))
             except BusyError:
                 busy.append(cell)
             except tolerated as error:
