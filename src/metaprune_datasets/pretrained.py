@@ -26,6 +26,16 @@ def smollm2() -> nn.Module:
     return model.eval()
 
 
+def minilm() -> nn.Module:
+    """all-MiniLM-L6-v2 (BERT of 6 layers): token states, whose mean over a sentence's tokens is its embedding.
+
+    Raises:
+        DataMissingError: not in the cache; holds the command that gets it.
+    """
+    folder = cached_files("all-minilm-l6-v2")
+    return import_optional("transformers", "hf").BertModel.from_pretrained(folder).eval()
+
+
 def centerface() -> nn.Module:
     """CenterFace, converted from ONNX: images [B, 3, H, W] in 0..255 to heat map, scale, offset and landmarks.
 
@@ -40,7 +50,7 @@ def centerface() -> nn.Module:
     return onnx2torch.convert(onnx.load(file)).eval()
 
 
-MODELS = {"smollm2-135m": smollm2, "centerface": centerface}
+MODELS = {"smollm2-135m": smollm2, "all-minilm-l6-v2": minilm, "centerface": centerface}
 
 
 def build(name: str, **options: Any) -> nn.Module:

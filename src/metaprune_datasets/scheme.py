@@ -10,15 +10,14 @@ from metaprune.data.types import Data
 from metaprune.models.scheme import ModelScheme
 from metaprune_datasets.builtin import builtin, builtin_arrays
 from metaprune_datasets.pretrained import build
-from metaprune_datasets.text import brown
-
-_TEXT = {"brown": brown}
+from metaprune_datasets.text import CORPORA, corpus
 
 
 def _load(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
-    if name in _TEXT:
+    text, _, genre = name.partition("/")
+    if text in CORPORA:
         options.require_text(spec)
-        train, val, test = _TEXT[name](options.tokenizer, options.sequence_length or SEQUENCE_LENGTH)
+        train, val, test = corpus(text, options.tokenizer, options.sequence_length or SEQUENCE_LENGTH, genre)
         limited = train if options.limit is None else train.take(options.limit)
         return as_data((limited, val, test), name=spec, objective="next_token")
     return to_data(spec, builtin_arrays(name), options, flip=builtin(name).flip)

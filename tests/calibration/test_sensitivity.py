@@ -175,6 +175,28 @@ def test_curves_are_measured_on_fewer_samples_where_a_pass_is_dear(monkeypatch):
     assert curves.curve_samples(network, items=50) == 6  # sequences of 50 tokens
 
 
+def test_one_measurement_serves_several_budgets_and_constraints(monkeypatch):
+    """What was measured is not measured again, and gives the plan that a fresh measurement gives."""
+    network, data = mp.trace(small_network("cnn"), EXAMPLE), small_data()
+    scores = [np.arange(g.width, dtype=float) for g in network.space]
+    passes = []
+    real = curves.sensitivities
+
+    def counted(space, loss_of, units, scores):
+        return real(space, lambda plan: passes.append(plan) or loss_of(plan), units, scores)
+
+    monkeypatch.setattr(curves, "sensitivities", counted)
+    task = PruneTask(network, data)
+    fixed = PruneTask(network, data, mp.Constraints(ignore=(network.space.groups[0].name,)))
+    measured = curves.MeasuredWidths(task, "magnitude", mp.Rng(0))
+    measured.plan(task.allocator(mp.Budget(macs="60%")), scores)
+    first = len(passes)
+    again = measured.plan(fixed.allocator(mp.Budget(macs="80%")), scores)
+    assert first >= 2 * len(network.space) and len(passes) == first
+    fresh = curves.MeasuredWidths(fixed, "magnitude", mp.Rng(0)).plan(fixed.allocator(mp.Budget(macs="80%")), scores)
+    assert again == fresh and network.space.groups[0].name not in again.keep
+
+
 def test_a_layer_with_more_inputs_than_samples_is_not_free_to_cut():
     """Solved on the samples that judge it, it would be: they are fitted exactly."""
     torch.manual_seed(0)

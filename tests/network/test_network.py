@@ -1,6 +1,7 @@
 """`trace` and `Network`: what cannot be traced, what has no rule, what a plan may say."""
 
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 from metaprune.core.errors import (
     ConfigError,
     MetapruneError,
+    NotAvailableError,
     PlanError,
     UncoveredOpWarning,
     UntraceableError,
@@ -42,6 +44,39 @@ def test_untraceable_names_module_and_line():
         trace(model, x)
     message = str(caught.value)
     assert "1.0 (Branching)" in message and "if x.sum() > 0:" in message and "What to do" in message
+
+
+class Packed(nn.Module):
+    """What a quantised linear layer looks like: whole numbers, two of four bits in each."""
+
+    def __init__(self, dtype, is_parameter):
+        super().__init__()
+        weight = torch.zeros(8, 2, dtype=dtype)
+        if is_parameter:
+            self.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            self.register_buffer("weight", weight)
+
+    def forward(self, x):
+        return x @ self.weight.to(x).repeat(1, 2).T
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_quantised_models_are_refused(dtype):
+    model = nn.Sequential(OrderedDict(first=nn.Linear(4, 4), packed=Packed(dtype, True)))
+    with pytest.raises(NotAvailableError, match=r"packed\.weight is quantised \(u?int8\).*load the model in float"):
+        trace(model, torch.randn(2, 4))
+
+
+def test_buffers_of_whole_numbers_are_quantised_weights_where_the_config_says_so():
+    model = nn.Sequential(OrderedDict(first=nn.Linear(4, 4), packed=Packed(torch.int32, False)))
+    assert trace(model, torch.randn(2, 4)).cost().params > 0
+    model.config = SimpleNamespace(quantization_config={"quant_method": "gptq"})
+    with pytest.raises(NotAvailableError, match=r"packed\.weight is quantised \(int32\)"):
+        trace(model, torch.randn(2, 4))
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.config = SimpleNamespace(quantization_config={"quant_method": "gguf"})  # read into floats
+    assert trace(model, torch.randn(2, 4)).cost().params == 20
 
 
 def test_packed_sequences_are_refused_with_advice():

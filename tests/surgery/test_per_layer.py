@@ -62,6 +62,49 @@ def test_a_folder_of_even_layers_is_one_of_transformers(tmp_path):
         assert torch.equal(logits(again, "llama"), logits(result.model, "llama"))
 
 
+def without(network, *names):
+    """A plan that drops branches."""
+    return {g: () for b in network.branches if b.name in names for g in b.groups}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "mistral", "phi3"])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_whole_layers_leave_the_folder_and_the_config_counts_the_others(family, narrow, tmp_path):
+    model = language_model(family)
+    network = mp.trace(model, None, example(family))
+    keep = without(network, "model.layers.1.self_attn", "model.layers.1.mlp")
+    if narrow:
+        (hidden,) = [g.name for g in network.space if g.role == "hidden" and g.name.startswith("model.layers.2.")]
+        keep[hidden] = tuple(range(20))
+    pruned = mp.cut(network, mp.Plan(keep), form="module")
+    with assert_untouched(pruned.model):
+        metaprune.hf.save_pretrained(pruned, tmp_path)
+    held = json.loads((tmp_path / "config.json").read_text())
+    assert held["num_hidden_layers"] == 2 and ("per_layer_config" in held) == narrow
+    readers = [mp.load, metaprune.hf.from_pretrained, *([] if narrow else [type(model).from_pretrained])]
+    for read in readers:
+        again = read(tmp_path)
+        assert len(again.model.layers) == 2 and torch.equal(logits(again, family), logits(pruned.model, family))
+        ids = example(family)["input_ids"][:, :4]
+        assert torch.equal(generated(again, input_ids=ids), generated(pruned.model, input_ids=ids))
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "text"),
+    [
+        ("llama", ["model.layers.1.mlp"], "drop attention and MLP of a layer together"),
+        ("gpt2", ["transformer.h.1.attn", "transformer.h.1.mlp"], "is left of a branch that was dropped"),
+    ],
+)
+def test_half_a_layer_or_one_that_leaves_a_bias_is_refused(family, names, text, tmp_path):
+    network = mp.trace(language_model(family), None, example(family))
+    assert set(names) <= {b.name for b in network.branches}
+    pruned = mp.cut(network, mp.Plan(without(network, *names)), form="module")
+    with pytest.raises(mp.NotAvailableError, match=text):
+        metaprune.hf.save_pretrained(pruned, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
 def test_what_no_layer_can_say_is_refused_and_nothing_is_written(tmp_path):
     model = language_model("llama")
     only = ["*:head_dims", "*:value_dims"]

@@ -41,7 +41,8 @@ def load_data(
     no test part there is no test split, and figures are of val.
 
     Args:
-        spec: `builtin:NAME` (brown: text, by default tokens of SmolLM2); `imagefolder:DIR`
+        spec: `builtin:NAME` (brown, jargon: text, by default tokens of SmolLM2; brown/GENRE);
+            `imagefolder:DIR`
             (DIR/train/CLASS/*, optional DIR/val and DIR/test, or DIR/CLASS/*); `npz:FILE` with uint8 `images` and
             integer `labels`, or `train_images`, `train_labels`, `test_...`, `val_...`, or `train_jpeg`,
             `train_offsets`, `train_labels`, ...; `text:FOLDER_OR_FILE`, documents that are files of a folder,

@@ -17,12 +17,13 @@ from metaprune.core.side_effects import copy_model
 from metaprune.export.factories import checked_transformers, plain_config
 from metaprune.graph.capture import untouched
 from metaprune.surgery.cut import Pruned
-from metaprune.surgery.per_layer import PerLayer, layered_class, per_layer_numbers, with_layers
+from metaprune.surgery.per_layer import PerLayer, layered_class, per_layer_numbers, shortened, with_layers
 
 
 def save_pretrained(pruned: Pruned, folder: str | Path) -> Path:
     """Write a pruned transformers model as `save_pretrained` does, with `per_layer_config` where its layers differ.
 
+    Layers that were dropped whole are left out, and the config counts the others: transformers reads such a folder.
     Nothing is written unless a model that is built from the config equals this one bit for bit on the example inputs.
 
     Args:
@@ -34,9 +35,10 @@ def save_pretrained(pruned: Pruned, folder: str | Path) -> Path:
     check_arguments(save_pretrained, locals())
     folder, model = Path(folder), pruned.model
     if pruned.config.changes is None:
-        numbers = _proved_numbers(pruned)
-        model = copy_model(model)
-        model.config = with_layers(pruned.model.config, numbers)
+        model, numbers = _described_by_layer(pruned)
+        if numbers:
+            model = copy_model(model)
+            model.config = with_layers(model.config, numbers)
     model.save_pretrained(folder)  # pyrefly: ignore[not-callable] (of transformers)
     return folder
 
@@ -101,33 +103,40 @@ def _numbers(folder: Path, layers: Any) -> PerLayer:
     return numbers
 
 
-def _proved_numbers(pruned: Pruned) -> PerLayer:
-    """Numbers of every layer that rebuild the pruned model, bit for bit."""
+def _described_by_layer(pruned: Pruned) -> tuple[Any, PerLayer]:
+    """The pruned model without empty layers, and numbers of every layer that rebuild it, bit for bit."""
     reason = "a model that is built from them computes something else"
     for numbers in per_layer_numbers(pruned):
+        model, kept = shortened(pruned.model)
+        own = {new: numbers[old] for new, old in enumerate(kept) if old in numbers}
         try:
-            if _equal(pruned, numbers):
-                return numbers
+            if _equal(pruned, model, own):
+                return model, own
         except (RuntimeError, ValueError) as error:
             reason = first_line(error)
     raise NotAvailableError(
         f"no numbers of single layers give this model ({reason}): leave head dimensions and the stream whole "
-        "(ignore=['*:head_dims', '*:value_dims', '*:stream']), or save by result.save"
+        "(ignore=['*:head_dims', '*:value_dims', '*:stream']), drop attention and MLP of a layer together, or save by "
+        "result.save"
     )
 
 
 @torch.no_grad()
-def _equal(pruned: Pruned, numbers: PerLayer) -> bool:
-    model: Any = pruned.model
+def _equal(pruned: Pruned, model: Any, numbers: PerLayer) -> bool:
+    """Whether `model`, and one that is built from its config and numbers, compute what the pruned model does."""
     args, kwargs = pruned.network.captured.example
     with torch.random.fork_rng(devices=[]):
-        rebuilt = layered_class(type(model))(with_layers(model.config, numbers)).eval()
+        rebuilt = _built(type(model), model.config, numbers).eval()
     state: Mapping[str, torch.Tensor] = model.state_dict()
     rebuilt.load_state_dict(state, assign=True)
     rebuilt.to(next(iter(state.values())).device)
-    with untouched(model):
-        outputs = [_tensors(m(*args, **kwargs)) for m in (model, rebuilt)]
-    return all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+    with untouched(pruned.model):
+        wanted, *others = [_tensors(m(*args, **kwargs)) for m in (pruned.model, model.eval(), rebuilt)]
+    return all(torch.equal(a, b) for other in others for a, b in zip(wanted, other, strict=True))
+
+
+def _built(cls: Any, config: Any, numbers: PerLayer) -> nn.Module:
+    return layered_class(cls)(with_layers(config, numbers)) if numbers else cls(config)
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+
+from metaprune.core.errors import NotAvailableError
 
 USE_CACHE = "use_cache"
 
@@ -44,6 +47,27 @@ def knows_cache(model: nn.Module) -> bool:
 def without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Leave `use_cache` out of the arguments of a model that knows it: no trace holds a cache."""
     return {n: v for n, v in kwargs.items() if n != USE_CACHE or not knows_cache(model)}
+
+
+def require_unquantised(model: nn.Module) -> None:
+    """Refuse a model whose weights are packed into whole numbers: what is packed has no channels to drop.
+
+    Buffers of whole numbers are no sign of it in themselves (positions, relative distances): there the config says so.
+
+    Raises:
+        NotAvailableError: one is; names it.
+    """
+    packed = (torch.uint8, torch.int8)
+    found = [(n, p) for n, p in model.named_parameters() if p.dtype in packed]
+    if any(_settings(m).get("quantization_config") is not None for m in model.modules()):
+        found += [(n, b) for n, b in model.named_buffers() if b.dim() > 1 and b.dtype in (*packed, torch.int32)]
+    if found:
+        name, tensor = found[0]
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise NotAvailableError(
+            f"{name} is quantised ({kind}), and packed weights have no channels to drop: load the model in float, "
+            "prune it, and quantise the result"
+        )
 
 
 def groups_experts(model: nn.Module) -> bool:

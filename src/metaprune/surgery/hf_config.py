@@ -88,10 +88,15 @@ def _changed_config(model: nn.Module, changes: Mapping[str, int]) -> Any:
 
 def set_config(model: nn.Module, changes: Mapping[str, int]) -> None:
     """Write numbers into the config, and into copies of it that submodules hold."""
+    for config in held_configs(model):
+        _write(config, changes)
+
+
+def held_configs(model: nn.Module) -> list[Any]:
+    """List the config of a model, and copies of it that submodules hold."""
     root = model.config
     held = {id(c): c for c in (getattr(m, "config", None) for m in model.modules()) if type(c) is type(root)}
-    for config in held.values():
-        _write(config, changes)
+    return list(held.values())
 
 
 def _write(config: Any, changes: Mapping[str, int]) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 
 from metaprune.core.errors import NotAvailableError
+from metaprune.core.side_effects import copy_model
 from metaprune.surgery.cut import Pruned
-from metaprune.surgery.hf_config import Shape, built_shapes, has_config
+from metaprune.surgery.hf_config import Shape, built_shapes, has_config, held_configs, set_config
 from metaprune.surgery.keep_config import Dim, numbers_of_dims
 
 PerLayer = dict[int, dict[str, int]]  # layer -> numbers of the config that differ there
@@ -35,6 +36,30 @@ def layers_of(model: nn.Module) -> str:
         found = "no list" if not paths else f"{len(paths)} lists"
         raise NotAvailableError(f"{type(model).__name__} has {found} of num_hidden_layers={count} layers")
     return paths[0]
+
+
+def shortened(model: nn.Module) -> tuple[nn.Module, list[int]]:
+    """Copy a module form without the layers of which nothing is left; also the numbers of those that stay.
+
+    The config counts them, and its lists with an entry per layer follow. Where all layers stay, the model is the same.
+    Whether it computes the same is the caller's to check.
+
+    Raises:
+        NotAvailableError: there is not one list of layers.
+    """
+    path = layers_of(model)
+    layers = [*model.get_submodule(path).children()]
+    kept = [i for i, layer in enumerate(layers) if next(layer.parameters(), None) is not None]
+    if len(kept) == len(layers):
+        return model, kept
+    short: Any = copy_model(model)
+    short.set_submodule(path, nn.ModuleList([short.get_submodule(f"{path}.{i}") for i in kept]))
+    set_config(short, {"num_hidden_layers": len(kept)})
+    for config in held_configs(short):
+        for name, value in config.to_dict().items():
+            if isinstance(value, list) and len(value) == len(layers):
+                setattr(config, name, [value[i] for i in kept])
+    return short, kept
 
 
 def layered_class(cls: Any) -> Any:
@@ -93,6 +118,8 @@ def per_layer_numbers(pruned: Pruned) -> Iterator[PerLayer]:
     set_by = numbers_of_dims(network)
     wanted = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     before = built_shapes(network.model, {})
+    if left := sorted(wanted.keys() - before.keys()):
+        raise NotAvailableError(f"{left[0]} is left of a branch that was dropped, which no config says: result.save")
     outside = {n for (p, _), numbers in set_by.items() if not p.startswith(f"{path}.") for n in numbers}
     if odd := [n for n in wanted if not n.startswith(f"{path}.") and wanted[n] != before[n]]:
         raise NotAvailableError(f"{odd[0]} changed, which is in no layer: leave that width whole, or give keep_config")
