@@ -13,18 +13,23 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 sys.path += [str(HERE / "coverage"), str(HERE / "latency"), str(HERE / "pruningnet"), str(HERE / "stamp")]
 sys.path += [str(HERE / "metagraph"), str(HERE / "jobs"), str(HERE / "accuracy"), str(HERE / "faults")]
+sys.path += [str(HERE / "language")]
 
 from accuracy_tables import (  # noqa: E402
     after_cut_table,
     depth_table,
-    language_table,
-    photographs_table,
     recovery_table,
+    seconds_table,
+    study_table,
     vocabulary_table,
 )
 from coverage_tables import coverage_all_table, coverage_summary_table, coverage_table  # noqa: E402
 from faults_tables import faults_rest_table, faults_table  # noqa: E402
 from jobs_tables import jobs_table, taylor_table  # noqa: E402
+from language_tables import cut_table as language_cut_table  # noqa: E402
+from language_tables import encoder_table, vocabulary_first_table  # noqa: E402
+from language_tables import recovery_table as language_recovery_table  # noqa: E402
+from language_tables import speed_table as language_speed_table  # noqa: E402
 from latency_tables import error_table, search_table  # noqa: E402
 from metagraph_tables import area_table, cut_table, meta_table, rates_table, tuned_table  # noqa: E402
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
@@ -90,11 +95,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "after-cut-resnet20": partial(after_cut_table, "resnet20"),
     "after-cut-resnet56": partial(after_cut_table, "resnet56"),
-    "after-cut-inner-resnet20": partial(after_cut_table, "resnet20_inner"),
-    "after-cut-mobilenet": photographs_table,
-    "after-cut-smollm2": language_table,
+    "after-cut-study": partial(study_table, "accuracy"),
+    "after-pass-study": partial(study_table, "recovered"),
+    "after-cut-seconds": seconds_table,
     "after-cut-depth": depth_table,
     "after-cut-recovery": recovery_table,
+    "language-cut": language_cut_table,
+    "language-recovery": language_recovery_table,
+    "language-speed": language_speed_table,
+    "language-vocabulary": vocabulary_first_table,
+    "language-encoder": encoder_table,
     "vocabulary": vocabulary_table,
     "overhead": overhead_table,
     "faults": faults_table,
@@ -148,7 +158,13 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for path in (HERE.parent / "README.md", HERE / "README.md", DOCS / "coverage.md", DOCS / "transformers.md"):
+    for path in (
+        HERE.parent / "README.md",
+        HERE / "README.md",
+        DOCS / "coverage.md",
+        DOCS / "transformers.md",
+        DOCS / "results.md",
+    ):
         text = path.read_text()
         fresh = render(text)
         if fresh != text:

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/accuracy: accuracy and perplexity right after the cut, by row and budget."""
+"""The tables of benchmarks/accuracy: accuracy right after the cut, by row and budget."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 HERE = Path(__file__).parent
+INNER = "auto, inner channels alone"
 
 
 def after_cut_table(network: str) -> str:
@@ -45,53 +46,32 @@ def recovery_table() -> str:
     return "\n".join(lines) + "\n\nResNet-20, dense 83.3%. One pass over 5,000 images, rates found by the ramp."
 
 
-def language_table() -> str:
-    """Perplexity by row, and by budget and compensation; CPU seconds of the scores, mean over budgets."""
-    report = json.loads((HERE / "smollm2.json").read_text())
-    rows = report["rows"]
-    columns = list(dict.fromkeys((row["budget"], row["compensate"]) for row in rows))
-    heads = [b if kind == "none" else f"{b}, {kind}" for b, kind in columns]
-    lines = [f"| SmolLM2-135M | {' | '.join(heads)} | CPU seconds |", "|---" * (len(columns) + 2) + "|"]
-    lines.append(f"| dense | {' | '.join([format(report['dense'], '.1f')] * len(columns))} | |")
-    for label in dict.fromkeys(row["label"] for row in rows):
-        of_label = {(r["budget"], r["compensate"]): r for r in rows if r["label"] == label}
-        cells = [f"{of_label[c]['perplexity']:,.1f}" if c in of_label else "" for c in columns]
-        spent = statistics.mean(r["cpu_s"]["propose"] for r in of_label.values())
-        lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
-    note = f"\nPerplexity on {report['test_tokens']:,} tokens; {report['calibration_tokens']:,} others for calibration."
-    return "\n".join(lines) + "\n" + note
-
-
 def depth_table() -> str:
-    """Accuracy or perplexity by network and row, at each budget, with the branches that went."""
+    """Accuracy by row, at each budget, with the branches that went."""
     report = json.loads((HERE / "depth.json").read_text())
     rows = report["rows"]
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    lines = [f"| | {' | '.join(f'{b} of the parameters | dropped' for b in budgets)} | CPU seconds |"]
+    lines = [f"| resnet20 | {' | '.join(f'{b} of the parameters | dropped' for b in budgets)} | CPU seconds |"]
     lines.append("|---" * (2 * len(budgets) + 2) + "|")
-    for network in dict.fromkeys(row["network"] for row in rows):
-        of_network = [row for row in rows if row["network"] == network]
-        show = "{:.1%}" if network == "resnet20" else "{:,.1f}"
-        dense = " | | ".join([show.format(of_network[0]["dense"])] * len(budgets))
-        lines.append(f"| **{network}**, dense | {dense} | | |")
-        for label in dict.fromkeys(row["label"] for row in of_network):
-            of_label = {row["budget"]: row for row in of_network if row["label"] == label}
-            cells = [_depth_cell(of_label.get(b), show) for b in budgets]
-            spent = statistics.mean(row["cpu_s"] for row in of_label.values())
-            lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
+    lines.append(f"| dense | {' | | '.join([format(rows[0]['dense'], '.1%')] * len(budgets))} | | |")
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = {row["budget"]: row for row in rows if row["label"] == label}
+        cells = [_depth_cell(of_label.get(b)) for b in budgets]
+        spent = statistics.mean(row["cpu_s"] for row in of_label.values())
+        lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
     return "\n".join(lines) + (
-        f"\n\nresnet20: accuracy on {report['test_images']:,} test images, least squares behind the cut, CPU seconds "
-        f"of the whole prune. smollm2: perplexity on {report['test_tokens']:,} tokens, CPU seconds of the choice."
+        f"\n\nAccuracy on {report['test_images']:,} test images, least squares behind the cut, CPU seconds of the "
+        "whole prune."
     )
 
 
-def _depth_cell(row: dict | None, show: str) -> str:
-    """Figure with the share that is left, and how many branches went, by their last name."""
+def _depth_cell(row: dict | None) -> str:
+    """Accuracy with the share that is left, and how many branches went, by their last name."""
     if row is None:
         return " | "
     kinds = [name.rpartition(".")[2] for name in row["dropped"]]
     dropped = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-    return f"{show.format(row['figure'])} ({row['params_share']:.1%} left) | {dropped}"
+    return f"{row['accuracy']:.1%} ({row['params_share']:.1%} left) | {dropped}"
 
 
 def vocabulary_table() -> str:
@@ -111,21 +91,63 @@ def vocabulary_table() -> str:
     return "\n".join(lines) + f"\n\nRelative error of the proof at most {worst:.0e}."
 
 
-def photographs_table() -> str:
-    """Top-1 and agreement with the dense network by row and budget; CPU and wall seconds without the evaluation."""
-    report = json.loads((HERE / "mobilenet_v2.json").read_text())
-    lines = [
-        "| MobileNetV2, ImageNet | MACs | parameters | top-1 | agrees with dense | CPU s | wall s |",
-        "|---" * 7 + "|",
-        f"| dense | | | {report['dense']:.1%} | | | |",
-    ]
-    for row in report["rows"]:
-        share = f"{row['macs'] / row['full_macs']:.1%} | {row['params'] / 1e6:.2f} M"
-        figures = f"{row['accuracy']:.1%} | {row['agreement']:.1%} | {row['cpu_s']:.0f} | {row['wall_s']:.0f}"
-        lines.append(f"| {row['label']} | {share} | {figures} |")
-    return (
-        "\n".join(lines) + f"\n\n{report['test_images']} photographs, {report['calibration_images']} others calibrate."
-    )
+NAMES = {
+    "resnet20": "ResNet-20, CIFAR-10",
+    "resnet56": "ResNet-56, CIFAR-10",
+    "vgg19": "VGG-19 x0.2, Fashion",
+    "mobilenet_v1": "MobileNetV1 x0.25, Fashion",
+    "vit": "ViT, Fashion",
+    "mobilenet_v2": "MobileNetV2, ImageNet",
+    "efficientnet_lite0": "EfficientNet-Lite0, ImageNet",
+}
+HEADS = {
+    "magnitude (L1), BatchNorm": "magnitude",
+    "magnitude (L1), least squares": "magnitude, least squares",
+    "auto": "auto",
+    "Torch-Pruning, magnitude (L2), BatchNorm": "TP magnitude",
+    "Torch-Pruning, magnitude (L2), every layer alike, BatchNorm": "TP magnitude, layers alike",
+    "Torch-Pruning, Taylor (reads labels), BatchNorm": "TP Taylor",
+    "Torch-Pruning, Hessian (reads labels), BatchNorm": "TP Hessian",
+}
+
+
+def study_table(figure: str) -> str:
+    """Accuracy by network, budget and label, mean over seeds; `figure` is `accuracy` or `recovered`. The best is bold.
+
+    In ResNets Torch-Pruning is given inner channels alone; a row of `auto` with these alone stands below.
+    """
+    rows = [r for r in json.loads((HERE / "study.json").read_text())["rows"] if r[figure] is not None]
+    lines = [f"| network | MACs | dense | {' | '.join(HEADS.values())} |", "|---" * (len(HEADS) + 3) + "|"]
+    for network in (n for n in NAMES if any(r["network"] == n for r in rows)):
+        for budget in sorted({r["budget"] for r in rows if r["network"] == network}, reverse=True):
+            found = [r for r in rows if (r["network"], r["budget"]) == (network, budget)]
+            by_label = {h: [r[figure] for r in found if r["label"] == h] for h in (*HEADS, INNER)}
+            means = {h: statistics.mean(v) for h, v in by_label.items() if v}
+            best = max(v for h, v in means.items() if h != INNER)
+            cells = [_best(by_label[h], best) for h in HEADS]
+            lines.append(f"| {NAMES[network]} | {budget} | {found[0]['dense']:.1%} | {' | '.join(cells)} |")
+            if by_label[INNER]:
+                inner = [_best(by_label[INNER], 2) if h == "auto" else "" for h in HEADS]
+                lines.append(f"| inner channels alone | {budget} | | {' | '.join(inner)} |")
+    return "\n".join(lines)
+
+
+def seconds_table() -> str:
+    """CPU seconds of a whole prune by network and label, mean over budgets and seeds."""
+    rows = json.loads((HERE / "study.json").read_text())["rows"]
+    lines = [f"| network | {' | '.join(HEADS.values())} |", "|---" * (len(HEADS) + 1) + "|"]
+    for network in (n for n in NAMES if any(r["network"] == n for r in rows)):
+        spent = [[r["cpu_s"] for r in rows if (r["network"], r["label"]) == (network, h)] for h in HEADS]
+        lines.append(f"| {NAMES[network]} | {' | '.join(f'{statistics.mean(s):.0f}' if s else '' for s in spent)} |")
+    return "\n".join(lines)
+
+
+def _best(figures: list[float], best: float) -> str:
+    if not figures:
+        return ""
+    mean = statistics.mean(figures)
+    spread = f" ({min(figures):.1%} to {max(figures):.1%}; {len(figures)})" if len(figures) > 1 else ""
+    return f"**{mean:.1%}**{spread}" if mean >= best else f"{mean:.1%}{spread}"
 
 
 def _cell(accuracies: list[float]) -> str:

@@ -1,119 +1,125 @@
-"""How good is ResNet-20 right after Torch-Pruning's cuts? At the same MACs, with our BatchNorm step behind them.
+"""Cuts by Torch-Pruning at the same MACs as ours, with our BatchNorm step behind them. Needs `pip install -e .[bench]`.
 
-    python benchmarks/accuracy/peers.py --folder ../shared/data --out benchmarks/accuracy/resnet20_inner.json
-
-Torch-Pruning cuts the zero-padded shortcuts of these networks wrongly (its model does not run). So every row here cuts
-inner channels of the blocks alone, ours too. It ranks all layers together, in one step; the ratio is the least that
-meets the budget. BatchNorm statistics are moved as in our rows, on as many samples. Needs `pip install -e .[bench]`.
+It cuts in one step, all layers ranked together but in one row; the ratio is the least that meets the bound. BatchNorm
+statistics are moved as in our rows, on as many samples. It cuts the zero-padded shortcuts of ResNets for CIFAR wrongly
+(its model does not run), so there it is given the inner channels of the blocks alone.
 """
 
 from __future__ import annotations
 
 import copy
-import time
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from run import L1, LEAST_SQUARES, add_rows, method, parser_of, row_of
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import metaprune as mp
 from metaprune.recover.bn_recalibrate import recalibrate_batchnorm
-from metaprune.train.evaluate import evaluate
+from networks import Subject
 
-TAYLOR_IMAGES, HALVINGS = 512, 10
-ONLY = {"only": ("*:hidden",)}
-ACTIVATION = method("activation", allocate="sensitivity")
-OURS: dict[str, dict[str, Any]] = {
-    "magnitude (L1), BatchNorm": {**L1, "recover": "bn", **ONLY},
-    "sensitivity (activation), least squares": {
-        **method("activation", allocate="sensitivity"),
-        **LEAST_SQUARES,
-        **ONLY,
-    },
-}
-PEERS = {
-    "Torch-Pruning, magnitude (L2), BatchNorm": tp.importance.GroupMagnitudeImportance(p=2),
-    "Torch-Pruning, Taylor (reads labels), BatchNorm": tp.importance.GroupTaylorImportance(),
+TAYLOR_SAMPLES, HESSIAN_SAMPLES, HALVINGS = 512, 128, 10
+MAGNITUDE, TAYLOR, HESSIAN = (
+    f"Torch-Pruning, {criterion}, BatchNorm"
+    for criterion in ("magnitude (L2)", "Taylor (reads labels)", "Hessian (reads labels)")
+)
+EVEN = "Torch-Pruning, magnitude (L2), every layer alike, BatchNorm"
+IMPORTANCES: dict[str, Any] = {
+    MAGNITUDE: tp.importance.GroupMagnitudeImportance(p=2),
+    EVEN: tp.importance.GroupMagnitudeImportance(p=2),
+    TAYLOR: tp.importance.GroupTaylorImportance(),
+    HESSIAN: tp.importance.GroupHessianImportance(),
 }
 
 
-def main() -> None:
-    parser = parser_of(__doc__, seeds=1, budgets=["70%", "50%"])
-
-    def row(model: nn.Module, data: mp.Data, budget: str, seed: int, label: str) -> dict[str, Any]:
-        if label in OURS:
-            return row_of(model, data, budget, seed, OURS[label])
-        return peer_row(model, data, budget, seed, PEERS[label])
-
-    add_rows(parser.parse_args(), [*OURS, *PEERS], row)
-
-
-def peer_row(model: nn.Module, data: mp.Data, budget: str, seed: int, importance: Any) -> dict[str, Any]:
-    """Figures of one prune by Torch-Pruning, and its CPU seconds with evaluations."""
-    began = time.process_time()
-    dense = model.eval()
-    full, grads = macs(dense), gradients(dense, data, seed)
-    bound, low, high, cut = full * float(budget.rstrip("%")) / 100, 0.0, 1.0, dense
+def torch_pruned(subject: Subject, dense: nn.Module, data: mp.Data, label: str, share: float, seed: int) -> nn.Module:
+    """Cut a copy of `dense` to at most `share` of its MACs."""
+    bound, low, high, cut = share * macs(dense, subject), 0.0, 1.0, dense
+    gradients = GRADIENTS[label](dense, data, subject, seed) if label in GRADIENTS else {}
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        tried = torch_pruned(dense, importance, grads, middle)
-        if macs(tried) <= bound:
+        tried = _cut(subject, dense, label, gradients, middle)
+        if macs(tried, subject) <= bound:
             high, cut = middle, tried
         else:
             low = middle
-    kept = kept_channels(dense, cut)
+    if any(isinstance(m, nn.BatchNorm2d) for m in dense.modules()):
+        kept = _kept_channels(dense, cut)
 
-    def to_size(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {n: t[kept[n.rpartition(".")[0]]] if n.endswith(("_mean", "_var")) else t for n, t in tensors.items()}
+        def to_size(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                n: t[kept[n.rpartition(".")[0]]] if n.endswith(("_mean", "_var")) else t for n, t in tensors.items()
+            }
 
-    recalibrate_batchnorm(cut, data.train, rng=mp.Rng(seed), dense=dense, to_size=to_size)
-    figures = [evaluate(m, data.test, objective=data.objective)["accuracy"] for m in (dense, cut)]
-    widths = [m.out_channels for m in cut.modules() if isinstance(m, nn.Conv2d)]
-    spent = round(time.process_time() - began, 1)
-    return {
-        "accuracy": figures[1],
-        "dense": figures[0],
-        "macs": macs(cut),
-        "full_macs": full,
-        "ratio": high,
-        "widths": widths,
-        "cpu_s_with_evaluation": spent,
-    }
+        size = subject.arguments.get("batch_size", 128)
+        recalibrate_batchnorm(cut, data.train, rng=mp.Rng(seed), batch_size=size, dense=dense, to_size=to_size)
+    return cut
 
 
-def torch_pruned(model: nn.Module, importance: Any, grads: Mapping[str, Tensor], ratio: float) -> nn.Module:
-    model = copy.deepcopy(model)
-    for name, parameter in model.named_parameters():
-        parameter.grad = grads[name].clone()
-    streams = [m for n, m in model.named_modules() if n in ("conv1", "linear") or n.endswith("conv2")]
-    pruner = tp.pruner.BasePruner(
-        model,
-        torch.zeros(1, 3, 32, 32),
-        importance=importance,
-        pruning_ratio=ratio,
-        global_pruning=True,
-        ignored_layers=streams,
-    )
-    pruner.step()
-    return model
+def macs(model: nn.Module, subject: Subject) -> int:
+    """MACs of a sample; on these networks, uncut, they are those of our cost model."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(subject.example[:1])
+    return counter.get_total_flops() // 2
 
 
-def gradients(model: nn.Module, data: mp.Data, seed: int) -> dict[str, Tensor]:
-    """Of the mean loss over calibration images, as its examples take them for Taylor."""
-    images, labels = next(iter(data.train.batches(TAYLOR_IMAGES, rng=mp.Rng(seed))))
+def _mean_gradients(model: nn.Module, data: mp.Data, subject: Subject, seed: int) -> dict[str, Tensor]:
+    """Of the mean loss over samples, as its examples take them for Taylor."""
+    size = subject.arguments.get("batch_size", TAYLOR_SAMPLES)
+    batches = itertools.islice(data.train.batches(size, rng=mp.Rng(seed)), -(-TAYLOR_SAMPLES // size))
+    found = [_gradients(model, images, labels) for images, labels in batches]
+    return {name: torch.stack([g[name] for g in found]).mean(0) for name in found[0]}
+
+
+def _squared_gradients(model: nn.Module, data: mp.Data, subject: Subject, seed: int) -> dict[str, Tensor]:
+    """Mean square over samples, as its Hessian is meant; `accumulate_grad` of 1.6.1 keeps the last sample alone."""
+    images, labels = next(iter(data.train.batches(HESSIAN_SAMPLES, rng=mp.Rng(seed))))
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for image, label in zip(images, labels, strict=True):
+        for name, gradient in _gradients(model, image[None], label[None]).items():
+            total[name] += gradient.square() / len(labels)
+    return total
+
+
+def _gradients(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     loss = nn.functional.cross_entropy(model(images), labels)
     names, parameters = zip(*model.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
 
-def macs(model: nn.Module) -> int:
-    return mp.trace(model, torch.zeros(2, 3, 32, 32)).cost().macs
+GRADIENTS = {TAYLOR: _mean_gradients, HESSIAN: _squared_gradients}
 
 
-def kept_channels(dense: nn.Module, cut: nn.Module) -> dict[str, Tensor]:
+def _cut(subject: Subject, dense: nn.Module, label: str, gradients: Mapping[str, Tensor], ratio: float) -> nn.Module:
+    model = copy.deepcopy(dense)
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name].clone() if gradients else None
+    layers = dict(model.named_modules())
+    ignored = [[m for m in layers.values() if isinstance(m, nn.Linear)][-1]]  # the head
+    if "resnet" in subject.model:
+        ignored += [m for n, m in layers.items() if n == "conv1" or n.endswith("conv2")]
+    pruner = tp.pruner.BasePruner(
+        model,
+        subject.example[:1],
+        importance=IMPORTANCES[label],
+        pruning_ratio=ratio,
+        global_pruning=label != EVEN,
+        ignored_layers=ignored,
+        num_heads={m.qkv: m.num_heads for m in layers.values() if hasattr(m, "qkv")},
+        round_to=subject.arguments.get("round_to"),
+    )
+    pruner.step()
+    for module in layers.values():
+        if hasattr(module, "qkv"):
+            module.head_dim = module.qkv.out_features // (3 * module.num_heads)
+    return model
+
+
+def _kept_channels(dense: nn.Module, cut: nn.Module) -> dict[str, Tensor]:
     """Which channels each BatchNorm kept, by its path; they are known by their running means."""
     before = {n: m for n, m in dense.named_modules() if isinstance(m, nn.BatchNorm2d)}
     kept = {}
@@ -123,7 +129,3 @@ def kept_channels(dense: nn.Module, cut: nn.Module) -> dict[str, Tensor]:
             assert (same.sum(1) == 1).all(), f"two channels of {name} have the same mean"
             kept[name] = same.double().argmax(1)
     return kept
-
-
-if __name__ == "__main__":
-    main()

@@ -68,7 +68,7 @@ _HOME = {
     "compare": "metaprune.runs.compare",
     "RunConfig": "metaprune.runs.config",
     "fit": "metaprune.runs.fit",
-    "Result": "metaprune.runs.prune",
+    "Result": "metaprune.runs.result",
     "prune": "metaprune.runs.prune",
     "replay": "metaprune.runs.replay",
     "run": "metaprune.runs.run",
@@ -137,8 +137,9 @@ if TYPE_CHECKING:
     from metaprune.runs.compare import compare
     from metaprune.runs.config import RunConfig
     from metaprune.runs.fit import fit
-    from metaprune.runs.prune import Result, prune
+    from metaprune.runs.prune import prune
     from metaprune.runs.replay import replay
+    from metaprune.runs.result import Result
     from metaprune.runs.run import run
     from metaprune.runs.sensitivity import sensitivity
     from metaprune.surgery.biases import add_biases

@@ -144,6 +144,8 @@ def calls(tmp_path_factory):
         "Network.with_latency": (net.with_latency, dict(predict_ms=None)),
         "Network.at().run": (net.at(plan).run, {}),
         "Result.save": (result.save, dict(folder=folder / "again")),
+        "Result.report": (result.report, dict(path=folder / "report.html")),
+        "Result.measure": (result.measure, dict(data=data)),
         "prune_vocabulary": (mp.prune_vocabulary, {**language(), "tokens": [0]}),
         "create": (create, dict(spec="zoo:resnet8")),
         "create width": (lambda width: create("zoo:resnet8", width=width), dict(width=8)),

@@ -11,6 +11,7 @@ import numpy as np
 from metaprune.calibration.batches import affordable_samples, judged_batches
 from metaprune.calibration.calibrate import calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
+from metaprune.calibration.config import SHARES
 from metaprune.core.rng import Rng
 from metaprune.data import Data
 from metaprune.data.loader_split import replayed
@@ -21,7 +22,6 @@ from metaprune.search.allocate import top
 from metaprune.search.units import Unit
 from metaprune.values import Plan, Space
 
-SHARES = (0.5, 0.25, 0.1)  # without the last, a deep VGG at a quarter of the MACs kept one channel somewhere
 LEAST = 1e-4  # loss that a cut is taken to cost at least, once measured
 SAMPLES, LEAST_SAMPLES, LEAST_ITEMS = 192, 16, 256
 MACS = 1e12  # of all measurements of the curves together: some minutes on one core

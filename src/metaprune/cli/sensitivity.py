@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from metaprune.calibration.config import SHARES
 from metaprune.core.errors import ConfigError
 from metaprune.core.files import write_json
 from metaprune.runs.config import MethodConfig, RunConfig, from_dict, override, read_recipe
@@ -38,7 +39,7 @@ class Sensitivity:
     """What says how far two outputs are apart, as regression or next_token; by default what the data say."""
     criterion: str = "activation"
     """Method that scores the channels; the highest stay."""
-    shares: tuple[float, ...] = (0.75, 0.5, 0.25)
+    shares: tuple[float, ...] = SHARES
     """Shares of the width; of each group, the nearest that it may take."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATTERN")] = ()
     """What is measured: globs over groups, modules and LAYER:ROLE; may be repeated."""

@@ -21,9 +21,7 @@ from metaprune.core.rng import Rng
 from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.data.loader_split import dead_loader_workers_told
-from metaprune.export.archive import save
 from metaprune.graph.capture import untouched
-from metaprune.hub import push
 from metaprune.objective import Objective, create_objective, describe_objective
 from metaprune.objective.functions import LossFunction, ScoreFunction
 from metaprune.protocol.artifact import plain
@@ -47,64 +45,17 @@ from metaprune.runs.record import (
     total_effort,
 )
 from metaprune.runs.recovery import recovered
+from metaprune.runs.result import Result
 from metaprune.runs.rounds import Round
 from metaprune.runs.schema import EffortRecord, QualityRecord, Record
 from metaprune.surgery.cut import Pruned, cut
 from metaprune.surgery.keep_module import ModuleRules
 from metaprune.train.evaluate import evaluate
-from metaprune.values import Budget, Constraints, Plan, Proposal, as_patterns
+from metaprune.values import Budget, Constraints, Proposal, as_patterns
 
 log = logging.getLogger("metaprune")
 _SAY_MORE = ("budget", "method", "data", "objective", "loss_fn", "score_fn", "recover", "constraints")
 """Arguments of `prune` whose own readers name all that is accepted."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `prune` returns.
-
-    Attributes:
-        model: the smaller network.
-        plan: what was kept.
-        record: every figure, as plain data (see `metaprune.runs.schema.Record`).
-        pruned: the proof.
-    """
-
-    model: nn.Module
-    plan: Plan
-    record: dict[str, Any]
-    pruned: Pruned
-
-    def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
-        """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
-        check_arguments(Result.save, locals())
-        return save(self.pruned, folder, spec=spec, options=dict(options or {}), record=self.record)
-
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        base_model: str | None = None,
-        private: bool = False,
-        token: str | None = None,
-        spec: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Upload the network with a card made from the record; `metaprune.load(repo)` reads it. Returns the address.
-
-        Args:
-            repo: OWNER/NAME on the Hugging Face Hub; made if it is not there.
-            base_model: name of the original on the Hub; by default what a transformers model was loaded from.
-            token: of the Hub; by default that of `hf auth login`.
-
-        Raises:
-            DataError: the Hub refuses; says why.
-        """
-        check_arguments(Result.push_to_hub, locals())
-        return push(
-            self.pruned, repo, record=self.record, base_model=base_model, private=private, token=token, spec=spec,
-            options=options,
-        )  # fmt: skip
 
 
 def prune(

@@ -13,8 +13,9 @@ from metaprune.core.errors import ConfigError
 from metaprune.core.strict import from_dict
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.config import RunConfig
-from metaprune.runs.prune import Result, prune
+from metaprune.runs.prune import prune
 from metaprune.runs.record import OWN_LOOP
+from metaprune.runs.result import Result
 from metaprune.runs.run import run
 from metaprune.runs.schema import upgraded
 from metaprune.values import Constraints

@@ -26,7 +26,8 @@ from metaprune.runs.config import RunConfig
 from metaprune.runs.folder import Phases, RunFolder, log, parts_of
 from metaprune.runs.inputs import RunInputs, has_random_weights, load_inputs
 from metaprune.runs.prepare import Prepared, prepare
-from metaprune.runs.prune import Result, prune_prepared
+from metaprune.runs.prune import prune_prepared
+from metaprune.runs.result import Result
 from metaprune.runs.sections import sections_of
 from metaprune.train.loop import train
 from metaprune.train.require import require_trainable

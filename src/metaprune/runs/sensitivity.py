@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from metaprune.calibration.sensitivity import SHARES, Curve, output_loss, sensitivities
+from metaprune.calibration.config import SHARES
+from metaprune.calibration.sensitivity import Curve, output_loss, sensitivities
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import ConfigError
 from metaprune.core.rng import Rng

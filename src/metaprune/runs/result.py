@@ -1,0 +1,116 @@
+"""What `prune` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metaprune.core.arguments import check_arguments
+from metaprune.core.errors import WriteError, first_line
+from metaprune.data.load import as_data
+from metaprune.export.archive import save
+from metaprune.hub import push
+from metaprune.report.html import write_report
+from metaprune.report.rows import headline, summary_rows
+from metaprune.runs.sections import sections_of
+from metaprune.surgery.cut import Pruned
+from metaprune.train.evaluate import evaluate
+from metaprune.values import Plan
+
+_ROWS = 5  # of a summary in a terminal
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What `prune` returns.
+
+    Attributes:
+        model: the smaller network.
+        plan: what was kept.
+        record: every figure, as plain data (see `metaprune.runs.schema.Record`).
+        pruned: the proof.
+    """
+
+    model: nn.Module
+    plan: Plan
+    record: dict[str, Any]
+    pruned: Pruned
+
+    def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
+        """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
+        check_arguments(Result.save, locals())
+        return save(self.pruned, folder, spec=spec, options=dict(options or {}), record=self.record)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        base_model: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        spec: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload the network with a card made from the record; `metaprune.load(repo)` reads it. Returns the address.
+
+        Args:
+            repo: OWNER/NAME on the Hugging Face Hub; made if it is not there.
+            base_model: name of the original on the Hub; by default what a transformers model was loaded from.
+            token: of the Hub; by default that of `hf auth login`.
+
+        Raises:
+            DataError: the Hub refuses; says why.
+        """
+        check_arguments(Result.push_to_hub, locals())
+        return push(
+            self.pruned, repo, record=self.record, base_model=base_model, private=private, token=token, spec=spec,
+            options=options,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        """Say in a few lines what was cut and what is left."""
+        rows = [f"  {r.label}: {r.before} -> {r.after}" for r in summary_rows(self.record)]
+        return "\n".join(["Result(", f"  {headline(self.record)}", *rows[:_ROWS], ")"])
+
+    def _repr_html_(self) -> str:
+        """Say it as a table, for notebooks."""
+        rows = [(r.label, r.before, r.after, r.change) for r in summary_rows(self.record)]
+        lines = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        head = "<tr><th></th><th>before</th><th>after</th><th>change</th></tr>"
+        return f"<p>{escape(headline(self.record))}</p><table>{head}{''.join(lines)}</table>"
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report of a run as one HTML page; returns its path.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        check_arguments(Result.report, locals())
+        try:
+            return write_report(self.record, path, sections_of(self.record))
+        except OSError as error:
+            raise WriteError(f"no report at {str(path)!r}: {first_line(error)}. Name a file, as report.html") from error
+
+    def measure(self, data: Any, *, objective: Any = None, batch_size: int = 256) -> dict[str, float]:
+        """Measure `model` as it is now, after training of your own too; the record stays as it is.
+
+        Args:
+            data: as for `prune`; the test split, or validation where there is none.
+            objective: as for `prune`, where the data do not say.
+
+        Returns:
+            The objective's metrics, its loss, and how many samples and items they are of.
+
+        Raises:
+            DataError: no objective.
+        """
+        check_arguments(Result.measure, locals())
+        given = as_data(data, objective=objective).bound_to(self.pruned.network.model)
+        split = given.val if given.test is None else given.test
+        found = evaluate(self.model, split, objective=given.require_objective(), batch_size=batch_size)
+        return found.to_dict()

@@ -1,0 +1,55 @@
+"""What a `Result` says of itself, and what it measures."""
+
+import pytest
+import torch
+
+import metaprune as mp
+from metaprune.core.errors import DataError
+from metaprune.testing.method_suite import small_data, small_network
+
+EXAMPLE = torch.zeros(2, 1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def result():
+    data = small_data()
+    return mp.prune(small_network("cnn"), EXAMPLE, budget="macs=50%", data=data, method="magnitude", progress=False)
+
+
+def test_it_says_in_a_few_lines_what_is_left(result):
+    lines = repr(result).splitlines()
+    assert len(lines) <= 8 and lines[0] == "Result(" and lines[-1] == ")"
+    assert "of MACs" in lines[1] and "proved equal" in lines[1]
+    assert any(line.startswith("  MACs: ") and " -> " in line for line in lines)
+    assert "<table>" in result._repr_html_() and "<td>MACs</td>" in result._repr_html_()
+
+
+def test_it_measures_the_model_as_it_is_now(result):
+    data = small_data()
+    before = result.measure(data)
+    recorded = result.record["quality"]
+    assert recorded["split"] == "test"
+    assert before["accuracy"] == recorded["cut"]["accuracy"] and before["samples"] == len(data.test)
+    head = [m for m in result.model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    kept = head.weight.detach().clone()
+    with torch.no_grad():
+        head.weight.zero_()
+        assert result.measure(data)["loss"] != before["loss"]
+        head.weight.copy_(kept)
+    assert result.measure(data) == before
+
+
+def test_outputs_are_compared_with_those_of_the_original(result):
+    inputs = torch.utils.data.TensorDataset(torch.randn(16, 1, 28, 28))
+    found = result.measure((inputs, inputs), objective="match_outputs")
+    with torch.no_grad():
+        x = inputs.tensors[0]
+        wanted, got = result.pruned.network.model.eval()(x), result.model(x)
+    assert found["output_error"] == pytest.approx(float((got - wanted).norm() / wanted.norm()), rel=1e-4)
+    with pytest.raises(DataError, match="objective"):
+        result.measure((inputs, inputs))
+
+
+def test_its_report_is_a_page(result, tmp_path):
+    page = result.report(tmp_path / "new" / "report.html")
+    assert "MACs" in page.read_text() and page.name == "report.html"
