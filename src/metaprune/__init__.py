@@ -65,12 +65,14 @@ _HOME = {
     "register": "metaprune.protocol.registry",
     "MethodSpec": "metaprune.protocol.spec",
     "RecoverConfig": "metaprune.recover.config",
+    "compare": "metaprune.runs.compare",
     "RunConfig": "metaprune.runs.config",
     "fit": "metaprune.runs.fit",
     "Result": "metaprune.runs.result",
     "prune": "metaprune.runs.prune",
     "replay": "metaprune.runs.replay",
     "run": "metaprune.runs.run",
+    "sensitivity": "metaprune.runs.sensitivity",
     "add_biases": "metaprune.surgery.biases",
     "Pruned": "metaprune.surgery.cut",
     "cut": "metaprune.surgery.cut",
@@ -132,12 +134,14 @@ if TYPE_CHECKING:
     from metaprune.protocol.registry import register
     from metaprune.protocol.spec import MethodSpec
     from metaprune.recover.config import RecoverConfig
+    from metaprune.runs.compare import compare
     from metaprune.runs.config import RunConfig
     from metaprune.runs.fit import fit
     from metaprune.runs.prune import prune
     from metaprune.runs.replay import replay
     from metaprune.runs.result import Result
     from metaprune.runs.run import run
+    from metaprune.runs.sensitivity import sensitivity
     from metaprune.surgery.biases import add_biases
     from metaprune.surgery.cut import Pruned, cut
     from metaprune.tracing import trace
@@ -204,6 +208,7 @@ __all__ = [
     "add_biases",
     "as_data",
     "calibrate",
+    "compare",
     "cut",
     "fit",
     "load",
@@ -215,6 +220,7 @@ __all__ = [
     "replay",
     "rule",
     "run",
+    "sensitivity",
     "trace",
 ]
 

@@ -9,6 +9,7 @@ from sample_networks import SHARED, build
 from torch.nn import functional
 
 import metaprune as mp
+from metaprune.calibration import sensitivity as curves
 from metaprune.calibration.batches import calibration_batches
 from metaprune.calibration.calibrate import calibrate, calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
@@ -16,7 +17,7 @@ from metaprune.calibration.compensate import compensate
 from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
 from metaprune.elastic.prefix import first_difference
-from metaprune.methods.criteria import curves
+from metaprune.methods.criteria import curves as widths
 from metaprune.objective import Objective
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
@@ -180,20 +181,20 @@ def test_one_measurement_serves_several_budgets_and_constraints(monkeypatch):
     network, data = mp.trace(small_network("cnn"), EXAMPLE), small_data()
     scores = [np.arange(g.width, dtype=float) for g in network.space]
     passes = []
-    real = curves.sensitivities
+    real = widths.sensitivities
 
     def counted(space, loss_of, units, scores):
         return real(space, lambda plan: passes.append(plan) or loss_of(plan), units, scores)
 
-    monkeypatch.setattr(curves, "sensitivities", counted)
+    monkeypatch.setattr(widths, "sensitivities", counted)
     task = PruneTask(network, data)
     fixed = PruneTask(network, data, mp.Constraints(ignore=(network.space.groups[0].name,)))
-    measured = curves.MeasuredWidths(task, "magnitude", mp.Rng(0))
+    measured = widths.MeasuredWidths(task, "magnitude", mp.Rng(0))
     measured.plan(task.allocator(mp.Budget(macs="60%")), scores)
     first = len(passes)
     again = measured.plan(fixed.allocator(mp.Budget(macs="80%")), scores)
     assert first >= 2 * len(network.space) and len(passes) == first
-    fresh = curves.MeasuredWidths(fixed, "magnitude", mp.Rng(0)).plan(fixed.allocator(mp.Budget(macs="80%")), scores)
+    fresh = widths.MeasuredWidths(fixed, "magnitude", mp.Rng(0)).plan(fixed.allocator(mp.Budget(macs="80%")), scores)
     assert again == fresh and network.space.groups[0].name not in again.keep
 
 

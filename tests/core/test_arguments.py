@@ -78,8 +78,16 @@ def calls(tmp_path_factory):
         "load": (mp.load, dict(folder=folder / "saved")),
         "load_data": (mp.load_data, dict(spec=f"npz:{folder / 'd.npz'}")),
         "calibrate": (mp.calibrate, dict(network=net, data=data, samples=8)),
+        "sensitivity": (
+            mp.sensitivity, dict(model=model(), example_inputs=X, data=data, criterion="magnitude", batch_size=4)
+        ),
         "as_data": (mp.as_data, dict(source=(Samples(), Samples()))),
         "run": (mp.run, dict(config=recipe, folder=folder / "run", progress=False)),
+        "compare": (
+            mp.compare,
+            dict(config=recipe, folder=folder / "compared", methods=["uniform"], budgets=["60%"], seeds=1,
+                 progress=False),
+        ),
         "fit": (mp.fit, dict(config=recipe, folder=folder / "fit", progress=False)),
         "replay": (mp.replay, dict(record=result.record, model=model(), example_inputs=X, progress=False)),
         "register": (mp.register, dict(name="magnitude", target="metaprune.methods.criteria:MAGNITUDE")),

@@ -74,6 +74,23 @@ def test_not_strict_takes_what_fits_but_no_other_shape(tmp_path):
         load_weights(model, tmp_path / "other.safetensors", strict=False)
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
+        self.head.weight = self.table.weight
+        self.register_buffer("angles", torch.ones(2), persistent=False)
+
+
+@pytest.mark.parametrize("name", ["table.weight", "head.weight"])
+def test_tied_tensors_once_and_buffers_of_no_state_dict_are_no_error(name, tmp_path):
+    save_file({name: torch.full((3, 2), 5.0), "angles": torch.ones(2)}, tmp_path / "w.safetensors")
+    assert (load_weights(Tied(), tmp_path / "w.safetensors").head.weight == 5).all()
+    save_file({"angles": torch.ones(2)}, tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="missing"):
+        load_weights(Tied(), tmp_path / "none.safetensors")
+
+
 def test_a_missing_batch_counter_is_no_error(tmp_path):
     state = {k: v for k, v in net().state_dict().items() if "num_batches" not in k}
     save_file(state, tmp_path / "w.safetensors")

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 import metaprune.search.liveness as liveness
 from metaprune.methods.pruningnet.cli import Search as SearchVerb
-from metaprune.methods.pruningnet.workers import workers
+from metaprune.runs.workers import workers
 from metaprune.search.config import ENVIRONMENT
 from metaprune.search.liveness import Watch, is_gone, worker_name
 from metaprune.search.url import shown_url
@@ -196,7 +196,7 @@ def test_a_dead_worker_is_reaped_and_said_while_the_search_goes_on(caplog):
 
 MAIN = """
 import sys, time
-from metaprune.methods.pruningnet.workers import sigterm_exits, workers
+from metaprune.runs.workers import sigterm_exits, workers
 with sigterm_exits(), workers([sys.executable, "-c", "import time; time.sleep(600)"], 2, None) as helpers:
     print(*(h.pid for h in helpers), flush=True)
     time.sleep(600)

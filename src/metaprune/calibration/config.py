@@ -6,3 +6,7 @@ from typing import Literal
 
 Compensate = Literal["none", "bias", "least-squares"]
 COMPENSATIONS: tuple[Compensate, ...] = ("none", "bias", "least-squares")
+
+SHARES = (0.5, 0.25, 0.1)
+"""Of a group's width, where its sensitivity is measured. Without the last, a deep VGG at a quarter of the MACs kept one
+channel somewhere."""

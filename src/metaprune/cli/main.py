@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union
 import tyro
 from safetensors import SafetensorError
 
+from metaprune.cli.compare import Compare
 from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
 from metaprune.cli.inspect import Inspect
@@ -21,13 +22,16 @@ from metaprune.cli.methods import Methods
 from metaprune.cli.models import Models
 from metaprune.cli.prune import Prune
 from metaprune.cli.report import Report
+from metaprune.cli.sensitivity import Sensitivity
 from metaprune.core.errors import ConfigError, MetapruneError, one_line_error
 from metaprune.core.plugins import Registry
 from metaprune.protocol.registry import METHODS, method_names, method_spec
 
 _FIRST: dict[str, type] = {"inspect": Inspect, "prune": Prune, "fit": Fit}
 _LAST: dict[str, type] = {
+    "compare": Compare,
     "report": Report,
+    "sensitivity": Sensitivity,
     "latency": Latency,
     "export": Export,
     "load": Load,
@@ -83,7 +87,7 @@ def _require_one_process(verb: Any) -> None:
     if count not in ("", "1") and not isinstance(verb, Fit):
         raise ConfigError(
             f"launched as {count} processes, which would all write the same files: only `metaprune fit` shares its "
-            "work. Start this verb once (search has --workers)"
+            "work. Start this verb once (search and compare have --workers)"
         )
 
 

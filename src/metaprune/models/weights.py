@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from metaprune.core.errors import WeightsError, first_line
+from metaprune.core.tensors import named_tensors
 
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
 _LISTED = 8  # keys of each kind that an error lists
@@ -78,9 +79,12 @@ def load_weights(model: nn.Module, file: str | Path, *, strict: bool = True, new
     wanted = model.state_dict()
     if new_head:
         state = {k: wanted[k] if k in _head(state, wanted) else v for k, v in state.items()}
-    # BatchNorm's batch counter is left out by some savers and has no effect on inference.
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in wanted]
+    # BatchNorm's batch counter is left out by some savers and has no effect on inference; tied tensors are saved once
+    aliases = named_tensors(model)[1]
+    there = {aliases.get(k, k) for k in state}
+    missing = [k for k in wanted if aliases.get(k, k) not in there and not k.endswith("num_batches_tracked")]
+    buffers = {name for name, _ in model.named_buffers()}  # also those that a state dict leaves out
+    unexpected = [k for k in state if k not in wanted and k not in buffers]
     shapes = [
         f"{k} {tuple(state[k].shape)} in the file, {tuple(wanted[k].shape)} in the model"
         for k in wanted

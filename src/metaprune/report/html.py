@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from metaprune.core.files import whole_file
 from metaprune.report import rows as data
 from metaprune.report.latency_rows import latency_facts
+from metaprune.report.page import drawn, rendered
 from metaprune.report.plots import figures, latency_figure
 from metaprune.report.section import Section, SectionFigure
 from metaprune.report.units import cost_noun, duration
 
-_HERE = Path(__file__).parent
 _OPEN_GROUPS = 30  # a longer table of groups starts folded
 _LATENCY_NOTE = (
     "Random structures that the latency table was not made from, run whole. On the diagonal, prediction and "
@@ -34,16 +30,13 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
         record: a run's record.json; all of its parts may be missing.
         sections: what the method tells of the run, see `metaprune.runs.sections`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    drawn = [_drawn(key, caption, figure) for key, caption, figure in figures(record)]
+    drawings = [drawn(key, caption, figure) for key, caption, figure in figures(record)]
     section_parts = [_drawn_section(section) for section in (*sections, *_latency_section(record))]
     space = record.get("space") or {}
     groups = data.group_rows(record)
-    return environment.get_template("report.html.jinja").render(
-        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()) if drawn or any(section["rows"] for section in section_parts) else "",
+    return rendered(
+        "report.html.jinja",
+        has_figures=bool(drawings) or any(section["rows"] for section in section_parts),
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
@@ -51,7 +44,7 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
         summary=data.summary_rows(record),
         budgets=data.budget_rows(record),
         masks_text=data.masks_text(record),
-        figures=drawn,
+        figures=drawings,
         sections=section_parts,
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
@@ -86,16 +79,11 @@ def write_report(record: data.Record, path: str | Path, sections: Sequence[Secti
     return path
 
 
-def _drawn(key: str, caption: str, figure: Any, note: str = "") -> dict[str, Any]:
-    height = figure.layout["height"]
-    return {"key": key, "caption": caption, "note": note, "height": height, "json": _figure_json(figure)}
-
-
 def _drawn_section(section: Section) -> dict[str, Any]:
     """What the template shows of a section: `rows` are lists of drawings that lie side by side."""
     rows: list[list[dict[str, Any]]] = []
     for half, group in itertools.groupby(section.figures, key=lambda f: f.half):
-        drawings = [_drawn(f.key, f.heading, f.figure, f.note) for f in group]
+        drawings = [drawn(f.key, f.heading, f.figure, f.note) for f in group]
         rows += [drawings] if half else [[drawing] for drawing in drawings]
     return {"id": section.id, "title": section.title, "text": section.text, "facts": section.facts, "rows": rows}
 
@@ -106,11 +94,6 @@ def _latency_section(record: data.Record) -> list[Section]:
     heading = "Latency table: predicted against measured"
     figures = [] if figure is None else [SectionFigure("latency-table", heading, _LATENCY_NOTE, figure)]
     return [Section("latency", "Latency table", "", facts, figures)] if facts or figures else []
-
-
-def _figure_json(figure: Any) -> Markup:
-    """The figure as JSON that is safe inside a script element: no `<`, so nothing in it can end the element."""
-    return Markup(figure.to_json().replace("<", "\\u003c"))
 
 
 def _facts(record: data.Record) -> list[tuple[str, str]]:

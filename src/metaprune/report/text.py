@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.bar import Bar
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,7 @@ from metaprune.report.rows import Record, budget_rows, group_rows, headline, mas
 from metaprune.report.section import Section
 
 _BAR_WIDTH = 20
+_WIDEST = 1000  # characters
 
 
 def summary_table(record: Record) -> Table:
@@ -38,6 +40,22 @@ def groups_table(record: Record) -> Table:
         numbers = (Text(str(row.before)), Text(str(row.after), style="bold"), Text(row.kept_text))
         table.add_row(Text(row.name), *numbers, Bar(1.0, 0, min(row.kept, 1.0), width=_BAR_WIDTH, color="blue"))
     return table
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Table:
+    """Tabulate text; all but the first `texts` columns are numbers."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < texts else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """Print a table as wide as it is: where the terminal is narrower, lines go on below, and no figure is left out."""
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum)
+    console.print(table)
 
 
 def print_summary(record: Record, console: Console, sections: Sequence[Section] = ()) -> None:

@@ -54,7 +54,7 @@ class RunFolder:
                     f"{self.path} holds a run with another config ({'; '.join(changed[:5])}). "
                     "Choose another folder with --run, or delete this one"
                 )
-        elif self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
+        elif self.path.is_dir() and any(p.name != LOCK and not is_leftover(p) for p in self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another folder with --run")
 
     @contextmanager

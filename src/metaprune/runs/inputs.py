@@ -18,6 +18,7 @@ from metaprune.core.batches import with_batch
 from metaprune.core.errors import ConfigError, DataError, MetapruneError, first_line, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.modes import device_of
+from metaprune.core.read import read_json
 from metaprune.core.rng import Rng
 from metaprune.core.tensors import named_tensors
 from metaprune.data import Data, Split, as_data, load_data
@@ -127,12 +128,23 @@ def _say_seen(config: RunConfig, data: Data | None) -> None:
     parts = ", ".join(f"{part} {'?' if n is None else f'{n:,}'}" for part, n in sizes.items() if part != "carved")
     log.info("%s: %s samples; %s", data.name, parts, f"judged on {'val' if data.test is None else 'test'}")
     judged = "val" if data.test is None else "test"
-    if config.model.weights not in (None, PRETRAINED) and config.train is None and judged in data.carved:
+    given = config.model.weights not in (None, PRETRAINED) and config.train is None
+    if given and judged in data.carved and not _trained_on_these_splits(config):
         warnings.warn(
             f"the {judged} split ({sizes[judged]:,} samples) is cut out of the training part of {data.name}: weights "
             "that were trained on that part have seen it, so its figures flatter; give a val or test part of its own",
             stacklevel=3,
         )
+
+
+def _trained_on_these_splits(config: RunConfig) -> bool:
+    """Whether a run of the same data made the weights: splits do not depend on the seed."""
+    path = Path(str(config.model.weights)).parent / "config.json"
+    try:
+        trained = read_json(path, remedy="").get("data")
+    except DataError:  # no such file, or another's
+        return False
+    return isinstance(trained, dict) and config.data is not None and trained.get("spec") == config.data.spec
 
 
 def _ids_beyond(model: nn.Module, inputs: Any) -> str:

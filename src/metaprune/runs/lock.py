@@ -23,17 +23,21 @@ _mine: set[Path] = set()  # locks of this process, which the system would give i
 _guard = threading.Lock()
 
 
+class BusyError(ConfigError):
+    """Another process works in the folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder` inside the block. File systems without locks are worked on without one.
 
     Raises:
-        ConfigError: another process holds it; says which, where and since when.
+        BusyError: another process holds it; says which, where and since when.
     """
     path = (folder / NAME).resolve()
     with _guard:
         if path in _mine:
-            raise ConfigError(_message(folder, _who()))
+            raise BusyError(_message(folder, _who()))
         handle = _taken(folder, path)
         _mine.add(path)
     try:
@@ -58,7 +62,7 @@ def _taken(folder: Path, path: Path) -> int | None:
             os.close(handle)
             if not isinstance(error, BlockingIOError | PermissionError):
                 return None  # no locks on this file system
-            raise ConfigError(_message(folder, _read(held))) from error
+            raise BusyError(_message(folder, _read(held))) from error
         with suppress(OSError):
             if os.fstat(handle).st_ino == path.stat().st_ino:
                 os.ftruncate(handle, 0)

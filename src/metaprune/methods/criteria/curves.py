@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from metaprune.calibration.batches import affordable_samples, judged_batches
-from metaprune.calibration.calibrate import calibrate_on
-from metaprune.calibration.closed_form import ClosedForm, OutputLoss
-from metaprune.calibration.sensitivity import SHARES, Curve, sensitivities
+from metaprune.calibration.closed_form import OutputLoss
+from metaprune.calibration.sensitivity import Curve, output_loss, sensitivities
 from metaprune.core.rng import Rng
-from metaprune.data.loader_split import replayed
-from metaprune.network import Network
-from metaprune.objective import Objective
-from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.method import PruneTask
 from metaprune.search.allocate import Allocator
 from metaprune.search.units import Unit
 from metaprune.values import Plan
 
-SAMPLES, LEAST_SAMPLES, LEAST_ITEMS = 192, 16, 256
-MACS = 1e12  # of all measurements of the curves together: some minutes on one core
-CALIBRATION_SAMPLES = 512
-MEMORY_BYTES = 2**30
 RELAXED = 1.05
 """By how much a bound is relaxed to say what it costs."""
-
-
-def curve_samples(network: Network, items: float = 1.0) -> int:
-    """Choose how many samples curves are measured on: 192, fewer where that would take over 1e12 MACs or 1 GiB.
-
-    Every group costs three forward passes. 16 samples are measured whatever they take, unless they do not fit; fewer
-    where these hold 256 items.
-
-    Args:
-        items: what the objective's loss is a mean over, per sample: tokens of a sequence, pixels of a map.
-    """
-    passes = len(SHARES) * max(1, len(network.space))
-    wanted = int(MACS / (passes * max(1, network.cost().macs)))
-    least = min(LEAST_SAMPLES, math.ceil(LEAST_ITEMS / max(1.0, items)))
-    return affordable_samples(network, min(SAMPLES, max(least, wanted)), 1, MEMORY_BYTES)
 
 
 class MeasuredWidths:
@@ -76,14 +50,7 @@ class MeasuredWidths:
 
     @functools.cached_property
     def _loss(self) -> OutputLoss:
-        network, objective = self._task.network, self._data.objective or Objective()
-        rng, train = self._rng.child("samples"), self._data.train
-        with replayed(train, rng):
-            inputs, target = next(iter(train.batches(1, device=network.device, rng=rng)))
-        samples = curve_samples(network, objective.items(target) / batch_size_of(inputs))
-        batch, others = judged_batches(network, train, samples, CALIBRATION_SAMPLES, rng)
-        calibration = calibrate_on(network, others, self._rng.child("calibration"))
-        return OutputLoss(ClosedForm(network, calibration), batch, objective)
+        return output_loss(self._task.network, self._data, self._rng)
 
     def details(self) -> dict[str, Any]:
         """What the record says: the curve of every unit, what each bound costs, and the seconds.

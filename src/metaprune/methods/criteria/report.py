@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass
-
-import plotly.graph_objects as go
-
-from metaprune.report.plots import BLUE, MARK_GREY, ORANGE, style
+from metaprune.report.curves import CurveRow, curves_figure
 from metaprune.report.rows import Record, group_rows
 from metaprune.report.section import (
     FactRow,
@@ -17,23 +12,13 @@ from metaprune.report.section import (
     mapping_or_empty,
     method_part,
 )
-from metaprune.report.units import cost_noun, duration, finite, percentage, shortened
+from metaprune.report.units import cost_noun, duration, finite, percentage
 
 _NOTE = (
     "Divergence of the outputs from the dense ones when one group alone keeps a share of its channels and its readers "
     "are solved anew, on unlabelled samples. The widths are those of least total divergence within the budget. Steep "
     "lines are groups that the network needs; the highest and the lowest at the smallest share are drawn in colour."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CurveRow:
-    """One curve: groups that shrink together, shares of the width by falling share, and the divergence at each."""
-
-    name: str
-    shares: tuple[float, ...]
-    losses: tuple[float, ...]
-    kept: float | None
 
 
 def curve_rows(record: Record) -> list[CurveRow]:
@@ -51,29 +36,6 @@ def curve_rows(record: Record) -> list[CurveRow]:
             shares, losses = zip(*numbers, strict=True)
             rows.append(CurveRow(", ".join(names), shares, losses, kept.get(names[0])))
     return rows
-
-
-def curves_figure(rows: list[CurveRow]) -> go.Figure:
-    """Draw every curve; the most and the least sensitive unit in colour."""
-    ends = sorted(range(len(rows)), key=lambda i: rows[i].losses[-1])
-    colours = {ends[0]: BLUE, ends[-1]: ORANGE}
-    figure = go.Figure()
-    for i, row in enumerate(rows):
-        name = html.escape(shortened(row.name, 80))
-        kept = "" if row.kept is None else f"<br>kept {percentage(row.kept, 0)}"
-        figure.add_scatter(
-            x=[100 * share for share in row.shares],
-            y=[max(loss, 1e-6) for loss in row.losses],
-            mode="lines+markers",
-            name=name,
-            showlegend=i in colours,
-            line={"color": colours.get(i, MARK_GREY), "width": 2 if i in colours else 1},
-            hovertemplate=f"<b>{name}</b><br>%{{x:.0f}}% of the width: %{{y:.2g}}{kept}<extra></extra>",
-        )
-    style(figure, height=380)
-    figure.update_xaxes(title_text="share of the width", ticksuffix="%", autorange="reversed")
-    figure.update_yaxes(title_text="divergence of the outputs", type="log")
-    return figure
 
 
 def price_rows(record: Record) -> list[FactRow]:

@@ -58,7 +58,7 @@ class Search:
         if self.out is not None and (self.pareto or self.only_search):
             raise ConfigError("--run is the folder of a network, which --pareto and --only-search do not make")
         from metaprune.methods.pruningnet.search import FittedPruningNet
-        from metaprune.methods.pruningnet.workers import sigterm_exits, workers
+        from metaprune.runs.workers import sigterm_exits, workers
 
         fitted = FittedPruningNet.open(self.run_folder, self._overrides(), not self.quiet, trust=self.trust)
         if not self.pareto:  # what is wrong with the budget or the folder is said before anything is searched

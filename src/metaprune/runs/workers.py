@@ -1,4 +1,4 @@
-"""More processes that search: started with the storage's URL in their environment, watched, and ended with this one."""
+"""More processes of one command: given the storage's URL in their environment, watched, and ended with this one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _GRACE_S = 30.0  # for a worker that was told to end
 
 
 @contextmanager
-def workers(command: Sequence[str], count: int, storage: str | None) -> Iterator[list[subprocess.Popen]]:
-    """Run `count` more processes of `command` beside the block; each takes its share through the storage.
+def workers(command: Sequence[str], count: int, storage: str | None = None) -> Iterator[list[subprocess.Popen]]:
+    """Run `count` more processes of `command` beside the block; each takes its share by the storage, or by locks.
 
     They are waited for when the block ends well, and ended when it does not. One that dies meanwhile is said at once.
     """
@@ -52,7 +52,7 @@ def _watch(helper: subprocess.Popen) -> None:
     code = helper.wait()
     if code < 0 and code != -signal.SIGTERM:
         name = signal.Signals(-code).name
-        log.warning("warning: worker %d was ended by %s; the others score its structures", helper.pid, name)
+        log.warning("warning: worker %d was ended by %s; the others take its work", helper.pid, name)
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""Pages of figures and tables: one HTML file, no network, no other file, all user text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from metaprune._version import __version__
+from metaprune.core.files import whole_file
+from metaprune.report.section import SectionFigure
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """A table of text. texts: how many of the first columns are no numbers."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: int = 1
+
+
+def write_page(
+    path: str | Path,
+    headline: str,
+    *,
+    facts: Sequence[tuple[str, str]] = (),
+    warnings: Sequence[str] = (),
+    figures: Sequence[SectionFigure] = (),
+    tables: Sequence[PageTable] = (),
+) -> Path:
+    """Write a page of figures, then tables, to `path`, whole or not at all, and return it. Missing folders are made.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    drawings = [drawn(f.key, f.heading, f.figure, f.note) for f in figures]
+    text = rendered(
+        "page.html.jinja",
+        has_figures=bool(drawings),
+        title=headline,
+        headline=headline,
+        facts=facts,
+        warnings=warnings,
+        figures=drawings,
+        tables=tables,
+        version=__version__,
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def rendered(template: str, *, has_figures: bool, **parts: Any) -> str:
+    """Fill in a template that extends the frame of all pages."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
+    plotly = Markup(get_plotlyjs()) if has_figures else ""
+    return environment.get_template(template).render(css=css, plotly=plotly, **parts)
+
+
+def drawn(key: str, caption: str, figure: Any, note: str = "") -> dict[str, Any]:
+    """Make what a template shows of a figure."""
+    height = figure.layout["height"]
+    return {"key": key, "caption": caption, "note": note, "height": height, "json": _figure_json(figure)}
+
+
+def _figure_json(figure: Any) -> Markup:
+    """The figure as JSON that is safe inside a script element: no `<`, so nothing in it can end the element."""
+    return Markup(figure.to_json().replace("<", "\\u003c"))
