@@ -14,6 +14,7 @@ from metaprune.calibration.batches import calibration_batches
 from metaprune.calibration.calibrate import calibrate, calibrate_on
 from metaprune.calibration.closed_form import ClosedForm, OutputLoss
 from metaprune.calibration.compensate import compensate
+from metaprune.calibration.config import SHARES
 from metaprune.calibration.sensitivity import Curve, sensitivities
 from metaprune.core.errors import ConfigError
 from metaprune.elastic.prefix import first_difference
@@ -167,7 +168,7 @@ def test_measured_widths_keep_more_of_a_trained_network():
 def test_curves_are_measured_on_fewer_samples_where_a_pass_is_dear(monkeypatch):
     network = mp.trace(small_network("cnn"), EXAMPLE)
     assert curves.curve_samples(network) == curves.SAMPLES
-    passes = 3 * len(network.space)
+    passes = len(SHARES) * len(network.space)
     for samples in (100, 20):
         monkeypatch.setattr(curves, "MACS", (samples + 0.5) * passes * network.cost().macs)
         assert curves.curve_samples(network) == samples
