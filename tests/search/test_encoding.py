@@ -188,3 +188,29 @@ def test_bad_grids_and_nothing_to_search(network):
         WidthEncoding(network.space, Constraints(ignore=("*",)))
     with pytest.raises(ConfigError, match="tolerance"):
         BudgetSampler(WidthEncoding(network.space), network.cost_model(), {"macs": 1e7}, tolerance=0)
+
+
+def test_branches_that_may_go_are_genes_and_most_random_structures_keep_them():
+    network = trace(create("zoo:vit_micro"), torch.zeros(2, 1, 28, 28))
+    space, plain = network.space, WidthEncoding(network.space)
+    codec = WidthEncoding(space, Constraints(min_keep=0))
+    assert codec.genes[: len(plain.genes)] == plain.genes
+    assert set(codec.genes[len(plain.genes) :]) == {f"{b.name}:branch" for b in space.branches}
+    genomes = codec.random(400, np.random.default_rng(0))
+    widths = codec.widths(genomes)
+    space.require_whole_branches(widths)
+    empty = np.stack([(widths[:, groups] == 0).all(axis=1) for groups in space.branch_groups], axis=1)
+    assert (empty == (genomes[:, len(plain.genes) :] == 0)).all()
+    assert 0 < empty.mean() < 0.1
+    for genome in genomes[empty.any(axis=1)][:3]:
+        assert (codec.widths(codec.nearest(codec.widths(genome))) == codec.widths(genome)).all()
+        macs = network.cost_model().metric("macs", codec.widths(genome)[None])
+        assert network.at(codec.plan(codec.widths(genome))).cost().macs == macs[0]
+    sampler = BudgetSampler(codec, network.cost_model(), {"macs": 0.25 * network.cost().macs})
+    assert (sampler.load(sampler.sample(50, np.random.default_rng(1))) <= 1).all()
+
+
+def test_min_keep_of_one_branch_makes_one_gene():
+    network = trace(create("zoo:vit_micro"), torch.zeros(2, 1, 28, 28))
+    codec = WidthEncoding(network.space, Constraints(min_keep={"blocks.1.mlp:branch": 0}))
+    assert [gene for gene in codec.genes if gene.endswith(":branch")] == ["blocks.1.mlp:branch"]

@@ -188,7 +188,7 @@ def _cells(
         for budget in budgets:
             for label, method in methods:
                 auto = method.name == AUTO and config.compensate == "none"
-                own = dataclasses.replace(
+                of_cell = dataclasses.replace(
                     config,
                     model=model,
                     train=None,
@@ -198,7 +198,7 @@ def _cells(
                     compensate=AUTO if auto else config.compensate,
                     seed=seed,
                 )
-                yield Cell(label, own, folder / _name(label) / _name(budget_text(budget)) / f"seed-{seed}")
+                yield Cell(label, of_cell, folder / _name(label) / _name(budget_text(budget)) / f"seed-{seed}")
 
 
 def _name(text: str) -> str:
@@ -239,9 +239,9 @@ def _tell_early(config: RunConfig, dense: RunConfig, cells: Sequence[Cell]) -> N
         budget = cell.config.budget
         try:
             if cell.label not in prepared:
-                own = dataclasses.replace(cell.config, model=config.model, budget=dense.budget, train=config.train)
-                method = create_method(own.method.name, dict(own.method.options))
-                prepared[cell.label] = prepared_of(own, inputs, method, progress=False)
+                trial = dataclasses.replace(cell.config, model=config.model, budget=dense.budget, train=config.train)
+                method = create_method(trial.method.name, dict(trial.method.options))
+                prepared[cell.label] = prepared_of(trial, inputs, method, progress=False)
             dataclasses.replace(prepared[cell.label], budget=budget).require_feasible()
         except _OF_THE_METHOD as error:
             refused.setdefault(budget, []).append(error)

@@ -1,7 +1,8 @@
 """Structures as integers: one gene per unit, its value an index into the widths that the unit may take.
 
 A gene's candidates are the widths nearest below a grid of keep ratios (MetaPruning, Liu et al. 2019: 31 ratios from
-0.10 to 1.00). Decoding is in one place, so that what is searched is what is built.
+0.10 to 1.00). A branch that may be dropped has a gene as long as the grid, and is gone at the first value alone, so
+that random structures keep most branches. Decoding is in one place, so that what is searched is what is built.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from metaprune.network import Network
 from metaprune.search.binding import what_binds
 from metaprune.search.config import PAPER_GRID
 from metaprune.search.floor import LATENCY_NOTE, budget_use, is_monotone, smallest_levels
-from metaprune.search.units import Unit, units_of
+from metaprune.search.units import Unit, branch_units, units_of
 from metaprune.values import Constraints, Plan, Space
 
 _BISECTIONS = 14  # of the common exponent: 10 / 2^14 is finer than any grid
@@ -27,7 +28,7 @@ _REDRAWS = 12  # of what bisection and single steps leave below the band, which 
 class WidthEncoding:
     """Genomes [n, genes] of integers <-> widths [n, groups].
 
-    genes: name of the first group of every unit that may take more than one width.
+    genes: name of the first group of every unit that may take more than one width, then NAME:branch of branches.
     order: importance order of every group's channels, most important first; a structure keeps a prefix of it.
     sizes: number of candidate widths of every gene, [genes]; the last one is the widest.
 
@@ -58,16 +59,19 @@ class WidthEncoding:
             )
         chosen = [_candidates(u, grid) for u in units]
         free = [i for i, c in enumerate(chosen) if len(c) > 1]
-        if not free:
+        self._branches = [u.groups for u in branch_units(space, self.constraints)]
+        if not free and not self._branches:
             raise PlanError(
                 "nothing to search: no channel group may take more than one width. `metaprune inspect` says what is "
                 "locked and why; relax ignore, only, ratios, min_keep or round_to"
             )
-        self.genes = tuple(space.groups[units[i].groups[0]].name for i in free)
-        self.sizes = np.array([len(chosen[i]) for i in free], dtype=np.int64)
+        names = [f"{space.branches[space.branch_groups.index(b.tolist())].name}:branch" for b in self._branches]
+        self.genes = (*(space.groups[units[i].groups[0]].name for i in free), *names)
+        branch_size = max(2, len(grid))
+        self.sizes = np.array([*(len(chosen[i]) for i in free), *(branch_size for _ in names)], dtype=np.int64)
         self.gene_of = np.full(len(space), -1, dtype=np.int64)  # per group; -1: its width is fixed
-        self.first_group = np.array([units[i].groups[0] for i in free], dtype=np.int64)  # per gene
-        self._table = np.zeros((len(space), int(self.sizes.max())), dtype=np.int64)
+        self.first_group = np.array([units[i].groups[0] for i in free], dtype=np.int64)  # per gene of a width
+        self._table = np.zeros((len(space), max(map(len, chosen))), dtype=np.int64)
         for unit, widths in zip(units, chosen, strict=True):
             self._table[unit.groups, : len(widths)] = widths.T
         for gene, i in enumerate(free):
@@ -77,13 +81,18 @@ class WidthEncoding:
         """int64 [n, genes] -> int64 [n, groups]; also of one genome [genes] -> [groups]."""
         genomes = np.asarray(genomes, dtype=np.int64)
         index = np.where(self.gene_of < 0, 0, genomes[..., self.gene_of])
-        return self._table[np.arange(len(self.space)), index]
+        widths = self._table[np.arange(len(self.space)), index]
+        for gene, groups in enumerate(self._branches, start=len(self.first_group)):
+            widths[..., groups] *= genomes[..., gene, None] > 0
+        return widths
 
     def nearest(self, widths: np.ndarray) -> np.ndarray:
         """Find the genome [genes] whose widths come closest to `widths` [groups], gene by gene."""
         genome = np.zeros(len(self.genes), dtype=np.int64)
         for gene, group in enumerate(self.first_group):
             genome[gene] = np.abs(self._table[group, : self.sizes[gene]] - widths[group]).argmin()
+        for gene, groups in enumerate(self._branches, start=len(self.first_group)):
+            genome[gene] = self.sizes[gene] - 1 if np.any(widths[groups]) else 0
         return genome
 
     def plan(self, widths: np.ndarray) -> Plan:

@@ -569,3 +569,21 @@ def test_a_shuffling_loader_calibrates_on_the_same_images_wherever_it_stands(cnn
         assert torch.equal(a[0][0], b[0][0])
     widths = first.codec.widths(first.codec.sizes // 2)
     assert first.scorer(widths) == later.scorer(widths)
+
+
+@pytest.mark.parametrize("weights", ["generated", "shared", "closed-form"])
+@pytest.mark.parametrize("kind", ["cnn", "transformer"])
+def test_branches_may_be_dropped_where_that_is_asked_for(kind, weights):
+    """At a bound that widths alone cannot meet: structures are trained, scored, cut and proved without branches."""
+    model = create("zoo:resnet20", num_classes=10, in_channels=1) if kind == "cnn" else small_network(kind)
+    network, data = trace(model, torch.zeros(2, 1, 28, 28)), small_data()
+    task = PruneTask(network, data, constraints=Constraints(min_keep={"*:branch": 0}))
+    narrowest = WidthEncoding(network.space)
+    (smallest,) = network.cost_model().metric("macs", narrowest.widths(narrowest.smallest[None]))
+    untrained = {"weights": weights, "search": FEW, "sub_validation": 32, "calibration": 64, "batch_size": 16}
+    method = PruningNet(**untrained) if weights == "closed-form" else quick(weights=weights)
+    proposal = method.restore(method.fit([task], Rng(0))).propose(task, Budget(macs=int(0.8 * smallest)), Rng(0))
+    assert (proposal.plan.widths(network.space) == 0).any()
+    assert network.at(proposal.plan).cost().macs <= 0.8 * smallest
+    pruned = cut(network, proposal.plan, weights=proposal.weights)
+    assert pruned.error is not None and pruned.error < 1e-9

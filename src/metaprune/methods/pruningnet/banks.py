@@ -23,7 +23,7 @@ def take(tensor: Tensor, rows: Sequence[np.ndarray | None]) -> Tensor:
     for dim, index in enumerate(rows):
         if index is None or len(index) == tensor.shape[dim]:
             continue
-        if int(index[-1]) == len(index) - 1:
+        if not len(index) or int(index[-1]) == len(index) - 1:  # none at all: in a branch that is gone
             tensor = tensor.narrow(dim, 0, len(index))
         else:
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
