@@ -1,20 +1,21 @@
 """Routers: scores of which `topk` chooses, and the softmax before it. Who is chosen looks up rows: see `positions`.
 
-The reference semantics is the router without what is dropped: its scores are -inf where they are compared and where
-they are normalised.
+The reference semantics is the router without what is dropped: the operator runs on the scores of what stays, as in
+the cut network, so that ties and the user's own -inf end alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+import numpy as np
+import torch
+from torch import Tensor, fx
 
 from metaprune.graph.call import Call, Labels, Positions, Survivors
 from metaprune.graph.captured import op_name
-from metaprune.graph.labels import Label
 from metaprune.graph.rules.elementwise import is_pointwise
-from metaprune.graph.rules.norm import survivors_mask
 from metaprune.graph.rules.reduction import along
 from metaprune.graph.rules.registry import rule
 
@@ -34,7 +35,8 @@ def topk(call: Call) -> Labels | list[Labels | None]:
     call.fact.choice = Positions(label, call["k"])
     call.fact.positions = {1: call.fact.choice}
     call.consume("self", dim)
-    _leave_out(call, [label if d == dim else None for d in range(len(labels))])
+
+    _among_survivors(call, label, dim, lambda out, stay, _: [out[0], stay[out[1]]], least=call["k"])
     call.note("topk over a tracked dimension chooses among what stays")
     out = [None if d == dim else x for d, x in enumerate(labels)]
     return [out, list(out)]
@@ -45,21 +47,33 @@ def softmax(call: Call) -> Labels:
     """Lock the dimension, unless a choice follows: a router's scores are normalised over what stays."""
     labels = call.labels(call["self"])
     dim = call["dim"] % len(labels) if labels else 0
-    if not labels or call.norm(labels[dim]) is None or not _leads_to_choice(call.node):
+    label = call.norm(labels[dim]) if labels else None
+    if label is None or not _leads_to_choice(call.node):
         return along(call)  # type: ignore[return-value]
-    _leave_out(call, [x if d == dim else None for d, x in enumerate(labels)])
+
+    _among_survivors(call, label, dim, lambda out, stay, full: out.new_zeros(full).index_copy(dim, stay, out))
     call.note(f"{call.name} over a tracked dimension depends on the width")
     return labels
 
 
-def _leave_out(call: Call, tracked: list[Label]) -> None:
-    """Make -inf of what is dropped the reference of an operator that takes `self` first."""
+def _among_survivors(
+    call: Call, label: np.ndarray, dim: int, restore: Callable[[Any, Tensor, torch.Size], Any], least: int = 1
+) -> None:
+    """Make the reference the operator on what stays of dimension `dim` of `self`, with at least `least` of it.
+
+    restore: (result, the indices that stay, shape of `self`) -> the result at full size.
+    """
     operator: Any = call.node.target
 
     def masked(args: dict[str, Any], alive: Survivors) -> Any:
-        x = args["self"]
-        gone = survivors_mask(alive, tracked, x) == 0
-        out = operator(x.masked_fill(gone, float("-inf")), *list(args.values())[1:])
+        x, *rest = args.values()
+        rows = torch.as_tensor(alive.rows(label), device=x.device) > 0
+        stay = rows.nonzero()[:, 0]
+        if len(stay) >= least:
+            return restore(operator(x.index_select(dim, stay), *rest), stay, x.shape)
+        if len(stay):  # gates may leave fewer than any plan: others fill up, and come last
+            x = x.masked_fill(~rows.reshape(-1, *[1] * (x.dim() - 1 - dim)), float("-inf"))
+        out = operator(x, *rest)  # nothing stays of a branch that is dropped whole: whatever it says is masked
         return list(out) if isinstance(out, tuple) else out
 
     call.fact.masked = masked
