@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from metaprune.elastic.program import Program, ProgramAtWidths, Step, operands_by_name
+from metaprune.graph.branches import BIAS_OF
 from metaprune.graph.call import Fact, Labels, Survivors, alias_kind
 from metaprune.graph.captured import op_name
 from metaprune.graph.labelling import Labelled
@@ -131,6 +133,8 @@ def run_masked(
         fact = labelled.facts[step.node.name]
         if before_step is not None:
             before_step(fact.labels)
+        if _over_nothing(step.node, labelled, alive):
+            a, k = pytree.tree_map_only(torch.Tensor, _without_nan, (a, k))
         out = run_step(step, fact, a, k, alive)
         kind = alias_kind(step.target)
         if kind == "view" and op_name(step.target) not in UNIFORM:
@@ -142,6 +146,21 @@ def run_masked(
 
     masked = _MaskedTensors(tensors, labelled, masks, _need_no_mask(program))
     return program.run(whole, masked, args, kwargs, call)
+
+
+def _over_nothing(node: fx.Node, labelled: Labelled, alive: Survivors) -> bool:
+    """Tell whether an operand of a product has an empty dimension: no other operand counts, NaN or not.
+
+    Example: the weights of a router without experts, divided by their sum.
+    """
+    if op_name(node.target) not in BIAS_OF:
+        return False
+    labels = (x for n in node.all_input_nodes for x in (labelled.facts[n.name].labels[0] or []))
+    return any(x is not None and not alive.rows(x).any() for x in labels)
+
+
+def _without_nan(value: torch.Tensor) -> torch.Tensor:
+    return value.nan_to_num(0.0, 0.0, 0.0) if value.is_floating_point() else value
 
 
 def _shares_storage(out: Any, args: list) -> bool:

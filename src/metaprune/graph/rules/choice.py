@@ -35,7 +35,6 @@ def topk(call: Call) -> Labels | list[Labels | None]:
     call.fact.choice = Positions(label, call["k"])
     call.fact.positions = {1: call.fact.choice}
     call.consume("self", dim)
-
     _among_survivors(call, label, dim, lambda out, stay, _: [out[0], stay[out[1]]], least=call["k"])
     call.note("topk over a tracked dimension chooses among what stays")
     out = [None if d == dim else x for d, x in enumerate(labels)]
@@ -50,7 +49,6 @@ def softmax(call: Call) -> Labels:
     label = call.norm(labels[dim]) if labels else None
     if label is None or not _leads_to_choice(call.node):
         return along(call)  # type: ignore[return-value]
-
     _among_survivors(call, label, dim, lambda out, stay, full: out.new_zeros(full).index_copy(dim, stay, out))
     call.note(f"{call.name} over a tracked dimension depends on the width")
     return labels
@@ -67,13 +65,10 @@ def _among_survivors(
 
     def masked(args: dict[str, Any], alive: Survivors) -> Any:
         x, *rest = args.values()
-        rows = torch.as_tensor(alive.rows(label), device=x.device) > 0
-        stay = rows.nonzero()[:, 0]
+        stay = (torch.as_tensor(alive.rows(label), device=x.device) > 0).nonzero()[:, 0]
         if len(stay) >= least:
             return restore(operator(x.index_select(dim, stay), *rest), stay, x.shape)
-        if len(stay):  # gates may leave fewer than any plan: others fill up, and come last
-            x = x.masked_fill(~rows.reshape(-1, *[1] * (x.dim() - 1 - dim)), float("-inf"))
-        out = operator(x, *rest)  # nothing stays of a branch that is dropped whole: whatever it says is masked
+        out = operator(x, *rest)  # fewer than any plan leaves: gates, or a branch that is dropped whole
         return list(out) if isinstance(out, tuple) else out
 
     call.fact.masked = masked
