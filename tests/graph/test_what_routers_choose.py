@@ -1,10 +1,15 @@
 """What a router without the dropped experts chooses is what the reference says, in cases that -inf would not settle."""
 
+import itertools
+
 import pytest
 import torch
-from mixtures import EXPERTS, Mixture, X, by_index, by_two_dimensions
+from mixtures import DIM, EXPERTS, Mixture, X, by_index, by_two_dimensions
+from torch import nn
 
 import metaprune as mp
+from metaprune.core.errors import PlanError
+from metaprune.testing import assert_cut_equals_mask
 
 
 class Routed(Mixture):
@@ -76,8 +81,8 @@ def test_ties_and_masks_of_the_model_end_as_in_the_cut_network(route, keep):
 
 def test_a_router_of_zeros_is_cut():
     model = Routed(softmax)
-    torch.nn.init.zeros_(model.router.weight)
-    torch.nn.init.zeros_(model.router.bias)
+    nn.init.zeros_(model.router.weight)
+    nn.init.zeros_(model.router.bias)
     network = mp.trace(model, X)
     for keep in ((3, 4, 5), (0, 5), (0, 1, 2, 4)):
         assert mp.cut(network, mp.Plan({"router": keep})).error <= 1e-9
@@ -89,3 +94,75 @@ def test_gates_that_leave_fewer_than_a_router_takes_give_numbers():
     for left in (1, 0):
         gates[network.space.index["router"]] = (torch.arange(EXPERTS) < left).float()
         assert network.gated.run(dict(network.tensors), gates, (X,), {}).isfinite().all()
+
+
+class TwoRouters(Routed):
+    """Experts 0..2 are scored by one layer and 3..5 by another; `TAKEN_OF_ALL` of all six run."""
+
+    def __init__(self):
+        super().__init__(both)
+        self.first, self.second = nn.Linear(DIM, 3), nn.Linear(DIM, 3)
+
+
+def both(m, x):
+    weights, chosen = torch.cat([m.first(x), m.second(x)], -1).topk(TAKEN_OF_ALL, -1)
+    return weights.softmax(-1), chosen
+
+
+TAKEN_OF_ALL = 4
+
+
+def test_groups_of_one_choice_keep_their_share_of_it():
+    network = mp.trace(TwoRouters(), X)
+    assert [(g.width, g.least) for g in network.space if g.name in ("first", "second")] == [(3, 2)] * 2
+    for first, second in itertools.product([(0, 1, 2), (0, 2), (1, 2)], repeat=2):
+        assert mp.cut(network, mp.Plan({"first": first, "second": second})).error <= 1e-9
+    with pytest.raises(PlanError, match="group 'first' keeps 1 of 3"):
+        mp.cut(network, mp.Plan({"first": (0,)}))
+
+
+def test_channels_outside_of_a_choice_are_a_group_of_their_own():
+    def some(m, x):
+        scores = m.router(x)
+        weights, chosen = scores[:, :4].topk(3, -1)
+        return weights * scores[:, 4:].sum(-1, keepdim=True), chosen
+
+    model = Routed(some)
+    model.up, model.down = (nn.Parameter(p.detach()[:4]) for p in (model.up, model.down))
+    network = mp.trace(model, X)
+    groups = [g for g in network.space if any(m.parameter == "router.weight" and m.dim == 0 for m in g.members)]
+    assert sorted((g.width, g.least) for g in groups) == [(2, 1), (4, 3)]
+    assert_cut_equals_mask(model, X)
+
+
+def test_positions_that_are_written_where_they_point_stay():
+    def same(m, x):
+        weights, chosen = m.router(x).topk(2, -1)
+        written = torch.zeros(len(x), EXPERTS, dtype=torch.long).scatter(1, chosen, chosen)
+        return weights * written.sum(1, keepdim=True), chosen
+
+    network = mp.trace(Routed(same), X)
+    reasons = {d.reason for d in network.space.locked if d.parameter == "router.weight" and d.dim == 0}
+    assert reasons == {"scatter (computes with positions along it)"}
+    assert_cut_equals_mask(network.model, X)
+
+
+def test_a_router_that_takes_more_in_training_keeps_as_many():
+    def more(m, x):
+        weights, chosen = m.router(x).topk(4 if m.training else 1, -1)
+        return weights.softmax(-1), chosen
+
+    network = mp.trace(model := Routed(more), X)
+    assert network.space["router"].least == 4
+    small = mp.cut(network, mp.Plan({"router": (0, 2, 3, 5)})).model
+    assert small.eval()(X).shape == model.eval()(X).shape
+
+
+def test_a_choice_of_all_drops_nothing_and_is_kept_whole():
+    def everyone(m, x):
+        weights, chosen = m.router(x).topk(EXPERTS, -1)
+        return weights.softmax(-1), chosen
+
+    network = mp.trace(Routed(everyone), X)
+    assert network.space["router"].least == EXPERTS
+    assert mp.cut(network, mp.Plan({"router": range(EXPERTS)})).error <= 1e-9

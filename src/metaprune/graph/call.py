@@ -219,8 +219,10 @@ class Call:
         return self._facts[value.name].positions.get(0)
 
     def unfollowed(self) -> list[Positions]:
-        """List what the values of operands are positions along, where no rule asked."""
-        operands = (t for t in self.tensors() if t not in self._followed)
+        """List what the values of operands are positions along, where no rule asked, or asked for one of two uses."""
+        uses: list[fx.Node] = []
+        fx.map_arg((self.node.args, self.node.kwargs), uses.append)
+        operands = (t for t in self.tensors() if t not in self._followed or uses.count(t) > 1)
         return [p for t in operands if (p := self._facts[t.name].positions.get(0)) is not None]
 
     # ---------------------------------------------------------------------------------------- what a rule says

@@ -14,7 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from metaprune.core.errors import PlanError, closest
-from metaprune.graph.call import Call, Dim, Fact, Labels, alias_kind
+from metaprune.graph.call import Call, Dim, Fact, Labels, Positions, alias_kind
 from metaprune.graph.captured import Captured, module_of, op_name
 from metaprune.graph.dispatcher import dispatched_macs
 from metaprune.graph.labels import Atoms, Label
@@ -40,6 +40,7 @@ class Labelled:
     facts: dict[str, Fact]  # by node name
     parameters: dict[str, Labels]  # labels of every tensor of the model that the graph uses
     uncovered: list[Uncovered]
+    choices: list[Positions]  # along which dimensions the graphs of either mode choose, and how many
     train_only: frozenset[str] = frozenset()  # of `parameters`, those that only the graph of train mode uses
 
 
@@ -66,9 +67,10 @@ def label_graph(
         results = None if results is unread is None else [*(results or facts.values()), *(unread or others.values())]
     if results is not None:
         _lock_unread(atoms, results, parameters)
-    lock_uneven_choices(atoms, choosing)
+    choices = [fact.choice for fact in choosing if fact.choice is not None]
+    lock_uneven_choices(atoms, choices)
     _lock_indispensable(atoms, parameters)
-    return Labelled(atoms, facts, parameters, uncovered, frozenset(parameters.keys() - before))
+    return Labelled(atoms, facts, parameters, uncovered, choices, frozenset(parameters.keys() - before))
 
 
 def _label_nodes(

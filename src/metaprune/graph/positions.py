@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from metaprune.graph.call import Call, Fact
+from metaprune.graph.call import Call, Positions
 from metaprune.graph.labels import Atoms
 
 _HANDED_ON = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "movedim")
@@ -34,12 +34,12 @@ def follow_positions(call: Call) -> None:
 _EXACT = (torch.int64, torch.int32)
 
 
-def lock_uneven_choices(atoms: Atoms, facts: Iterable[Fact]) -> None:
+def lock_uneven_choices(atoms: Atoms, choices: Iterable[Positions]) -> None:
     """Lock dimensions that are chosen along whose rows do not go one by one, so that no least width says what stays.
 
     Example: experts in groups of which a few are chosen first.
     """
-    for choice in (fact.choice for fact in facts if fact.choice is not None):
+    for choice in choices:
         final = atoms.norm(choice.label)
         if final is not None and (final.shape[1] > 1 or final.min() < 0 or len(np.unique(final)) < len(final)):
             atoms.lock(final, "a router chooses among groups of it first")

@@ -37,7 +37,7 @@ def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
                 )
             if final is not None:
                 uses.append((name, dim, final))
-    signature = _signatures(uses, _cost_labels(labelled), len(atoms))
+    signature = _signatures(uses, _alike(labelled), len(atoms))
     classes: dict[tuple[int, int], list[int]] = defaultdict(list)
     used = np.unique(np.concatenate([f[f >= 0] for _, _, f in uses])) if uses else np.empty(0, dtype=np.int64)
     # rows and columns of a square (GroupNorm of 32 times 32 channels) have one membership, but are two choices: keeping
@@ -48,12 +48,16 @@ def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
     for i, (_, _, label) in reversed(list(enumerate(uses))):
         first_use[label[label >= 0]] = i
     ordered = sorted(classes.values(), key=lambda c: (first_use[c[0]], c[0]))
-    groups = _groups(ordered, uses, roles, _least_widths(labelled))
+    groups = _groups(ordered, uses, roles, labelled)
     return Space(tuple(groups), tuple(locked), atoms.over_merged)
 
 
-def _cost_labels(labelled: Labelled) -> Iterator[np.ndarray]:
-    """Labels of MAC terms: channels of one group must cost the same."""
+def _alike(labelled: Labelled) -> Iterator[np.ndarray]:
+    """Labels that tell channels of one group from others, besides parameters: of MAC terms, and of choices."""
+    for choice in labelled.choices:
+        final = labelled.atoms.final(choice.label)
+        if final is not None:
+            yield final
     for fact in labelled.facts.values():
         for term in fact.macs:
             for dim in term:
@@ -77,23 +81,29 @@ def _signatures(uses: list, costs: Iterator[np.ndarray], n: int) -> np.ndarray:
     return signature
 
 
-def _least_widths(labelled: Labelled) -> np.ndarray:
-    """Of every atom, how many of its kind have to stay, int64 [atoms]: the k of a choice, else 1."""
-    least = np.ones(len(labelled.atoms), dtype=np.int64)
-    for choice in (fact.choice for fact in labelled.facts.values() if fact.choice is not None):
+def _least_widths(labelled: Labelled, owner: np.ndarray, count: int) -> np.ndarray:
+    """Of every group, how many of its channels have to stay, int64 [groups]: its share of what a choice takes, else 1.
+
+    Groups that a choice is among together keep as many as it takes, whichever they are.
+    """
+    least = np.ones(count, dtype=np.int64)
+    for choice in labelled.choices:
         final = labelled.atoms.final(choice.label)
         if final is not None:
-            least[final] = np.maximum(least[final], choice.taken)
+            of = owner[final[:, 0]]
+            held = np.bincount(of[of >= 0], minlength=count)
+            least = np.maximum(least, -(-choice.taken * held // len(final)))
     return least
 
 
-def _groups(classes: list[list[int]], uses: list, roles: np.ndarray, least: np.ndarray) -> list[ChannelGroup]:
+def _groups(classes: list[list[int]], uses: list, roles: np.ndarray, labelled: Labelled) -> list[ChannelGroup]:
     n = len(roles)
     owner = np.full(n + 1, -1, dtype=np.int64)  # the padding -1 reads the last entry
     position = np.zeros(n + 1, dtype=np.int64)
     for g, atoms in enumerate(classes):
         owner[atoms] = g
         position[atoms] = np.arange(len(atoms))
+    least = _least_widths(labelled, owner, len(classes))
     members: list[list[Member]] = [[] for _ in classes]
     grids: dict[Any, list[tuple[int, np.ndarray]]] = {}
     for name, dim, label in uses:
@@ -104,14 +114,13 @@ def _groups(classes: list[list[int]], uses: list, roles: np.ndarray, least: np.n
             members[g].append(Member(name, dim, grid))
     taken: dict[str, int] = {}
     groups = []
-    for atoms, where in zip(classes, members, strict=True):
+    for atoms, where, kept in zip(classes, members, least.tolist(), strict=True):
         role = ROLES[roles[atoms[0]]]
         if role == STREAM and len(_producers(where)) < 2:  # an addition inside one layer's output carries nothing on
             role = HIDDEN
         name = f"{_name(where)}:{role}" if role in ATTENTION_ROLES else _name(where)
         taken[name] = taken.get(name, 0) + 1
         unique = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        kept = int(least[atoms].max())
         groups.append(ChannelGroup(unique, len(atoms), tuple(where), np.array(atoms, dtype=np.int64), role, kept))
     return groups
 

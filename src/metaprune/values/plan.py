@@ -49,9 +49,10 @@ class Plan:
                     f"group {name!r} has channels 0..{group.width - 1}; kept must be sorted and unique: {channels[:8]}"
                 )
             if 0 < len(channels) < group.least:
+                what = "experts" if group.role == "experts" else "channels"
                 raise PlanError(
-                    f"group {name!r} keeps {len(channels)} of {group.width} {group.role}, and its router takes "
-                    f"{group.least} for each token: keep at least {group.least}"
+                    f"group {name!r} keeps {len(channels)} of {group.width} {what}, and a topk of the model chooses "
+                    f"among them: keep at least {group.least}"
                 )
         if not all(self.keep.values()):
             space.require_whole_branches(np.array([len(self.keep.get(g.name, range(g.width))) for g in space]))

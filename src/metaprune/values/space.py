@@ -30,7 +30,7 @@ class ChannelGroup:
     role: `heads` (where queries are grouped: `kv_heads`, and `query_heads` of each), `head_dims` (query and key
     dimensions of a head), `value_dims`, `stream` (the width that a residual connection carries on), `experts` (of which
     a router chooses) or `hidden`.
-    least: as many have to stay: the router of experts takes that many for each token.
+    least: as many have to stay: k of a `topk` among them, as a router's; of several groups, each one's share of k.
     """
 
     name: str
