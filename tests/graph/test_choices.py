@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mixtures import EXPERTS, LOOK_UPS, OTHERS, TAKEN, Mixture, X, by_index, experts_of
+from mixtures import EXPERTS, LOOK_UPS, OTHERS, TAKEN, Mixture, X, by_index, chosen_from, experts_of
 
 import metaprune as mp
 from metaprune.core.errors import PlanError
@@ -15,7 +15,7 @@ from metaprune.testing import assert_cut_equals_mask
 def test_experts_go_where_positions_look_rows_up(dispatch, scores):
     model = Mixture(dispatch, scores)
     network = mp.trace(model, X)
-    (group,) = experts_of(network)
+    (group,) = chosen_from(network)
     assert (group.width, group.least) == (EXPERTS, TAKEN) and not network.uncovered
     assert ("router.weight", 0) in {(m.parameter, m.dim) for m in group.members}
     for keep in ([0, 5], [1, 2, 4], [0, 2, 3, 4, 5]):
@@ -38,7 +38,7 @@ def test_dropped_experts_are_what_a_router_without_them_would_choose():
 @pytest.mark.parametrize("dispatch", OTHERS, ids=lambda f: f.__name__)
 def test_experts_stay_where_anything_else_reads_positions(dispatch):
     network = mp.trace(model := Mixture(dispatch), X)
-    assert not experts_of(network)
+    assert not chosen_from(network)
     assert all("router" not in m.parameter or m.dim == 1 for g in network.space for m in g.members)
     assert_cut_equals_mask(model, X)
 
@@ -51,14 +51,14 @@ def test_positions_that_are_an_output_stay():
             return self.out(by_index(self, x, weights, chosen)), chosen
 
     network = mp.trace(Returning(by_index), X, free_outputs=True)
-    assert not experts_of(network)
+    assert not chosen_from(network)
     reasons = {d.reason for d in network.space.locked if d.parameter == "up"}
     assert reasons == {"positions along it are a graph output"}
 
 
 def test_groups_of_experts_stay_and_say_so():
     network = mp.trace(model := Mixture(by_index, "grouped"), X)
-    assert not experts_of(network)
+    assert not chosen_from(network)
     assert {d.reason for d in network.space.locked if d.parameter == "up"} == {
         "a router chooses among groups of it first"
     }

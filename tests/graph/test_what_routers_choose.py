@@ -1,14 +1,16 @@
 """What a router without the dropped experts chooses is what the reference says, in cases that -inf would not settle."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
-from mixtures import DIM, EXPERTS, Mixture, X, by_index, by_two_dimensions
+from mixtures import DIM, EXPERTS, Mixture, X, by_embedding, by_index, by_index_select, by_two_dimensions
 from torch import nn
 
 import metaprune as mp
 from metaprune.core.errors import PlanError
+from metaprune.search.units import min_keep, units_of
 from metaprune.testing import assert_cut_equals_mask
 
 
@@ -166,3 +168,54 @@ def test_a_choice_of_all_drops_nothing_and_is_kept_whole():
     network = mp.trace(Routed(everyone), X)
     assert network.space["router"].least == EXPERTS
     assert mp.cut(network, mp.Plan({"router": range(EXPERTS)})).error <= 1e-9
+
+
+class Winners(nn.Module):
+    """`WINNERS` of 32 channels pass: x [samples, 3, 6, 6] -> [samples, 4, 4, 4]."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide, self.out = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x):
+        x = self.wide(x).relu()
+        means = x.mean((2, 3))
+        chosen = means.topk(WINNERS, 1).indices
+        return self.out(x * torch.zeros_like(means).scatter(1, chosen, 1.0)[:, :, None, None])
+
+
+WINNERS = 4
+IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_winning_channels_are_channels():
+    network = mp.trace(Winners(), IMAGES)
+    (group,) = network.space
+    assert (group.role, group.least) == ("hidden", WINNERS)
+    result = mp.prune(Winners(), IMAGES, budget="params=70%", method="magnitude", round_to=8, progress=False)
+    assert result.plan.widths(network.space).tolist() == [16]
+    assert_cut_equals_mask(network.model, IMAGES)
+
+
+@pytest.mark.parametrize("dispatch", [by_embedding, by_index_select], ids=lambda f: f.__name__)
+def test_rows_that_are_no_matrices_are_channels(dispatch):
+    assert mp.trace(Mixture(dispatch), X).space["router"].role == "hidden"
+
+
+@pytest.mark.parametrize("patterns", [{"*": 1}, {"=router": 3, "*": 1}, {"router.weight": 1}])
+def test_a_floor_for_more_than_experts_leaves_them_what_the_router_takes(patterns):
+    network = mp.trace(Mixture(by_index), X)
+    constraints = mp.Constraints(min_keep=patterns)
+    floor = {
+        network.space.groups[int(u.groups[0])].name: int(u.levels[0, 0]) for u in units_of(network.space, constraints)
+    }
+    assert floor["router"] == patterns.get("=router", 2) and floor["inp"] == 1
+
+
+def test_a_floor_of_everything_holds_where_experts_are_all():
+    space = mp.trace(Mixture(by_index), X).space
+    alone = replace(space, groups=(space["router"],), branches=())
+    assert min_keep(alone, mp.Constraints(min_keep={"*": 1})).tolist() == [1]
+    with pytest.raises(PlanError, match="give 2"):
+        min_keep(space, mp.Constraints(min_keep={"=router": 1}))

@@ -120,6 +120,11 @@ OTHERS = (by_loop, by_comparison, by_arithmetic, by_the_first_half, by_a_larger_
 X = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
 
 
+def chosen_from(network):
+    """List the groups of which some are chosen."""
+    return [g for g in network.space if g.least > 1]
+
+
 def experts_of(network):
-    """List the groups that a router chooses from."""
+    """List the groups of stacked matrices that a router chooses from."""
     return [g for g in network.space if g.role == "experts"]

@@ -1,4 +1,7 @@
-"""Tensors of which a call reads what was chosen alone, read off the labelled graph: the weights of experts."""
+"""Weights of experts, read off the labelled graph: stacked matrices, and tensors of which calls read what was chosen.
+
+Stacked matrices are [experts, rows, columns], read by a product or by a look-up.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,24 @@ def looked_up(captured: Captured, labelled: Labelled) -> Iterator[tuple[str, tup
                 yield name, (dim, max(look_up.taken for look_up in found))
 
 
+def stacked(captured: Captured, labelled: Labelled) -> Iterator[Label]:
+    """Yield the first label of every stack of matrices among the model's tensors, or among views of them."""
+    pending = [n for n in captured.graph.nodes if n.name in captured.sources]
+    while pending:
+        node = pending.pop()
+        labels = labelled.facts[node.name].labels[0] or []
+        is_stack = len(labels) > 2 and all(n > 1 for n in captured.concrete(node.meta["val"]))
+        for user in node.users:
+            if _passes(user):
+                pending += [user] if op_name(user.target) not in _WIDENED else []
+            elif is_stack and (op_name(user.target) in _PRODUCTS or labelled.facts[user.name].look_up is not None):
+                yield labels[0]
+
+
+_PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "_grouped_mm")
+_WIDENED = ("unsqueeze", "expand", "expand_as", "broadcast_to")
+
+
 def looked_up_label(labelled: Labelled, look_up: LookUp) -> Label:
     """Return the label of the dimension that is looked up in."""
     labels = labelled.facts[look_up.tensor.name].labels[0]
@@ -34,5 +55,8 @@ def looked_up_label(labelled: Labelled, look_up: LookUp) -> Label:
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
     """Nodes that read a tensor, or a view or a copy of it."""
     for user in node.users:
-        passed = user.op == "call_function" and (op_name(user.target) in COPIES or alias_kind(user.target) == "view")
-        yield from _readers(user) if passed else [user]
+        yield from _readers(user) if _passes(user) else [user]
+
+
+def _passes(node: fx.Node) -> bool:
+    return node.op == "call_function" and (op_name(node.target) in COPIES or alias_kind(node.target) == "view")

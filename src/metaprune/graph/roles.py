@@ -1,8 +1,8 @@
 """What a channel group is for: attention heads, head dimensions, the residual stream, experts, or a hidden width.
 
 Read off the labelled graph: attention is `scaled_dot_product_attention`, or a product of two activations whose softmax
-meets a third; a residual stream is what an addition carries on from one of its own ancestors; experts are what a
-router's choice looks up. Names only: no equation depends on a role.
+meets a third; a residual stream is what an addition carries on from one of its own ancestors; experts are stacked
+matrices among which a router chooses. Names only: no equation depends on a role.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from metaprune.graph.call import Labels, bound_arguments
 from metaprune.graph.captured import Captured, op_name
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.labels import Label
+from metaprune.graph.look_ups import stacked
 from metaprune.graph.rules.elementwise import is_pointwise
 
 HEADS, KV_HEADS, QUERY_HEADS = "heads", "kv_heads", "query_heads"
@@ -42,10 +43,12 @@ def roles_of_atoms(captured: Captured, labelled: Labelled) -> np.ndarray:
             free = atoms[roles[atoms] == ROLES.index(HIDDEN)]
             roles[free] = ROLES.index(role)
 
-    for node in captured.graph.nodes:
-        choice = labelled.facts[node.name].choice
-        if choice is not None and any(user.args[1] == 1 and user.users for user in node.users):  # positions are read
-            mark(choice.label, EXPERTS)
+    finals = [final for choice in labelled.choices if (final := labelled.atoms.final(choice.label)) is not None]
+    chosen = np.unique(np.concatenate(finals)) if finals else np.empty(0)
+    for label in stacked(captured, labelled):
+        final = None if label is None else labelled.atoms.final(label)
+        if final is not None and np.isin(final, chosen).all():
+            mark(label, EXPERTS)
     for heads, head_dims, value_dims in attentions(captured.graph, labelled):
         mark(head_dims, HEAD_DIMS)
         mark(value_dims, VALUE_DIMS)

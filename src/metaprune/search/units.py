@@ -69,7 +69,7 @@ def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
     """Least width of every group that is asked for, int64 [groups]; 0 where its branch may be dropped.
 
     Raises:
-        PlanError: a pattern that matches nothing, or nothing but experts of which their router takes more.
+        PlanError: a pattern that matches nothing, or experts alone, of which their router takes more.
     """
     if not isinstance(constraints.min_keep, Mapping):
         return np.full(len(space), constraints.min_keep, dtype=np.int64)
@@ -78,7 +78,8 @@ def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
         named = list(space.match([pattern], "min_keep pattern"))
         least[named] = count
         taken = min(space.least[named], default=0)
-        if 0 < count < taken:
+        alone = len(named) < len(space) and all(space.groups[g].role == "experts" for g in named)
+        if alone and 0 < count < taken:
             raise PlanError(f"min_keep of {pattern!r} is {count}, and the router takes {taken} experts: give {taken}")
     return least
 

@@ -21,7 +21,8 @@ class Constraints:
 
     round_to: kept widths are multiples of this (or the full width).
     min_keep: a group keeps at least this many channels (or all, if it has fewer); one number, or by glob pattern, the
-        first that matches, else 1. Where it is 0 for all groups of a branch, that may be dropped whole.
+        first that matches, else 1. Where it is 0 for all groups of a branch, that may be dropped whole. A group that a
+        `topk` chooses from keeps what that takes, whatever is less.
     ignore: glob patterns of groups, modules or parameters that are left as they are, inputs included.
     only: glob patterns of what may shrink; everything else is left as it is. Empty: everything may.
     ratios: glob pattern -> keep ratio in (0, 1] that the matching groups get, whatever the scores say about width.
