@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mixtures import EXPERTS, TAKEN, Mixture, X, by_index, by_scatter, by_two_dimensions, experts_of
+from mixtures import EXPERTS, TAKEN, Mixture, X, by_index, by_one_hot, by_scatter, by_two_dimensions, experts_of
 from torch.utils.data import TensorDataset
 
 import metaprune as mp
@@ -40,6 +40,7 @@ def by_definition(model, keep=tuple(range(EXPERTS))):
 
 @pytest.mark.filterwarnings("ignore:no layer with weights reads")
 @pytest.mark.parametrize("dispatch", [by_index])
+@pytest.mark.filterwarnings("error:routed outputs of")
 def test_scores_are_the_definition(dispatch):
     model = Mixture(dispatch)
     assert np.allclose(scores_of(model), by_definition(model), rtol=1e-5)
@@ -49,9 +50,11 @@ def test_scores_are_the_definition(dispatch):
 
 
 @pytest.mark.filterwarnings("ignore:no layer with weights reads")
-@pytest.mark.parametrize("dispatch", [by_scatter, by_two_dimensions])
+@pytest.mark.parametrize("dispatch", [by_scatter, by_two_dimensions, by_one_hot])
 def test_other_dispatches_are_ranked_by_what_reads_them(dispatch):
-    scores = scores_of(Mixture(dispatch))
+    with pytest.warns(UserWarning, match="^routed outputs of router are not found: ranked by activation$") as caught:
+        scores = scores_of(Mixture(dispatch))
+    assert sum("routed outputs" in str(w.message) for w in caught) == 1
     assert (scores > 0).all() and np.ptp(scores) > 0
 
 

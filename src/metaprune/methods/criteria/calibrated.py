@@ -50,7 +50,7 @@ class CalibratedMethod(CalibratedConfig, ScoreMethod):
         calibration = calibrate(network, data, samples=self.samples, gram_mb=self.gram_mb, seed=seed, plan=plan)
         scores = [np.zeros(g.width) for g in network.space]
         masks, without = plan.masks(network.space), []
-        whole, apart = _whole(task), self.scores_apart(task, plan, rng)
+        whole, apart = whole_groups(task), self.scores_apart(task, plan, rng)
         for g, own in apart.items():
             scores[g][masks[g]] = own
         for g, readers in enumerate(readers_of(network, calibration, plan)):
@@ -68,7 +68,7 @@ class CalibratedMethod(CalibratedConfig, ScoreMethod):
         return scores_from_data(scores, self.normalise)
 
 
-def _whole(task: PruneTask) -> set[int]:
+def whole_groups(task: PruneTask) -> set[int]:
     """Groups that the constraints leave whole: no score of theirs is read, and the elimination of a stream is long."""
     space = task.network.space
     units = units_of(space, task.constraints)

@@ -2,11 +2,12 @@
 
 This is the score of REAP (Lasby et al., REAP the Experts: Why Pruning Prevails for One-Shot MoE Compression, 2025).
 Where it is read off is found in the graph: the product of what chosen weights give with what the router gives.
-All other channels are ranked as by `activation`. Labels are not read.
+All other channels are ranked as by `activation`, with a warning where they are experts. Labels are not read.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,10 @@ from metaprune.elastic.program import Step
 from metaprune.graph.call import bound_arguments
 from metaprune.graph.captured import op_name
 from metaprune.graph.look_ups import looked_up_label
+from metaprune.graph.roles import EXPERTS
 from metaprune.graph.shapes import TensorValue
 from metaprune.methods.criteria.activation import Activation
+from metaprune.methods.criteria.calibrated import whole_groups
 from metaprune.methods.criteria.config import ExpertsConfig
 from metaprune.network import Network
 from metaprune.protocol.method import PruneTask
@@ -36,6 +39,8 @@ class Experts(ExpertsConfig, Activation):
     def scores_apart(self, task: PruneTask, plan: Plan, rng: Rng) -> dict[int, np.ndarray]:
         network, data = task.network, task.require_data(self.name)
         sites = list(routed_outputs(network))
+        if not plan.keep:
+            _warn_of_others(task, {s.group for s in sites})
         widths = plan.widths(network.space)
         sums = {s.group: np.zeros((2, widths[s.group])) for s in sites}
         at = network.at(plan)
@@ -57,6 +62,14 @@ class Experts(ExpertsConfig, Activation):
             for args, kwargs in calibration_batches(network, data.train, self.samples, draws.child("samples")):
                 at.execute(args, kwargs, tensors=tensors, call=call)
         return {group: total / np.maximum(tokens, 1) for group, (total, tokens) in sums.items()}
+
+
+def _warn_of_others(task: PruneTask, found: set[int]) -> None:
+    """Warn of experts that may go and have no routed output."""
+    kept = found | whole_groups(task)
+    others = [g.name for i, g in enumerate(task.network.space) if g.role == EXPERTS and i not in kept]
+    if others:
+        warnings.warn(f"routed outputs of {', '.join(others)} are not found: ranked by activation", stacklevel=2)
 
 
 def _counted(positions: Tensor, weights: Tensor | None, experts: int) -> np.ndarray:
