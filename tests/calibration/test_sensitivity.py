@@ -121,6 +121,34 @@ def test_runs_that_share_their_start_give_what_whole_runs_give(kind):
     assert abs(loss(mp.Plan())) < 1e-6
 
 
+class _WritesItsInput(torch.nn.Module):
+    def __init__(self, in_place: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.in_place, self.norm = in_place, torch.nn.BatchNorm1d(16)
+        self.first, self.second, self.head = (torch.nn.Linear(a, b) for a, b in ((6, 16), (16, 16), (16, 3)))
+
+    def forward(self, x):
+        x = x.sub_(3.0).div_(2.0) if self.in_place else (x - 3.0) / 2.0
+        x = self.first(x)
+        for _ in range(2):
+            x = x + self.norm(self.second(x)).relu()
+        return self.head(x)
+
+
+def test_inputs_that_are_written_in_place_are_the_same_in_every_run():
+    inputs, losses = 2 * torch.randn(32, 6) + 3, []
+    for in_place in (True, False):
+        network = mp.trace(_WritesItsInput(in_place).eval(), torch.zeros(2, 6))
+        batch = inputs.clone()
+        calibration = calibrate_on(network, [((batch,), {})], mp.Rng(0))
+        loss = OutputLoss(ClosedForm(network, calibration), (batch, None), Objective())
+        losses.append([loss(mp.Plan({group.name: tuple(range(8))})) for group in network.space])
+        assert abs(loss(mp.Plan())) < 1e-6  # with a BatchNorm that is called twice, too
+        assert torch.equal(batch, inputs)
+    assert losses[0] == losses[1]
+
+
 def test_remembered_solutions_are_those_of_a_fresh_start():
     network, data = mp.trace(small_network("cnn"), EXAMPLE), small_data()
     calibration = calibrate(network, data, samples=64)

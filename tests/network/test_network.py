@@ -68,6 +68,19 @@ def test_quantised_models_are_refused(dtype):
         trace(model, torch.randn(2, 4))
 
 
+def test_a_mask_of_bytes_is_no_quantised_weight():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.mask = nn.Parameter(torch.ones(8, dtype=torch.uint8), requires_grad=False)
+
+        def forward(self, x):
+            return self.second(self.first(x) * self.mask)
+
+    assert len(trace(Masked(), torch.randn(2, 4)).space) == 1
+
+
 def test_buffers_of_whole_numbers_are_quantised_weights_where_the_config_says_so():
     model = nn.Sequential(OrderedDict(first=nn.Linear(4, 4), packed=Packed(torch.int32, False)))
     assert trace(model, torch.randn(2, 4)).cost().params > 0

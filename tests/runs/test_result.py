@@ -48,6 +48,9 @@ def test_outputs_are_compared_with_those_of_the_original(result):
     assert found["output_error"] == pytest.approx(float((got - wanted).norm() / wanted.norm()), rel=1e-4)
     with pytest.raises(DataError, match="objective"):
         result.measure((inputs, inputs))
+    large = torch.utils.data.TensorDataset(torch.randn(4, 3, 28, 28), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(DataError, match="does not run on samples"):
+        result.measure((large, large))
 
 
 def test_its_report_is_a_page(result, tmp_path):

@@ -42,6 +42,12 @@ def test_tied_heads_stay_and_unknown_layers_are_named():
         mp.add_biases(Sample(), only=("narow",))
 
 
+def test_a_weight_that_is_computed_is_no_tied_one():
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 8, bias=False)), nn.Linear(8, 2))
+    copied, x = mp.add_biases(model, only=("0",)), torch.randn(3, 4)
+    assert copied[0].bias is not None and torch.equal(copied(x), model(x))
+
+
 def test_compensation_moves_it_and_the_cut_is_proved():
     """Where dropped channels have a mean, only a bias can make up for it."""
     torch.manual_seed(0)

@@ -71,6 +71,7 @@ def without(network, *names):
 @pytest.mark.parametrize("narrow", [False, True])
 def test_whole_layers_leave_the_folder_and_the_config_counts_the_others(family, narrow, tmp_path):
     model = language_model(family)
+    model.config.eos_token_id = [1, 2, 3]  # as long as there are layers
     network = mp.trace(model, None, example(family))
     keep = without(network, "model.layers.1.self_attn", "model.layers.1.mlp")
     if narrow:
@@ -81,6 +82,7 @@ def test_whole_layers_leave_the_folder_and_the_config_counts_the_others(family, 
         metaprune.hf.save_pretrained(pruned, tmp_path)
     held = json.loads((tmp_path / "config.json").read_text())
     assert held["num_hidden_layers"] == 2 and ("per_layer_config" in held) == narrow
+    assert held["eos_token_id"] == [1, 2, 3]
     readers = [mp.load, metaprune.hf.from_pretrained, *([] if narrow else [type(model).from_pretrained])]
     for read in readers:
         again = read(tmp_path)

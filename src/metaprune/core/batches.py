@@ -1,7 +1,8 @@
-"""The batch dimension of a model's inputs: that of the first tensor, and of all tensors that are as long there."""
+"""A model's inputs: in words, and their batch dimension, that of the first tensor and of all that are as long there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,3 +37,14 @@ def with_batch(args: tuple, kwargs: dict[str, Any], size: int, dim: int = 0) -> 
 def copied(value: Any) -> Any:
     """Copy the tensors of nested inputs: a forward may write into what it is given."""
     return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, value)
+
+
+def described_inputs(args: tuple, kwargs: Mapping[str, Any]) -> str:
+    """Inputs of a call in words, as `float32 [2, 3, 8, 8], attention_mask=int64 [2, 16]`."""
+
+    def word(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        return type(value).__name__
+
+    return ", ".join([*map(word, args), *(f"{name}={word(value)}" for name, value in kwargs.items())]) or "nothing"

@@ -94,12 +94,12 @@ class OneBatch:
     """
 
     def __init__(self) -> None:
-        self._measured: dict[str, Tensor] = {}
+        self._measured: dict[str, tuple[Tensor, Tensor]] = {}  # by node: a module may be called several times
 
     def dense(self, step: Step, args: list, kwargs: dict) -> Any:
         """Run a step of the full network; what enters BatchNorm is recorded."""
-        if (norm := Norm.of(step)) is not None:
-            self._measured[norm.mean], self._measured[norm.variance] = spread_of(args[0])
+        if Norm.of(step) is not None:
+            self._measured[step.node.name] = spread_of(args[0])
         return step.target(*args, **kwargs)
 
     def cut(self, sliced: Callable[[Tensors], Tensors], running: Tensors) -> CallStep:
@@ -107,7 +107,7 @@ class OneBatch:
 
         def call(step: Step, args: list, kwargs: dict) -> Any:
             if (norm := Norm.of(step)) is not None:
-                kept = sliced({name: self._measured[name] for name in (norm.mean, norm.variance)})
+                kept = sliced(dict(zip((norm.mean, norm.variance), self._measured[step.node.name], strict=True)))
                 moved = norm.move(running, (kept[norm.mean], kept[norm.variance]), spread_of(args[0]))
                 args[_MEAN], args[_VARIANCE] = moved[norm.mean], moved[norm.variance]
             return step.target(*args, **kwargs)

@@ -21,11 +21,11 @@ from torch import fx
 from torch.amp.autocast_mode import _enter_autocast as enter_autocast
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import batch_size
+from metaprune.core.batches import batch_size, described_inputs
 from metaprune.core.errors import InputsError, PlanError
 from metaprune.elastic.folding import Rest, Rewrite, emptied_branches
 from metaprune.graph.branches import folded_addition
-from metaprune.graph.call import Survivors, bound_arguments, with_argument
+from metaprune.graph.call import Survivors, bound_arguments, with_argument, written_in_place
 from metaprune.graph.captured import Captured, wrong_batch
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.patching import patched_call
@@ -89,6 +89,8 @@ class Program:
         self._captured, self._labelled, self._space = captured, labelled, space
         self._facts = labelled.facts
         self._switchable = switchable  # batch_norm and dropout nodes that follow the training flag
+        nodes = {node.name: node for node in captured.graph.nodes}
+        self._written = [i for i, name in enumerate(captured.inputs) if written_in_place(nodes[name])]
         self._cache: OrderedDict[Any, ProgramAtWidths] = OrderedDict()
         self._cache_size = cache
 
@@ -240,7 +242,7 @@ class Program:
         return execution.output()
 
     def flatten_inputs(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-        """RunInputs in the order of the graph's placeholders."""
+        """Inputs in the order of the graph's placeholders; those that the graph writes into are copies."""
         traced = self._captured.example[1]
         ordered = {n: kwargs[n] for n in traced if n in kwargs}
         leaves = pytree.tree_leaves((args, ordered))
@@ -254,6 +256,8 @@ class Program:
             batch = batch_size(args, kwargs, self._captured.batch_dim)
             if not self._captured.takes(batch):
                 raise InputsError(wrong_batch(batch, *self._captured.batch_range))
+        for index in self._written:
+            leaves[index] = leaves[index].clone()
         return leaves
 
 
@@ -309,17 +313,6 @@ def operands_by_name(step: Step, args: list, kwargs: Mapping[str, Any]) -> dict[
     schema = step.target._schema.arguments  # pyrefly: ignore[missing-attribute] (functions of Python have none)
     defaults = {x.name: x.default_value for x in schema}
     return {**defaults, **dict(zip([x.name for x in schema], args, strict=False)), **kwargs}
-
-
-def described_inputs(args: tuple, kwargs: Mapping[str, Any]) -> str:
-    """Inputs of a call in words, as `float32 [2, 3, 8, 8], attention_mask=int64 [2, 16]`."""
-
-    def word(value: Any) -> str:
-        if isinstance(value, torch.Tensor):
-            return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-        return type(value).__name__
-
-    return ", ".join([*map(word, args), *(f"{name}={word(value)}" for name, value in kwargs.items())]) or "nothing"
 
 
 def _is_place(value: Any) -> bool:

@@ -58,7 +58,7 @@ def require_unquantised(model: nn.Module) -> None:
         NotAvailableError: one is; names it.
     """
     packed = (torch.uint8, torch.int8)
-    found = [(n, p) for n, p in model.named_parameters() if p.dtype in packed]
+    found = [(n, p) for n, p in model.named_parameters() if p.dim() > 1 and p.dtype in packed]
     if any(_settings(m).get("quantization_config") is not None for m in model.modules()):
         found += [(n, b) for n, b in model.named_buffers() if b.dim() > 1 and b.dtype in (*packed, torch.int32)]
     if found:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from metaprune.core.batches import with_batch
+from metaprune.core.batches import described_inputs, with_batch
 from metaprune.core.errors import ConfigError, DataError, MetapruneError, first_line, one_line_error
 from metaprune.core.files import write_tensors
 from metaprune.core.modes import device_of
@@ -24,7 +24,6 @@ from metaprune.core.tensors import named_tensors
 from metaprune.data import Data, Split, as_data, load_data
 from metaprune.data.augment import augmented
 from metaprune.data.types import NO_SAMPLES
-from metaprune.elastic.program import described_inputs
 from metaprune.graph.capture import untouched
 from metaprune.models import create, default_input_shape
 from metaprune.models.sources import PRETRAINED

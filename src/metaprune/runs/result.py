@@ -17,6 +17,7 @@ from metaprune.export.archive import save
 from metaprune.hub import push
 from metaprune.report.html import write_report
 from metaprune.report.rows import headline, summary_rows
+from metaprune.runs.inputs import require_fit
 from metaprune.runs.sections import sections_of
 from metaprune.surgery.cut import Pruned
 from metaprune.train.evaluate import evaluate
@@ -107,10 +108,11 @@ class Result:
             The objective's metrics, its loss, and how many samples and items they are of.
 
         Raises:
-            DataError: no objective.
+            DataError: no objective, or samples that the model does not run on.
         """
         check_arguments(Result.measure, locals())
         given = as_data(data, objective=objective).bound_to(self.pruned.network.model)
+        require_fit(self.model, given)
         split = given.val if given.test is None else given.test
         found = evaluate(self.model, split, objective=given.require_objective(), batch_size=batch_size)
         return found.to_dict()

@@ -32,7 +32,7 @@ def add_biases(model: nn.Module, *, only: Sequence[str] = ("*",)) -> nn.Module:
     without = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, _ConvNd)) and module.bias is None and uses[id(module.weight)] == 1
+        if isinstance(module, (nn.Linear, _ConvNd)) and module.bias is None and uses[id(module.weight)] <= 1
     ]
     for pattern in only:
         if not fnmatch.filter(without, pattern):

@@ -57,7 +57,7 @@ def shortened(model: nn.Module) -> tuple[nn.Module, list[int]]:
     set_config(short, {"num_hidden_layers": len(kept)})
     for config in held_configs(short):
         for name, value in config.to_dict().items():
-            if isinstance(value, list) and len(value) == len(layers):
+            if "layer" in name and isinstance(value, list) and len(value) == len(layers):  # no list of token ids
                 setattr(config, name, [value[i] for i in kept])
     return short, kept
 
@@ -119,7 +119,9 @@ def per_layer_numbers(pruned: Pruned) -> Iterator[PerLayer]:
     wanted = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     before = built_shapes(network.model, {})
     if left := sorted(wanted.keys() - before.keys()):
-        raise NotAvailableError(f"{left[0]} is left of a branch that was dropped, which no config says: result.save")
+        added = left[0] in network.tensors
+        what = "is not of a model that is built from the config" if added else "is left of a branch that was dropped"
+        raise NotAvailableError(f"{left[0]} {what}, which no config says: result.save")
     outside = {n for (p, _), numbers in set_by.items() if not p.startswith(f"{path}.") for n in numbers}
     if odd := [n for n in wanted if not n.startswith(f"{path}.") and wanted[n] != before[n]]:
         raise NotAvailableError(f"{odd[0]} changed, which is in no layer: leave that width whole, or give keep_config")
