@@ -18,6 +18,7 @@ sys.path += [str(HERE / "language")]
 from accuracy_tables import (  # noqa: E402
     after_cut_table,
     depth_table,
+    detector_table,
     recovery_table,
     seconds_table,
     study_table,
@@ -94,10 +95,10 @@ def overhead_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "after-cut-resnet20": partial(after_cut_table, "resnet20"),
-    "after-cut-resnet56": partial(after_cut_table, "resnet56"),
     "after-cut-study": partial(study_table, "accuracy"),
     "after-pass-study": partial(study_table, "recovered"),
     "after-cut-seconds": seconds_table,
+    "after-cut-detector": detector_table,
     "after-cut-depth": depth_table,
     "after-cut-recovery": recovery_table,
     "language-cut": language_cut_table,

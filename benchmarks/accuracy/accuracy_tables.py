@@ -142,6 +142,19 @@ def seconds_table() -> str:
     return "\n".join(lines)
 
 
+def detector_table() -> str:
+    """Error of CenterFace's outputs by row and budget."""
+    rows = json.loads((HERE / "centerface.json").read_text())["rows"]
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    lines = [f"| CenterFace | {' | '.join(budgets)} of the MACs | CPU seconds |", "|---" * (len(budgets) + 2) + "|"]
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = {row["budget"]: row for row in rows if row["label"] == label}
+        cells = [f"{of_label[b]['output_error']:.1%}" if b in of_label else "" for b in budgets]
+        spent = statistics.mean(row["cpu_s"] for row in of_label.values())
+        lines.append(f"| {label} | {' | '.join(cells)} | {spent:.0f} |")
+    return "\n".join(lines)
+
+
 def _best(figures: list[float], best: float) -> str:
     if not figures:
         return ""
