@@ -104,19 +104,19 @@ class OutputLoss:
         network, whole = closed_form.network, closed_form.network.at()
         with torch.no_grad(), same_draws():
             self._dense = whole.execute(self._args, self._kwargs, call=self._statistics.dense)
-        full = whole.program()
-        self._prefix: SharedPrefix | None = None
-        if SharedPrefix.fits(full) and not network.written:
-            self._prefix = SharedPrefix(network.program, full, network.tensors, self._args, dict(self._kwargs))
+        self._prefix = SharedPrefix(
+            network.program,
+            whole.program(),
+            network.tensors,
+            self._args,
+            dict(self._kwargs),
+            is_stateful=bool(network.written),
+        )
 
     @torch.no_grad()
     def __call__(self, plan: Plan) -> float:
         network, tensors = self._closed_form.network, self._closed_form.tensors(plan)
         at = network.at(plan)
         call = self._statistics.cut(lambda t: network.sliced(at.survivors, tensors=t), tensors)
-        if self._prefix is None:
-            with same_draws():
-                output = at.execute(self._args, self._kwargs, tensors=tensors, call=call)
-        else:
-            output = self._prefix.run(at.program(), tensors, self._closed_form.changed(plan), call)
+        output = self._prefix.run(at.program(), tensors, self._closed_form.changed(plan), call)
         return float(self._objective.distillation(output, self._dense, self._target, 1.0))

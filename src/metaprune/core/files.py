@@ -129,9 +129,14 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_text(path: Path, text: str, newline: str | None = None) -> None:
+    """Write a file whole or not at all; `newline` is that of `open`."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline=newline)
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def write_sealed(path: Path, data: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metaprune.core.rng import Rng
 from metaprune.elastic.program import (
@@ -31,17 +32,24 @@ class SharedPrefix:
     """The full network's run, stopped where a cut network first differs from it, so that this one goes on from there.
 
     Only what is alive at that step is held. Plans in the order of the graph let the run move on; one that differs
-    earlier starts it again.
+    earlier starts it again. A run does not stop where the graph has regions of autocast.
+
+    is_stateful: the graph writes into the model's tensors, so that no run stops either.
     """
 
-    def __init__(self, program: Program, full: ProgramAtWidths, tensors: Tensors, args: tuple, kwargs: dict[str, Any]):
+    def __init__(
+        self,
+        program: Program,
+        full: ProgramAtWidths,
+        tensors: Tensors,
+        args: tuple,
+        kwargs: dict[str, Any],
+        *,
+        is_stateful: bool,
+    ):
         self._program, self._full, self._inputs = program, full, (tensors, args, kwargs)
+        self.stops = not is_stateful and all(step.target is not enter_autocast for step in full.steps)
         self._restart()
-
-    @staticmethod
-    def fits(full: ProgramAtWidths) -> bool:
-        """Tell whether a run may stop half-way: not within a region of autocast."""
-        return all(step.target is not enter_autocast for step in full.steps)
 
     def _restart(self) -> None:
         self._run = Execution(self._program, self._full, *self._inputs)
@@ -55,6 +63,9 @@ class SharedPrefix:
             changed: names of the tensors that are not the full network's.
             call: how the steps from the first difference on are executed.
         """
+        if not self.stops:
+            with same_draws():
+                return self._program.run(at, tensors, *self._inputs[1:], call)
         first = first_difference(self._full, at, changed)
         if first < self._next:
             self._restart()
@@ -88,7 +99,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _reads(step: Step, changed: Collection[str]) -> bool:
-    leaves = torch.utils._pytree.tree_leaves((step.args, step.kwargs))
+    leaves = pytree.tree_leaves((step.args, step.kwargs))
     return any(isinstance(leaf, Weight) and leaf.name in changed for leaf in leaves)
 
 

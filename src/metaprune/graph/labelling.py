@@ -154,13 +154,18 @@ def _passed_on(captured: Captured) -> tuple[set[fx.Node], bool]:
             name = op_name(user.target) if user.op == "call_function" else ""
             if name in ("slice", "narrow", "select", "split", "split_with_sizes", "chunk"):
                 cut = True
-            elif name and (name in COPIES or alias_kind(user.target) == "view") and user not in reached:
+            elif is_passed_on(user) and user not in reached:
                 reached.add(user)
                 nodes.append(user)
     return reached, cut
 
 
-COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape")
+def is_passed_on(node: fx.Node) -> bool:
+    """Tell whether a node is a view or a copy of what it reads."""
+    return node.op == "call_function" and (op_name(node.target) in _COPIES or alias_kind(node.target) == "view")
+
+
+_COPIES = ("to", "_to_copy", "clone", "contiguous", "float", "type_as", "reshape")
 
 
 def _lock_unread(atoms: Atoms, results: list[Fact], parameters: dict[str, Labels]) -> None:

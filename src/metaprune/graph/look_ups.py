@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from metaprune.graph.call import LookUp, alias_kind
+from metaprune.graph.call import LookUp
 from metaprune.graph.captured import Captured, op_name
-from metaprune.graph.labelling import COPIES, Labelled
+from metaprune.graph.labelling import Labelled, is_passed_on
 from metaprune.graph.labels import Label
 
 
@@ -36,7 +36,7 @@ def stacked(captured: Captured, labelled: Labelled) -> Iterator[Label]:
         labels = labelled.facts[node.name].labels[0] or []
         is_stack = len(labels) > 2 and all(n > 1 for n in captured.concrete(node.meta["val"]))
         for user in node.users:
-            if _passes(user):
+            if is_passed_on(user):
                 pending += [user] if op_name(user.target) not in _WIDENED else []
             elif is_stack and (op_name(user.target) in _PRODUCTS or labelled.facts[user.name].look_up is not None):
                 yield labels[0]
@@ -55,8 +55,4 @@ def looked_up_label(labelled: Labelled, look_up: LookUp) -> Label:
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
     """Nodes that read a tensor, or a view or a copy of it."""
     for user in node.users:
-        yield from _readers(user) if _passes(user) else [user]
-
-
-def _passes(node: fx.Node) -> bool:
-    return node.op == "call_function" and (op_name(node.target) in COPIES or alias_kind(node.target) == "view")
+        yield from _readers(user) if is_passed_on(user) else [user]

@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from rich.table import Table
 
-from metaprune.core.files import whole_file, write_json
+from metaprune.core.files import write_json, write_text
 from metaprune.report.comparison_rows import (
     MethodRow,
     RunRow,
@@ -77,8 +77,7 @@ class Comparison:
     def write(self, page: Path) -> None:
         """Write the page to `page`, and CSV and JSON beside it, each whole or not at all."""
         write_json(page.with_suffix(".json"), self.to_dict())
-        with whole_file(page.with_suffix(".csv")) as temporary:
-            temporary.write_text(self._csv(), encoding="utf-8", newline="")
+        write_text(page.with_suffix(".csv"), self._csv(), newline="")
         data, metric = self.to_dict(), self.metric
         figures = [
             SectionFigure(key, f"{metric.label} {when}", _NOTE, figure)

@@ -19,7 +19,7 @@ from metaprune.report.section import SectionFigure
 from metaprune.report.text import plain_table
 from metaprune.report.units import percentage, shortened
 
-_NOTE = (
+NOTE = (
     "Divergence of the outputs from the dense ones when one group alone keeps a share of its channels and its readers "
     "are solved anew, on unlabelled samples. Steep lines are groups that the network needs; the highest and the lowest "
     "at the smallest share are drawn in colour."
@@ -75,7 +75,7 @@ def curves_page(
     rows = [CurveRow(", ".join(c.groups), c.shares, c.losses, None) for c in curves]
     header = ["group", *(f"at {percentage(share, 0)}" for share in sorted(shares, reverse=True))]
     cells = [[row.name, *(_at(row, share) for share in sorted(shares, reverse=True))] for row in rows]
-    figures = [SectionFigure("sensitivity", "What narrow groups cost", _NOTE, curves_figure(rows))] if rows else []
+    figures = [SectionFigure("sensitivity", "What narrow groups cost", NOTE, curves_figure(rows))] if rows else []
     return plain_table(header, cells), write_page(
         page,
         f"Sensitivity of {pretty_model(facts.get('model'))}",

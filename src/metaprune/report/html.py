@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metaprune.core.files import whole_file
+from metaprune.core.files import write_text
 from metaprune.report import rows as data
 from metaprune.report.latency_rows import latency_facts
 from metaprune.report.page import drawn, rendered
@@ -73,9 +73,7 @@ def write_report(record: data.Record, path: str | Path, sections: Sequence[Secti
         OSError: the file cannot be written.
     """
     path = Path(path)
-    text = render_report(record, sections)
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, render_report(record, sections))
     return path
 
 

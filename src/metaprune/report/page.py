@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from metaprune._version import __version__
-from metaprune.core.files import whole_file
+from metaprune.core.files import write_text
 from metaprune.report.section import SectionFigure
 
 _HERE = Path(__file__).parent
@@ -55,8 +55,7 @@ def write_page(
         tables=tables,
         version=__version__,
     )
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metaprune.report.curves import CurveRow, curves_figure
+from metaprune.report.curves import NOTE, CurveRow, curves_figure
 from metaprune.report.rows import Record, group_rows
 from metaprune.report.section import (
     FactRow,
@@ -14,11 +14,7 @@ from metaprune.report.section import (
 )
 from metaprune.report.units import cost_noun, duration, finite, percentage
 
-_NOTE = (
-    "Divergence of the outputs from the dense ones when one group alone keeps a share of its channels and its readers "
-    "are solved anew, on unlabelled samples. The widths are those of least total divergence within the budget. Steep "
-    "lines are groups that the network needs; the highest and the lowest at the smallest share are drawn in colour."
-)
+_NOTE = f"{NOTE} The widths are those of least total divergence within the budget."
 
 
 def curve_rows(record: Record) -> list[CurveRow]:
@@ -56,7 +52,7 @@ def section(record: Record) -> Section | None:
     rows = curve_rows(record)
     if not rows:
         return None
-    facts = [FactRow("Groups measured", str(len(rows)), "each alone, at up to three shares of its width")]
+    facts = [FactRow("Groups measured", str(len(rows)), "each alone, at a few shares of its width")]
     if (seconds := finite(method_part(record, "sensitivity").get("seconds"))) is not None:
         facts.append(FactRow("Measuring: wall time", duration(seconds)))
     facts += price_rows(record)
