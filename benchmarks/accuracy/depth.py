@@ -13,7 +13,6 @@ import json
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 
 import metaprune as mp
 from metaprune.core.imports import allow_torchvision_import
-from metaprune.models import create
+from networks import SUBJECTS
 
 IMAGES = 2000
 COSINE, LOSS = {"criterion": "cosine"}, {"criterion": "loss"}
@@ -61,9 +60,8 @@ def new_report() -> dict[str, Any]:
 
 
 def rows_of(options: argparse.Namespace, done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    data = mp.load_data(f"npz:{options.folder / 'cifar10_jpeg.npz'}")
-    data = replace(data, test=data.test.take(IMAGES))
-    model = create("zoo:resnet20", weights=str(options.folder / "resnet20_cifar10.safetensors")).eval()
+    subject = SUBJECTS["resnet20"]
+    model, data = subject.network(options.folder), subject.samples(options.folder, IMAGES)
     for budget in options.budgets:
         for label, (name, method_options, least) in ROWS.items():
             if (label, budget) in done:
@@ -71,7 +69,7 @@ def rows_of(options: argparse.Namespace, done: set[tuple[str, str]]) -> Iterator
             began = time.process_time()
             result = mp.prune(
                 model,
-                torch.zeros(2, 3, 32, 32),
+                subject.example,
                 budget=f"params={budget}",
                 data=data,
                 method=name,

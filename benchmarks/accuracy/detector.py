@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from peers import EVEN, MAGNITUDE, macs, torch_pruned
-from study import AUTO, L1, write
+from run import L1, LEAST_SQUARES
+from study import AUTO, write
 from torch import Tensor, nn
 
 import metaprune as mp
@@ -33,7 +34,7 @@ HEADS = ("Conv_56", "Conv_57", "Conv_58", "Conv_59")
 SUBJECT = Subject("builtin:centerface", "", "", (3, 64, 64), heads=HEADS)
 OURS: dict[str, dict[str, Any]] = {
     "magnitude (L1)": L1,
-    "magnitude (L1), least squares": {**L1, "compensate": "least-squares"},
+    "magnitude (L1), least squares": {**L1, **LEAST_SQUARES},
     AUTO: {},
 }
 PEERS = {label.removesuffix(", BatchNorm"): label for label in (MAGNITUDE, EVEN)}
@@ -69,7 +70,7 @@ def main() -> None:
             {"label": label, "budget": budget, "seed": seed, "output_error": output_error(dense, cut, images), **shares}
         )
         print(rows[-1], flush=True)
-        write(options.out, rows)
+        write(options.out, rows, "errors of a detector's outputs, beside Torch-Pruning at the same MACs")
 
 
 @torch.no_grad()

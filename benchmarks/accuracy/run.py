@@ -16,14 +16,13 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import metaprune as mp
-from metaprune.models import create
+from networks import SUBJECTS
 
 L1: dict[str, Any] = {"method": "magnitude", "method_options": {"p": 1}}
 MEASURED: dict[str, Any] = {"method": "magnitude", "method_options": {"p": 1, "allocate": "sensitivity"}}
@@ -82,9 +81,8 @@ def parser_of(description: str | None, **defaults: Any) -> argparse.ArgumentPars
 def add_rows(options: argparse.Namespace, labels: Sequence[str], row_of: Callable[..., dict[str, Any]]) -> None:
     """Measure what is not in the report yet; `row_of` is given model, data, budget, seed and label."""
     torch.set_num_threads(1)
-    data = mp.load_data(f"npz:{options.folder / 'cifar10_jpeg.npz'}")
-    data = replace(data, test=data.test.take(options.images))
-    model = create(f"zoo:{options.network}", weights=str(options.folder / f"{options.network}_cifar10.safetensors"))
+    subject = SUBJECTS[options.network]
+    model, data = subject.network(options.folder), subject.samples(options.folder, options.images)
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     done = {(row["label"], row["budget"], row["seed"]) for row in rows}
     for seed, budget, label in itertools.product(range(options.seeds), options.budgets, labels):
@@ -99,7 +97,7 @@ def row_of(model: torch.nn.Module, data: mp.Data, budget: str, seed: int, argume
     """Figures of one prune, and its CPU seconds with trace and evaluations."""
     began = time.process_time()
     example, bound = torch.zeros(2, 3, 32, 32), f"macs={budget}"
-    result = mp.prune(model.eval(), example, budget=bound, data=data, seed=seed, progress=False, **arguments)
+    result = mp.prune(model, example, budget=bound, data=data, seed=seed, progress=False, **arguments)
     total = time.process_time() - began
     record = result.record
     quality, compensation = record["quality"], record["compensation"] or {}

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from peers import IMPORTANCES, macs, torch_pruned
+from run import BN, L1, LEAST_SQUARES
 from torch import Tensor, nn
 
 import metaprune as mp
@@ -27,11 +28,10 @@ from metaprune.recover.run import recover
 from networks import SUBJECTS, Subject
 
 IMAGES, VALIDATION, PHOTOGRAPHS = 5000, 500, 25
-L1: dict[str, Any] = {"method": "magnitude", "method_options": {"p": 1}}
 AUTO, INNER = "auto", "auto, inner channels alone"  # as Torch-Pruning is given them in ResNets
 OURS: dict[str, dict[str, Any]] = {
-    "magnitude (L1), BatchNorm": {**L1, "recover": "bn"},
-    "magnitude (L1), least squares": {**L1, "compensate": "least-squares"},
+    "magnitude (L1), BatchNorm": {**L1, **BN},
+    "magnitude (L1), least squares": {**L1, **LEAST_SQUARES},
     AUTO: {},
     INNER: {"only": ("*:hidden",)},
 }
@@ -61,7 +61,7 @@ def main() -> None:
                 rows.append({"network": name, "label": label, "budget": budget, "seed": seed})
                 rows[-1] |= row_of(label, float(budget.rstrip("%")) / 100, seed)
                 print(rows[-1], flush=True)
-                write(options.out, rows)
+                write(options.out, rows, "accuracy right after the cut, beside Torch-Pruning at the same MACs")
 
 
 class Row:
@@ -119,9 +119,9 @@ def share_of(right: Tensor) -> float:
     return round(float(right.double().mean()), 4)
 
 
-def write(out: Path, rows: list[dict[str, Any]]) -> None:
+def write(out: Path, rows: list[dict[str, Any]], question: str) -> None:
     report = {
-        "question": "accuracy right after the cut, beside Torch-Pruning at the same MACs",
+        "question": question,
         "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": 1},
         "rows": rows,
     }
