@@ -52,6 +52,9 @@ trainer = Trainer(model=model, args=arguments, train_dataset=rows)
 trainer.train()
 tensors = {n: t.contiguous() for n, t in model.state_dict().items()}
 save_file(tensors, f"{folder}/{processes}-{arguments.process_index}.safetensors")
+if processes > 1:  # gloo's threads end here: an interpreter that ends before them sometimes aborts
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 
