@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
     parser.add_argument("--labels", nargs="+", default=LABELS, choices=LABELS)
     parser.add_argument("--budgets", nargs="+", default=["75%", "50%", "25%"], help="shares of the MACs")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--recover", action="store_true", help="and what one short pass of training brings")
     parser.add_argument("--images", type=int, default=2000, help="test images, where there are more")
     options = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
     done = {(row["network"], row["label"], row["budget"], row["seed"], row["recovered"] is not None) for row in rows}
     for name in options.networks:
         row_of = Row(SUBJECTS[name], options.folder, options.images, options.recover)
-        for seed, budget, label in itertools.product(range(options.seeds), options.budgets, options.labels):
+        for seed, budget, label in itertools.product(options.seeds, options.budgets, options.labels):
             if label == INNER and "resnet" not in name:
                 continue
             if (name, label, budget, seed, options.recover) not in done:
