@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE := recipes/resnet8_fashion_mnist_magnitude_macs50.toml
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs docs-serve clean
 
 demo: .venv/demo.stamp
 	$(BIN)/metaprune data get fashion-mnist
@@ -19,8 +19,14 @@ check: .venv/dev.stamp
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
+docs: .venv/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: .venv/dev.stamp
+	$(BIN)/mkdocs serve
+
 clean:
-	rm -rf .venv runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv runs site build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "metaprune needs Python 3.11 or newer; set PYTHON=..."; exit 1; }

@@ -43,7 +43,7 @@ VERBS = Registry("verb", "metaprune.verbs", {"data": "metaprune_datasets.cli:Dat
 """Verbs of packages that are no method's."""
 
 
-def _verbs() -> dict[str, type]:
+def verbs() -> dict[str, type]:
     """All verbs by name. An installed package that does not load, or whose verb's name is taken, is warned of."""
     all_verbs = dict(_FIRST)
     for name in method_names():
@@ -67,7 +67,7 @@ def _verbs() -> dict[str, type]:
 
 
 def _parsed(arguments: Sequence[str] | None) -> Any:
-    choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in _verbs().items())
+    choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in verbs().items())
     return tyro.cli(
         Union[choices],  # type: ignore[arg-type]  # noqa: UP007
         prog="metaprune",

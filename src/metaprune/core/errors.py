@@ -10,21 +10,36 @@ class MetapruneError(Exception):
 
 
 class UntraceableError(MetapruneError, RuntimeError):
-    """The model could be neither recorded nor exported; names the module, the operator and what to change."""
+    """The model could be neither recorded nor exported; names the module, the operator and what to change.
+
+    Cause: The forward uses what neither the recorder nor `torch.export` can follow.
+    Fix: Do what the message says at the named line, or prune a part of the model, as `model.backbone`, alone.
+    """
 
 
 class InputsError(MetapruneError, ValueError):
-    """A graph form is called with inputs that its trace did not see; says what it saw and what to do."""
+    """A graph form is called with inputs that its trace did not see; says what it saw and what to do.
+
+    Cause: A graph form has the sizes and arguments of its example.
+    Fix: Call it as traced, trace with the inputs that you need, or ask for `form="module"`.
+    """
 
 
 class PlanError(MetapruneError, ValueError):
-    """A plan, keep set or pattern does not fit the network's `Space`."""
+    """A plan, keep set or pattern does not fit the network's `Space`.
+
+    Cause: A name, pattern or width that this network does not have.
+    Fix: `print(network.explain())` lists the groups and their widths; take names from there.
+    """
 
 
 class InfeasibleBudgetError(MetapruneError, ValueError):
     """No structure meets the budget.
 
     `smallest` maps each metric to the smallest value that can be reached under the given constraints.
+
+    Cause: Constraints, locked groups or the budget leave no structure; the message says what binds.
+    Fix: Raise the budget to the smallest cost in the message, or loosen `ignore`, `only`, `round_to` or `min_keep`.
     """
 
     def __init__(self, message: str, smallest: dict[str, float]):
@@ -36,70 +51,133 @@ class InfeasibleBudgetError(MetapruneError, ValueError):
 
 
 class VerificationError(MetapruneError, RuntimeError):
-    """The cut network does not equal its masked original; nothing was handed over."""
+    """The cut network does not equal its masked original; nothing was handed over.
+
+    Cause: The two compute different numbers: a rule, or forward code that depends on widths, is wrong.
+    Fix: Use `form="graph"` or `keep_module=True`. If that fails too, report the model: it is a bug here.
+    """
 
 
 class DataError(MetapruneError, ValueError):
-    """Data that cannot be used as given (corrupt image, wrong shape, empty split)."""
+    """Data that cannot be used as given (corrupt image, wrong shape, empty split).
+
+    Cause: The data do not fit the model or the objective, or a file is corrupt.
+    Fix: Change what the message names; which batches are read stands in docs/objectives.md.
+    """
 
 
 class DataMissingError(DataError, FileNotFoundError):
-    """A data set is not on this machine; the message holds the command that gets it."""
+    """A data set is not on this machine; the message holds the command that gets it.
+
+    Cause: The set was not fetched, or lies in another folder.
+    Fix: Run the command in the message, `metaprune data get NAME`, or name the folder with `--from`.
+    """
 
 
 class ConfigError(MetapruneError, ValueError):
-    """An option, recipe key, name or spec string is not understood; names the closest one that is."""
+    """An option, recipe key, name or spec string is not understood; names the closest one that is.
+
+    Cause: A typing error, a name of another version, or a value out of range.
+    Fix: Take the name that the message proposes; all keys and ranges stand in the reference of recipes.
+    """
 
 
 class WeightsError(MetapruneError, ValueError):
-    """A weight file does not fit the model; lists the keys that do not."""
+    """A weight file does not fit the model; lists the keys that do not.
+
+    Cause: The file is of another network, of other classes, or of other widths.
+    Fix: Give the file of this network; for other classes `model.new_head = true` loads all but the last layer.
+    """
 
 
 class DamagedFileError(DataError, ConfigError, WeightsError):
     """A file that metaprune wrote is damaged, was changed, or is none; names the file and the next step.
 
     One class for configs, weights and data, so that `except` catches it as what the caller was reading.
+
+    Cause: The file was cut off, edited, or mixed with one of another save.
+    Fix: Save again, or take a copy; what metaprune writes holds a digest (docs/trust.md).
     """
 
 
 class WriteError(MetapruneError, OSError):
-    """Files could not be written (full disk, no rights); what stood there before is whole."""
+    """Files could not be written (full disk, no rights); what stood there before is whole.
+
+    Cause: A full disk, missing rights, or a folder that holds something else.
+    Fix: Free space or give another folder, then run the same command again: it continues.
+    """
 
 
 class TrainingDivergedError(MetapruneError, RuntimeError):
-    """The training loss or gradient is not finite; raised before the update, names step and learning rate."""
+    """The training loss or gradient is not finite; raised before the update, names step and learning rate.
+
+    Cause: The learning rate is too high for these weights, or the data hold numbers that are not finite.
+    Fix: Set `lr` below the rate in the message, set `max_grad_norm`, or look for NaN in the inputs.
+    """
 
 
 class SearchError(MetapruneError, RuntimeError):
-    """A search cannot go on (its storage is gone); what was evaluated is kept, and the same command continues."""
+    """A search cannot go on (its storage is gone); what was evaluated is kept, and the same command continues.
+
+    Cause: The database or file of the study cannot be reached any more.
+    Fix: Bring the storage back and run the same command again.
+    """
 
 
 class MissingDependencyError(MetapruneError, ImportError):
-    """An optional package is needed; names the extra to install."""
+    """An optional package is needed; names the extra to install.
+
+    Cause: An extra is not installed.
+    Fix: Install the extra in the message, as `pip install 'metaprune[onnx]'`.
+    """
 
 
 class NotAvailableError(MetapruneError, NotImplementedError):
-    """The feature does not exist (yet) for this input; says what can be used instead."""
+    """The feature does not exist (yet) for this input; says what can be used instead.
+
+    Cause: The combination is not built, as a launch that shards the model.
+    Fix: Use what the message names instead.
+    """
 
 
 class NoEffectWarning(UserWarning):
-    """What was asked for changes nothing."""
+    """What was asked for changes nothing.
+
+    Cause: The budget is met by the full network, or an option does not apply here.
+    Fix: Lower the budget, or leave the option out.
+    """
 
 
 class VacuousProofWarning(UserWarning):
-    """A cut that is not proved, because there is nothing that depends on it to compare."""
+    """A cut that is not proved, because there is nothing that depends on it to compare.
+
+    Cause: No output depends on what was cut, as with a branch whose result is not used.
+    Fix: Check that the example inputs reach those layers; else the cut is safe and changes nothing.
+    """
 
 
 class FixedBatchWarning(UserWarning):
-    """The network runs at one batch size only, or what was taken for its batch is none."""
+    """The network runs at one batch size only, or what was taken for its batch is none.
+
+    Cause: The forward fixes the batch, or the first dimension is none (sequence-first layers).
+    Fix: Name the dimension with `batch_dim=`, or read costs as those of one call on the example.
+    """
 
 
 class CollapseWarning(UserWarning):
-    """What was learned gives the same answer to different questions."""
+    """What was learned gives the same answer to different questions.
+
+    Cause: The generator or predictor was trained too little, or on questions too alike.
+    Fix: Train longer, or on more varied tasks or networks; else use a method that learns nothing.
+    """
 
 
 class UncoveredOpWarning(UserWarning):
-    """An operator without a rule locked what entered it."""
+    """An operator without a rule locked what entered it.
+
+    Cause: metaprune knows no rule for an operator of the model.
+    Fix: Add one (docs/rules.md), or leave it: only the named layers stay whole.
+    """
 
 
 def one_line_error(error: BaseException) -> str:

@@ -52,8 +52,9 @@ def load_data(
         limit: number of training samples, in the classes' shares.
         image_size: pixels of both sides; default: as they are.
         channels: 1 or 3; default: as they are.
-        mean, std: one per channel, for pixels in 0..1. Default: the constants that published ImageNet weights use for
+        mean: one per channel, for pixels in 0..1. Default: the constants that published ImageNet weights use for
             colour; measured on the training split for grey.
+        std: the same of the deviation.
         tokenizer: of text: a tokenizer.json, a folder of one, or a name on the Hub.
         sequence_length: tokens of a sequence of text; default 128.
         model_tokenizer: the tokenizer where `tokenizer` is not given; images do not need it.

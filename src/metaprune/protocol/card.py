@@ -34,7 +34,7 @@ def options_table(config: type) -> str:
 
 
 def _options(config: type, prefix: str, mark: str = "") -> Iterator[tuple[str, str, str, str]]:
-    meanings = _docstrings(config)
+    meanings = field_docstrings(config)
     for f in dataclasses.fields(config):
         if f.metadata == AT_RUN_TIME:
             continue
@@ -52,8 +52,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
-def _docstrings(config: type) -> dict[str, str]:
-    """The string under each field, of the class and those that it derives from."""
+def field_docstrings(config: type) -> dict[str, str]:
+    """Read the string under each field, of the class and those that it derives from."""
     docstrings: dict[str, str] = {}
     for kind in reversed([k for k in config.__mro__ if dataclasses.is_dataclass(k)]):
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]

@@ -90,7 +90,7 @@ def compare(
 
     Raises:
         ConfigError: an unknown method or option, methods that recover differently, or a folder of other runs.
-        Other errors as `run` raises them.
+        MetapruneError: as `run` raises them, from the dense training.
     """
     check_arguments(compare, locals(), but=("budgets",))
     return compared(config, folder, methods=methods, budgets=budgets, seeds=seeds, progress=progress).to_dict()

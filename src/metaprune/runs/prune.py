@@ -115,18 +115,31 @@ def prune(
         rounds: cut and recover so many times, by the same factor of the cost each. Every round sees the network that
             the one before left; the proof is of the whole cut.
         constraints: what a plan may look like; instead of it, its parts as keywords:
-        round_to, min_keep, ignore, only, ratios, ties, whole: see `Constraints`.
+        round_to: kept widths are multiples of this, or the full width.
+        min_keep: channels that a group keeps at least; one number, or by pattern.
+        ignore: patterns of what is left as it is.
+        only: patterns of what may shrink; empty: everything.
+        ratios: pattern -> keep ratio in (0, 1].
+        ties: tuples of patterns whose groups keep one ratio.
+        whole: patterns of what keeps all its channels, or none where its branch may go. More: see `Constraints`.
         keep_module: only widths at which the model's own class runs; the result is then of that class.
         keep_config: only widths that the config of a transformers model can say: `save_pretrained` then writes a folder
             that `from_pretrained` and other programs take.
-        free_outputs, batch_dim: outputs that may change their width; the dimension that counts samples: see `trace`.
-        form, verify: see `cut`.
+        free_outputs: outputs that may change their width: see `trace`.
+        batch_dim: the dimension of the first input that counts samples: see `trace`.
+        form: auto, module or graph: see `cut`.
+        verify: prove the cut: see `cut`.
         latency_table: file of `metaprune latency`, for a budget in latency_ms.
         batch_size: samples per forward pass of scoring and evaluation.
         checkpoint_dir: the method's long work and recovery continue from here after a kill.
 
     Raises:
-        InfeasibleBudgetError, UntraceableError, PlanError, VerificationError, ConfigError, DataError.
+        InfeasibleBudgetError: no structure meets the budget under the constraints; holds the smallest costs.
+        UntraceableError: the model can be neither recorded nor exported.
+        PlanError: a pattern matches nothing, or a method proposed what the network does not have.
+        VerificationError: the cut network is not its masked original; nothing is handed over.
+        ConfigError: an argument that is not understood; names the closest.
+        DataError: data that do not fit the model or the objective.
     """
     check_arguments(prune, locals(), but=_SAY_MORE)
     parts = Constraints(

@@ -42,7 +42,8 @@ def sensitivity(
 
     Args:
         example_inputs: a tensor or a tuple of positional inputs.
-        data, objective: see `prune`. The objective says how far two outputs are apart, by its `distillation`.
+        data: see `prune`.
+        objective: see `prune`. It says how far two outputs are apart, by its `distillation`.
         criterion: a method that scores channels, as activation or magnitude; the highest stay.
         shares: of the width, each above 0 and below 1. Of each group, the nearest that it may take is measured.
         constraints: groups that stay whole have no curve; tied groups share one.
@@ -55,7 +56,8 @@ def sensitivity(
     Raises:
         ConfigError: a criterion that scores no channels, or shares that are none.
         DataError: data that do not fit the model, or too few.
-        UntraceableError, PlanError: as `trace` says, or a pattern of the constraints that matches nothing.
+        UntraceableError: as `trace` says.
+        PlanError: a pattern of the constraints that matches nothing.
     """
     check_arguments(sensitivity, locals(), but=("data", "objective"))
     prepared = prepare(

@@ -1,0 +1,103 @@
+"""MkDocs hooks: files of the repository become pages, links follow them, and llms.txt lists the pages."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference import ROOT, pages
+
+_OF_REPOSITORY = {
+    "README.md": "index.md",
+    "ARCHITECTURE.md": "explanation/architecture.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/README.md": "results/studies.md",
+    "examples/jobs/README.md": "results/jobs.md",
+    "examples/third_party_method/README.md": "how-to/third-party-method.md",
+}
+_CARDS = ("pruningnet", "stamp", "metagraph")
+_OF_REPOSITORY |= {f"src/metaprune/methods/{name}/card.md": f"reference/methods/{name}.md" for name in _CARDS}
+"""Files outside docs/ that are pages: path in the repository -> page."""
+_SOURCES = {page: path for path, page in _OF_REPOSITORY.items()}
+_GENERATED: dict[str, str] = {}
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages, and those of the repository."""
+    _GENERATED.update(pages())
+    for path, text in _GENERATED.items():
+        files.append(File.generated(config, path, content=text))
+    for path, page in _OF_REPOSITORY.items():
+        files.append(File.generated(config, page, content=(ROOT / path).read_text()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Turn links between files of the repository into links between pages."""
+    return with_page_links(markdown, page.file.src_uri, {file.src_uri for file in files})
+
+
+def with_page_links(markdown: str, page: str, known: set[str]) -> str:
+    """Rewrite relative links. Of a file that is no page, its name stays.
+
+    Args:
+        page: path in the site of what `markdown` is the text of.
+        known: paths of all files of the site.
+    """
+    if page in _GENERATED:
+        return markdown
+    folder = posixpath.dirname(_SOURCES.get(page, f"docs/{page}"))
+
+    def link(match: re.Match[str]) -> str:
+        mark, text, target, anchor = match[1], match[2], match[3], match[4] or ""
+        if not target or "://" in target:
+            return match[0]
+        path = posixpath.normpath(posixpath.join(folder, target))
+        in_site = _OF_REPOSITORY.get(path, path.removeprefix("docs/"))
+        if in_site not in known:
+            return f"{text} (`{path}`)" if text.strip("`") != path else f"`{path}`"
+        return f"{mark}[{text}]({posixpath.relpath(in_site, posixpath.dirname(page) or '.')}{anchor})"
+
+    return _LINK.sub(link, markdown)
+
+
+def on_post_build(config: Any) -> None:
+    """Write llms.txt (llmstxt.org): every page by section, with its first sentence, and the pages' Markdown."""
+    site = Path(config.site_dir)
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}", ""]
+    for section in config.nav:
+        for title, inside in section.items():
+            lines += [f"## {title}", "", *_entries(inside, site), ""]
+    (site / "llms.txt").write_text("\n".join(lines))
+
+
+def _entries(inside: Any, site: Path) -> list[str]:
+    if isinstance(inside, str):
+        text = _text_of(inside)
+        (site / inside).parent.mkdir(parents=True, exist_ok=True)
+        (site / inside).write_text(text)
+        title = re.search(r"^# (.+)", text, re.MULTILINE)
+        return [f"- [{title[1] if title else inside}]({inside}): {_first_sentence(text)}"]
+    parts = inside if isinstance(inside, list) else list(inside.values())
+    return [line for part in parts for line in _entries(part, site)]
+
+
+def _text_of(page: str) -> str:
+    if page in _GENERATED:
+        return _GENERATED[page]
+    return (ROOT / _SOURCES.get(page, f"docs/{page}")).read_text()
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence of prose, without links."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^[#|!<:-].*$", "", prose, flags=re.MULTILINE).strip()
+    prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose)
+    return re.split(r"(?<=[.:])\s|\n\n", prose)[0].replace("\n", " ")
