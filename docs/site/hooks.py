@@ -27,6 +27,7 @@ _OF_REPOSITORY |= {f"src/metaprune/methods/{name}/card.md": f"reference/methods/
 _SOURCES = {page: path for path, page in _OF_REPOSITORY.items()}
 _GENERATED: dict[str, str] = {}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+_CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -65,7 +66,8 @@ def with_page_links(markdown: str, page: str, known: set[str]) -> str:
             return f"{text} (`{path}`)" if text.strip("`") != path else f"`{path}`"
         return f"{mark}[{text}]({posixpath.relpath(in_site, posixpath.dirname(page) or '.')}{anchor})"
 
-    return _LINK.sub(link, markdown)
+    parts = _CODE.split(markdown)  # code at odd places
+    return "".join(part if at % 2 else _LINK.sub(link, part) for at, part in enumerate(parts))
 
 
 def on_post_build(config: Any) -> None:

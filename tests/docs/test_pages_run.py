@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from pages import ROOT, code_of
+from pages import ROOT, code_of, run_page
 from torch.utils.data import DataLoader
 
 import metaprune as mp
@@ -23,6 +23,13 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     variables = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(p.relative_to(ROOT) for p in ROOT.glob("docs/*/*.md")), ids=str)
+def test_a_page_of_a_chapter_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(str(page))
 
 
 def test_match_outputs_trains():

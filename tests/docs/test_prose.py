@@ -1,17 +1,22 @@
 """Documents can be read: short lines, short sentences, no file that does not exist, figures that were measured."""
 
 import re
+from pathlib import Path
 
 import pytest
 from pages import GENERATED, ROOT, prose_of
 
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")] + [
-    page for page in sorted((ROOT / "docs").glob("*.md"))
+    page for page in sorted((ROOT / "docs").rglob("*.md"))
 ]
 NAMED = re.compile(r"[\w/.-]+\.(?:py|toml|md)\b")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_lines_and_sentences_are_short(page):
     lines = [line for line in prose_of(page).splitlines() if not line.startswith("|")]
     assert not [line for line in lines if len(line) >= 120]
@@ -30,7 +35,7 @@ def _paths(text: str) -> set[str]:
     return {n for n in NAMED.findall(text) if "/" in n and not n.startswith(("/", ".", "http"))}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md"], ids=_name)
 def test_files_in_backticks_exist(page):
     named = set().union(*map(_paths, re.findall(r"`([^`\n]+)`", prose_of(page))))
     assert not [n for n in named if not _exists(n)]

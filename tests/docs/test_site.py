@@ -45,8 +45,9 @@ def test_links_follow_files_into_the_site():
     from hooks import with_page_links
 
     known = {"index.md", "guide.md", "demo.png", "results/studies.md", "reference/methods/stamp.md"}
-    text = "[a](docs/guide.md#x) ![b](docs/demo.png) [c](benchmarks/demo/record.json) [d](https://e.org)"
-    expected = "[a](guide.md#x) ![b](demo.png) c (`benchmarks/demo/record.json`) [d](https://e.org)"
+    code = "\n```python\nmodel[2](x)\n```\n"
+    text = "[a](docs/guide.md#x) ![b](docs/demo.png) [c](benchmarks/demo/record.json) [d](https://e.org)" + code
+    expected = "[a](guide.md#x) ![b](demo.png) c (`benchmarks/demo/record.json`) [d](https://e.org)" + code
     assert with_page_links(text, "index.md", known) == expected
     card = "[study](../../../../benchmarks/README.md#stamp)"
     assert with_page_links(card, "reference/methods/stamp.md", known) == "[study](../../results/studies.md#stamp)"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+from metaprune.cli.main import main
+
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)(?: title=\"[^\"]+\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_TITLED = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"<!-- table:.*?<!-- end:[\w-]+ -->", re.DOTALL)
 
 
@@ -32,6 +36,25 @@ def run_blocks(blocks: list[str], page: str, namespace: dict[str, Any] | None = 
     space = {"__name__": "page"} if namespace is None else namespace
     for number, code in enumerate(blocks):
         exec(compile(code, f"{page}, block {number}", "exec"), space)
+    return space
+
+
+def run_page(page: str) -> dict[str, Any]:
+    """Run a page from top to bottom in the current folder; returns the namespace of its Python.
+
+    Python is executed, a block with a title is written to that file, and lines of bash are commands of metaprune.
+    `console` and `text` are shown only.
+    """
+    space: dict[str, Any] = {"__name__": "page"}
+    for number, (language, title, code) in enumerate(_TITLED.findall((ROOT / page).read_text())):
+        if title:
+            Path(title).write_text(code)
+        elif language == "python":
+            exec(compile(code, f"{page}, block {number}", "exec"), space)
+        elif language == "bash":
+            for line in code.splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "metaprune" and main(arguments) == 0, line
     return space
 
 
