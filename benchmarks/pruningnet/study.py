@@ -1,7 +1,7 @@
 """Does the search find better structures? MetaPruning's claims in miniature, controls at equal budget and training.
 
     python benchmarks/pruningnet/study.py mobilenet --out benchmarks/pruningnet/mobilenet_fashion.json
-    python benchmarks/pruningnet/study.py glyphs --budgets 57% 26% 7.2% --seeds 0 1 2 3 4 --out benchmarks/pruningnet/glyphs.json
+    python benchmarks/pruningnet/study.py glyphs --budgets 57% 26% 7.2% --out benchmarks/pruningnet/glyphs.json
 
 A small MobileNetV1-style network on a part of Fashion-MNIST, a thin ResNet-8 on a part of CIFAR-10, five plain
 convolutions on all of it, or three kinds of networks on 107 letters (`metaprune data get glyphs`), at the paper's
@@ -154,7 +154,7 @@ CASES = {
     "glyphs": Case("MobileNetV1-style, 13 convolutions, 32 to 256 channels", lambda: separable(1, 107, 2), **GLYPHS),
     "glyphs-vgg": Case("VGG-style, 6 convolutions", lambda: stacked(107), **GLYPHS),
     "glyphs-resnet": Case(
-        "ResNet-8", lambda: create("zoo:resnet8", num_classes=107, in_channels=1, shortcut="projection"), **GLYPHS
+        "ResNet-8", lambda: create("zoo:resnet8", num_classes=107, in_channels=1, shortcut="B"), **GLYPHS
     ),
     "mobilenet": Case("MobileNetV1-style, 13 convolutions", lambda: separable(1), "builtin:fashion-mnist", (1, 28, 28)),
     "resnet": Case(

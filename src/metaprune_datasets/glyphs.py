@@ -11,12 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metaprune_datasets.readers import ArrayDict, tar_member
 
-LETTERS = (
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghijkmnqrt"
-    "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπστφχψω"
-    "БГДЖЗИЛПФЦЧШЩЪЫЭЮЯ"
-    "ԱԲԳԴԵԶԷԸԹԺԻԼԽԾԿՀՁՂՃՄ"
-)
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghijkmnqrtΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπστφχψωБГДЖЗИЛПФЦЧШЩЪЫЭЮЯԱԲԳԴԵԶԷԸԹԺԻԼԽԾԿՀՁՂՃՄ"
 """107 letters of four scripts, which all faces hold."""
 
 SIGNS = LETTERS + (

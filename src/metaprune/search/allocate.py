@@ -115,9 +115,7 @@ class Allocator:
             if unit.droppable:  # no share of a branch is left: it goes where widths alone do not do
                 steps.append(Step(u, 0, 1.0))
                 continue
-            steps += [
-                Step(u, i, 1 - r ** (1 / exponent) if exponent else 1.0) for i, r in enumerate(unit.ratios()[1:])
-            ]
+            steps += [Step(u, i, 1 - r ** (1 / exponent) if exponent else 1.0) for i, r in enumerate(unit.ratios()[1:])]
         widths = self.allocate(steps, fill=fill)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 

@@ -31,8 +31,8 @@ class PruningNetConfig(MethodOptions):
     ranks structures as well or better, takes 1/33 of the memory and less time (benchmarks/README.md); closed-form: of
     a trained network, solved for every structure from one calibration pass, without training, and handed over."""
     sampling: Sampling = field(default="uniform", metadata=BY_FIT)
-    """uniform: one random structure per mini-batch (the paper's); stratified: one of a random budget, from the narrowest
-    structure's MACs to the widest's; sandwich: widest, narrowest and random ones."""
+    """uniform: one random structure per mini-batch (the paper's); stratified: one of a random budget, from the MACs of
+    the narrowest structure to those of the widest; sandwich: widest, narrowest and random ones."""
     distil: bool = field(default=False, metadata=BY_FIT)
     """With sandwich: the narrower structures learn the widest one's output."""
     structures: int = field(default=4, metadata=BY_FIT)

@@ -24,7 +24,6 @@ from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.train.evaluate import quality_on
 from metaprune.train.loss import TrainLoss
 
-
 STRATA, PER_STRATUM = 16, 256  # budgets that structures are drawn for, and structures of each
 
 
