@@ -121,7 +121,7 @@ def _cut(subject: Subject, dense: nn.Module, label: str, gradients: Mapping[str,
 
 
 def _kept_channels(dense: nn.Module, cut: nn.Module) -> dict[str, Tensor]:
-    """Which channels each BatchNorm kept, by its path; they are known by its tensors (channels alike in all are one)."""
+    """Which channels each BatchNorm kept, by its path; known by its tensors (those alike in all are one)."""
     before = {n: m for n, m in dense.named_modules() if isinstance(m, nn.BatchNorm2d)}
     kept = {}
     for name, norm in cut.named_modules():
