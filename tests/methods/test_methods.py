@@ -24,6 +24,14 @@ class TestUniform(MethodSuite):
         assert any(cost[m] > b for m, b in bounds.items())
 
 
+class TestUniformTilted(MethodSuite):
+    method, options = "uniform", {"fill": True, "tilt": 0.5}
+
+
+class TestUniformLastWhole(MethodSuite):
+    method, options = "uniform", {"fill": True, "last_whole": True}
+
+
 class TestUniformFilled(MethodSuite):
     method, options = "uniform", {"fill": True}
 
