@@ -103,14 +103,17 @@ def headroom(
     Args:
         config: the recipe. What follows the cut is its recovery, or what its method asks for (of a PruningNet: training
             from scratch).
-        folder, budgets, seeds: as for `compare`; at least two seeds, since they are the noise.
+        folder: as for `compare`.
+        budgets: as for `compare`.
+        seeds: as for `compare`; at least two, since they are the noise.
 
     Returns:
         What comparison.json holds, and `headroom`: of every budget `search` (whether there is anything to be won), its
         `text`, and the figures behind it.
 
     Raises:
-        ConfigError: fewer than two seeds. Other errors as `compare` raises them.
+        ConfigError: fewer than two seeds.
+        MetapruneError: as `compare` raises them.
     """
     check_arguments(headroom, locals(), but=("budgets",))
     result, answers = measured_headroom(config, folder, budgets=budgets, seeds=seeds, progress=progress)
