@@ -251,12 +251,14 @@ class Network:
         """Execute the traced graph at the widths of `plan`, with gradients.
 
         Args:
+            args: positional inputs, as traced; any number of samples.
             plan: what stays; None keeps all.
             tensors: by parameter name; with a plan, already of the plan's shapes (generated, rewritten, sliced once)
                 unless `masked`. By default the model's own, sliced on the fly, with gradients into the full parameters.
             masked: run at full size with dropped indices zero where they are consumed (the reference semantics).
             training: BatchNorm uses batch statistics, dropout drops. Running statistics are copies: the model's own
                 stay as they are (recalibrate the structure that is chosen).
+            kwargs: keyword inputs, as traced.
         """
         at = self.at(plan)
         if not masked or at.survivors is None:

@@ -37,6 +37,7 @@ def trace(
     The network reads the model's tensors: move the model to its device first, and trace it again after moving it.
 
     Args:
+        model: on the device where it will run.
         example_inputs: a tensor or a tuple of positional inputs.
         example_kwargs: keyword inputs. A transformers model is traced without a cache, whatever `use_cache` says.
         free_outputs: outputs that may change their width: all (features of a backbone), or those that glob patterns

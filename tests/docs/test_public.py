@@ -1,6 +1,8 @@
 """The public interface: what `metaprune` exports, that the page on it names it all, and that it costs no import."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 
@@ -39,3 +41,24 @@ def test_every_error_class_is_public():
 def test_the_version_stands_in_one_place():
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
     assert metaprune.__version__ == metaprune._version.__version__
+
+
+def _public_functions():
+    """Every public function, and every public method of a public class, by name."""
+    for name in set(metaprune.__all__) - {"__version__"}:
+        value = getattr(metaprune, name)
+        parts = vars(value).items() if isinstance(value, type) else [("", value)]
+        for part, thing in parts:
+            function = getattr(thing, "__func__", getattr(thing, "fget", getattr(thing, "func", thing)))
+            if inspect.isfunction(function) and not part.startswith("_"):
+                yield f"{name}.{part}".rstrip("."), value, part, function
+
+
+@pytest.mark.parametrize("name, owner, part, function", sorted(_public_functions(), key=lambda found: found[0]))
+def test_docstrings_are_complete(name, owner, part, function):
+    """There is one, its own or that of a base class, and where it lists arguments it lists them all."""
+    text = inspect.getdoc(getattr(owner, part) if part else function)
+    assert text, f"{name} has no docstring"
+    if function.__doc__ and "Args:" in text:
+        listed = re.findall(r"^ {4}(\w+):", text.partition("Args:")[2].partition("\n\n")[0], re.MULTILINE)
+        assert [p for p in inspect.signature(function).parameters if p not in ("self", "cls")] == listed

@@ -83,8 +83,11 @@ def calibrate(
     """Record what the network's operators see on `samples` samples, without labels and without gradients.
 
     Args:
+        network: as `trace` returns it.
         data: its training split, or a split.
+        samples: how many training samples are read.
         gram_mb: megabytes for Gram matrices; the largest that do not fit are left out, and named in `left`.
+        seed: which samples.
         plan: records the cut network, and of the channels that stay alone; None is the full network.
 
     Raises:

@@ -27,6 +27,7 @@ class Rng:
         self.path = path
 
     def child(self, *names: object) -> Rng:
+        """Name an independent stream; the same names give the same one."""
         return Rng(self.seed, (*self.path, *(str(n) for n in names)))
 
     def integer(self) -> int:
@@ -35,11 +36,13 @@ class Rng:
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 
     def numpy(self) -> np.random.Generator:
+        """Make a generator of NumPy; each call starts the stream anew."""
         import numpy as np
 
         return np.random.default_rng(self.integer())
 
     def torch(self, device: str = "cpu") -> torch.Generator:
+        """Make a generator of torch; each call starts the stream anew."""
         import torch
 
         return torch.Generator(device=device).manual_seed(self.integer())

@@ -105,6 +105,7 @@ class CostMetric:
 
     @property
     def axis_title(self) -> str:
+        """Name the axis of a plot: what is measured, and its unit."""
         return self.axis or (f"{self.noun} ({self.unit})" if self.unit else self.noun)
 
 

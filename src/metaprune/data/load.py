@@ -55,10 +55,10 @@ def load_data(
         mean: one per channel, for pixels in 0..1. Default: the constants that published ImageNet weights use for
             colour; measured on the training split for grey.
         std: the same of the deviation.
+        skip_corrupt: leave out images that cannot be decoded, with a warning that names them (imagefolder, hf).
         tokenizer: of text: a tokenizer.json, a folder of one, or a name on the Hub.
         sequence_length: tokens of a sequence of text; default 128.
         model_tokenizer: the tokenizer where `tokenizer` is not given; images do not need it.
-        skip_corrupt: leave out images that cannot be decoded, with a warning that names them (imagefolder, hf).
 
     Raises:
         ConfigError: spec not understood; unknown builtin name.
@@ -108,6 +108,7 @@ def as_data(
     Args:
         source: `Data` (returned as it is), a spec string, or (train, val) or (train, val, test) of torch DataLoaders,
             map-style Datasets, or `Split`s. Batches may be pairs, longer tuples, mappings or dataclasses.
+        name: what the data are called in records.
         num_classes: default: from the dataset's `classes`, `targets` or `labels`, else from validation labels.
         objective: what the labels mean, see `metaprune.objective.create_objective`. Default: the source's own, or
             classification where the labels are class indices.

@@ -227,6 +227,7 @@ def load(
         folder: a path, or OWNER/NAME on the Hugging Face Hub where no such path is; tensors and JSON are fetched.
         factory: makes the original (unpruned) model; needed for a module form unless it came from a spec string.
         form: `graph` loads a module form as a graph, without its factory.
+        device: where the network goes.
 
     Raises:
         DataMissingError: no such folder. DataError: not an archive of metaprune, or of a newer format.

@@ -112,6 +112,7 @@ class Objective:
         """Check the values of a batch's labels, wherever they come from. By default any will do.
 
         Args:
+            target: that of a batch, as the model's data give it.
             num_classes: of the data; 0 where that is not known.
             role: the split, as `train`.
 

@@ -47,6 +47,11 @@ class PruneTask:
         return Allocator(self.network.space, self.network.cost_model(), budget, self.constraints, frozen)
 
     def require_data(self, method: str) -> Data:
+        """Return the data.
+
+        Raises:
+            ConfigError: there are none; names the method.
+        """
         if self.data is None:
             raise ConfigError(
                 f"method {method!r} looks at training data: pass data=..., or use magnitude, which needs none"

@@ -80,9 +80,11 @@ def compare(
 
     Args:
         config: the recipe. Its method and budget are those of no cell; its method's options go to that method.
+        folder: of the comparison; its runs lie below it.
         methods: names, `python:module:Class`, or names with options, as "magnitude p=1".
         budgets: each as for `prune`; "50%" is of the metric that the config bounds.
         seeds: how many; from the config's seed on.
+        progress: show progress bars.
 
     Returns:
         What comparison.json holds: `runs`, one row per cell, and `methods`, one per method and budget. A cell in which

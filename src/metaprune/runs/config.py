@@ -201,6 +201,7 @@ class RunConfig:
         return plain
 
     def digest(self) -> str:
+        """Return 16 hexadecimal digits that change with any key."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -106,6 +106,7 @@ def headroom(
         folder: as for `compare`.
         budgets: as for `compare`.
         seeds: as for `compare`; at least two, since they are the noise.
+        progress: show progress bars.
 
     Returns:
         What comparison.json holds, and `headroom`: of every budget `search` (whether there is anything to be won), its

@@ -98,10 +98,13 @@ def prune(
     `model` is not changed.
 
     Args:
+        model: in eval or train mode; stays as it is.
         example_inputs: a tensor or a tuple of positional inputs.
+        example_kwargs: keyword inputs of the example.
         budget: upper bounds, as {"macs": "50%", "params": 1e6} or "macs=50%".
         method: a name of `metaprune.methods` or a method object; `method_options` go to the name. auto: with data,
             channels by activation, widths by measured sensitivity, and weights solved anew; without, magnitude alone.
+        method_options: options of a method that is given by name.
         data: a Data, a spec string, or (train, val[, test]) loaders or datasets; some methods and recovery need it.
         objective: what the network is trained for and judged by: an object, a name, or a mapping of a name and options,
             as {"kind": "segmentation", "classes": 21}. Default: classification, where the labels are class indices.
@@ -131,7 +134,9 @@ def prune(
         verify: prove the cut: see `cut`.
         latency_table: file of `metaprune latency`, for a budget in latency_ms.
         batch_size: samples per forward pass of scoring and evaluation.
+        seed: of everything random.
         checkpoint_dir: the method's long work and recovery continue from here after a kill.
+        progress: show progress bars and phases.
 
     Raises:
         InfeasibleBudgetError: no structure meets the budget under the constraints; holds the smallest costs.

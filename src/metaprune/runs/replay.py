@@ -46,6 +46,10 @@ def replay(
     """Call `prune` as a record says it was called: budget, method with options, constraints, recovery, seed, form.
 
     Args:
+        record: of a result, or read from record.json.
+        model: the original, as it was given to `prune`.
+        example_inputs: as for `prune`.
+        example_kwargs: as for `prune`.
         given: what a record cannot hold (`data`, `loss_fn`, `score_fn`, an `objective` object, a recovery loop), and
             arguments that shall differ.
 

@@ -62,7 +62,10 @@ class Result:
         Args:
             repo: OWNER/NAME on the Hugging Face Hub; made if it is not there.
             base_model: name of the original on the Hub; by default what a transformers model was loaded from.
+            private: whether a new repository is private.
             token: of the Hub; by default that of `hf auth login`.
+            spec: how the original is made, as timm:resnet18; see `save`.
+            options: arguments of that spec.
 
         Raises:
             DataError: the Hub refuses; says why.
@@ -103,6 +106,7 @@ class Result:
         Args:
             data: as for `prune`; the test split, or validation where there is none.
             objective: as for `prune`, where the data do not say.
+            batch_size: samples per forward pass.
 
         Returns:
             The objective's metrics, its loss, and how many samples and items they are of.

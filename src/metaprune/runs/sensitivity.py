@@ -41,13 +41,16 @@ def sensitivity(
     `model` is not changed. `prune` with the same seed and `allocate="sensitivity"` measures the same curves.
 
     Args:
+        model: in eval or train mode.
         example_inputs: a tensor or a tuple of positional inputs.
+        example_kwargs: keyword inputs of the example.
         data: see `prune`.
         objective: see `prune`. It says how far two outputs are apart, by its `distillation`.
         criterion: a method that scores channels, as activation or magnitude; the highest stay.
         shares: of the width, each above 0 and below 1. Of each group, the nearest that it may take is measured.
         constraints: groups that stay whole have no curve; tied groups share one.
         batch_size: samples per forward pass of the criterion.
+        seed: which samples are read.
 
     Returns:
         Of each unit that may shrink: its `groups`, its `shares`, and the divergence at each, `losses`. In the order of

@@ -22,6 +22,7 @@ def add_biases(model: nn.Module, *, only: Sequence[str] = ("*",)) -> nn.Module:
     which a layer without a bias cannot. Layers that share their weight with another, as tied heads do, stay.
 
     Args:
+        model: stays as it is.
         only: patterns of the layers' names, as `*.down_proj`. Where BatchNorm follows, a bias is of no use.
 
     Raises:

@@ -66,6 +66,8 @@ def cut(
     """Slice every parameter to what `plan` keeps.
 
     Args:
+        network: as `trace` returns it.
+        plan: which channels of which groups stay.
         form: `auto` returns the module form where it verifies, else the graph form.
         verify: prove sliced = masked and graph form = sliced on the example inputs (constant ones get noise). A module
             form is compared with the sliced graph in any case.

@@ -72,6 +72,7 @@ class Plan:
         return np.array([m.sum() for m in self.masks(space)], dtype=np.int64)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data, which `from_dict` reads."""
         return {"keep": {name: list(channels) for name, channels in self.keep.items()}}
 
     @classmethod

@@ -53,8 +53,11 @@ def prune_vocabulary(
     that kept tokens are merged from. Logits of kept tokens on texts of kept tokens are as before, which is proved.
 
     Args:
+        model: of transformers, with an embedding of tokens.
+        tokenizer: a fast one of transformers, or one of `tokenizers`.
         corpus: texts; a token stays that occurs at least `min_count` times.
         tokens: token numbers that stay.
+        min_count: how often a token has to occur in `corpus`.
 
     Raises:
         ConfigError: neither corpus nor tokens, or numbers that the tokenizer does not have.

@@ -21,6 +21,13 @@ RULES: dict[str, Callable[[Call], Any]] = {}
 
 
 def rule(*names: str) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
+    """Register a function of a `Call` as the rule of operators, by their names without a namespace.
+
+    The function says what belongs together, and returns the labels of the output (docs/rules.md).
+
+    Raises:
+        ConfigError: no names, or an operator that has a rule.
+    """
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError("rule takes the ATen names that a rule covers, as @rule('my_op')")
 
