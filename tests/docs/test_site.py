@@ -1,7 +1,12 @@
 """The site's generated pages say what the code says."""
 
+import json
+import re
+
+import notebooks
 import pytest
 import reference
+from pages import ROOT, code_of
 
 import metaprune
 from metaprune.core.errors import TrainingDivergedError
@@ -51,3 +56,22 @@ def test_links_follow_files_into_the_site():
     assert with_page_links(text, "index.md", known) == expected
     card = "[study](../../../../benchmarks/README.md#stamp)"
     assert with_page_links(card, "reference/methods/stamp.md", known) == "[study](../../results/studies.md#stamp)"
+
+
+@pytest.mark.parametrize("name", notebooks.TUTORIALS)
+def test_notebooks_are_their_tutorials(name):
+    text = (ROOT / notebooks.FOLDER / f"{name}.ipynb").read_text()
+    assert text == notebooks.notebook(name), "run: python docs/site/notebooks.py"
+
+
+@pytest.mark.parametrize("name", notebooks.TUTORIALS)
+def test_notebooks_hold_the_code_that_the_tests_run(name):
+    """Python cells as they stand, and the other cells in the same order as the page's blocks."""
+    cells = json.loads(notebooks.notebook(name))["cells"]
+    code = ["".join(cell["source"]).strip() for cell in cells if cell["cell_type"] == "code"]
+    assert [c for c in code if c[0] not in "!%"] == [c.strip() for c in code_of(f"docs/tutorials/{name}.md")]
+    assert any(c.startswith("!metaprune ") for c in code) and any(c.startswith("%%writefile ") for c in code)
+    for cell in cells:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", "".join(cell["source"]) * (cell["cell_type"] == "markdown")):
+            made = (ROOT / notebooks.FOLDER / target).resolve()
+            assert made.exists() or made in {ROOT / "docs" / page for page in reference.pages()}
