@@ -86,7 +86,8 @@ def _entries(inside: Any, site: Path) -> list[str]:
         (site / inside).parent.mkdir(parents=True, exist_ok=True)
         (site / inside).write_text(text)
         title = re.search(r"^# (.+)", text, re.MULTILINE)
-        return [f"- [{title[1] if title else inside}]({inside}): {_first_sentence(text)}"]
+        written = inside if "\n::: " not in text else inside.removesuffix(".md") + "/"  # docstrings are in the HTML alone
+        return [f"- [{title[1] if title else inside}]({written}): {_first_sentence(text)}"]
     parts = inside if isinstance(inside, list) else list(inside.values())
     return [line for part in parts for line in _entries(part, site)]
 
@@ -102,4 +103,4 @@ def _first_sentence(text: str) -> str:
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^[#|!<:-].*$", "", prose, flags=re.MULTILINE).strip()
     prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose)
-    return re.split(r"(?<=[.:])\s|\n\n", prose)[0].replace("\n", " ")
+    return re.split(r"(?<=\.)\s|\n\n", prose)[0].replace("\n", " ")
