@@ -86,7 +86,9 @@ def _entries(inside: Any, site: Path) -> list[str]:
         (site / inside).parent.mkdir(parents=True, exist_ok=True)
         (site / inside).write_text(text)
         title = re.search(r"^# (.+)", text, re.MULTILINE)
-        written = inside if "\n::: " not in text else inside.removesuffix(".md") + "/"  # docstrings are in the HTML alone
+        written = (
+            inside if "\n::: " not in text else inside.removesuffix(".md") + "/"
+        )  # docstrings are in the HTML alone
         return [f"- [{title[1] if title else inside}]({written}): {_first_sentence(text)}"]
     parts = inside if isinstance(inside, list) else list(inside.values())
     return [line for part in parts for line in _entries(part, site)]

@@ -50,7 +50,9 @@ def topics() -> dict[str, list[str]]:
 def api_page(topic: str, names: list[str]) -> str:
     """One directive for each name; mkdocstrings puts its signature and docstring there."""
     listed = ", ".join(f"`{name}`" for name in names)
-    return "\n".join([f"# {topic.capitalize()}", "", f"{listed}.", "", *(f"::: metaprune.{name}" for name in names), ""])
+    return "\n".join(
+        [f"# {topic.capitalize()}", "", f"{listed}.", "", *(f"::: metaprune.{name}" for name in names), ""]
+    )
 
 
 def cli_page() -> str:
