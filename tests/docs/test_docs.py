@@ -9,16 +9,9 @@ import sys
 
 import pytest
 import reference
-from pages import FENCE, ROOT, code_of
+from pages import FENCE, ROOT
 
 CARDS = sorted(ROOT.glob("src/metaprune/methods/*/card.md"))
-
-
-def test_the_readme_examples_run(tmp_path):
-    code = "\n".join(code_of("README.md"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "prunable, group" in done.stdout
-    assert (tmp_path / "runs/example/model.safetensors").exists()
 
 
 def test_tables_are_generated_from_the_results():
