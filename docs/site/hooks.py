@@ -86,9 +86,8 @@ def _entries(inside: Any, site: Path) -> list[str]:
         (site / inside).parent.mkdir(parents=True, exist_ok=True)
         (site / inside).write_text(text)
         title = re.search(r"^# (.+)", text, re.MULTILINE)
-        written = (
-            inside if "\n::: " not in text else inside.removesuffix(".md") + "/"
-        )  # docstrings are in the HTML alone
+        in_html_alone = "\n::: " in text  # docstrings
+        written = inside.removesuffix(".md") + "/" if in_html_alone else inside
         return [f"- [{title[1] if title else inside}]({written}): {_first_sentence(text)}"]
     parts = inside if isinstance(inside, list) else list(inside.values())
     return [line for part in parts for line in _entries(part, site)]

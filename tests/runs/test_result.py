@@ -1,5 +1,7 @@
 """What a `Result` says of itself, and what it measures."""
 
+import json
+
 import pytest
 import torch
 
@@ -56,3 +58,22 @@ def test_outputs_are_compared_with_those_of_the_original(result):
 def test_its_report_is_a_page(result, tmp_path):
     page = result.report(tmp_path / "new" / "report.html")
     assert "MACs" in page.read_text() and page.name == "report.html"
+
+
+def test_figures_of_other_weights_are_marked(result, tmp_path):
+    """In what is saved and reported after training of one's own, and only there."""
+
+    def warned(folder):
+        result.save(tmp_path / folder)
+        return json.loads((tmp_path / folder / "record.json").read_text())["warnings"]
+
+    assert warned("before") == result.record["warnings"]
+    head = [m for m in result.model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    kept = head.weight.detach().clone()
+    with torch.no_grad():
+        head.weight[0, 0] += 1e-3
+        assert [text for text in warned("after") if "trained on after" in text]
+        assert "trained on after" in result.report(tmp_path / "after.html").read_text()
+        head.weight.copy_(kept)
+    assert warned("again") == result.record["warnings"]
+    assert "trained on after" not in result.report(tmp_path / "again.html").read_text()

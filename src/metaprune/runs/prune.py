@@ -16,8 +16,10 @@ from metaprune.calibration.compensate import Compensation
 from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError, VerificationError
+from metaprune.core.files import tensors_digest
 from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
+from metaprune.core.tensors import named_tensors
 from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.data.loader_split import dead_loader_workers_told
@@ -306,7 +308,7 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         cost=cost_record(pruned),
         proof=proof_record(pruned),
         masks=describe_masks(pruned, proposal),
-        quality=QualityRecord(split=_judged_on(prepared.data)[0], **figures) if figures["dense"] is not None else None,
+        quality=None if figures["dense"] is None else _quality(prepared, pruned, figures),
         rounds=prepared.rounds,
         history={
             **{f"recover round {k}": turn.history for k, turn in enumerate(turns[:-1], start=1)},
@@ -320,6 +322,11 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         seconds=phases.seconds,
         splits=None if prepared.data is None else prepared.data.split_sizes(),
     )
+
+
+def _quality(prepared: Prepared, pruned: Pruned, figures: dict[str, Any]) -> QualityRecord:
+    tensors = tensors_digest(named_tensors(pruned.model)[0])
+    return QualityRecord(split=_judged_on(prepared.data)[0], tensors=tensors, **figures)
 
 
 def _judged_on(data: Data | None) -> tuple[str, Any]:

@@ -12,6 +12,8 @@ from torch import nn
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import WriteError, first_line
+from metaprune.core.files import tensors_digest
+from metaprune.core.tensors import named_tensors
 from metaprune.data.load import as_data
 from metaprune.export.archive import save
 from metaprune.hub import push
@@ -24,6 +26,7 @@ from metaprune.train.evaluate import evaluate
 from metaprune.values import Plan
 
 _ROWS = 5  # of a summary in a terminal
+_STALE = "the network was trained on after these figures were taken: result.measure(data) gives those of now"
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,9 +46,12 @@ class Result:
     pruned: Pruned
 
     def save(self, folder: str | Path, *, spec: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
-        """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made."""
+        """Write safetensors and JSON; `metaprune.load(folder)` reads them back. `spec`: how the original is made.
+
+        Weights are written as they are now. If they are not those of the record's figures, its warnings say so.
+        """
         check_arguments(Result.save, locals())
-        return save(self.pruned, folder, spec=spec, options=dict(options or {}), record=self.record)
+        return save(self.pruned, folder, spec=spec, options=dict(options or {}), record=self._dated())
 
     def push_to_hub(
         self,
@@ -72,9 +78,16 @@ class Result:
         """
         check_arguments(Result.push_to_hub, locals())
         return push(
-            self.pruned, repo, record=self.record, base_model=base_model, private=private, token=token, spec=spec,
+            self.pruned, repo, record=self._dated(), base_model=base_model, private=private, token=token, spec=spec,
             options=options,
         )  # fmt: skip
+
+    def _dated(self) -> dict[str, Any]:
+        """Return the record, with a warning where its figures are not of the weights as they are now."""
+        measured = (self.record.get("quality") or {}).get("tensors")
+        if measured is None or measured == tensors_digest(named_tensors(self.model)[0]):
+            return self.record
+        return {**self.record, "warnings": [*self.record["warnings"], _STALE]}
 
     def __repr__(self) -> str:
         """Say in a few lines what was cut and what is left."""
@@ -96,7 +109,7 @@ class Result:
         """
         check_arguments(Result.report, locals())
         try:
-            return write_report(self.record, path, sections_of(self.record))
+            return write_report(self._dated(), path, sections_of(self.record))
         except OSError as error:
             raise WriteError(f"no report at {str(path)!r}: {first_line(error)}. Name a file, as report.html") from error
 

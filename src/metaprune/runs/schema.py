@@ -56,6 +56,7 @@ class QualityRecord:
 
     untrained_head: the original has a new head that nothing trained, so `dense` says nothing of the weights.
     untrained: the original has random weights, so no figure says anything of the method.
+    tensors: digest of the weights that the last figures are of; others were trained since.
     """
 
     split: str
@@ -64,6 +65,7 @@ class QualityRecord:
     recovered: Figures | None = None
     untrained_head: bool = False
     untrained: bool = False
+    tensors: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
