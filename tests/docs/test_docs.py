@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 
@@ -72,3 +73,29 @@ def test_cards_hold_the_options_of_their_method():
     for spec in named:
         text = spec.card_path().read_text()
         assert text == with_options(text, spec.config_class()), "run: python -m metaprune.protocol.card"
+
+
+def _shown_commands():
+    """Every command of metaprune in a code block of a document, with the page that shows it."""
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *CARDS, ROOT / "examples/jobs/README.md"]:
+        for _, code in FENCE.findall(page.read_text()):
+            for line in code.replace("\\\n", " ").splitlines():
+                words = [] if "$" in line else line.removeprefix("PYTHONPATH=. ").split()
+                if words[:1] == ["metaprune"]:
+                    yield (
+                        f"{page.relative_to(ROOT)}: {line}",
+                        shlex.split(line.partition("metaprune ")[2], comments=True),
+                    )
+
+
+@pytest.mark.parametrize("arguments", [pytest.param(a, id=name) for name, a in _shown_commands()])
+def test_commands_in_documents_are_understood(arguments):
+    """Verbs and flags are there, and values are of their type."""
+    from metaprune.cli.main import parsed
+
+    assert hasattr(parsed([a for a in arguments if a != "..."]), "run")
+
+
+def test_the_rule_on_its_page_is_that_of_the_source():
+    (block,) = code_of("docs/rules.md")
+    assert block.strip() in "".join(p.read_text() for p in (ROOT / "src/metaprune/graph/rules").glob("*.py"))

@@ -68,7 +68,8 @@ def verbs() -> dict[str, type]:
     return {**all_verbs, **_LAST}
 
 
-def _parsed(arguments: Sequence[str] | None) -> Any:
+def parsed(arguments: Sequence[str] | None) -> Any:
+    """Read a command line into its verb, which is not run. Exits with code 2 where it does not fit."""
     choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in verbs().items())
     return tyro.cli(
         Union[choices],  # type: ignore[arg-type]  # noqa: UP007
@@ -95,7 +96,7 @@ def _require_one_process(verb: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0, 2 for an error that names its cause, 130 for Ctrl-C."""
-    verb = _parsed(arguments)
+    verb = parsed(arguments)
     # oneDNN compiles a convolution for every pair of widths; its cache of 1024 would forget them between structures
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
