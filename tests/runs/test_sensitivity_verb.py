@@ -89,9 +89,9 @@ def test_the_verb_reads_a_model_and_the_folder_of_a_run(patterns, tmp_path, monk
 
 def _direct(arguments):
     """The verb itself: `main` turns warnings into lines of the log."""
-    from metaprune.cli.main import _parsed
+    from metaprune.cli.main import parsed
 
-    assert _parsed(arguments).run() == 0
+    assert parsed(arguments).run() == 0
 
 
 @pytest.mark.parametrize(
