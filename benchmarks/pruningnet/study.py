@@ -286,6 +286,23 @@ class Study:
             "widths": plan.widths(network.space).tolist(),
         }
 
+    def tuned(self, plan: Plan, seed: int) -> dict[str, Any]:
+        """Test accuracy of a cut of the trained network, solved by least squares and fine-tuned for a pass."""
+        network = self.dense(seed)
+        result = mp.prune(
+            network.model,
+            torch.zeros(2, *self.case.shape),
+            budget={"macs": "100%"},
+            method=Fixed(plan),
+            data=self.quick,
+            compensate="least-squares",
+            recover=RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=1, batch_size=64)),
+            seed=seed,
+            progress=False,
+        )
+        quality = result.record["quality"]
+        return {"accuracy": quality["recovered"]["accuracy"], "cut": quality["cut"]["accuracy"]}
+
     def rank(self, backends: list[str], seeds: list[int], structures: int = 20) -> None:
         """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs.
 
@@ -307,6 +324,9 @@ class Study:
                 keep = {g.name: tuple(range(w)) for g, w in zip(network.space, widths, strict=True) if w < g.width}
                 if seed == seeds[0] or i >= half:
                     self.once(f"rank/trained/{i}/{seed}", lambda keep=keep, seed=seed: self.trained(Plan(keep), seed))
+                if "closed-form" in backends:
+                    plan = sessions["closed-form"].codec.plan(widths)
+                    self.once(f"rank/tuned/{i}/{seed}", lambda plan=plan, seed=seed: self.tuned(plan, seed))
                 for backend, session in sessions.items():
                     scorer = session.scorer
                     self.once(f"rank/score/{backend}/bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
