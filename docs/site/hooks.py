@@ -17,26 +17,55 @@ _OF_REPOSITORY = {
     "README.md": "index.md",
     "ARCHITECTURE.md": "explanation/architecture.md",
     "CHANGELOG.md": "changelog.md",
-    "benchmarks/README.md": "results/studies.md",
     "examples/jobs/README.md": "results/jobs.md",
     "examples/third_party_method/README.md": "how-to/third-party-method.md",
 }
 _CARDS = ("pruningnet", "stamp", "metagraph")
 _OF_REPOSITORY |= {f"src/metaprune/methods/{name}/card.md": f"reference/methods/{name}.md" for name in _CARDS}
 """Files outside docs/ that are pages: path in the repository -> page."""
-_SOURCES = {page: path for path, page in _OF_REPOSITORY.items()}
+_STUDIES = "benchmarks/README.md"
+"""A page for each of its chapters."""
 _GENERATED: dict[str, str] = {}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
+def study_pages() -> dict[str, str]:
+    """Chapters of the studies by page: their headings rise by a level."""
+    first, *chapters = re.split(r"^## ", (ROOT / _STUDIES).read_text(), flags=re.MULTILINE)
+    made = {"results/studies/index.md": first}
+    for chapter in chapters:
+        title = chapter.partition("\n")[0]
+        made[f"results/studies/{_anchor(title)}.md"] = "# " + re.sub(r"^##(#+ )", r"\1", chapter, flags=re.MULTILINE)
+    return made
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+_STUDY_PAGES = study_pages()
+_STUDY_OF = {  # the first page that has a heading, as links to one document mean the first
+    _anchor(title): page
+    for page, text in reversed(_STUDY_PAGES.items())
+    for title in re.findall(r"^#+ (.+)", text, re.MULTILINE)
+}
+_SOURCES = {page: path for path, page in _OF_REPOSITORY.items()} | dict.fromkeys(_STUDY_PAGES, _STUDIES)
+
+
+def on_config(config: Any) -> Any:
+    """Add the studies to the navigation, below the results."""
+    (results,) = (section["Results"] for section in config.nav if "Results" in section)
+    results.append({"Studies": list(_STUDY_PAGES)})
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages, and those of the repository."""
     _GENERATED.update(pages())
-    for path, text in _GENERATED.items():
+    of_repository = {page: (ROOT / path).read_text() for path, page in _OF_REPOSITORY.items()}
+    for path, text in (_GENERATED | of_repository | _STUDY_PAGES).items():
         files.append(File.generated(config, path, content=text))
-    for path, page in _OF_REPOSITORY.items():
-        files.append(File.generated(config, page, content=(ROOT / path).read_text()))
     return files
 
 
@@ -58,10 +87,12 @@ def with_page_links(markdown: str, page: str, known: set[str]) -> str:
 
     def link(match: re.Match[str]) -> str:
         mark, text, target, anchor = match[1], match[2], match[3], match[4] or ""
-        if not target or "://" in target:
+        if "://" in target or (not target and page not in _STUDY_PAGES):
             return match[0]
-        path = posixpath.normpath(posixpath.join(folder, target))
+        path = posixpath.normpath(posixpath.join(folder, target)) if target else _STUDIES
         in_site = _OF_REPOSITORY.get(path, path.removeprefix("docs/"))
+        if path == _STUDIES:
+            in_site = _STUDY_OF.get(anchor[1:], "results/studies/index.md")
         if in_site not in known:
             return f"{text} (`{path}`)" if text.strip("`") != path else f"`{path}`"
         return f"{mark}[{text}]({posixpath.relpath(in_site, posixpath.dirname(page) or '.')}{anchor})"
@@ -96,6 +127,8 @@ def _entries(inside: Any, site: Path) -> list[str]:
 def _text_of(page: str) -> str:
     if page in _GENERATED:
         return _GENERATED[page]
+    if page in _STUDY_PAGES:
+        return _STUDY_PAGES[page]
     return (ROOT / _SOURCES.get(page, f"docs/{page}")).read_text()
 
 

@@ -49,13 +49,13 @@ def test_links_follow_files_into_the_site():
     pytest.importorskip("mkdocs", reason="pip install 'metaprune[docs]'")
     from hooks import with_page_links
 
-    known = {"index.md", "guide.md", "demo.png", "results/studies.md", "reference/methods/stamp.md"}
+    known = {"index.md", "guide.md", "demo.png", "results/studies/stamp.md", "reference/methods/stamp.md"}
     code = "\n```python\nmodel[2](x)\n```\n"
     text = "[a](docs/guide.md#x) ![b](docs/demo.png) [c](benchmarks/demo/record.json) [d](https://e.org)" + code
     expected = "[a](guide.md#x) ![b](demo.png) c (`benchmarks/demo/record.json`) [d](https://e.org)" + code
     assert with_page_links(text, "index.md", known) == expected
     card = "[study](../../../../benchmarks/README.md#stamp)"
-    assert with_page_links(card, "reference/methods/stamp.md", known) == "[study](../../results/studies.md#stamp)"
+    assert with_page_links(card, "reference/methods/stamp.md", known) == "[study](../../results/studies/stamp.md#stamp)"
 
 
 @pytest.mark.parametrize("name", notebooks.TUTORIALS)
