@@ -16,6 +16,7 @@ from typing import Any
 import metaprune
 from metaprune.cli.main import verbs
 from metaprune.core import errors
+from metaprune.cost.metrics import cost_metric
 from metaprune.protocol.card import field_docstrings, options_table
 from metaprune.protocol.registry import method_names, method_spec
 from metaprune.runs.config import RunConfig
@@ -84,7 +85,7 @@ def recipes_page() -> str:
         "## Top level", "", *_config_table(RunConfig), "",
     ]  # fmt: skip
     lines += ["## [budget]", "", "Upper bounds, each a number or a share as `50%`. At least one is needed.", ""]
-    lines += [*(f"- `{metric}`" for metric in Budget.key_types()), ""]
+    lines += [*(f"- `{metric}`: {cost_metric(metric).axis_title}" for metric in Budget.key_types()), ""]
     for path, kind in _tables(RunConfig, ""):
         lines += [f"## [{path}]", "", (inspect.getdoc(kind) or "").partition("\n")[0], "", *_config_table(kind), ""]
     return "\n".join(lines)
@@ -149,12 +150,12 @@ def record_page() -> str:
     kinds = {k.__name__: k for h in typing.get_type_hints(Record).values() for k in (h, *typing.get_args(h))
              if dataclasses.is_dataclass(k)}  # fmt: skip
     for name, kind in kinds.items():
-        lines += [f"## {name}", "", inspect.getdoc(kind) or "", "", *_fields_table(kind), ""]
+        lines += [f"## {name}", "", (inspect.getdoc(kind) or "").partition("\n\n")[0], "", *_fields_table(kind), ""]
     return "\n".join(lines)
 
 
 def _fields_table(kind: type) -> list[str]:
-    hints, meanings = typing.get_type_hints(kind), field_docstrings(kind)
+    hints, meanings = typing.get_type_hints(kind), class_attributes(kind) | field_docstrings(kind)
     rows = [f"| `{f.name}` | {type_name(hints[f.name])} | {_cell(meanings.get(f.name, ''))} |"
             for f in dataclasses.fields(kind)]  # fmt: skip
     return ["| field | type | meaning |", "|---|---|---|", *rows]

@@ -24,11 +24,17 @@ class SpaceRecord:
     """Channel groups before and after, and what is locked and why."""
 
     digest: str
+    """Of the space: plans and artifacts of another one are refused."""
     groups: list[dict[str, Any]]
+    """Of every channel group its name, its width before and after, and the dimensions that it is made of."""
     locked: list[dict[str, Any]]
+    """What cannot shrink, with the reason."""
     uncovered: list[dict[str, Any]]
+    """Operators without a rule."""
     notes: list[str]
+    """How the network was captured, where that is worth telling."""
     over_merged: int
+    """Rows that were tied more than needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +50,14 @@ class ProofRecord:
     """How the cut was proved equal to its masked original; error is relative, None where nothing was compared."""
 
     form: str
+    """module or graph."""
     why: str
+    """Why this form."""
     error: float | None
     unproved: str = ""
+    """Why nothing was compared; empty where the cut is proved."""
     config: str | None
+    """Why the model's config cannot say the widths; None where it can, or where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +70,7 @@ class QualityRecord:
     """
 
     split: str
+    """test or val."""
     dense: Figures
     cut: Figures
     recovered: Figures | None = None
@@ -76,8 +87,11 @@ class EffortRecord:
     """
 
     kind: str
+    """The recovery."""
     samples: int | None = None
+    """Training samples of all epochs."""
     macs: float | None = None
+    """MACs of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,46 +103,69 @@ class Record:
     """
 
     schema: int = SCHEMA
+    """Version of these fields."""
     metaprune: str
+    """Version of the package."""
     created: str
+    """Date and time, UTC."""
     environment: dict[str, Any]
+    """Versions, machine and device."""
     seed: int
+    """Of everything random."""
     budget: dict[str, Any]
+    """As asked for."""
     method: str
+    """Its name."""
     method_options: dict[str, Any]
+    """All of them, with defaults."""
     constraints: dict[str, Any]
+    """As asked for."""
     objective: dict[str, Any] | None
+    """Its kind and options."""
     recover: dict[str, Any]
+    """Its kind and options."""
     compensate: str = "none"
     rounds: int = 1
     form: str
     free_outputs: bool | list[str]
+    """Outputs that may change their width."""
     batch_dim: int = 0
     batch_size: int
     bounds: dict[str, float]
+    """The budget in absolute numbers."""
     space: SpaceRecord
     cost: CostRecord
     proof: ProofRecord
     masks: dict[str, Any] | None
+    """Of single weights: how many are left, their share, the pattern, and what it left out."""
     quality: QualityRecord | None
     history: dict[str, Any]
+    """Figures of every epoch, by phase."""
     recovery: EffortRecord | None
     compensation: dict[str, Any] | None = None
     """Held-out errors by layer, before and after, what was left alone and why, and the cost; None without one."""
     method_details: dict[str, Any]
+    """What the method has to tell; differs from method to method."""
     latency_table: dict[str, Any] | None
+    """Which table predicted the milliseconds, and its error."""
     module_rules: dict[str, Any] | None
+    """What was tied or left whole so that the model's own class runs."""
     seconds: dict[str, float]
+    """Wall time by phase."""
     splits: dict[str, Any] | None = None
     """Samples by split (None where only a walk could tell), and `carved`: the splits cut out of the training part."""
     warnings: list[str] = field(default_factory=list)
     """What was warned of on the way, each once, without paths."""
     command: str | None = None
+    """As it was given."""
     config: dict[str, Any] | None = None
+    """The recipe as resolved, which repeats the run."""
     model: str | None = None
     data: str | None = None
     latency_ms: dict[str, Any] | None = None
+    """Measured before and after, in turns."""
     file_bytes: dict[str, int] | None = field(default=None)
+    """Size of the weights on disk, before and after."""
     files: dict[str, dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
