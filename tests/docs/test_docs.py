@@ -97,3 +97,10 @@ def test_commands_in_documents_are_understood(arguments):
 def test_the_rule_on_its_page_is_that_of_the_source():
     (block,) = code_of("docs/rules.md")
     assert block.strip() in "".join(p.read_text() for p in (ROOT / "src/metaprune/graph/rules").glob("*.py"))
+
+
+def test_the_guide_names_every_method():
+    from metaprune.protocol.registry import METHODS, method_names
+
+    page = (ROOT / "docs/guide.md").read_text()
+    assert not [name for name in method_names() if METHODS.is_builtin(name) and f"\n| `{name}` |" not in page]
