@@ -12,6 +12,7 @@ from pages import GENERATED, ROOT, prose_of
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")] + [
     page for page in sorted((ROOT / "docs").rglob("*.md"))
 ]
+# metagraph's page is left out until it is written anew
 CARDS = [ROOT / f"src/metaprune/methods/{name}/card.md" for name in ("pruningnet", "stamp")]
 READ = [*PAGES, *CARDS, *(ROOT / name for name in ("benchmarks/README.md", "examples/jobs/README.md"))]
 FIGURE = re.compile(r"(?<![\w.-])\d[\d.,]*%?")
