@@ -21,7 +21,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRecord:
-    """Channel groups before and after, and what is locked and why."""
+    """Channel groups before and after, what is locked and why, and which groups every pattern of the user's names."""
 
     digest: str
     """Of the space: plans and artifacts of another one are refused."""
@@ -35,6 +35,8 @@ class SpaceRecord:
     """How the network was captured, where that is worth telling."""
     over_merged: int
     """Rows that were tied more than needed."""
+    patterns: dict[str, list[str]] = field(default_factory=dict)
+    """Of every pattern of the constraints, the groups that it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
