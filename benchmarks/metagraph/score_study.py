@@ -3,7 +3,7 @@
     metaprune zoo make --out ZOO --networks 120
     python benchmarks/metagraph/score_study.py --zoo ZOO --folder FOLDER --out benchmarks/metagraph/score.json
 
-FOLDER is that of benchmarks/accuracy/networks.py. Rules are kept in ZOO/rules: one without each family and each data
+FOLDER is that of benchmarks/accuracy/networks.py. Rules are kept in ZOO/rules: some without a family and a data
 set, and one of all networks, which is the one that ships. Weights behind every cut are solved anew (least squares) on
 the same samples. Each row is written as it comes, and the same command continues.
 """
@@ -32,8 +32,7 @@ from metaprune.methods.metagraph.pruner import least_macs
 from metaprune.methods.metagraph.rule_fit import fit_rule, of_zoo, zoo_subject
 from metaprune.methods.metagraph.rule_search import Subject
 from metaprune.methods.metagraph.score_rule import FEATURES, Rule
-from metaprune.methods.metagraph.zoo import DATA, read_zoo
-from metaprune.methods.metagraph.zoo_networks import FAMILIES
+from metaprune.methods.metagraph.zoo import read_zoo
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
@@ -44,18 +43,27 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "accuracy"))
 from networks import SUBJECTS
 
 ALL = "nothing"  # left out of the rule that ships
+LEFT_OUT: dict[str, tuple[str, ...]] = {
+    ALL: (),
+    "plain, digits": ("plain", "digits"),
+    "vgg, fashion-mnist": ("vgg", "fashion-mnist"),
+    "residual, emoji": ("residual", "emoji"),
+    "separable, animal-shapes": ("separable", "animal-shapes"),
+    "dense, digits": ("dense", "digits"),
+    "transformer, fashion-mnist": ("transformer", "fashion-mnist"),
+}
+"""Rules by what they never saw: each a family and a data set, so that both questions need one fit per family."""
 CRITERIA: dict[str, tuple[str, dict[str, Any]]] = {
     "magnitude (L1)": ("magnitude", {"p": 1}),
-    "fpgm": ("fpgm", {}),
     "taylor": ("taylor", {}),
     "taylor, as it is": ("taylor", {"normalise": "none"}),
-    "snip": ("snip", {}),
     "activation": ("activation", {}),
     "variance": ("variance", {}),
     "obs": ("obs", {}),
 }
-CONTROLS = {"uniform": "uniform", "random": "random"}
-SHARES, IMAGES, SAMPLES = (0.5, 0.3), 2000, 512
+CONTROLS = ("uniform", "random")
+START = "start of the search"
+SHARES, IMAGES, SAMPLES = (0.5, 0.3), 2000, 256
 REAL = ("resnet20", "resnet56", "vgg19", "mobilenet_v1", "vit")
 
 
@@ -66,16 +74,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2, help="draws of calibration samples, of the networks of FOLDER")
     parser.add_argument("--networks", nargs="*", default=list(REAL), choices=SUBJECTS)
-    parser.add_argument("--leave-out", nargs="*", default=[ALL, *FAMILIES, *DATA])
     options = parser.parse_args()
     torch.set_num_threads(1)
     report = json.loads(options.out.read_text()) if options.out.exists() else {"rules": {}, "rows": []}
-    artifacts = {left: artifact_without(options.zoo, left) for left in options.leave_out}
+    artifacts = {left: artifact_without(options.zoo, left) for left in LEFT_OUT}
     for left, artifact in artifacts.items():
         kept = ("rule", "start", "history", "networks", "seconds")
         report["rules"][left] = {key: artifact.info[key] for key in kept}
-    done = {(row["network"], row["seed"]) for row in report["rows"]}
-    for rows in [zoo_rows(options.zoo, artifacts, done), real_rows(options, artifacts, done)]:
+    done = {(row["network"], row["label"], row["seed"]) for row in report["rows"]}
+    for rows in [real_rows(options, artifacts, done), zoo_rows(options.zoo, artifacts, done)]:
         for found in rows:
             report["rows"] += found
             print(found[0]["network"], {(r["label"], r["share"]): r["accuracy"] for r in found}, flush=True)
@@ -97,7 +104,7 @@ def artifact_without(zoo: Path, left: str) -> Artifact:
     place = zoo / "rules" / left
     if place.is_dir():
         return Artifact.load(place, "metagraph")
-    config = ScoreConfig(zoo=zoo.name, leave_out=() if left == ALL else (left,))
+    config = ScoreConfig(zoo=zoo.name, leave_out=LEFT_OUT[left])
     known = subjects_of(zoo)
 
     def subject_of(network: Any) -> Subject:
@@ -114,52 +121,58 @@ def artifact_without(zoo: Path, left: str) -> Artifact:
     return artifact
 
 
-def zoo_rows(zoo: Path, artifacts: dict[str, Artifact], done: set[tuple[str, int]]) -> Iterator[list[dict[str, Any]]]:
-    """Networks that the rules did not see, by the one without their family and the one without their data.
-
-    Those that chose the rule that ships are not judged by it.
-    """
+def zoo_rows(
+    zoo: Path, artifacts: dict[str, Artifact], done: set[tuple[str, str, int]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Networks that no rule saw, by one that never saw their family, one that never saw their data, and the one that
+    ships."""
     for network in networks_of(zoo):
-        name = f"zoo {network.number:04}"
-        if network.part == "train" or network.accuracy < ScoreConfig().least_accuracy or (name, 0) in done:
+        if network.part != "test" or network.accuracy < ScoreConfig().least_accuracy:
             continue
-        rules = {
-            "learned, family unseen": artifacts[network.family],
-            "learned, data unseen": artifacts[network.data],
-        } | ({"learned, network unseen": artifacts[ALL]} if network.part == "test" else {})
+        known = {
+            f"learned, {kind} unseen": next(a for left, a in artifacts.items() if value in LEFT_OUT[left])
+            for kind, value in (("family", network.family), ("data", network.data))
+        }
+        known |= {"learned, network unseen": artifacts[ALL]}
+        name = f"zoo {network.number:04}"
+        labels = [n for n in (*CRITERIA, *CONTROLS, *known, START) if (name, n, 0) not in done]
         described = {"network": name, "family": network.family, "data": network.data, "seed": 0}
-        yield [{**described, **row} for row in rows_of(network.task(), rules, 0, network.data)]
+        if labels:
+            yield [{**described, **row} for row in rows_of(network.task(), known, labels, 0, network.data)]
 
 
 def real_rows(
-    options: argparse.Namespace, artifacts: dict[str, Artifact], done: set[tuple[str, int]]
+    options: argparse.Namespace, artifacts: dict[str, Artifact], done: set[tuple[str, str, int]]
 ) -> Iterator[list[dict[str, Any]]]:
     """Networks of FOLDER, by the rule that ships."""
     for seed in range(options.seeds):
         for name in options.networks:
-            if (name, seed) in done:
+            rules = {"learned, network unseen": artifacts[ALL]}
+            labels = [n for n in (*CRITERIA, *CONTROLS, *rules, START) if (name, n, seed) not in done]
+            if not labels:
                 continue
             subject = SUBJECTS[name]
             data = subject.samples(options.folder, IMAGES)
             task = PruneTask(mp.trace(subject.network(options.folder), subject.example), data)
-            rows = rows_of(task, {"learned, network unseen": artifacts[ALL]}, seed, data.name)
-            yield [{"network": name, "family": None, "data": Path(data.name).name, "seed": seed, **row} for row in rows]
+            described = {"network": name, "family": None, "data": Path(data.name).name, "seed": seed}
+            yield [{**described, **row} for row in rows_of(task, rules, labels, seed, name)]
 
 
-def rows_of(task: PruneTask, rules: dict[str, Artifact], seed: int, data: str) -> list[dict[str, Any]]:
-    """Accuracy of every label at every share, after the cut and least squares."""
-    rng, rows = mp.Rng(seed).child("study", data), []
+def rows_of(
+    task: PruneTask, rules: dict[str, Artifact], labels: Sequence[str], seed: int, name: str
+) -> list[dict[str, Any]]:
+    """Accuracy of the labels at every share, after the cut and least squares."""
+    rng, rows = mp.Rng(seed).child("study", name), []
     batches = calibration_batches(task.network, task.data.train, SAMPLES, rng.child("solved on"))
     full, dense = float(task.network.cost().macs), accuracy(task, mp.Plan(), {})
-    for label, scores, cpu_s in all_scores(task, rules, rng):
+    for label, scores, cpu_s in all_scores(task, rules, labels, rng):
         for share in SHARES:
             budget = mp.Budget(macs=max(share * full, least_macs(task)))
             began = time.process_time()
-            plan = (
-                create_method(CONTROLS[label]).propose(task, budget, rng.child(label)).plan
-                if scores is None
-                else task.allocator(budget).by_scores(scores)
-            )
+            if scores is None:
+                plan = create_method(label).propose(task, budget, rng.child(label)).plan
+            else:
+                plan = task.allocator(budget).by_scores(scores)
             solved = compensate(task.network, plan, batches, kind="least-squares", rng=rng.child("solve"))
             rows.append(
                 {
@@ -175,21 +188,24 @@ def rows_of(task: PruneTask, rules: dict[str, Artifact], seed: int, data: str) -
 
 
 def all_scores(
-    task: PruneTask, rules: dict[str, Artifact], rng: mp.Rng
+    task: PruneTask, rules: dict[str, Artifact], labels: Sequence[str], rng: mp.Rng
 ) -> Iterator[tuple[str, Sequence[np.ndarray] | None, float]]:
     """Label, scores of all channels and CPU seconds for them; no scores for the controls."""
-    for label, (name, options) in CRITERIA.items():
-        began = time.process_time()
-        yield label, create_method(name, options).scores(task, mp.Plan(), rng.child("scores")), _since(began)
-    for label in CONTROLS:
-        yield label, None, 0.0
+    for label in labels:
+        if label in CONTROLS:
+            yield label, None, 0.0
+        elif label in CRITERIA:
+            began = time.process_time()
+            name, options = CRITERIA[label]
+            yield label, create_method(name, options).scores(task, mp.Plan(), rng.child("scores")), _since(began)
     began = time.process_time()
     features = channel_features(task, rng.child("features"))
     spent = _since(began)
-    for label, artifact in rules.items():
-        yield label, Rule.restored(artifact).scores(features), spent
-    start = next(iter(rules.values())).info["start"]  # that of the rule without its family, where there is one
-    yield "start of the search", Rule(np.array([start[name] for name in FEATURES])).scores(features), spent
+    for label in (n for n in labels if n in rules):
+        yield label, Rule.restored(rules[label]).scores(features), spent
+    if START in labels:  # of the rule without its family, where there is one
+        start = next(iter(rules.values())).info["start"]
+        yield START, Rule(np.array([start[name] for name in FEATURES])).scores(features), spent
 
 
 def _since(began: float) -> float:

@@ -2,8 +2,8 @@
 
 All features are the same for networks that compute the same: a channel that is multiplied by a positive number behind
 a ReLU, and divided by it where it is read, has the features that it had; so has a convolution that is scaled before its
-BatchNorm. For that, what a reader sees and what it gives is brought to one size. Features of a channel are logarithms,
-centred within its group, and features of a group centred over groups.
+BatchNorm. For that, what a reader sees and what it gives is brought to one size. Features of a channel are logarithms
+of shares of its group's mean, and features of a group are centred over groups.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def channel_features(task: PruneTask, rng: Rng) -> Features:
     raw = [np.stack([*parts], axis=1) for parts in zip(*changes, strict=True)]
     raw = [np.concatenate([gradients, others], axis=1) for gradients, others in zip(raw, read, strict=True)]
     require_finite(all(np.isfinite(r).all() for r in raw))
-    return Features([_centred_logs(r) for r in raw], _of_groups(task, raw))
+    return Features([_log_shares(r) for r in raw], _of_groups(task, raw))
 
 
 def _of_readers(readers: Sequence[Reader], width: int) -> np.ndarray:
@@ -122,10 +122,9 @@ def _read(reader: Reader, moment: str, power: int) -> Tensor:
     return reader.by_channel(reader.by_input(seen).sqrt() ** power * weights)
 
 
-def _centred_logs(raw: np.ndarray) -> np.ndarray:
-    """Logarithms of each column as shares of its mean, centred."""
-    logs = np.log(raw / np.maximum(raw.mean(0), LEAST) + FLOOR)
-    return logs - logs.mean(0)
+def _log_shares(raw: np.ndarray) -> np.ndarray:
+    """Logarithms of each column as shares of its mean, as plain criteria are normalised."""
+    return np.log(raw / np.maximum(raw.mean(0), LEAST) + FLOOR)
 
 
 def _of_groups(task: PruneTask, raw: Sequence[np.ndarray]) -> np.ndarray:

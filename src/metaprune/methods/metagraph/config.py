@@ -152,7 +152,7 @@ class ScoreConfig:
     """Families and data sets of the zoo that nothing is learned from."""
     least_accuracy: float = 0.5
     """Networks of the zoo below it are left out."""
-    steps: int = 32
+    steps: int = 16
     """Updates of the rule."""
     pairs: int = 4
     """Antithetic pairs of rules per update."""
@@ -164,7 +164,7 @@ class ScoreConfig:
     """Size of the steps that a pair tries, where the rule's norm is 1."""
     rate: float = 0.2
     """Length of the first update, where the rule's norm is 1; it falls to zero along a line."""
-    judge_every: int = 8
+    judge_every: int = 4
     """Updates between judgements on the networks that choose; the best rule is kept."""
 
     def __post_init__(self) -> None:

@@ -192,9 +192,8 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         rule = Rule.restored(artifact)
         proposal = RuleScores(rule=rule, allocate=self.allocate).propose(task, budget, rng)
         figures = {k: artifact.info.get(k) for k in ("history", "networks", "seconds", "stages", "macs")}
-        return dataclasses.replace(
-            proposal, details={**proposal.details, "rule": rule.named(), "meta_training": figures}
-        )
+        learned = {self.name: {"rule": rule.named(), "meta_training": figures}}
+        return dataclasses.replace(proposal, details={**proposal.details, **learned})
 
     def _artifact(self, task: PruneTask, rng: Rng) -> Artifact:
         def expected() -> Mapping[str, Any]:
