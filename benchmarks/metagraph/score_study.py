@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2, help="draws of calibration samples, of the networks of FOLDER")
     parser.add_argument("--networks", nargs="*", default=list(REAL), choices=SUBJECTS)
+    parser.add_argument("--labels", nargs="*", help="of the networks of FOLDER, these labels alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     report = json.loads(options.out.read_text()) if options.out.exists() else {"rules": {}, "rows": []}
@@ -148,7 +149,8 @@ def real_rows(
     for seed in range(options.seeds):
         for name in options.networks:
             rules = {"learned, network unseen": artifacts[ALL]}
-            labels = [n for n in (*CRITERIA, *CONTROLS, *rules, START) if (name, n, seed) not in done]
+            wanted = options.labels or (*CRITERIA, *CONTROLS, *rules, START)
+            labels = [n for n in wanted if (name, n, seed) not in done]
             if not labels:
                 continue
             subject = SUBJECTS[name]

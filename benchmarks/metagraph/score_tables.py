@@ -71,16 +71,17 @@ def networks_table() -> str:
     dense = {r["network"]: r["dense"] for r in rows}
     lines.append(f"| (dense) | {' | '.join(f'{dense[n]:.1%}' for n, _ in places)} |")
     labels = list(dict.fromkeys(r["label"] for r in rows))
-    order = sorted(labels, key=lambda n: -statistics.mean(statistics.mean(by_place[p][n]) for p in places))
-    for label in order:
+    everywhere = [p for p in places if len(by_place[p]) == len(labels)]
+    for label in sorted(labels, key=lambda n: -statistics.mean(statistics.mean(by_place[p][n]) for p in everywhere)):
         cells = []
         for place in places:
             best = max(statistics.mean(v) for v in by_place[place].values())
-            own = statistics.mean(by_place[place][label])
-            cells.append(f"**{own:.1%}**" if own == best else f"{own:.1%}")
+            own = statistics.mean(by_place[place].get(label, [float("nan")]))
+            cells.append("" if own != own else f"**{own:.1%}**" if own == best else f"{own:.1%}")
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    seeds = len({r["seed"] for r in rows})
-    return "\n".join(lines) + f"\n\nMean over {seeds} draw{'s' if seeds > 1 else ''} of calibration samples."
+    draws = {n: len({r["seed"] for r in rows if r["network"] == n}) for n in dict.fromkeys(r["network"] for r in rows)}
+    told = ", ".join(f"{name} {count}" for name, count in draws.items())
+    return "\n".join(lines) + f"\n\nMeans over draws of calibration samples: {told}. 2,000 test images."
 
 
 def rules_table() -> str:
