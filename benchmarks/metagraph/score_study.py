@@ -32,7 +32,7 @@ from metaprune.methods.metagraph.pruner import least_macs
 from metaprune.methods.metagraph.rule_fit import fit_rule, of_zoo, zoo_subject
 from metaprune.methods.metagraph.rule_search import Subject
 from metaprune.methods.metagraph.score_rule import FEATURES, Rule
-from metaprune.methods.metagraph.zoo import read_zoo
+from metaprune.methods.metagraph.zoo import ZooNetwork, read_zoo
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
 from metaprune.protocol.registry import create_method
@@ -91,13 +91,14 @@ def main() -> None:
 
 
 @cache
-def networks_of(zoo: Path) -> list[Any]:
+def networks_of(zoo: Path) -> list[ZooNetwork]:
     return read_zoo(zoo)
 
 
 @cache
-def subjects_of(zoo: Path) -> dict[int, Subject]:
-    return {}
+def subject_of(zoo: Path, number: int) -> Subject:
+    """Calibrate a network once for all rules."""
+    return zoo_subject(next(n for n in networks_of(zoo) if n.number == number))
 
 
 def artifact_without(zoo: Path, left: str) -> Artifact:
@@ -106,15 +107,8 @@ def artifact_without(zoo: Path, left: str) -> Artifact:
     if place.is_dir():
         return Artifact.load(place, "metagraph")
     config = ScoreConfig(zoo=zoo.name, leave_out=LEFT_OUT[left])
-    known = subjects_of(zoo)
-
-    def subject_of(network: Any) -> Subject:
-        if network.number not in known:
-            known[network.number] = zoo_subject(network)
-        return known[network.number]
-
     began = time.process_time()
-    learning = of_zoo(networks_of(zoo), config, subject_of)
+    learning = of_zoo(networks_of(zoo), config, lambda n: subject_of(zoo, n.number))
     print(f"without {left}: {len(learning.learned_from)} networks, {time.process_time() - began:.0f} CPU s", flush=True)
     identity = {"options": {"objective": "score", "score": {"leave_out": list(config.leave_out)}}, "seed": [0]}
     artifact = fit_rule(learning, config, identity, mp.Rng(0).child("rule", left), lambda text: print(text, flush=True))
