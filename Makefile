@@ -3,11 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE := recipes/resnet8_fashion_mnist_magnitude_macs50.toml
 
-.PHONY: demo test check clean
+LEARNED := examples/learned/glyphs.toml
+FOUND := runs/demo-learned
+
+.PHONY: demo demo-learned test check clean
 
 demo: .venv/demo.stamp
 	$(BIN)/metaprune data get fashion-mnist
 	$(BIN)/metaprune prune $(RECIPE)
+
+# A PruningNet is fitted once, searched at two budgets, and its structures trained beside uniform ones.
+demo-learned: export PYTHONPATH = examples/learned
+demo-learned: .venv/demo.stamp
+	$(BIN)/metaprune data get glyphs
+	$(BIN)/metaprune fit pruningnet $(LEARNED) --run $(FOUND)/fitted
+	$(BIN)/metaprune compare $(LEARNED) --run $(FOUND)/compared --budgets 26%,7.2% --seeds 1 \
+		--methods "pruningnet artifact=$(FOUND)/fitted,uniform fill=true,uniform fill=true last_whole=true"
 
 test: .venv/dev.stamp
 	$(BIN)/metaprune data get digits

@@ -121,12 +121,13 @@ def _cut(subject: Subject, dense: nn.Module, label: str, gradients: Mapping[str,
 
 
 def _kept_channels(dense: nn.Module, cut: nn.Module) -> dict[str, Tensor]:
-    """Which channels each BatchNorm kept, by its path; they are known by their running means."""
+    """Which channels each BatchNorm kept, by its path; known by its tensors (those alike in all are one)."""
     before = {n: m for n, m in dense.named_modules() if isinstance(m, nn.BatchNorm2d)}
     kept = {}
     for name, norm in cut.named_modules():
         if name in before:
-            same = norm.running_mean[:, None] == before[name].running_mean[None]
-            assert (same.sum(1) == 1).all(), f"two channels of {name} have the same mean"
+            left, whole = (torch.stack([m.running_mean, m.running_var, m.weight, m.bias]) for m in (norm, before[name]))
+            same = (left[:, :, None] == whole[:, None]).all(0)
+            assert same.any(1).all(), f"a channel of {name} is none of the dense network's"
             kept[name] = same.double().argmax(1)
     return kept

@@ -1,14 +1,16 @@
 """Does the search find better structures? MetaPruning's claims in miniature, controls at equal budget and training.
 
     python benchmarks/pruningnet/study.py mobilenet --out benchmarks/pruningnet/mobilenet_fashion.json
+    python benchmarks/pruningnet/study.py glyphs --budgets 57% 26% 7.2% --out benchmarks/pruningnet/glyphs.json
 
-A small MobileNetV1-style network on a part of Fashion-MNIST, a thin ResNet-8 on a part of CIFAR-10, or five plain
-convolutions on all of it. Every structure, whoever found it, is trained from scratch with the same schedule on the
-same images and judged on the test split; nothing is chosen by it. Killed and started again, it goes on.
+A small MobileNetV1-style network on a part of Fashion-MNIST, a thin ResNet-8 on a part of CIFAR-10, five plain
+convolutions on all of it, or three kinds of networks on 107 letters (`metaprune data get glyphs`), at the paper's
+budgets. Every structure, whoever found it, is trained from scratch with the same schedule on the same images and
+judged on the test split; nothing is chosen by it. Killed and started again, it goes on.
 
 rank: 20 random structures; Spearman correlation of score and trained accuracy, for each back-end, with and without
-recalibrated BatchNorm; the half of them that are at one budget with every seed. budgets: 75%, 50% and 25% of the MACs,
-searched against uniform, random, magnitude, greedy.
+recalibrated BatchNorm; the half of them that are at one budget with every seed. budgets: structures found by searches
+against uniform, rules of thumb, random, magnitude.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "shared": {"weights": "shared"},
     "shared, sandwich, distil": {"weights": "shared", "sampling": "sandwich", "distil": True},
     "generated, sandwich, distil": {"weights": "generated", "sampling": "sandwich", "distil": True},
+    "shared, stratified": {"weights": "shared", "sampling": "stratified"},
+    "generated, stratified": {"weights": "generated", "sampling": "stratified"},
+    "closed-form": {"weights": "closed-form"},  # of the dense network, trained as long as every structure
 }
 SEARCHED = ("generated (paper)", "shared, sandwich, distil")
 SEARCHES = {  # searcher, back-end, score
@@ -64,6 +69,19 @@ SEARCHES = {  # searcher, back-end, score
     "greedy slimming": ("greedy", SEARCHED[1], "metric"),
     "greedy slimming, generated, likelihood": ("greedy", SEARCHED[0], "likelihood"),
     "random search, generated, likelihood": ("random", SEARCHED[0], "likelihood"),
+    **{
+        f"{backend}, likelihood": ("evolution", backend, "likelihood")
+        for backend in ("shared, stratified", "generated, stratified", "closed-form")
+    },
+    "random search, shared, stratified": ("random", "shared, stratified", "likelihood"),
+    "greedy slimming, shared, stratified": ("greedy", "shared, stratified", "likelihood"),
+}
+CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "uniform": ("uniform", {"fill": True}),
+    "magnitude": ("magnitude", {}),
+    "random": ("random", {}),
+    "uniform, last width whole": ("uniform", {"fill": True, "last_whole": True}),
+    "tilted": ("uniform", {"fill": True, "tilt": 1.0}),
 }
 
 
@@ -79,17 +97,27 @@ class Fixed:
         return Proposal(self.plan)
 
 
-def separable(in_channels: int) -> nn.Module:
+def separable(in_channels: int, classes: int = 10, width: int = 1) -> nn.Module:
     """MobileNetV1's form in seven stages; the whole network is so deep that 6,000 images do not train it."""
 
     def unit(c_in: int, c_out: int, kernel: int, stride: int, groups: int = 1) -> list[nn.Module]:
         conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         return [conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
 
-    layers = unit(in_channels, 16, 3, 1)
-    for c_in, c_out, stride in ((16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)):
+    widths, strides = [width * w for w in (16, 32, 32, 64, 64, 128, 128)], (2, 1, 2, 1, 2, 1)
+    layers = unit(in_channels, widths[0], 3, 1)
+    for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False):
         layers += unit(c_in, c_in, 3, stride, c_in) + unit(c_in, c_out, 1, 1)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
+
+
+def stacked(classes: int) -> nn.Module:
+    """VGG's form: six convolutions with a pooling after every second."""
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(((1, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 128))):
+        layers += [nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        layers += [nn.MaxPool2d(2)] if i % 2 == 0 else []
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
 
 
 def plain(in_channels: int) -> nn.Module:
@@ -108,12 +136,26 @@ class Case:
     data: str
     shape: tuple[int, int, int]
     grid: tuple[float, ...] = GRID
-    images: int = 6000
+    images: int | None = 6000
     fit: mp.TrainConfig = FIT
     final: mp.TrainConfig = FINAL
+    rank_share: float = 0.3  # of the MACs, that the structures of the rank part's second half have
 
 
+GLYPHS: dict[str, Any] = {
+    "data": "builtin:glyphs",
+    "shape": (1, 28, 28),
+    "images": None,
+    "fit": replace(FIT, epochs=10, batch_size=64),
+    "final": replace(FINAL, epochs=5),
+    "rank_share": 0.072,
+}
 CASES = {
+    "glyphs": Case("MobileNetV1-style, 13 convolutions, 32 to 256 channels", lambda: separable(1, 107, 2), **GLYPHS),
+    "glyphs-vgg": Case("VGG-style, 6 convolutions", lambda: stacked(107), **GLYPHS),
+    "glyphs-resnet": Case(
+        "ResNet-8", lambda: create("zoo:resnet8", num_classes=107, in_channels=1, shortcut="B"), **GLYPHS
+    ),
     "mobilenet": Case("MobileNetV1-style, 13 convolutions", lambda: separable(1), "builtin:fashion-mnist", (1, 28, 28)),
     "resnet": Case(
         "ResNet-8, half width",
@@ -152,7 +194,8 @@ class Study:
             config = {
                 "network": self.case.network,
                 "data": self.case.data,
-                "images": self.case.images,
+                "images": len(self.data.train),
+                "test_images": len(self.data.test),
                 "sub_validation": SUB_VALIDATION,
                 "final": vars_of(self.case.final),
                 "fit": vars_of(self.case.fit),
@@ -189,14 +232,19 @@ class Study:
     def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "metric") -> Any:
         """A fitted back-end, ready to search."""
         folder = self.artifacts / f"{backend.replace(' ', '_')}-{seed}"
-        task = PruneTask(self.network(seed), self.data, folder=folder)
+        network = self.dense(seed) if backend == "closed-form" else self.network(seed)
+        task = PruneTask(network, self.data, folder=folder)
         method = self.method(backend, searcher, score)
 
         def fit() -> dict[str, Any]:
             artifact = method.fit([task], Rng(seed))
             artifact.save(folder)
-            last = artifact.info["history"]["rows"][-1]
-            return {"macs": artifact.info["macs"], "parameters": artifact.info["parameters"], "last_epoch": last}
+            last = artifact.info.get("history", {"rows": [None]})["rows"][-1]
+            return {
+                "macs": artifact.info.get("macs", 0.0),
+                "parameters": artifact.info.get("parameters", 0),
+                "last_epoch": last,
+            }
 
         if not (folder / "artifact.json").is_file():  # another machine made the row
             self.rows.pop(f"fit/{backend}/{seed}", None)
@@ -234,9 +282,26 @@ class Study:
             "accuracy": result.record["quality"]["recovered"]["accuracy"],
             "macs": found.macs,
             "params": found.params,
-            "train_macs": 3.0 * found.macs * self.case.images * self.case.final.epochs,
+            "train_macs": 3.0 * found.macs * len(self.data.train) * self.case.final.epochs,
             "widths": plan.widths(network.space).tolist(),
         }
+
+    def tuned(self, plan: Plan, seed: int) -> dict[str, Any]:
+        """Test accuracy of a cut of the trained network, solved by least squares and fine-tuned for a pass."""
+        network = self.dense(seed)
+        result = mp.prune(
+            network.model,
+            torch.zeros(2, *self.case.shape),
+            budget={"macs": "100%"},
+            method=Fixed(plan),
+            data=self.quick,
+            compensate="least-squares",
+            recover=RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=1, batch_size=64)),
+            seed=seed,
+            progress=False,
+        )
+        quality = result.record["quality"]
+        return {"accuracy": quality["recovered"]["accuracy"], "cut": quality["cut"]["accuracy"]}
 
     def rank(self, backends: list[str], seeds: list[int], structures: int = 20) -> None:
         """Scores of every back-end beside trained accuracies, for random structures over the whole range of MACs.
@@ -250,8 +315,8 @@ class Study:
         spread = [
             BudgetSampler(codec, network.cost_model(), {"macs": share * full}) for share in np.linspace(0.08, 0.9, half)
         ]
-        genomes = [s.sample(1, draw)[0] for s in spread]
-        genomes += list(BudgetSampler(codec, network.cost_model(), {"macs": 0.3 * full}).sample(half, draw))
+        genomes, share = [s.sample(1, draw)[0] for s in spread], self.case.rank_share
+        genomes += list(BudgetSampler(codec, network.cost_model(), {"macs": share * full}).sample(half, draw))
         for seed in seeds:
             sessions = {backend: self.session(backend, seed) for backend in backends}
             for i, genome in enumerate(genomes):
@@ -259,6 +324,9 @@ class Study:
                 keep = {g.name: tuple(range(w)) for g, w in zip(network.space, widths, strict=True) if w < g.width}
                 if seed == seeds[0] or i >= half:
                     self.once(f"rank/trained/{i}/{seed}", lambda keep=keep, seed=seed: self.trained(Plan(keep), seed))
+                if "closed-form" in backends:
+                    plan = sessions["closed-form"].codec.plan(widths)
+                    self.once(f"rank/tuned/{i}/{seed}", lambda plan=plan, seed=seed: self.tuned(plan, seed))
                 for backend, session in sessions.items():
                     scorer = session.scorer
                     self.once(f"rank/score/{backend}/bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
@@ -268,11 +336,10 @@ class Study:
                         )
                         self.once(f"rank/score/{backend}/no bn/{i}/{seed}", lambda scorer=scorer, w=widths: scorer(w))
 
-    def budgets(self, seed: int, budgets: list[str], labels: list[str]) -> None:
+    def budgets(self, seed: int, budgets: list[str], controls: list[str], labels: list[str]) -> None:
         network = self.network(seed)
         full = network.cost().macs
         self.once(f"budget/full/100%/{seed}", lambda: self.trained(Plan(), seed))
-        dense = functools.cache(lambda: self.dense(seed))
         for budget in budgets:
             bound = Budget(macs=budget)
 
@@ -280,16 +347,13 @@ class Study:
                 assert network.cost(plan).macs <= float(budget[:-1]) / 100 * full
                 return self.trained(plan, seed)
 
-            def control(name: str, bound: Budget = bound) -> Plan:
-                task = PruneTask(dense() if name == "magnitude" else network, self.data)
-                return (
-                    create_method(name, {"fill": True} if name == "uniform" else {})
-                    .propose(task, bound, Rng(seed).child(name))
-                    .plan
-                )
+            def control(label: str, bound: Budget = bound) -> Plan:
+                name, arguments = CONTROLS[label]
+                task = PruneTask(self.dense(seed) if name == "magnitude" else network, self.data)
+                return create_method(name, arguments).propose(task, bound, Rng(seed).child(name)).plan
 
-            for name in ("uniform", "magnitude", "random"):
-                self.once(f"budget/{name}/{budget}/{seed}", lambda name=name: trained(control(name)))
+            for label in controls:
+                self.once(f"budget/{label}/{budget}/{seed}", lambda label=label: trained(control(label)))
             for label in labels:
                 searcher, backend, score = SEARCHES[label]
                 session = self.session(backend, seed, searcher, score)
@@ -298,6 +362,7 @@ class Study:
                 plan = session.codec.plan(np.array(row["widths"]))
                 self.once(f"budget/{label}/{budget}/{seed}", lambda plan=plan: trained(plan))
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (a study lives as long as its process)
     def dense(self, seed: int) -> mp.Network:
         """The full network, trained as long as every structure: what magnitude reads."""
         with Rng(seed).child("dense").torch_global():
@@ -326,6 +391,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", default=["25%", "50%", "75%"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=list(BACKENDS), help="of the rank part")
+    parser.add_argument("--controls", nargs="*", choices=CONTROLS, default=list(CONTROLS), help="of the budgets part")
     parser.add_argument("--searches", nargs="*", choices=SEARCHES, default=list(SEARCHES), help="of the budgets part")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -334,7 +400,7 @@ def main() -> None:
         study.rank(options.backends, options.seeds)
     if "budgets" in options.parts:
         for seed in options.seeds:
-            study.budgets(seed, options.budgets, options.searches)
+            study.budgets(seed, options.budgets, options.controls, options.searches)
 
 
 if __name__ == "__main__":

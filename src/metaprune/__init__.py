@@ -66,6 +66,7 @@ _HOME = {
     "MethodSpec": "metaprune.protocol.spec",
     "RecoverConfig": "metaprune.recover.config",
     "compare": "metaprune.runs.compare",
+    "headroom": "metaprune.runs.headroom",
     "RunConfig": "metaprune.runs.config",
     "fit": "metaprune.runs.fit",
     "Result": "metaprune.runs.result",
@@ -137,6 +138,7 @@ if TYPE_CHECKING:
     from metaprune.runs.compare import compare
     from metaprune.runs.config import RunConfig
     from metaprune.runs.fit import fit
+    from metaprune.runs.headroom import headroom
     from metaprune.runs.prune import prune
     from metaprune.runs.replay import replay
     from metaprune.runs.result import Result
@@ -211,6 +213,7 @@ __all__ = [
     "compare",
     "cut",
     "fit",
+    "headroom",
     "load",
     "load_data",
     "prune",

@@ -16,7 +16,7 @@ from metaprune.core.errors import ConfigError, DataError, DataMissingError, Miss
 from metaprune.data.arrays import Arrays, as_images
 from metaprune.data.hub import hub_arrays
 from metaprune.data.npz import read_npz
-from metaprune_datasets import fetch, readers
+from metaprune_datasets import fetch, glyphs, readers
 from metaprune_datasets.cache import cache_folder, is_cached, read_cache, write_cache
 from metaprune_datasets.files import FILE_SETS, get_files
 from metaprune_datasets.readers import ArrayDict
@@ -99,6 +99,11 @@ def _emoji_npm(folder: Path) -> ArrayDict:
     )
 
 
+def _glyphs_npm(characters: str) -> Callable[[Path], ArrayDict]:
+    digest = "b7013ac58f9225250619db82cfb72e99c37ca8195f2b5a06a9e6a95bc5e1c84a"
+    return lambda folder: glyphs.glyphs(fetch.npm_package("dejavu-fonts-ttf", "2.37.3", digest, folder), characters)
+
+
 def _idx_folder(folder: Path) -> ArrayDict:
     """IDX files in a user's folder, gzipped or not."""
 
@@ -169,6 +174,16 @@ _BUILTIN: dict[str, Builtin] = {
         (Source("npm packages emoji-datasource-google and -twitter", _emoji_npm),),
         flip=True,
     ),
+    **{
+        name: Builtin(
+            f"{len(characters)} letters and signs drawn with DejaVu's 21 faces, 28x28 grey (Bitstream Vera licence)",
+            tuple(characters),
+            {"train": glyphs.TRAIN_EACH * len(characters), "test": glyphs.TEST_EACH * len(characters)},
+            (Source("npm package dejavu-fonts-ttf, drawn here", _glyphs_npm(characters)),),
+            flip=False,
+        )
+        for name, characters in (("glyphs", glyphs.LETTERS), ("glyphs-400", glyphs.SIGNS))
+    },
     "cifar10": Builtin(
         "CIFAR-10: ten kinds of animals and vehicles, 32x32 colour (for research)",
         readers.CIFAR10_CLASSES,

@@ -8,12 +8,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from metaprune.core.errors import ConfigError, DataError, DataMissingError
 from metaprune.data import load_data
 from metaprune_datasets import builtin as builtin_module
-from metaprune_datasets import fetch, readers
+from metaprune_datasets import fetch, glyphs, readers
 from metaprune_datasets.builtin import Builtin, Source, builtin_names, get_builtin
 from metaprune_datasets.cache import cache_folder, is_cached
 
@@ -218,6 +218,24 @@ def test_emoji_reader(tmp_path):
     assert arrays["images"][0].min() == 255 and arrays["images"][1, 0, 0].tolist() == [255, 0, 0]
 
 
+def test_glyphs_of_a_test_face_are_in_no_other_part(tmp_path):
+    content = ImageFont.load_default(10).font_bytes
+    with tarfile.open(tmp_path / "fonts.tgz", "w:gz") as archive:
+        for face in glyphs.FACES:
+            entry = tarfile.TarInfo(f"package/ttf/{face}.ttf")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    arrays = glyphs.glyphs(tmp_path / "fonts.tgz", "AHO")
+    assert arrays["train_images"].shape == (3 * glyphs.TRAIN_EACH, 28, 28) and list(arrays["classes"]) == list("AHO")
+    assert np.bincount(arrays["test_labels"]).tolist() == [glyphs.TEST_EACH] * 3
+    assert set(arrays["groups"]) == set(glyphs.FACES) - set(glyphs.TEST_FACES)
+    means = [arrays["train_images"][arrays["train_labels"] == c].mean(0).ravel() for c in range(3)]
+    distance = [[np.linalg.norm(image.ravel() - m) for m in means] for image in arrays["test_images"]]
+    assert (np.argmin(distance, axis=1) == arrays["test_labels"]).mean() > 0.7
+    again = glyphs.glyphs(tmp_path / "fonts.tgz", "AHO")
+    assert all(np.array_equal(arrays[k], again[k]) for k in arrays)
+
+
 @pytest.mark.parametrize(
     ("name", "lengths", "shape", "num_classes"),
     [
@@ -226,6 +244,7 @@ def test_emoji_reader(tmp_path):
         ("digits", (3_750, 500, 750), (1, 28, 28), 10),
         ("animal-shapes", (7_500, 1_000, 1_500), (1, 28, 28), 10),
         ("emoji", (2_858, 380, 574), (3, 64, 64), 9),
+        ("glyphs", (5_703, 717, 2_675), (1, 28, 28), 107),
         ("cifar10", (45_000, 5_000, 10_000), (3, 32, 32), 10),
     ],
 )

@@ -84,6 +84,55 @@ def test_copies_of_channels_are_made_up_for():
     assert errors[1] < 0.01 * errors[0]
 
 
+class Decoder(nn.Module):
+    """Every second channel is a copy of the one before; a transposed convolution reads them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 5, 3, stride=2, padding=1)
+        with torch.no_grad():
+            self.a.weight[1::2], self.a.bias[1::2] = self.a.weight[::2], self.a.bias[::2]
+
+    def forward(self, x):
+        return self.b(self.a(x).relu())
+
+
+class Recurrent(nn.Module):
+    """The same, and a recurrent layer of two directions reads them."""
+
+    def __init__(self, kind, bias):
+        super().__init__()
+        self.a, self.r = nn.Linear(3, 8), kind(8, 6, bidirectional=True, num_layers=2, bias=bias, batch_first=True)
+        self.head = nn.Linear(12, 2)
+        with torch.no_grad():
+            self.a.weight[1::2], self.a.bias[1::2] = self.a.weight[::2], self.a.bias[::2]
+
+    def forward(self, x):
+        return self.head(self.r(self.a(x).relu())[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "weights"),
+    [
+        (Decoder, (3, 6, 6), ["b.weight"]),
+        (lambda: Recurrent(nn.LSTM, True), (5, 3), ["r.weight_ih_l0", "r.weight_ih_l0_reverse"]),
+        (lambda: Recurrent(nn.GRU, False), (5, 3), ["r.weight_ih_l0", "r.weight_ih_l0_reverse"]),
+    ],
+)
+def test_transposed_and_recurrent_readers_make_up_for_copies(make, shape, weights):
+    torch.manual_seed(0)
+    network = mp.trace(make().eval(), torch.zeros(2, *shape))
+    plan, x = mp.Plan({network.space.groups[0].name: (0, 2, 4, 6)}), torch.randn(64, *shape)
+    found = compensate(network, plan, calls(x), kind="least-squares", rng=mp.Rng(0))
+    for name in weights:
+        assert found.layers[name]["after"] < 1e-3 < 0.1 * found.layers[name]["before"]
+    with torch.no_grad():
+        dense = network.run(x)
+        cut = [mp.cut(network, plan, weights=w).model(x) for w in (None, found.weights)]
+    errors = [float((c - dense).square().mean()) for c in cut]
+    assert errors[1] < 0.01 * errors[0]
+
+
 def test_dead_inputs_leave_the_weights():
     model = Doubled().eval()
     with torch.no_grad():

@@ -88,6 +88,9 @@ def calls(tmp_path_factory):
             dict(config=recipe, folder=folder / "compared", methods=["uniform"], budgets=["60%"], seeds=1,
                  progress=False),
         ),
+        "headroom": (
+            mp.headroom, dict(config=recipe, folder=folder / "headroom", budgets=["60%"], seeds=2, progress=False)
+        ),
         "fit": (mp.fit, dict(config=recipe, folder=folder / "fit", progress=False)),
         "replay": (mp.replay, dict(record=result.record, model=model(), example_inputs=X, progress=False)),
         "register": (mp.register, dict(name="magnitude", target="metaprune.methods.criteria:MAGNITUDE")),

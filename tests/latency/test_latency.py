@@ -1,6 +1,7 @@
 """Latency tables: exact on synthetic timers, whole in their files, and budgets that know milliseconds."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -317,3 +318,10 @@ def test_a_poor_table_says_so(table):
     other = LatencyTable(table.digest, table.sizes, table.segments, table.grids)
     other.info = {"error": {"median_relative_error": 0.1, "spearman": 0.7}}
     assert other.warning is not None and "rank correlation 0.70" in other.warning
+
+
+def test_a_measurement_says_how_far_it_is():
+    network, said = trace(create("zoo:resnet8"), torch.zeros(2, 1, 28, 28)), []
+    build_table(network, (torch.zeros(1, 1, 28, 28),), samples=30, repeats=1, structures=2, progress=said.append)
+    assert any(re.fullmatch(r"\d+ of 40 structures; about \d+ s left", line) for line in said)
+    assert "40 of 40 structures" in said and "4 of 4 structures" in said

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from metaprune.core.errors import ConfigError, NotAvailableError
@@ -22,6 +23,14 @@ class TestUniform(MethodSuite):
         ratio = (widths + 1) / full
         cost = task.network.cost(widths + (ratio == ratio.min()))
         assert any(cost[m] > b for m, b in bounds.items())
+
+
+class TestUniformTilted(MethodSuite):
+    method, options = "uniform", {"fill": True, "tilt": 0.5}
+
+
+class TestUniformLastWhole(MethodSuite):
+    method, options = "uniform", {"fill": True, "last_whole": True}
 
 
 class TestUniformFilled(MethodSuite):
@@ -127,6 +136,32 @@ class TestGatesVib(MethodSuite):
 class TestGatesBetaBernoulli(MethodSuite):
     method, options = "gates", {"steps": 2, "batch_size": 32, "gate": "beta_bernoulli", "weights": "given"}
     kinds = ("cnn",)
+
+
+BRIEF = {"epochs": 1, "batch_size": 32, "lr": 0.02, "augment": False}
+
+
+class TestSFP(MethodSuite):
+    method, options = "sfp", {"train": BRIEF}
+
+
+class TestGroupLasso(MethodSuite):
+    method, options = "group_lasso", {"train": BRIEF}
+
+
+class TestNetAdapt(MethodSuite):
+    method, options = "netadapt", {"steps": 2, "short": BRIEF, "samples": 32}
+    kinds = ("cnn",)
+
+    def assert_nothing_more_fits(self, task, plan, bounds):
+        """Assert that one more channel of the group that was cut last, whichever that is, would break a bound."""
+        widths = plan.widths(task.network.space)
+        wider = [widths + (np.arange(len(widths)) == g) for g in np.flatnonzero(widths < task.network.space.widths)]
+        assert any(task.network.cost(w)[m] > b for w in wider for m, b in bounds.items())
+
+
+class TestAMC(MethodSuite):
+    method, options = "amc", {"trials": 4, "samples": 32, "calibration": 32}
 
 
 QUICK_NET = {

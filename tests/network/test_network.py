@@ -61,10 +61,18 @@ class Packed(nn.Module):
         return x @ self.weight.to(x).repeat(1, 2).T
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
 def test_quantised_models_are_refused(dtype):
     model = nn.Sequential(OrderedDict(first=nn.Linear(4, 4), packed=Packed(dtype, True)))
-    with pytest.raises(NotAvailableError, match=r"packed\.weight is quantised \(u?int8\).*load the model in float"):
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(NotAvailableError, match=rf"packed\.weight is quantised \({kind}\).*load the model in float"):
+        trace(model, torch.randn(2, 4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor:UserWarning")
+def test_dynamically_quantised_models_are_refused():
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})
+    with pytest.raises(NotAvailableError, match=r"0 is quantised \(packed\).*quantise the result"):
         trace(model, torch.randn(2, 4))
 
 

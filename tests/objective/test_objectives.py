@@ -25,6 +25,7 @@ from metaprune.objective import (
     TokenClassification,
 )
 from metaprune.objective.batch import share_of
+from metaprune.objective.registry import create_objective
 from metaprune.train.config import TrainConfig
 from metaprune.train.evaluate import add_batch, new_totals, quality_from_sums
 from metaprune.train.loop import train
@@ -235,3 +236,18 @@ def test_accumulated_parts_are_the_whole_batch(parts):
         trained[accumulate] = [history.rows[-1].train["loss"], *model.parameters()]
     for whole, part in zip(trained[1], trained[parts], strict=True):
         torch.testing.assert_close(torch.as_tensor(part), torch.as_tensor(whole), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["classification", "multi_label", "next_token", "segmentation"])
+def test_losses_of_half_precision_are_not_rounded(name):
+    objective = create_objective({"kind": name, "classes": 5} if name == "segmentation" else name)
+    shape = {"next_token": (4, 9, 5), "segmentation": (4, 5, 3, 3)}.get(name, (4, 5))
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    target = {
+        "classification": torch.arange(4),
+        "multi_label": (logits > 0).long(),
+        "next_token": torch.arange(36).reshape(4, 9) % 5,
+        "segmentation": torch.arange(36).reshape(4, 3, 3) % 5,
+    }[name]
+    loss = objective.loss(logits, target)
+    assert loss.dtype == torch.float32 and torch.equal(loss, objective.loss(logits.float(), target))

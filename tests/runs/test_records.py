@@ -196,3 +196,16 @@ def test_a_method_of_classes_refuses_other_objectives_by_name():
     loaders = [torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x.mean((1, 2, 3))), 16) for _ in range(2)]
     with pytest.raises(ConfigError, match=r"'stamp' is for data with classes.*objective 'regression'"):
         prune(small_network("cnn"), EXAMPLE, budget="params=50%", method="stamp", data=loaders, objective="regression")
+
+
+def test_the_record_and_the_log_say_which_groups_a_pattern_names(caplog):
+    model = small_network("cnn")
+    space = mp.trace(model, torch.zeros(2, 1, 28, 28)).space
+    first, last = space.groups[0].name, space.groups[-1].name
+    limits = mp.Constraints(ignore=(f"={first}",), ratios={f"={last}": 0.5}, min_keep={"*": 2})
+    with caplog.at_level("INFO", logger="metaprune"):
+        result = mp.prune(model, torch.zeros(2, 1, 28, 28), budget="macs=70%", method="uniform", constraints=limits)
+    patterns = result.record["space"]["patterns"]
+    assert patterns[f"ignore ={first}"] == [first] and patterns[f"ratio ={last}"] == [last]
+    assert patterns["min_keep *"] == [g.name for g in space]
+    assert f"ignore ={first}: 1 group, {first}" in caplog.text

@@ -74,6 +74,28 @@ def test_equal_ratio():
     assert abs(widths[0] / 12 - widths[1] / 20) < 0.1
 
 
+def test_rules_of_thumb():
+    sizes = (4, 40, 40, 40, 3)
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    task = PruneTask(trace(nn.Sequential(*layers[:-1]), torch.randn(2, 4)))
+
+    def widths(budget, **options):
+        plan = create_method("uniform", options).propose(task, Budget(params=budget), Rng(0)).plan
+        return plan.widths(task.network.space).tolist()
+
+    up, down = widths("40%", tilt=1.0), widths("40%", tilt=-1.0)
+    ratio = up[1] / 40
+    assert up[0] == pytest.approx(40 * ratio**2, abs=1) and up[2] == pytest.approx(40 * ratio**0.5, abs=1)
+    assert down[0] > down[1] > down[2]
+    first, second, last = widths("40%", last_whole=True)
+    assert last == 40 and first == second < widths("40%")[0]
+    assert widths("2%", last_whole=True)[2] < 40  # it gives way where the others are at their smallest
+    with pytest.raises(ConfigError, match=r"uniform\.tilt"):
+        create_method("uniform", {"tilt": "up"})
+    with pytest.raises(ConfigError, match="last_whole"):
+        create_method("uniform", {"last_whole": "yes"})
+
+
 @pytest.mark.parametrize("share", range(20, 100, 7))
 def test_groups_of_one_width_stay_alike_unless_left_overs_are_asked_for(share):
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from metaprune.calibration.batches import HELD_OUT, Calls, live_bytes
 from metaprune.calibration.config import Compensate
 from metaprune.calibration.moments import RIDGES, Moments, solve
-from metaprune.calibration.products import Product, Rows, find_products
+from metaprune.calibration.products import Product, Rows, find_products, recurrent_inputs
 from metaprune.calibration.sums import Branch, branch_of
 from metaprune.core.errors import NotAvailableError
 from metaprune.core.rng import Rng
@@ -72,8 +72,8 @@ def compensate(network: Network, plan: Plan, batches: Calls, *, kind: Compensate
 
     Args:
         batches: (args, kwargs) of the network; every fourth chooses the ridge and judges what is solved with the rest.
-        kind: `bias` moves only biases and BatchNorm statistics, `least-squares` all weights of convolutions and linear
-            layers, depthwise and grouped ones too. Others are left alone.
+        kind: `bias` moves only biases and BatchNorm statistics, `least-squares` all weights of convolutions (depthwise,
+            grouped and transposed ones too), linear layers, and inputs of recurrent ones. Others are left alone.
 
     Raises:
         NotAvailableError: a network with autocast regions, whose two runs cannot take turns.
@@ -98,6 +98,7 @@ class _SideBySide:
         self.dense_kept = {n: t.detach() for n, t in self.at.default_tensors().items()}  # at the widths of the plan
         self.tensors = dict(self.dense_kept)
         self.products, self.left = find_products(network)
+        self.recurrent = recurrent_inputs(network)
         self.layers: dict[str, dict[str, Any]] = {}
         self.targets: dict[str, tuple[Tensor, Tensor]] = {}  # by node of a product: mean and variance
         self.solved: set[str] = set()  # nodes of products with new weights
@@ -119,6 +120,9 @@ class _SideBySide:
             if name in self.products and cut_steps:  # none in a branch that is dropped whole
                 self._product(self.products[name], dense_steps[0], cut_steps[0])
                 continue
+            if name in self.recurrent and cut_steps:
+                for product in self.recurrent[name]:
+                    self._recurrent(product, dense_steps[0], cut_steps[0])
             if name in self.network.switchable and cut_steps and op_name(dense_steps[0].target) == "batch_norm":
                 self._norm(dense_steps[0], cut_steps[0])
             for dense, cut in self.runs:
@@ -163,6 +167,21 @@ class _SideBySide:
             self._solve(product, branch, parts[0], parts[1], product.matrix(old, groups).double())
         for _, cut in self.runs:
             cut.run(cut_step)
+
+    def _recurrent(self, product: Product, dense_step: Step, cut_step: Step) -> None:
+        """Solve for the weight of a recurrent layer's input, whose product the operator does not show."""
+        old = self.tensors[product.weight]
+        if not self._fits(product, old.shape[1]):
+            return
+        parts: list[Moments | None] = [None, None]
+        for number, (dense, cut) in enumerate(self.runs):
+            given, left = (run.operands(step)[0][0] for run, step in ((dense, dense_step), (cut, cut_step)))
+            target = product.kept(given.flatten(0, -2) @ self.dense[product.weight].mT, self.network, self.alive)
+            moments = Moments.of(left.flatten(0, -2)[None], target[None])
+            held = int(number % HELD_OUT == HELD_OUT - 1)
+            parts[held] = moments if (part := parts[held]) is None else part + moments
+        if parts[0] is not None and parts[1] is not None:
+            self._solve(product, Branch(None, None, product.node), parts[0], parts[1], product.matrix(old, 1).double())
 
     def _fits(self, product: Product, inputs: int) -> bool:
         needed = 3 * 8 * inputs**2  # two in the sums, one in the solution

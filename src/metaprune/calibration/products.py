@@ -19,7 +19,9 @@ from metaprune.graph.call import Survivors, bound_arguments
 from metaprune.graph.captured import op_name
 from metaprune.network import Network
 
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", *_TRANSPOSED)
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _LINEAR = {"linear": ("input", "weight", "bias"), "addmm": ("mat1", "mat2", "self")}  # input, weight, bias
 
 
@@ -33,6 +35,7 @@ class Product:
         input: the operator's argument that is the activation.
         out_dim: dimension of the weight that counts output channels; the other ones are summed over.
         is_conv: a convolution; else a linear layer.
+        is_transposed: a transposed convolution.
     """
 
     node: fx.Node
@@ -41,6 +44,7 @@ class Product:
     input: str
     out_dim: int
     is_conv: bool
+    is_transposed: bool = False
 
     @property
     def channel_dim(self) -> int:
@@ -86,12 +90,32 @@ def find_products(network: Network) -> tuple[dict[str, Product], dict[str, str]]
     return found, left
 
 
+def recurrent_inputs(network: Network) -> dict[str, list[Product]]:
+    """Find what reads the input of recurrent layers, by node name: the first layer's weights, one per direction."""
+    sources, found = network.captured.sources, {}
+    for node in network.captured.graph.nodes:
+        if op_name(node.target) not in _RECURRENT or node.name not in network.labelled.facts:
+            continue
+        bound = bound_arguments(node)
+        parameters = list(bound.get("params") or ())
+        if "input" not in bound or not all(p.name in sources and len(p.users) == 1 for p in parameters):
+            continue  # packed sequences, or weights that are computed or shared
+        names, directions = [sources[p.name] for p in parameters], 1 + bool(bound["bidirectional"])
+        each = len(names) // (directions * bound["num_layers"])
+        firsts = range(0, directions * each, each)
+        biases = [names[i + 2] if bound["has_biases"] else None for i in firsts]
+        found[node.name] = [
+            Product(node, names[i], bias, "input", 0, is_conv=False) for i, bias in zip(firsts, biases, strict=True)
+        ]
+    return found
+
+
 def _why_not(node: fx.Node, bound: Mapping[str, Any], weight: fx.Node) -> str:
     """Say why a product is left alone; empty where it is not."""
     name = op_name(node.target)
     if name in _CONVOLUTIONS:
-        if bound.get("transposed"):
-            return "transposed convolution"
+        if _is_transposed(name, bound) and bound["groups"] != 1:
+            return "grouped transposed convolution"
         if bound["input"].meta["val"].dim() != weight.meta["val"].dim():
             return "convolution without a batch dimension"
     elif name not in _LINEAR:
@@ -103,14 +127,21 @@ def _why_not(node: fx.Node, bound: Mapping[str, Any], weight: fx.Node) -> str:
     return "used more than once" if len(weight.users) > 1 else ""
 
 
+def _is_transposed(name: str, bound: Mapping[str, Any]) -> bool:
+    return name in _TRANSPOSED or bool(bound.get("transposed"))
+
+
 def _product(node: fx.Node, bound: Mapping[str, Any], sources: Mapping[str, str]) -> Product:
     name = op_name(node.target)
     x, w, b = _LINEAR.get(name, ("input", "weight", "bias"))
     bias = bound[b]
     held = isinstance(bias, fx.Node) and bias.name in sources and len(bias.users) == 1
     vector = held and bias.meta["val"].dim() == 1
-    weight = sources[bound[w].name]
-    return Product(node, weight, sources[bias.name] if vector else None, x, int(name == "addmm"), name in _CONVOLUTIONS)
+    weight, is_transposed = sources[bound[w].name], _is_transposed(name, bound)
+    out_dim = int(name == "addmm" or is_transposed)
+    return Product(
+        node, weight, sources[bias.name] if vector else None, x, out_dim, name in _CONVOLUTIONS, is_transposed
+    )
 
 
 @dataclass(frozen=True)
@@ -151,13 +182,19 @@ class Rows:
         kernel, stride, dilation = self.weight.shape[2:], self.operands["stride"], self.operands["dilation"]
         dims = len(kernel)
         stride, dilation, padding = (_per_dim(v, dims) for v in (stride, dilation, self.operands["padding"]))
-        before = [_padding(p, (k - 1) * d) for p, k, d in zip(padding, kernel, dilation, strict=True)]
+        if self.product.is_transposed:  # a plain one of the input with zeros in between, its kernel turned round
+            x, before = _spaced(x, stride), self._sides(kernel, padding, dilation)
+            stride = [1] * dims
+        else:
+            before = [_padding(p, (k - 1) * d) for p, k, d in zip(padding, kernel, dilation, strict=True)]
         x = functional.pad(x, [side for pair in reversed(before) for side in pair])
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
         out = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, stride, strict=True)]
         index = torch.zeros(len(drawn), math.prod(kernel), dtype=torch.int64, device=x.device)
         where = torch.unravel_index(drawn, out)
         entry = torch.unravel_index(torch.arange(math.prod(kernel), device=x.device), tuple(kernel))
+        if self.product.is_transposed:
+            entry = tuple(k - 1 - e for k, e in zip(kernel, entry, strict=True))
         for dim in range(dims):
             at = where[dim][:, None] * stride[dim] + entry[dim] * dilation[dim]
             index = index * x.shape[2 + dim] + at
@@ -165,12 +202,26 @@ class Rows:
         rows = patches.transpose(1, 2).flatten(0, 1)
         return rows.reshape(len(rows), self.groups, -1).transpose(0, 1)
 
+    def _sides(self, kernel: Any, padding: list[Any], dilation: list[Any]) -> list[tuple[int, int]]:
+        """Zeros before and after the spaced input of a transposed convolution; negative ones are cut off."""
+        more = _per_dim(self.operands["output_padding"], len(kernel))
+        reach = [(k - 1) * d - p for k, d, p in zip(kernel, dilation, padding, strict=True)]
+        return [(r, r + m) for r, m in zip(reach, more, strict=True)]
+
     def outputs(self, result: Tensor, drawn: Tensor) -> Tensor:
         """Read a result's rows [groups, n, outputs of a group] at the drawn positions."""
         if not self.product.is_conv:
             return result.reshape(-1, result.shape[-1])[drawn][None]
         rows = result.flatten(2)[:, :, drawn].transpose(1, 2).flatten(0, 1)
         return rows.reshape(len(rows), self.groups, -1).transpose(0, 1)
+
+
+def _spaced(x: Tensor, stride: list[int]) -> Tensor:
+    """[N, C, *size] with stride - 1 zeros between neighbours."""
+    size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True)]
+    spaced = x.new_zeros(*x.shape[:2], *size)
+    spaced[(..., *(slice(None, None, s) for s in stride))] = x
+    return spaced
 
 
 def _per_dim(value: Any, dims: int) -> list[Any]:

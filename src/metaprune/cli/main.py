@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from metaprune.cli.compare import Compare
 from metaprune.cli.export import Export
 from metaprune.cli.fit import Fit
+from metaprune.cli.headroom import Headroom
 from metaprune.cli.inspect import Inspect
 from metaprune.cli.latency import Latency
 from metaprune.cli.load import Load
@@ -32,6 +33,7 @@ _LAST: dict[str, type] = {
     "compare": Compare,
     "report": Report,
     "sensitivity": Sensitivity,
+    "headroom": Headroom,
     "latency": Latency,
     "export": Export,
     "load": Load,

@@ -22,6 +22,8 @@ class Report:
     """Folders of finished runs."""
     out: Path = Path("comparison.html")
     """Page of a comparison; CSV and JSON go beside it."""
+    self_contained: bool = False
+    """Put what draws the figures (4.5 MB) into the page of a run, to send it by itself."""
 
     def run(self) -> int:
         if not self.run_folders:
@@ -34,7 +36,9 @@ class Report:
         folder = self.run_folders[0]
         record = _record(folder)
         with understood(str(folder / "record.json"), "run its command again"):
-            show_result(record, write_report(record, folder / "report.html", sections_of(record)))
+            page = folder / "report.html"
+            write_report(record, page, sections_of(record), self_contained=self.self_contained)
+            show_result(record, page)
         return 0
 
     def _compare(self) -> int:

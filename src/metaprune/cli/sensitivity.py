@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from metaprune.calibration.config import SHARES
+from metaprune.cli.target import target_config
 from metaprune.core.errors import ConfigError
 from metaprune.core.files import write_json
-from metaprune.runs.config import MethodConfig, RunConfig, from_dict, override, read_recipe
+from metaprune.runs.config import MethodConfig, RunConfig
 from metaprune.runs.verb_tools import assignments, console
 
 if TYPE_CHECKING:
@@ -90,23 +91,12 @@ class Sensitivity:
         Raises:
             ConfigError: no data, or a network that a recipe trains first and that has no weights yet.
         """
-        overrides, path = self._overrides(), Path(self.target)
-        if path.is_dir():
-            config = read_recipe(path / "config.json", overrides, trust=self.trust)
-            dense = path / "dense.safetensors"
-            if not dense.is_file():
-                raise ConfigError(f"{path} holds no dense.safetensors: start its command again to go on")
-            config = _with_weights(config, dense)
-        elif path.suffix in (".toml", ".json"):
-            config = read_recipe(path, overrides, trust=self.trust)
-            if config.train is not None and self.weights is None:
-                raise ConfigError(
-                    f"{path} trains the network first: give the folder of its run, which holds the trained weights, or "
-                    "--weights FILE"
-                )
-        else:
-            plain = {"model": {"spec": self.target}, "budget": {"macs": "100%"}}
-            config = from_dict(RunConfig, override(plain, overrides))
+        config = target_config(self.target, self._overrides(), trust=self.trust)
+        if config.train is not None and self.weights is None:
+            raise ConfigError(
+                f"{self.target} trains the network first: give the folder of its run, which holds the trained weights, "
+                "or --weights FILE"
+            )
         if config.data is None:
             raise ConfigError("sensitivity is measured on training samples: give --data, as builtin:fashion-mnist")
         return dataclasses.replace(
@@ -142,7 +132,3 @@ class Sensitivity:
         out = console()
         print_whole(table, out)
         out.print(f"{self.out}\npage: {page}", soft_wrap=True)
-
-
-def _with_weights(config: RunConfig, dense: Path) -> RunConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=str(dense), new_head=False))

@@ -12,6 +12,7 @@ from torch import nn
 from metaprune.core.errors import NotAvailableError
 
 USE_CACHE = "use_cache"
+_QUANTISED_LAYERS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 @contextmanager
@@ -50,20 +51,20 @@ def without_cache(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def require_unquantised(model: nn.Module) -> None:
-    """Refuse a model whose weights are packed into whole numbers: what is packed has no channels to drop.
+    """Refuse a model whose weights are packed into few bits: what is packed has no channels to drop.
 
     Buffers of whole numbers are no sign of it in themselves (positions, relative distances): there the config says so.
 
     Raises:
         NotAvailableError: one is; names it.
     """
-    packed = (torch.uint8, torch.int8)
-    found = [(n, p) for n, p in model.named_parameters() if p.dim() > 1 and p.dtype in packed]
+    packed = (torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+    found = [(n, p.dtype) for n, p in model.named_parameters() if p.dim() > 1 and p.dtype in packed]
+    found += [(n, "packed") for n, m in model.named_modules() if type(m).__module__.startswith(_QUANTISED_LAYERS)]
     if any(_settings(m).get("quantization_config") is not None for m in model.modules()):
-        found += [(n, b) for n, b in model.named_buffers() if b.dim() > 1 and b.dtype in (*packed, torch.int32)]
+        found += [(n, b.dtype) for n, b in model.named_buffers() if b.dim() > 1 and b.dtype in (*packed, torch.int32)]
     if found:
-        name, tensor = found[0]
-        kind = str(tensor.dtype).removeprefix("torch.")
+        name, kind = found[0][0], str(found[0][1]).removeprefix("torch.")
         raise NotAvailableError(
             f"{name} is quantised ({kind}), and packed weights have no channels to drop: load the model in float, "
             "prune it, and quantise the result"

@@ -76,7 +76,7 @@ def build_table(
     timing = Repeats(warmup, repeats or REPEATS, clock)
     if timer is None and repeats is None:
         timing = dataclasses.replace(timing, repeats=_enough(network, args, kwargs, timing))
-    timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, timing)
+    timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, timing, say)
     design = Design(network.space.widths, units, points if timer.few_widths else None, rng)
     count = samples or (3 * points if timer.few_widths else 24 * points)
     say(f"{len(segments)} segments, {len({s.key for s in segments})} tables; {count} structures to measure")

@@ -8,7 +8,9 @@ alike; one structure is in every group, and times are scaled to one pace by it.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -47,9 +49,20 @@ class Timer(Protocol):
 
 
 def make_timer(
-    runtime: str, network: Network, segments: list[Segment], sizes: Sizes, args: tuple, kwargs: dict, repeats: Repeats
+    runtime: str,
+    network: Network,
+    segments: list[Segment],
+    sizes: Sizes,
+    args: tuple,
+    kwargs: dict,
+    repeats: Repeats,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Timer:
-    """Raises ConfigError for an unknown runtime or clock, MissingDependencyError for one that is not installed."""
+    """Make the timer of a runtime; `say` is told how far it is, and how long the rest takes.
+
+    Raises:
+        ConfigError: an unknown runtime or clock. MissingDependencyError: a runtime that is not installed.
+    """
     if runtime not in RUNTIMES:
         raise ConfigError(f"no runtime {runtime!r}.{closest(str(runtime), RUNTIMES)} Known: {', '.join(RUNTIMES)}")
     if repeats.clock not in ("wall", "cpu"):
@@ -64,8 +77,8 @@ def make_timer(
                 "the onnxruntime table is measured on the CPU: use device cpu, or runtime eager or compile"
             )
     if runtime == "eager":
-        return EagerTimer(network, segments, args, kwargs, repeats)
-    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, repeats)
+        return EagerTimer(network, segments, args, kwargs, repeats, say)
+    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, repeats, say)
 
 
 def plan_of(network: Network, widths: np.ndarray) -> Plan:
@@ -76,7 +89,16 @@ def plan_of(network: Network, widths: np.ndarray) -> Plan:
 class _Timer:
     few_widths = False
 
-    def __init__(self, network: Network, segments: list[Segment], args: tuple, kwargs: dict, repeats: Repeats):
+    def __init__(
+        self,
+        network: Network,
+        segments: list[Segment],
+        args: tuple,
+        kwargs: dict,
+        repeats: Repeats,
+        say: Callable[[str], None] = lambda _: None,
+    ):
+        self.say = say
         self.network, self.list, self.args, self.kwargs, self.repeats = network, segments, args, kwargs, repeats
         self._reference = np.maximum(network.space.widths // 2, 1)  # measured in every group
         self.segment_of = {name: s for s, segment in enumerate(segments) for name in segment.nodes}
@@ -85,12 +107,21 @@ class _Timer:
         milliseconds, pace = np.zeros((len(widths), 1)), _Pace()
         groups = self._groups(widths)
         reference = [self._prepare(self._module(self._reference))] if len(groups) > 1 else []
-        for rows in groups:
+        for rows in self._told(groups):
             calls = [self._prepare(self._module(widths[r])) for r in rows]
             spent = np.array(medians([*reference, *calls], self.repeats, self.network.device))[:, None]
             pace.add(rows, spent[: len(reference)])
             milliseconds[rows] = spent[len(reference) :]
         return pace.corrected(milliseconds)[:, 0]
+
+    def _told(self, groups: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """Go through groups of structures, and say after each how far it is."""
+        began, done, total = time.perf_counter(), 0, sum(map(len, groups))
+        for rows in groups:
+            yield rows
+            done += len(rows)
+            left = (time.perf_counter() - began) / done * (total - done)
+            self.say(f"{done} of {total} structures" + (f"; about {left:.0f} s left" if done < total else ""))
 
     def _module(self, widths: np.ndarray) -> nn.Module:
         alive = self.network.survivors(plan_of(self.network, widths))
@@ -115,7 +146,7 @@ class EagerTimer(_Timer):
         with torch.inference_mode():
             groups = self._groups(widths)
             reference = [self._program(self._reference)] if len(groups) > 1 else []
-            for rows in groups:
+            for rows in self._told(groups):
                 ready = [*reference, *(self._program(widths[r]) for r in rows)]
                 runs: list[list[np.ndarray]] = [[] for _ in ready]
                 for turn in range(self.repeats.warmup + self.repeats.repeats):
@@ -193,7 +224,7 @@ class StandaloneTimer(_Timer):
     def segments(self, widths: np.ndarray) -> np.ndarray:
         sizes = self.sizes.of(widths)
         milliseconds = np.zeros((len(widths), len(self.list)))
-        for row in range(len(widths)):
+        for (row,) in self._told(list(np.arange(len(widths))[:, None])):
             wanted: dict[tuple, list[int]] = defaultdict(list)
             for s, segment in enumerate(self.list):
                 values = (int(axis_values(axis, sizes)[row]) for axis in segment.axes)

@@ -187,6 +187,11 @@ def logits_of(output: Any) -> Tensor:
     )
 
 
+def wide(logits: Tensor) -> Tensor:
+    """Make float32 of half precision, which rounds a mean loss to two digits and loses small probabilities."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over rows of logits [N, C], [].
 
@@ -200,9 +205,8 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
             f"the original network gives logits {tuple(teacher.shape)}, the pruned one {tuple(student.shape)}: "
             "distillation needs the same classes; use recover='finetune'"
         )
-    wide = torch.promote_types(student.dtype, torch.float32)  # half-precision logits lose the small probabilities
-    student_log = functional.log_softmax(student.to(wide) / temperature, dim=-1)
-    teacher_log = functional.log_softmax(teacher.to(wide) / temperature, dim=-1)
+    student_log = functional.log_softmax(wide(student) / temperature, dim=-1)
+    teacher_log = functional.log_softmax(wide(teacher) / temperature, dim=-1)
     return functional.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True) * temperature**2
 
 

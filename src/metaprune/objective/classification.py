@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metaprune.core.errors import DataError
-from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy
+from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy, wide
 
 OTHERS = (
     "for another kind of target pass objective='regression', 'multi_label', 'segmentation', 'next_token', "
@@ -38,7 +38,7 @@ class Classification(Objective):
         _require_labels(logits, target)
         if target.ndim == 1 and target.device.type == "cpu":  # elsewhere a look at values would wait for the device
             require_range(target, logits.shape[1], self.ignore_index)
-        return functional.cross_entropy(logits, target, label_smoothing=label_smoothing)
+        return functional.cross_entropy(wide(logits), target, label_smoothing=label_smoothing)
 
     def sums(self, output: Any, target: Any) -> Tensor:
         labels = target.argmax(dim=-1) if target.is_floating_point() else target
@@ -103,6 +103,7 @@ class MultiLabel(Objective):
                 f"labels {given} for outputs {list(logits.shape)}: objective 'multi_label' takes labels in 0..1 of the "
                 "outputs' shape; for one class per sample pass objective='classification'"
             )
+        logits = wide(logits)
         return functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
     def sums(self, output: Any, target: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from metaprune.core.arguments import check_fields
 from metaprune.core.errors import ConfigError, DataError
-from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy
+from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy, wide
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,6 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, labe
     if target.device.type == "cpu":  # elsewhere a look at values would wait for the device
         require_range(target, logits.shape[1], ignore_index)
     total = functional.cross_entropy(
-        logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="sum"
+        wide(logits), target, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="sum"
     )
     return total / (target != ignore_index).sum().clamp_min(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metaprune.core.errors import DataError
-from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy
+from metaprune.objective.base import Metric, Objective, logits_of, require_range, soft_cross_entropy, wide
 from metaprune.objective.batch import as_mapping, inputs_and_target
 from metaprune.objective.dense import masked_cross_entropy
 
@@ -57,8 +57,7 @@ class TokenClassification(Objective):
 
     def sums(self, output: Any, target: Any) -> Tensor:
         logits, labels = (t.detach() for t in self._rows(output, target))
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nats = functional.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum")
+        nats = functional.cross_entropy(wide(logits), labels, ignore_index=IGNORED, reduction="sum")
         right = (logits.argmax(dim=-1) == labels).sum()  # -100 is no class, so it is never right
         return torch.stack([right.double(), nats.double()])
 

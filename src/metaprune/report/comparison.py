@@ -38,10 +38,14 @@ _NOTE = "Points are means over seeds, bars reach from the lowest to the highest.
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Runs side by side. rows: every run, failed ones too. records: of those that have one, in any order."""
+    """Runs side by side. rows: every run, failed ones too. records: of those that have one, in any order.
+
+    answers: what follows, by budget; on top of the page.
+    """
 
     rows: Sequence[RunRow]
     records: Sequence[Mapping[str, Any]]
+    answers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> MetricView:
@@ -90,16 +94,17 @@ class Comparison:
         write_page(
             page,
             f"{model}{on}: {len({r.label for r in self.rows})} methods compared",
-            facts=[("runs", str(len(self.rows))), ("seeds", ", ".join(map(str, seeds))), *self._recipe()],
+            facts=[*self.answers.items(), ("runs", str(len(self.rows))), *self._recipe(seeds)],
             warnings=[*data["differences"], *failures],
             figures=figures,
             tables=[PageTable("Methods", *self._methods(), texts=2), PageTable("Runs", *self._runs(), texts=2)],
         )
 
-    def _recipe(self) -> list[tuple[str, str]]:
+    def _recipe(self, seeds: Sequence[int]) -> list[tuple[str, str]]:
         first = self.records[0] if self.records else {}
         split, recovery = (first.get("quality") or {}).get("split"), (first.get("recover") or {}).get("kind")
-        facts = [("split", split), ("recovery", recovery), ("compensation", first.get("compensate"))]
+        facts = [("seeds", ", ".join(map(str, seeds))), ("split", split), ("recovery", recovery)]
+        facts.append(("compensation", first.get("compensate")))
         return [(name, str(value)) for name, value in facts if value]
 
     def _methods(self) -> tuple[list[str], list[list[str]]]:

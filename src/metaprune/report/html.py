@@ -1,4 +1,4 @@
-"""The report as one HTML file: no network, no other file, all user text escaped."""
+"""The report as HTML: no network, all user text escaped; what draws its figures in the page, or in a file beside it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from metaprune.core.files import write_text
 from metaprune.report import rows as data
+from metaprune.report.advice import next_steps, speed_advice
 from metaprune.report.latency_rows import latency_facts
-from metaprune.report.page import drawn, rendered
+from metaprune.report.page import drawn, rendered, script_beside
 from metaprune.report.plots import figures, latency_figure
 from metaprune.report.section import Section, SectionFigure
 from metaprune.report.units import cost_noun, duration
@@ -23,12 +24,16 @@ _LATENCY_NOTE = (
 )
 
 
-def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
+def render_report(
+    record: data.Record, sections: Sequence[Section] = (), *, plotly_file: str = "", folder: str = ""
+) -> str:
     """Render the page's text.
 
     Args:
         record: a run's record.json; all of its parts may be missing.
         sections: what the method tells of the run, see `metaprune.runs.sections`.
+        plotly_file: name of the script that draws the figures; in the page unless given.
+        folder: of the saved network, which the next steps name.
     """
     drawings = [drawn(key, caption, figure) for key, caption, figure in figures(record)]
     section_parts = [_drawn_section(section) for section in (*sections, *_latency_section(record))]
@@ -37,6 +42,9 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
     return rendered(
         "report.html.jinja",
         has_figures=bool(drawings) or any(section["rows"] for section in section_parts),
+        plotly_file=plotly_file,
+        next_steps=next_steps(record, folder),
+        speed=speed_advice(record),
         title=data.title(record),
         headline=data.headline(record).replace(" -> ", " → "),
         facts=_facts(record),
@@ -64,16 +72,21 @@ def render_report(record: data.Record, sections: Sequence[Section] = ()) -> str:
     )
 
 
-def write_report(record: data.Record, path: str | Path, sections: Sequence[Section] = ()) -> Path:
+def write_report(
+    record: data.Record, path: str | Path, sections: Sequence[Section] = (), *, self_contained: bool = False
+) -> Path:
     """Write the page to `path`, whole or not at all, and return it. Missing folders are made.
 
+    What draws the figures (4.5 MB) goes beside it, once in a folder, or into it where it is to be `self_contained`.
     `record` and `sections` are those of `render_report`.
 
     Raises:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    write_text(path, render_report(record, sections))
+    script = "" if self_contained else script_beside(path)
+    folder = str(path.parent) if (path.parent / "network.json").is_file() else ""
+    write_text(path, render_report(record, sections, plotly_file=script, folder=folder))
     return path
 
 

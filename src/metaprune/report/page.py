@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from metaprune._version import __version__
 from metaprune.core.files import write_text
@@ -39,6 +39,8 @@ def write_page(
 ) -> Path:
     """Write a page of figures, then tables, to `path`, whole or not at all, and return it. Missing folders are made.
 
+    What draws the figures goes beside it, once in a folder.
+
     Raises:
         OSError: the file cannot be written.
     """
@@ -47,6 +49,7 @@ def write_page(
     text = rendered(
         "page.html.jinja",
         has_figures=bool(drawings),
+        plotly_file=script_beside(path) if drawings else "",
         title=headline,
         headline=headline,
         facts=facts,
@@ -59,14 +62,25 @@ def write_page(
     return path
 
 
-def rendered(template: str, *, has_figures: bool, **parts: Any) -> str:
-    """Fill in a template that extends the frame of all pages."""
+def script_beside(page: Path) -> str:
+    """Write plotly's script beside a page, where it is not there yet, and return its name."""
+    name = f"plotly-{get_plotlyjs_version()}.min.js"
+    if not page.with_name(name).exists():
+        write_text(page.with_name(name), get_plotlyjs())
+    return name
+
+
+def rendered(template: str, *, has_figures: bool, plotly_file: str = "", **parts: Any) -> str:
+    """Fill in a template that extends the frame of all pages.
+
+    plotly_file: the script beside the page that draws its figures; without, it is in the page.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     css = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
-    plotly = Markup(get_plotlyjs()) if has_figures else ""
-    return environment.get_template(template).render(css=css, plotly=plotly, **parts)
+    plotly = Markup(get_plotlyjs()) if has_figures and not plotly_file else ""
+    return environment.get_template(template).render(css=css, plotly=plotly, plotly_file=plotly_file, **parts)
 
 
 def drawn(key: str, caption: str, figure: Any, note: str = "") -> dict[str, Any]:

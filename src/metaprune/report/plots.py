@@ -136,7 +136,7 @@ def _few_widths(rows: Sequence[GroupRow]) -> go.Figure:
         figure.add_annotation(x=row.before, y=name, text=text, xanchor="left", showarrow=False, xshift=6, font_size=11)
     style(figure, height=100 + 26 * len(rows), barmode="overlay")
     figure.update_xaxes(title_text="channels", range=[0, 1.45 * max(max(r.before, r.after) for r in rows)])
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont_size=11)
+    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont_size=11, type="category")  # names may be numbers
     return figure
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from metaprune.cost.metrics import cost_metrics
+from metaprune.report.advice import interval_text
 from metaprune.report.metric import MetricView, metric_of, value_of
 from metaprune.report.naming import pretty_data, pretty_model
 from metaprune.report.units import (
@@ -294,6 +295,7 @@ def _quality_rows(record: Record) -> list[SummaryRow]:
     primary = _primary(record)
     if primary:
         after_key, before, after = primary
+        detail += interval_text(metric, after, samples)
         rows.append(_metric_row("metric", f"{metric.label}{named}", metric, (before, after), detail))
         raw = finite(_get(record, "quality", "cut", metric.name))
         if after_key == "recovered" and raw is not None:

@@ -89,6 +89,8 @@ class DataConfig:
     """Of text: a tokenizer.json, a folder of one, or a name on the Hub. Default: that of an hf: model."""
     sequence_length: int | None = None
     """Tokens of a sequence of text; default 128."""
+    judge: Literal["test", "val"] = "test"
+    """What figures are of: the test part, or the validation part, where a choice follows from them."""
     skip_corrupt: bool = False
     """Leave out image files that cannot be read, with a warning, instead of stopping."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -90,6 +90,8 @@ def load_inputs(config: RunConfig) -> RunInputs:
             sequence_length=d.sequence_length,
             model_tokenizer=config.model.spec.removeprefix("hf:") if config.model.spec.startswith("hf:") else None,
         )
+        if d.judge == "val":
+            data = dataclasses.replace(data, test=None)
         extra = dataclasses.asdict(d.augment)
         data = dataclasses.replace(data, train=augmented(data.train, data.num_classes, extra))
         if config.objective is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from metaprune.tracing import trace
 from metaprune.train.config import require_choice, require_number
 from metaprune.train.require import require_trainable
 from metaprune.values import Budget, Constraints
+
+log = logging.getLogger("metaprune")
 
 Form = Literal["auto", "module", "graph"]
 RecoveryLoop = Callable[[nn.Module, Any], None]
@@ -170,6 +173,8 @@ def prepare(
     if data is not None and recovery.kind in ("finetune", "distil", "scratch"):
         require_trainable(data, recovery.train, own_loss=recovery.kind == "distil")
     rules = _rules_of(network, constraints, form, seed)
+    for pattern, names in network.space.named_by(constraints).items():
+        log.info("%s: %d group%s, %s", pattern, len(names), "s"[: len(names) != 1], ", ".join(names[:8]))
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
         reinitialise(copy_model(network.model), Rng(seed))
     return Prepared(

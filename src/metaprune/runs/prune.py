@@ -284,7 +284,7 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         batch_dim=prepared.batch_dim,
         batch_size=prepared.batch_size,
         bounds=prepared.budget.bounds(prepared.network.cost()),
-        space=space_record(pruned),
+        space=space_record(pruned, prepared.asked),
         cost=cost_record(pruned),
         proof=proof_record(pruned),
         masks=describe_masks(pruned, proposal),

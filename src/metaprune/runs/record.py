@@ -15,7 +15,7 @@ from metaprune.protocol.options import MethodOptions, recipe_options
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.schema import CostRecord, EffortRecord, ProofRecord, SpaceRecord
 from metaprune.surgery.cut import Pruned
-from metaprune.values import Proposal
+from metaprune.values import Constraints, Proposal
 
 OWN_LOOP = "own loop"
 """Kind of recovery that a function of the user's own did."""
@@ -37,7 +37,7 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def space_record(pruned: Pruned) -> SpaceRecord:
+def space_record(pruned: Pruned, asked: Constraints) -> SpaceRecord:
     """Groups of a cut with their widths before and after, and what is locked."""
     network, plan = pruned.network, pruned.plan
     widths = plan.widths(network.space)
@@ -56,6 +56,7 @@ def space_record(pruned: Pruned) -> SpaceRecord:
         uncovered=[dict(vars(u)) for u in network.uncovered],
         notes=list(network.notes),
         over_merged=network.space.over_merged,
+        patterns=network.space.named_by(asked),
     )
 
 

@@ -93,7 +93,7 @@ class Result:
         """
         check_arguments(Result.report, locals())
         try:
-            return write_report(self.record, path, sections_of(self.record))
+            return write_report(self.record, path, sections_of(self.record), self_contained=True)
         except OSError as error:
             raise WriteError(f"no report at {str(path)!r}: {first_line(error)}. Name a file, as report.html") from error
 

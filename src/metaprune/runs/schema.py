@@ -21,7 +21,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRecord:
-    """Channel groups before and after, and what is locked and why."""
+    """Channel groups before and after, what is locked and why, and which groups every pattern of the user's names."""
 
     digest: str
     groups: list[dict[str, Any]]
@@ -29,6 +29,7 @@ class SpaceRecord:
     uncovered: list[dict[str, Any]]
     notes: list[str]
     over_merged: int
+    patterns: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,7 @@ class Allocator:
     def by_ratio(self, scores: Sequence[np.ndarray], exponents: np.ndarray | None = None, *, fill: bool = True) -> Plan:
         """Keep the same ratio in every group (or ratio ** exponent of the group); channels by score, branches last.
 
+        exponents: 0 leaves a group whole while others can shrink.
         fill: hand what is left over of the budget to single groups; without, groups of one full width stay alike.
         """
         exponents = np.ones(len(self.space)) if exponents is None else exponents
@@ -114,7 +115,7 @@ class Allocator:
             if unit.droppable:  # no share of a branch is left: it goes where widths alone do not do
                 steps.append(Step(u, 0, 1.0))
                 continue
-            steps += [Step(u, i, 1 - r ** (1 / exponent)) for i, r in enumerate(unit.ratios()[1:])]
+            steps += [Step(u, i, 1 - r ** (1 / exponent) if exponent else 1.0) for i, r in enumerate(unit.ratios()[1:])]
         widths = self.allocate(steps, fill=fill)
         return Plan.of(self.space, [top(s, int(w)) for s, w in zip(scores, widths, strict=True)])
 

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from metaprune.core.errors import PlanError, closest
+from metaprune.values.constraints import Constraints
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,26 @@ class Space:
                 raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{near} See net.explain()")
             indices |= hits
         return indices
+
+    def named_by(self, constraints: Constraints) -> dict[str, list[str]]:
+        """Which groups every pattern of the constraints names: `only conv1` -> [`conv1`].
+
+        Raises:
+            PlanError: a pattern that matches nothing.
+        """
+        kinds = {
+            "ignore": constraints.ignore,
+            "only": constraints.only,
+            "whole": constraints.whole,
+            "ratio": tuple(constraints.ratios),
+            "tie": tuple(pattern for tie in constraints.ties for pattern in tie),
+            "min_keep": tuple(constraints.min_keep) if isinstance(constraints.min_keep, Mapping) else (),
+        }
+        return {
+            f"{kind} {pattern}": [self.groups[i].name for i in sorted(self.match([pattern], f"{kind} pattern"))]
+            for kind, patterns in kinds.items()
+            for pattern in patterns
+        }
 
     def digest(self) -> str:
         """Hash the space: networks of equal groups in equal parameters have equal digests."""

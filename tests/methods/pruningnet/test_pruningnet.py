@@ -244,6 +244,19 @@ def test_one_structure_or_the_sandwich(cnn):
     assert grad is None or grad.abs().max() < 1e-7  # the teacher is detached
 
 
+def test_stratified_structures_are_of_every_budget_alike(cnn):
+    supernet = supernet_of(cnn, sampling="stratified")
+    costs, codec = cnn.cost_model(), supernet.codec
+    least, most = costs.metric("macs", codec.widths(np.stack([codec.smallest, codec.full])))
+    with Rng(0).torch_global():
+        drawn = np.concatenate([supernet._draw() for _ in range(4000)])
+    depth = np.log(costs.metric("macs", codec.widths(drawn)) / least) / np.log(most / least)
+    counts, _ = np.histogram(depth, bins=4, range=(0, 1))
+    assert (np.abs(counts / len(drawn) - 1 / 4) < 0.1).all()  # a coarse grid leaves some below their stratum
+    with Rng(0).torch_global():
+        assert np.array_equal(supernet_of(cnn, sampling="stratified")._draw(), drawn[:1])
+
+
 def test_structures_are_uniform_over_the_candidates(cnn):
     supernet = supernet_of(cnn)
     with Rng(0).torch_global():

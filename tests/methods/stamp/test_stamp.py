@@ -20,6 +20,7 @@ from metaprune.core.rng import Rng
 from metaprune.cost.soft import SoftCost
 from metaprune.data import Data, TensorSplit
 from metaprune.methods.gating.training import Price, Sample, gradient_step, sgd
+from metaprune.methods.stamp.channels import Channels
 from metaprune.methods.stamp.episodes import LOOKS, Pool, seen_as
 from metaprune.methods.stamp.generator import SetEncoder, standardised
 from metaprune.methods.stamp.meta import MetaConfig, MetaState, fill_bank, jaccard, meta_train
@@ -27,9 +28,10 @@ from metaprune.methods.stamp.method import Stamp
 from metaprune.models import create
 from metaprune.protocol.artifact import Artifact
 from metaprune.protocol.method import PruneTask
+from metaprune.surgery import cut
 from metaprune.testing.method_suite import small_data, small_network
 from metaprune.tracing import trace
-from metaprune.values import Budget
+from metaprune.values import Budget, Constraints
 
 QUICK = Stamp(
     meta=MetaConfig(episodes=6, inner_steps=2, batch_size=24, ways=(2, 4), augment=False, save_every=2),
@@ -345,6 +347,17 @@ def test_threshold_is_the_generators_own_size_or_an_error(conditioned):
     assert net.cost(plan).params < net.cost().params
     with pytest.raises(InfeasibleBudgetError, match="the generator's own mask exceeds"):
         own.propose(task, Budget(params="3%"), Rng(0))
+
+
+def test_a_branch_without_a_probable_channel_goes_where_it_may():
+    network = trace(small_network("transformer"), torch.zeros(2, 1, 28, 28))
+    space, branch = network.space, network.space.branch_groups[0]
+    probabilities = [np.full(g.width, 0.2 if i in branch else 0.7) for i, g in enumerate(space)]
+    for least in (0, 1):
+        task = PruneTask(network, constraints=Constraints(min_keep=least))
+        plan = Channels(task).above(0.5, probabilities).plan
+        assert plan.keep == {space[i].name: () if least == 0 else (0,) for i in branch}
+        assert network.cost(plan).macs < network.cost().macs and cut(network, plan, form="graph").error is not None
 
 
 def test_structure_hands_over_no_weights(conditioned):

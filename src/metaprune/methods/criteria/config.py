@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 from metaprune.core.errors import ConfigError
 from metaprune.protocol.options import MethodOptions
 from metaprune.search.config import Scope
-from metaprune.train.config import require_choice
+from metaprune.train.config import require_choice, require_number
 
 Normalise = Literal["mean", "none"]
 Allocate = Literal["criterion", "uniform", "sensitivity"]
@@ -24,10 +24,19 @@ class UniformConfig(MethodOptions):
     """Which channels stay in a group: those of largest L1 norm, or the first ones (as slimmable networks)."""
     fill: bool = False
     """Hand what is left over of the budget to single groups, which then keep more than others of their width."""
+    tilt: float = 0.0
+    """Above 0, later groups keep more and earlier ones less: r ** 2 ** (tilt * (1 - 2 * depth)) of a group at depth 0
+    (the first) to 1 (the last)."""
+    last_whole: bool = False
+    """Keep what the last layer reads whole while the other groups can give way (a classifier of many classes needs
+    it)."""
 
     def __post_init__(self) -> None:
         if self.channels not in ("magnitude", "first"):
             raise ConfigError(f"channels is magnitude or first, not {self.channels!r}")
+        require_number("uniform.tilt", self.tilt, -4, 4)
+        if not isinstance(self.last_whole, bool):
+            raise ConfigError(f"last_whole is true or false, not {self.last_whole!r}")
         if not isinstance(self.fill, bool):
             raise ConfigError(f"fill is true or false, not {self.fill!r}")
 

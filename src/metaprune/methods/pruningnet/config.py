@@ -14,7 +14,7 @@ from metaprune.train.config import TrainConfig, require_choice, require_number
 
 Weights = Literal["generated", "shared", "closed-form"]
 Measure = Literal["likelihood", "metric"]
-Sampling = Literal["uniform", "sandwich"]
+Sampling = Literal["uniform", "stratified", "sandwich"]
 _GENERATORS = ("hidden", "hidden_of", "rank", "blocks", "start")
 _TRAINING = ("sampling", "distil", "structures", "norm_affine", "train")
 
@@ -31,7 +31,8 @@ class PruningNetConfig(MethodOptions):
     ranks structures as well or better, takes 1/33 of the memory and less time (benchmarks/README.md); closed-form: of
     a trained network, solved for every structure from one calibration pass, without training, and handed over."""
     sampling: Sampling = field(default="uniform", metadata=BY_FIT)
-    """uniform: one random structure per mini-batch (the paper's); sandwich: widest, narrowest and random ones."""
+    """uniform: one random structure per mini-batch (the paper's); stratified: one of a random budget, from the MACs of
+    the narrowest structure to those of the widest; sandwich: widest, narrowest and random ones."""
     distil: bool = field(default=False, metadata=BY_FIT)
     """With sandwich: the narrower structures learn the widest one's output."""
     structures: int = field(default=4, metadata=BY_FIT)
@@ -88,7 +89,7 @@ class PruningNetConfig(MethodOptions):
 
     def __post_init__(self) -> None:
         require_choice("weights", self.weights, get_args(Weights))
-        require_choice("sampling", self.sampling, ("uniform", "sandwich"))
+        require_choice("sampling", self.sampling, get_args(Sampling))
         require_choice("start", self.start, ("network", "paper"))
         require_choice("channels", self.channels, ("magnitude", "first"))
         require_choice("score", self.score, ("metric", "likelihood"))

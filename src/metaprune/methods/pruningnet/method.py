@@ -32,7 +32,7 @@ from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, require_patt
 from metaprune.methods.pruningnet.closed_form import ClosedFormSupernet
 from metaprune.methods.pruningnet.config import PruningNetConfig
 from metaprune.methods.pruningnet.structure_search import StructureSearch
-from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
+from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss, structures_by_cost
 from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import BaseMethod, PruneTask
@@ -166,7 +166,10 @@ class PruningNet(PruningNetConfig, BaseMethod):
     def _fit_macs(self, task: PruneTask, codec: WidthEncoding, samples: int, rng: Rng) -> float:
         """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
         costs = task.network.cost_model()
-        mean = float(costs.metric("macs", codec.widths(codec.random(1000, rng.child("macs").numpy()))).mean())
+        random = codec.random(1000, rng.child("macs").numpy())
+        if self.sampling == "stratified":
+            random = structures_by_cost(codec, costs)
+        mean = float(costs.metric("macs", codec.widths(random)).mean())
         drawn = mean
         if self.sampling == "sandwich":
             ends = costs.metric("macs", codec.widths(np.stack([codec.full, codec.smallest])))

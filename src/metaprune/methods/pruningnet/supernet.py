@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaprune.core.rng import Rng
+from metaprune.cost.analytic import CostModel
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.pruningnet.banks import Bank, StructureTensors
 from metaprune.methods.pruningnet.closed_form import ClosedFormSupernet
@@ -18,9 +20,22 @@ from metaprune.methods.pruningnet.config import Measure, Sampling
 from metaprune.network import Network, NetworkAtWidths
 from metaprune.objective import Objective, signed
 from metaprune.objective.batch import batch_size_of, call_arguments, channels_last, map_tensors
-from metaprune.search.encoding import WidthEncoding
+from metaprune.search.encoding import BudgetSampler, WidthEncoding
 from metaprune.train.evaluate import quality_on
 from metaprune.train.loss import TrainLoss
+
+STRATA, PER_STRATUM = 16, 256  # budgets that structures are drawn for, and structures of each
+
+
+def structures_by_cost(codec: WidthEncoding, costs: CostModel) -> np.ndarray:
+    """Genomes [STRATA * PER_STRATUM, genes], each drawn as a search under a budget draws its first ones.
+
+    The budgets are MACs, evenly spaced on a log scale from the narrowest structure to the widest.
+    """
+    draw = Rng(0).child("structures by cost").numpy()
+    least, most = costs.metric("macs", codec.widths(np.stack([codec.smallest, codec.full])))
+    budgets = np.geomspace(least, most, STRATA + 1)[1:]
+    return np.concatenate([BudgetSampler(codec, costs, {"macs": b}).sample(PER_STRATUM, draw) for b in budgets])
 
 
 class Supernet(nn.Module):
@@ -31,8 +46,9 @@ class Supernet(nn.Module):
     runs the widest structure on batch statistics (running ones fit no structure; see `Scorer`).
 
     Args:
-        sampling: `uniform`: one structure, every gene uniform over its candidates (MetaPruning). `sandwich`: the
-            widest, the narrowest and `structures` - 2 random ones (Universally Slimmable Networks, ICCV 2019).
+        sampling: `uniform`: one structure, every gene uniform over its candidates (MetaPruning). `stratified`: one
+            of `structures_by_cost`. `sandwich`: the widest, the narrowest and `structures` - 2 random ones
+            (Universally Slimmable Networks, ICCV 2019).
     """
 
     def __init__(
@@ -42,6 +58,7 @@ class Supernet(nn.Module):
         self.bank = bank
         self._network, self.codec = [network], codec  # in a list: not a submodule, the user's model stays out
         self.sampling, self.structures = sampling, structures
+        self._by_cost = structures_by_cost(codec, network.cost_model()) if sampling == "stratified" else None
 
     @property
     def network(self) -> Network:
@@ -66,6 +83,8 @@ class Supernet(nn.Module):
 
     def _draw(self) -> np.ndarray:
         """Genomes [structures, genes]."""
+        if self._by_cost is not None:
+            return self._by_cost[torch.randint(len(self._by_cost), (1,)).numpy()]
         sizes = torch.from_numpy(self.codec.sizes)
         count = 1 if self.sampling == "uniform" else self.structures - 2
         random = (torch.rand(count, len(sizes), dtype=torch.float64) * sizes).long().numpy()

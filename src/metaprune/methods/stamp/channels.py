@@ -10,7 +10,7 @@ import numpy as np
 from metaprune.methods.stamp.generator import MaskGenerator
 from metaprune.methods.stamp.learner import Learner
 from metaprune.protocol.method import PruneTask
-from metaprune.search.units import min_keep
+from metaprune.search.units import branch_units, min_keep
 from metaprune.values import Budget, Plan, Proposal
 
 
@@ -33,11 +33,18 @@ class Channels:
         return Proposal(self.task.allocator(budget).by_scores(probabilities))
 
     def above(self, threshold: float, probabilities: Sequence[np.ndarray]) -> Proposal:
-        """Keep the channels that are more probable than `threshold`, and `min_keep`, at least one, of every group."""
-        space, masks = self.task.network.space, [p > threshold for p in probabilities]
-        least = np.maximum(space.least, min_keep(space, self.task.constraints))  # one dead layer would end the network
-        for mask, p, count in zip(masks, probabilities, least, strict=True):
-            mask[np.argsort(-p, kind="stable")[:count]] = True
+        """Keep the channels that are more probable than `threshold`, and `min_keep`, at least one, of every group.
+
+        A branch that may go whole and of which no channel is more probable goes.
+        """
+        space, limits = self.task.network.space, self.task.constraints
+        masks = [p > threshold for p in probabilities]
+        branches = [unit.groups.tolist() for unit in branch_units(space, limits)]
+        gone = {g for groups in branches if not any(masks[g].any() for g in groups) for g in groups}
+        least = np.maximum(space.least, min_keep(space, limits))  # one dead layer would end the network
+        for g, (mask, p, count) in enumerate(zip(masks, probabilities, least, strict=True)):
+            if g not in gone:
+                mask[np.argsort(-p, kind="stable")[:count]] = True
         return Proposal(Plan.of(space, masks))
 
     def figures(self, proposal: Proposal, probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
