@@ -38,6 +38,8 @@ from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from outside_tables import outside_rest_table, outside_table  # noqa: E402
 from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, screening_table, speed_table  # noqa: E402
+from score_tables import families_table, networks_table, rules_table  # noqa: E402
+from score_tables import zoo_table as score_zoo_table  # noqa: E402
 from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
@@ -139,6 +141,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "stamp-choices": choices_table,
     "stamp-cost": stamp_cost_table,
     "stamp-speed": stamp_speed_table,
+    "metagraph-score-zoo": score_zoo_table,
+    "metagraph-score-families": families_table,
+    "metagraph-score-networks": networks_table,
+    "metagraph-score-rules": rules_table,
     "metagraph-meta": meta_table,
     "metagraph-cut": cut_table,
     "metagraph-masks": metagraph_masks_table,

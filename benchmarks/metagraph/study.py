@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import platform
@@ -96,28 +97,29 @@ TARGETS |= {
 DATA_MODELS = DataModelConfig(train=LIGHT)
 FROM_SCRATCH = DataModelConfig(count=10, scratch=LIGHT)  # the paper's; trained as the target is, see `Study.artifact`
 SHORT = MetaConfig(steps=300)
-PAPERS = MetaGraph(
+rewriting = functools.partial(MetaGraph, objective="rewrite")
+PAPERS = rewriting(
     data_models=DATA_MODELS,
     metanet=MetanetConfig(form="paper", keep_norms=False),
     meta=MetaConfig(objective="sparsity", shrinkage=1.0),
 )
 VARIANTS: dict[str, MetaGraph] = {
-    "cut": MetaGraph(data_models=DATA_MODELS),
-    "cut, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=SHORT),
-    "cut, 300 steps, norms free": MetaGraph(
+    "cut": rewriting(data_models=DATA_MODELS),
+    "cut, 300 steps": rewriting(data_models=DATA_MODELS, meta=SHORT),
+    "cut, 300 steps, norms free": rewriting(
         data_models=DATA_MODELS, meta=SHORT, metanet=MetanetConfig(keep_norms=False)
     ),
-    "tuned, 300 steps": MetaGraph(data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, tune_steps=8)),
-    "cut, by L2": MetaGraph(data_models=DATA_MODELS, criterion_options={"p": 2}),
-    "cut, 300 steps, same share of every group": MetaGraph(
+    "tuned, 300 steps": rewriting(data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, tune_steps=8)),
+    "cut, by L2": rewriting(data_models=DATA_MODELS, criterion_options={"p": 2}),
+    "cut, 300 steps, same share of every group": rewriting(
         data_models=DATA_MODELS, meta=SHORT, criterion_options={"p": 1, "scope": "local"}
     ),
-    "straight-through, 300 steps": MetaGraph(
+    "straight-through, 300 steps": rewriting(
         data_models=DATA_MODELS, meta=dataclasses.replace(SHORT, objective="straight-through")
     ),
-    "cut, 300 steps, wrong graphs": MetaGraph(data_models=DATA_MODELS, meta=SHORT),  # see `wrong_graphs`
-    "cut, 300 steps, data models from scratch": MetaGraph(data_models=FROM_SCRATCH, meta=SHORT),
-    "cut, data models from scratch": MetaGraph(data_models=FROM_SCRATCH),
+    "cut, 300 steps, wrong graphs": rewriting(data_models=DATA_MODELS, meta=SHORT),  # see `wrong_graphs`
+    "cut, 300 steps, data models from scratch": rewriting(data_models=FROM_SCRATCH, meta=SHORT),
+    "cut, data models from scratch": rewriting(data_models=FROM_SCRATCH),
     "sparsity (paper's objective and form)": PAPERS,
     "sparsity (paper's objective and form), 300 steps": dataclasses.replace(
         PAPERS, meta=dataclasses.replace(PAPERS.meta, steps=SHORT.steps)

@@ -231,10 +231,19 @@ class TestStampFilter(MaskedSuite):
 
 
 QUICK_METAGRAPH = {
+    "objective": "rewrite",
     "metanet": {"hidden": 8, "layers": 1},
     "data_models": {"count": 2, "train": {"epochs": 1, "batch_size": 32, "augment": False}},
     "meta": {"steps": 1, "batches": 1, "batch_size": 32, "shares": [0.5], "judged": 32},
 }
+
+
+class TestMetaGraphRule(MethodSuite):
+    method = "metagraph"
+
+
+class TestMetaGraphRuleSensitivity(MethodSuite):
+    method, options, kinds = "metagraph", {"allocate": "sensitivity"}, ("cnn",)
 
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")

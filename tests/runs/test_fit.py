@@ -294,6 +294,7 @@ METAGRAPH = {
     "method": {
         "name": "metagraph",
         "options": {
+            "objective": "rewrite",
             "metanet": {"hidden": 8, "layers": 1},
             "data_models": {"count": 2, "train": TINY},
             "meta": {"steps": 3, "batches": 1, "batch_size": 32, "evaluate_every": 3, "judged": 64},

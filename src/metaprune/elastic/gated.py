@@ -105,17 +105,27 @@ class Gated:
         return self._program.run(whole, tensors, args, dict(kwargs), call)
 
     def run_by_sample(
-        self, tensors: Mapping[str, Tensor], gates: Tensor, args: tuple, kwargs: Mapping[str, Any]
+        self,
+        tensors: Mapping[str, Tensor],
+        gates: Tensor,
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        about: Mapping[str, Tensor] | None = None,
     ) -> Any:
         """Run the network at full size under `gates` [samples, channels of all groups], one after the other.
 
         Differentiable in `gates`: as no sample reads another, the gradient of a sum over samples is every sample's own.
         Where the batch is fixed, `samples` is 1: the whole batch is one.
+
+        Args:
+            about: by node, a number per row of the first operand that carries gates: a gate of 0 leaves that number,
+                such as the row's mean, instead of 0.
         """
         values = torch.cat([gates, gates.new_ones(len(gates), 1)], dim=1)
         alive = SoftSurvivors(self._labelled, self._slot_of, values[0].detach())
 
         def call(step: Step, a: list, k: dict) -> Any:
+            left = None if about is None else about.get(step.node.name)
             for place in self.carriers.get(step.node.name, ()):
                 operand = operand_at(place, a, k)
                 gate = product_of(values.T, place.slots).T  # [samples, rows]
@@ -128,7 +138,12 @@ class Gated:
                     gate = gate if first < dim else gate.T
                 else:
                     gate = gate.mean(dim=0)
-                _replace(place, a, k, operand * gate.to(operand.dtype).reshape(shape))
+                gate = gate.to(operand.dtype).reshape(shape)
+                gated = operand * gate
+                if left is not None:
+                    own = [-1 if i == dim else 1 for i in range(operand.dim())]
+                    gated, left = gated + left.to(operand.dtype).reshape(own) * (1 - gate), None
+                _replace(place, a, k, gated)
             return run_step(step, self._labelled.facts[step.node.name], a, k, alive)
 
         return self._program.run(self._program.at(key="full"), tensors, args, dict(kwargs), call)

@@ -36,6 +36,7 @@ from metaprune.values import Budget, Plan
 
 TUNE = TrainConfig(epochs=1, batch_size=32, lr=0.02, augment=False)
 QUICK = MetaGraph(
+    objective="rewrite",
     metanet=MetanetConfig(hidden=8, layers=2),
     data_models=DataModelConfig(count=2, train=TUNE),
     meta=MetaConfig(steps=4, batches=1, batch_size=32, evaluate_every=2, save_every=1, judged=64),

@@ -99,3 +99,12 @@ def test_a_graph_is_drawn_whole():
     figure = graph_figure(sites, edges)
     assert len(figure.data[-1].x) == len(sites)
     assert {t.name for t in figure.data} >= {"linear", "identity", "product", "head"}
+
+
+def test_a_scoring_rule_is_told_by_what_counts_most():
+    details = {"rule": {"taylor": 0.5, "depth": 0.0, "macs": -0.7}, "meta_training": {"history": [{"step": 0}]}}
+    record = full() | {"method": "metagraph", "method_details": {"metagraph": details}}
+    told = "Ranked by a learned scoring rule; most counts macs -0.70, taylor +0.50"
+    assert rows.metagraph_text(record) == told
+    assert told in rendered(record)
+    assert metagraph_figures(record) == []

@@ -95,7 +95,7 @@ def test_patterns_are_read_strictly():
         with pytest.raises(ConfigError, match="is not known: unstructured, or N:M"):
             WeightMasks(pattern=wrong)
     with pytest.raises(ConfigError, match="is not known: channels, unstructured"):
-        MetaGraph(pattern="channel")
+        MetaGraph(objective="rewrite", pattern="channel")
     with pytest.raises(ConfigError, match="fixes every layer"):
         WeightMasks(pattern="2:4", scope="layer")
     with pytest.raises(ConfigError, match="Did you mean 'layer'"):
@@ -266,7 +266,7 @@ def test_budgets_that_masks_cannot_meet():
     task = task_of(mlp())
     with pytest.raises(InfeasibleBudgetError, match=r"pattern 2:4 is .* nonzero parameters, 5\d\.\d+% of .* fixes the"):
         WeightMasks(pattern="2:4").propose(task, Budget(nonzero="40%"), Rng(0))
-    for method in (WeightMasks(), NoRewrite(pattern="2:4")):
+    for method in (WeightMasks(), NoRewrite(objective="rewrite", pattern="2:4")):
         with pytest.raises(InfeasibleBudgetError, match=r"leave dense costs as they are: macs .*Bound nonzero instead"):
             require_feasible(method, task, Budget(macs="50%"))  # before a dense network is trained
     everything = task_of(mlp(), only=("2",))
@@ -329,7 +329,7 @@ def test_masks_and_channels_together():
 
 
 def test_the_flow_ends_in_masks_of_the_network_that_an_initial_pruning_left():
-    method = NoRewrite(initial=0.8, pattern="1:2", finetune=dataclasses.replace(TUNE, epochs=1))
+    method = NoRewrite(objective="rewrite", initial=0.8, pattern="1:2", finetune=dataclasses.replace(TUNE, epochs=1))
     budget = "macs=85%,nonzero=60%"
     result = mp.prune(
         small_network("cnn"),

@@ -40,6 +40,15 @@ class OBS(OBSConfig, CalibratedMethod):
         return elimination(readers, RIDGE)
 
 
+def unexplained(readers: Sequence[Reader], ridge: float) -> Tensor:
+    """Error that each channel adds if it goes alone, and the others are solved anew: float64 [channels].
+
+    Mean over readers of the share of the outputs' energy; `ridge` as in `elimination`.
+    """
+    layers, apart = _layers(readers, ridge)
+    return _costs(layers, apart, torch.arange(len(readers[0].rows), device=readers[0].rows.device))
+
+
 def elimination(readers: Sequence[Reader], ridge: float) -> Tensor:
     """Drop one channel after the other, each time the one that adds least error.
 
@@ -52,8 +61,7 @@ def elimination(readers: Sequence[Reader], ridge: float) -> Tensor:
         float64 [channels]: the error that a channel adds in its turn, mean over readers of the share of the outputs'
         energy; no less than those before it, so that the order of the scores is that of the elimination.
     """
-    layers = [_Layer.of(reader, ridge) for reader in readers if reader.seen.gram is not None]
-    apart = [_uncorrelated(reader) for reader in readers if reader.seen.gram is None]
+    layers, apart = _layers(readers, ridge)
     left = torch.arange(len(readers[0].rows), device=readers[0].rows.device)
     scores = torch.zeros(len(left), dtype=torch.float64, device=left.device)
     together = -(-len(left) // ROUNDS)
@@ -72,6 +80,12 @@ def elimination(readers: Sequence[Reader], ridge: float) -> Tensor:
             layer.drop(near[gone])
         left = left[~torch.isin(left, near[gone])]
     return scores
+
+
+def _layers(readers: Sequence[Reader], ridge: float) -> tuple[list[_Layer], list[Tensor]]:
+    """Readers with a Gram matrix, and what channels cost those without."""
+    with_gram = [_Layer.of(reader, ridge) for reader in readers if reader.seen.gram is not None]
+    return with_gram, [_uncorrelated(reader) for reader in readers if reader.seen.gram is None]
 
 
 def _costs(layers: Sequence[_Layer], apart: Sequence[Tensor], channels: Tensor) -> Tensor:

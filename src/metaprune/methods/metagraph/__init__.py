@@ -1,4 +1,4 @@
-"""Graph metanetwork: a rewrite that makes plain pruning hurt less (Y. Liu et al., arXiv 2506.12041, 2025)."""
+"""Metanetwork: a scoring rule learned on a zoo; a rewrite before the cut (Y. Liu et al., arXiv 2506.12041, 2025)."""
 
 from metaprune.protocol.spec import MethodSpec
 

@@ -1,13 +1,14 @@
-"""`metaprune graph MODEL`: the network as the graph metanetwork sees it, counted and drawn."""
+"""`metaprune graph MODEL`: the network as the graph metanetwork sees it; `metaprune zoo make`: networks to learn on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from metaprune.core.errors import ConfigError
 from metaprune.runs.verb_tools import console, traced
 
 
@@ -53,4 +54,33 @@ class Graph:
         return 0
 
 
-VERBS = {"graph": Graph}
+@dataclass(frozen=True)
+class Zoo:
+    """Train a zoo of small networks that a scoring rule is learned on: six families, four built-in data sets.
+
+    The same command continues: networks that are there stay.
+    """
+
+    action: tyro.conf.Positional[Literal["make"]]
+    """What to do."""
+    out: Path
+    """Folder of the networks."""
+    networks: int = 120
+    """How many; 120 hold every family, data set and part alike."""
+    seed: int = 0
+    """Seed of sizes and weights."""
+    workers: int = 1
+    """Processes that train at once."""
+
+    def run(self) -> int:
+        for name in ("networks", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)}: give 1 or more")
+        from metaprune.methods.metagraph.zoo import make_zoo
+
+        out = console()
+        make_zoo(self.out, self.networks, self.seed, self.workers, lambda text: out.print(text, soft_wrap=True))
+        return 0
+
+
+VERBS = {"graph": Graph, "zoo": Zoo}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
 
 from metaprune.core.errors import ConfigError
-from metaprune.methods.criteria.config import RankingConfig
+from metaprune.methods.criteria.config import Allocate, RankingConfig
 from metaprune.methods.weight_masks.config import parse_pattern
 from metaprune.protocol.options import BY_FIT, MethodOptions
 from metaprune.protocol.registry import method_spec, resolved_options
@@ -15,6 +15,7 @@ from metaprune.train.config import TrainConfig, require_choice, require_number
 
 Form = Literal["gated", "paper"]
 Objective = Literal["cut", "straight-through", "sparsity"]
+REWRITE_ONLY = ("criterion", "criterion_options", "initial", "initial_finetune", "finetune", "strength", "pattern")
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,57 @@ class MetaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How a scoring rule is learned."""
+
+    zoo: str | None = None
+    """Folder of `metaprune zoo make`, whose networks the rule is learned on; None: on the recipe's own."""
+    leave_out: tuple[str, ...] = ()
+    """Families and data sets of the zoo that nothing is learned from."""
+    least_accuracy: float = 0.5
+    """Networks of the zoo below it are left out."""
+    steps: int = 16
+    """Updates of the rule."""
+    pairs: int = 4
+    """Antithetic pairs of rules per update."""
+    networks: int = 6
+    """Networks that a pair is compared on."""
+    shares: tuple[float, ...] = (0.3, 0.5)
+    """Shares of the MACs at which rules are judged; pairs are compared at shares in their range."""
+    sigma: float = 0.15
+    """Size of the steps that a pair tries, where the rule's norm is 1."""
+    rate: float = 0.2
+    """Length of the first update, where the rule's norm is 1; it falls to zero along a line."""
+    judge_every: int = 4
+    """Updates between judgements on the networks that choose; the best rule is kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "pairs", "networks", "judge_every"):
+            require_number(f"metagraph.score.{name}", getattr(self, name), 1)
+        for name in ("sigma", "rate"):
+            require_number(f"metagraph.score.{name}", getattr(self, name), 0.0, open_low=True)
+        require_number("metagraph.score.least_accuracy", self.least_accuracy, 0.0, 1.0)
+        if not self.shares:
+            raise ConfigError("metagraph.score.shares is empty: name at least one share of the MACs to judge rules at")
+        for share in self.shares:
+            require_number("metagraph.score.shares", share, 0.0, 1.0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetaGraphConfig(MethodOptions):
-    """Graph metanetwork: rewrite a network so that plain pruning hurts it less, then prune."""
+    """Metanetwork: a scoring rule learned on a zoo of networks, or a rewrite of the weights before the cut."""
 
     name: ClassVar[str] = "metagraph"
     needs_data: ClassVar[bool] = True
     many_networks: ClassVar[bool] = True
 
+    objective: Literal["score", "rewrite"] = field(default="score", metadata=BY_FIT)
+    """score: a rule ranks channels by what calibration says of them; rewrite: a graph neural network rewrites the
+    weights so that plain pruning hurts less (the paper)."""
+    score: ScoreConfig = field(default_factory=ScoreConfig, metadata=BY_FIT)
+    """How a scoring rule is learned."""
+    allocate: Allocate = "criterion"
+    """Widths with a scoring rule, as of the plain criteria: by the ranking, alike, or by measured sensitivity."""
     metanet: MetanetConfig = field(default_factory=MetanetConfig, metadata=BY_FIT)
     """Sizes and form of the metanetwork."""
     data_models: DataModelConfig = field(default_factory=DataModelConfig, metadata=BY_FIT)
@@ -171,9 +216,14 @@ class MetaGraphConfig(MethodOptions):
     """What goes after the rewrite: channels; or single weights, as in method `weight_masks`: unstructured, or N:M as
     2:4. Meta-training is that of channels all the same."""
     artifact: str | None = None
-    """Folder of `metaprune fit metagraph`, of any network; None: meta-train on this task first."""
+    """Folder of `metaprune fit metagraph`, of any network. None: the rule that comes with metaprune; with a zoo, or
+    objective = "rewrite", fit on this task first."""
 
     def __post_init__(self) -> None:
+        require_choice("metagraph.objective", self.objective, ("score", "rewrite"))
+        require_choice("metagraph.allocate", self.allocate, get_args(Allocate))
+        if self.objective == "score" and self.artifact is None:
+            self.require_no_rewrite()
         require_number("metagraph.initial", self.initial, 0.0, 1.0, open_low=True)
         if self.strength is not None:
             require_number("metagraph.strength", self.strength, 0.0, 1.0)
@@ -187,6 +237,13 @@ class MetaGraphConfig(MethodOptions):
         resolved_options(self.criterion, self.ranking_options)
         if self.pattern != "channels":
             parse_pattern(self.pattern, also="channels, ")
+
+    def require_no_rewrite(self) -> None:
+        """Raises ConfigError for options that only a rewrite follows."""
+        default = {f.name: f.default for f in fields(MetaGraphConfig)}
+        others = [n for n in REWRITE_ONLY if getattr(self, n) != default[n]]
+        if others:
+            raise ConfigError(f'{", ".join(others)}: a scoring rule has no use for it; set objective = "rewrite"')
 
     @property
     def ranking_options(self) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Graph metanetwork: rewrite a network so that plain pruning hurts it less, then prune.
+"""Metanetwork: a scoring rule learned on a zoo; or the rewrite of a network so that plain pruning hurts it less.
 
 Meta Pruning via Graph Metanetworks, Y. Liu, X. Wang, M. Zhang, arXiv 2506.12041, 2025. Only its abstract and code could
 be read: a network becomes a graph and back, a graph neural network rewrites the weights, trained on cross-entropy plus
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,6 +29,8 @@ from metaprune.methods.metagraph.meta import Trainer
 from metaprune.methods.metagraph.metanet import Metanet
 from metaprune.methods.metagraph.pruner import ranking, weight_criterion
 from metaprune.methods.metagraph.rewrite import RewriteAndPrune
+from metaprune.methods.metagraph.rule_fit import SHIPPED, fit_rule, learning_of, zoo_identity
+from metaprune.methods.metagraph.score_rule import Rule, RuleScores
 from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import BaseMethod, PruneTask
@@ -37,7 +40,7 @@ from metaprune.values import Budget, Plan, Proposal
 
 @dataclass(frozen=True, kw_only=True)
 class MetaGraph(MetaGraphConfig, BaseMethod):
-    """Meta-trains a graph metanetwork, then rewrites a network with it and prunes it by a plain criterion."""
+    """Ranks channels by a learned rule; or meta-trains a graph metanetwork, rewrites with it and prunes plainly."""
 
     learns: ClassVar[bool] = True
     """False: a control of studies, the same flow without a metanetwork."""
@@ -59,7 +62,12 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
     def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`. A given artifact is read, too."""
         if self.learns and (given := self.fitted or self.artifact) is not None:
-            restored(given if isinstance(given, Artifact) else Artifact.load(given, self.name), task)
+            artifact = given if isinstance(given, Artifact) else Artifact.load(given, self.name)
+            if objective_of(artifact) == "score":
+                self.require_no_rewrite()
+                Rule.restored(artifact)
+            else:
+                restored(artifact, task)
         self._require_reachable(task, budget)
 
     def _require_reachable(self, task: PruneTask, budget: Budget) -> None:
@@ -81,13 +89,19 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
     # ------------------------------------------------------------------------------------------ meta-training
 
     def fit(self, tasks: Sequence[PruneTask], rng: Rng) -> Artifact:
-        """Meta-train on data models of all tasks, whose networks may differ; resumable where the first has a folder.
+        """Learn a rule on the zoo or on the tasks; or meta-train a rewrite on data models of all tasks.
+
+        Networks of the tasks may differ. A rewrite is resumable where the first task has a folder.
 
         Raises:
             WeightsError: NaN or infinity in a network's weights. DataError: no images to train on.
         """
         for task in tasks:
             _require_finite(task.network.tensors)
+        if self.objective == "score":
+            return fit_rule(
+                learning_of(tasks, self.score, rng), self.score, self._identity(tasks, rng), rng.child("rule")
+            )
         first = tasks[0]
         models = data_models(tasks, self.data_models, self.ranking, rng.child("data models"), first.progress)
         made = sum(m.seconds for m in models)
@@ -119,6 +133,11 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
                 "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
                 "weights": [tensors_digest(t.network.tensors) for t in tasks],
                 "seed": [rng.seed, *rng.path],
+                **(
+                    {}
+                    if self.objective == "rewrite" or self.score.zoo is None
+                    else {"zoo": zoo_identity(Path(self.score.zoo))}
+                ),
             }
         )
 
@@ -158,12 +177,23 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         learned = None
         if self.learns:
             artifact = self._artifact(task, rng)
+            if objective_of(artifact) == "score":
+                return self._ranked(artifact, task, budget, rng.child("prune"))
             learned = restored(artifact, task)
             warn_of_others(artifact, self._fit_options(), MetaGraph()._fit_options())
         flow = self.flow(self, task, budget, rng.child("prune"))
         flow.initial()
         flow.rewritten(learned)
         return flow.pruned() if self.weights is None else flow.masked(self.weights)
+
+    def _ranked(self, artifact: Artifact, task: PruneTask, budget: Budget, rng: Rng) -> Proposal:
+        """Plan within `budget` by the artifact's rule."""
+        self.require_no_rewrite()
+        rule = Rule.restored(artifact)
+        proposal = RuleScores(rule=rule, allocate=self.allocate).propose(task, budget, rng)
+        figures = {k: artifact.info.get(k) for k in ("history", "networks", "seconds", "stages", "macs")}
+        learned = {self.name: {"rule": rule.named(), "meta_training": figures}}
+        return dataclasses.replace(proposal, details={**proposal.details, **learned})
 
     def _artifact(self, task: PruneTask, rng: Rng) -> Artifact:
         def expected() -> Mapping[str, Any]:
@@ -172,7 +202,14 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
         folder = None if task.folder is None else task.folder / self.name
         there = dataclasses.replace(task, folder=folder)
         given = self.fitted or self.artifact
+        if given is None and self.objective == "score" and self.score.zoo is None:
+            given = str(SHIPPED)
         return found_or_fitted(self.name, given, folder, expected, lambda: self.fit([there], rng.child("fit")))
+
+
+def objective_of(artifact: Artifact) -> str:
+    """Tell what an artifact was fitted for; those of early versions are of rewrites."""
+    return artifact.info.get("options", {}).get("objective", "rewrite")
 
 
 def _require_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -87,10 +87,15 @@ def moved_rows(record: Record) -> list[tuple[str, float]]:
 
 
 def metagraph_text(record: Record) -> str:
-    """Say `Rewritten by a metanetwork at strength 0.67; graph of 701 nodes and 30,672 edges`, or what is known."""
+    """Say what a scoring rule goes by; or `Rewritten by a metanetwork at strength 0.67; graph of 701 nodes and 30,672
+    edges`, or what is known."""
     details = _details(record)
     if not details:
         return ""
+    if rule := mapping_or_empty(details.get("rule")):
+        numbers = {str(name): value for name, v in rule.items() if (value := finite(v))}
+        largest = sorted(numbers, key=lambda name: -abs(numbers[name]))[:4]
+        return "Ranked by a learned scoring rule; most counts " + ", ".join(f"{n} {numbers[n]:+.2f}" for n in largest)
     strength = finite(details.get("strength"))
     parts = ["No metanetwork" if strength is None else f"Rewritten by a metanetwork at strength {strength:.2f}"]
     graph = mapping_or_empty(details.get("graph"))
