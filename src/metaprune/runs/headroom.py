@@ -101,8 +101,7 @@ def headroom(
     the validation part: a choice follows from them.
 
     Args:
-        config: the recipe. What follows the cut is its recovery, or what its method asks for (of a PruningNet: training
-            from scratch).
+        config: the recipe. What follows the cut is its recovery, or what its method asks for.
         folder: as for `compare`.
         budgets: as for `compare`.
         seeds: as for `compare`; at least two, since they are the noise.
