@@ -73,6 +73,10 @@ class TestFPGM(MethodSuite):
     method = "fpgm"
 
 
+class TestLamp(MethodSuite):
+    method = "lamp"
+
+
 class TestSnip(MethodSuite):
     method, kinds = "snip", ("cnn",)
 

@@ -29,6 +29,7 @@ METHODS = Registry(
         "random": "metaprune.methods.criteria:RANDOM",
         "magnitude": "metaprune.methods.criteria:MAGNITUDE",
         "bn_scale": "metaprune.methods.criteria:BN_SCALE",
+        "lamp": "metaprune.methods.criteria:LAMP",
         "fpgm": "metaprune.methods.criteria:FPGM",
         "snip": "metaprune.methods.criteria:SNIP",
         "taylor": "metaprune.methods.criteria:TAYLOR",

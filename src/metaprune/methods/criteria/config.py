@@ -107,6 +107,16 @@ class BNScaleConfig(RankingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LampConfig(RankingConfig):
+    """LAMP: layer-adaptive magnitude, a channel's squared norm beside those of its group that are no smaller."""
+
+    name: ClassVar[str] = "lamp"
+
+    normalise: Normalise = "none"
+    """mean: each group's scores are divided by their mean before ranking; none: they are ranked as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FPGMConfig(RankingConfig):
     """FPGM: filters near the geometric median of their layer are redundant."""
 
