@@ -37,7 +37,16 @@ from metagraph_tables import area_table, cut_table, meta_table, rates_table, tun
 from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from outside_tables import outside_rest_table, outside_table  # noqa: E402
-from pruningnet_tables import MOBILENET, RESNET, budgets_table, cost_table, rank_table, screening_table, speed_table  # noqa: E402
+from pruningnet_tables import (  # noqa: E402
+    GLYPHS,
+    MOBILENET,
+    RESNET,
+    budgets_table,
+    cost_table,
+    rank_table,
+    screening_table,
+    speed_table,
+)
 from score_tables import families_table, networks_table, rules_table  # noqa: E402
 from score_tables import zoo_table as score_zoo_table  # noqa: E402
 from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
@@ -123,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coverage-outside-rest": outside_rest_table,
     "pruningnet-budgets": partial(budgets_table, MOBILENET),
     "pruningnet-budgets-resnet": partial(budgets_table, RESNET),
+    "pruningnet-glyphs": partial(budgets_table, GLYPHS),
     "pruningnet-rank": partial(rank_table, MOBILENET),
     "pruningnet-rank-resnet": partial(rank_table, RESNET),
     "pruningnet-cost": partial(cost_table, MOBILENET),

@@ -14,7 +14,9 @@ from metaprune.latency.build import spearman
 HERE = Path(__file__).parent
 
 
-MOBILENET, RESNET, SPEED = (HERE / f"{name}.json" for name in ("mobilenet_fashion", "resnet_cifar10", "speed"))
+MOBILENET, RESNET, GLYPHS, SPEED = (
+    HERE / f"{name}.json" for name in ("mobilenet_fashion", "resnet_cifar10", "glyphs", "speed")
+)
 NO_RESULTS = "No results yet."
 ELSE = {s: f"{s} (shared, sandwich, distil)" for s in ("random search", "greedy slimming")}  # their back-end
 
@@ -39,8 +41,8 @@ def budgets_table(study: Path) -> str:
     config = report["config"]
     return "\n".join(lines) + (
         f"\n\n{config['network']}, {config['images']:,} images of {config['data'][8:]}, every structure trained "
-        f"from scratch with the same {config['final']['epochs']:g} epochs, 10,000 test images; mean (lowest to "
-        "highest seed; number of seeds)."
+        f"from scratch with the same {config['final']['epochs']:g} epochs, {config.get('test_images', 10_000):,} test "
+        "images; mean (lowest to highest seed; number of seeds)."
     )
 
 
