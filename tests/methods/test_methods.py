@@ -26,11 +26,11 @@ class TestUniform(MethodSuite):
 
 
 class TestUniformTilted(MethodSuite):
-    method, options = "uniform", {"fill": True, "tilt": 0.5}
+    method, options, kinds = "uniform", {"fill": True, "tilt": 0.5}, ("cnn",)
 
 
 class TestUniformLastWhole(MethodSuite):
-    method, options = "uniform", {"fill": True, "last_whole": True}
+    method, options, kinds = "uniform", {"fill": True, "last_whole": True}, ("cnn",)
 
 
 class TestUniformFilled(MethodSuite):
@@ -146,7 +146,7 @@ BRIEF = {"epochs": 1, "batch_size": 32, "lr": 0.02, "augment": False}
 
 
 class TestSFP(MethodSuite):
-    method, options = "sfp", {"train": BRIEF}
+    method, options, kinds = "sfp", {"train": BRIEF}, ("cnn",)
 
 
 class TestGroupLasso(MethodSuite):
@@ -154,7 +154,7 @@ class TestGroupLasso(MethodSuite):
 
 
 class TestNetAdapt(MethodSuite):
-    method, options = "netadapt", {"steps": 2, "short": BRIEF, "samples": 32}
+    method, options = "netadapt", {"steps": 2, "short": {**BRIEF, "epochs": 0.5}, "samples": 32}
     kinds = ("cnn",)
 
     def assert_nothing_more_fits(self, task, plan, bounds):
