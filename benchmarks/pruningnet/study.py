@@ -264,22 +264,30 @@ class Study:
             "scores": details["scores"],
         }
 
-    def trained(self, plan: Plan, seed: int) -> dict[str, Any]:
-        """Test accuracy of a structure after the one final training that all get."""
-        network = self.network(seed)
+    def _pruned(
+        self, network: mp.Network, plan: Plan, seed: int, recover: RecoverConfig, **more: Any
+    ) -> dict[str, Any]:
+        """Quality in the record of a cut to `plan` and what follows it."""
         result = mp.prune(
             network.model,
             torch.zeros(2, *self.case.shape),
             budget={"macs": "100%"},
             method=Fixed(plan),
             data=self.quick,
-            recover=RecoverConfig(kind="scratch", train=self.case.final),
+            recover=recover,
             seed=seed,
             progress=False,
+            **more,
         )
+        return result.record["quality"]
+
+    def trained(self, plan: Plan, seed: int) -> dict[str, Any]:
+        """Test accuracy of a structure after the one final training that all get."""
+        network = self.network(seed)
+        quality = self._pruned(network, plan, seed, RecoverConfig(kind="scratch", train=self.case.final))
         found = network.cost(plan)
         return {
-            "accuracy": result.record["quality"]["recovered"]["accuracy"],
+            "accuracy": quality["recovered"]["accuracy"],
             "macs": found.macs,
             "params": found.params,
             "train_macs": 3.0 * found.macs * len(self.data.train) * self.case.final.epochs,
@@ -288,19 +296,8 @@ class Study:
 
     def tuned(self, plan: Plan, seed: int) -> dict[str, Any]:
         """Test accuracy of a cut of the trained network, solved by least squares and fine-tuned for a pass."""
-        network = self.dense(seed)
-        result = mp.prune(
-            network.model,
-            torch.zeros(2, *self.case.shape),
-            budget={"macs": "100%"},
-            method=Fixed(plan),
-            data=self.quick,
-            compensate="least-squares",
-            recover=RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=1, batch_size=64)),
-            seed=seed,
-            progress=False,
-        )
-        quality = result.record["quality"]
+        short = RecoverConfig(kind="finetune", train=mp.TrainConfig(epochs=1, batch_size=64))
+        quality = self._pruned(self.dense(seed), plan, seed, short, compensate="least-squares")
         return {"accuracy": quality["recovered"]["accuracy"], "cut": quality["cut"]["accuracy"]}
 
     def rank(self, backends: list[str], seeds: list[int], structures: int = 20) -> None:

@@ -46,16 +46,19 @@ def glyphs(tarball: Path, characters: str) -> ArrayDict:
     for part, each in (("train", TRAIN_EACH), ("test", TEST_EACH)):
         faces = [face for face in FACES if (face in TEST_FACES) == (part == "test")]
         chosen = draw.integers(len(faces), size=(len(characters), each))
-        drawn = [_drawn(c, fonts[faces[f]], draw) for c, row in zip(characters, chosen, strict=True) for f in row]
-        result[f"{part}_images"] = np.stack(drawn)
+        images = [drawn(c, fonts[faces[f]], draw) for c, row in zip(characters, chosen, strict=True) for f in row]
+        result[f"{part}_images"] = np.stack(images)
         result[f"{part}_labels"] = np.repeat(np.arange(len(characters)), each)
         if part == "train":
             result["groups"] = np.array(faces)[chosen.ravel()]
     return {**result, "classes": np.array(list(characters))}
 
 
-def _drawn(character: str, font: ImageFont.FreeTypeFont, draw: np.random.Generator) -> np.ndarray:
-    """uint8 [SIZE, SIZE]: white on black, turned, sheared, scaled, moved, faded, with noise."""
+def drawn(character: str, font: ImageFont.FreeTypeFont, draw: np.random.Generator) -> np.ndarray:
+    """Draw a character in a font of size 3 * SIZE: uint8 [SIZE, SIZE], white on black.
+
+    It is turned, sheared, scaled, moved and faded, with noise.
+    """
     big = Image.new("L", (4 * SIZE, 4 * SIZE))
     ImageDraw.Draw(big).text((2 * SIZE, 2 * SIZE), character, 255, font, anchor="mm")
     angle, shear, scale = draw.uniform(-0.35, 0.35), draw.uniform(-0.3, 0.3), draw.uniform(0.8, 1.25)

@@ -158,13 +158,10 @@ class _SideBySide:
             if fits:
                 rows = Rows.of(product, cut_step, *cut.operands(cut_step))
                 drawn = rows.draw(target, wanted, self._draw)
-                moments = Moments.of(rows.inputs(drawn), rows.outputs(target, drawn))
-                held = int(number % HELD_OUT == HELD_OUT - 1)
-                parts[held] = moments if (part := parts[held]) is None else part + moments
+                _add(parts, number, Moments.of(rows.inputs(drawn), rows.outputs(target, drawn)))
                 groups = rows.groups
         self.targets[product.node.name] = _merged(spread)
-        if parts[0] is not None and parts[1] is not None:
-            self._solve(product, branch, parts[0], parts[1], product.matrix(old, groups).double())
+        self._solve(product, branch, parts, product.matrix(old, groups).double())
         for _, cut in self.runs:
             cut.run(cut_step)
 
@@ -177,11 +174,8 @@ class _SideBySide:
         for number, (dense, cut) in enumerate(self.runs):
             given, left = (run.operands(step)[0][0] for run, step in ((dense, dense_step), (cut, cut_step)))
             target = product.kept(given.flatten(0, -2) @ self.dense[product.weight].mT, self.network, self.alive)
-            moments = Moments.of(left.flatten(0, -2)[None], target[None])
-            held = int(number % HELD_OUT == HELD_OUT - 1)
-            parts[held] = moments if (part := parts[held]) is None else part + moments
-        if parts[0] is not None and parts[1] is not None:
-            self._solve(product, Branch(None, None, product.node), parts[0], parts[1], product.matrix(old, 1).double())
+            _add(parts, number, Moments.of(left.flatten(0, -2)[None], target[None]))
+        self._solve(product, Branch(None, None, product.node), parts, product.matrix(old, 1).double())
 
     def _fits(self, product: Product, inputs: int) -> bool:
         needed = 3 * 8 * inputs**2  # two in the sums, one in the solution
@@ -206,8 +200,11 @@ class _SideBySide:
             lacking = lacking * inverse.reshape(-1, *[1] * (lacking.dim() - 2))
         return target + lacking
 
-    def _solve(self, product: Product, branch: Branch, fit: Moments, held: Moments, old: Tensor) -> None:
-        """Replace weight and bias of a product by what fits its targets."""
+    def _solve(self, product: Product, branch: Branch, parts: list[Moments | None], old: Tensor) -> None:
+        """Replace weight and bias of a product by what fits its targets; without moments they stay."""
+        fit, held = parts
+        if fit is None or held is None:
+            return
         has_constant = product.bias is not None or branch.norm is not None
         solution = solve(fit, held, old, has_constant, RIDGES if self.kind == "least-squares" else ())
         before = self.tensors[product.weight]
@@ -239,6 +236,12 @@ class _SideBySide:
         mean, variance = _merged([_spread(cut.operands(cut_step)[0][0], 1) for _, cut in self.runs])
         found = mean, target[1] if given.name in self.solved else variance
         self.tensors |= norm.move(self.dense_kept, target, found)
+
+
+def _add(parts: list[Moments | None], number: int, moments: Moments) -> None:
+    """Add the moments of batch `number` to those of its part: the batches that fit, or those held out."""
+    held = int(number % HELD_OUT == HELD_OUT - 1)
+    parts[held] = moments if (part := parts[held]) is None else part + moments
 
 
 def _spread(value: Tensor, dim: int) -> tuple[int, Tensor, Tensor]:

@@ -2,73 +2,54 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
+from metaprune.cli.cells import Cells, parts_of
 from metaprune.cli.target import target_config
 from metaprune.core.errors import ConfigError
-from metaprune.runs.verb_tools import assignments, console
+from metaprune.runs.verb_tools import assignments
+
+if TYPE_CHECKING:
+    from metaprune.runs.config import RunConfig
 
 
-@dataclass(frozen=True)
-class Headroom:
+@dataclass(frozen=True, kw_only=True)
+class Headroom(Cells):
     """Measure whether structures of equal cost differ by more than seeds do, before a search is paid for.
 
-    Uniform widths, widths tilted to either end, the last width whole, and random ones, each with several seeds, judged
-    on the validation part. Prints a table and, per budget, an answer: search, or do not. The same command continues.
+    Uniform widths, widths tilted to either end, the last width whole, and random ones, each with several seeds (at
+    least 2), judged on the validation part. Prints a table and, per budget, an answer: search, or do not. The same
+    command continues.
     """
+
+    verb: ClassVar[str] = "headroom"
 
     target: tyro.conf.Positional[str]
     """TOML recipe, folder of a run (its dense network), or model spec, as zoo:resnet20. What follows the cut is the
     recipe's recovery; of a model spec with weights least squares, without them training from scratch."""
-    budgets: str
-    """Bounds, as 57%,26%,7.2% of the MACs (or of what the recipe bounds), or params=10%; each is one of its own."""
     data: str | None = None
     """Data spec, as builtin:glyphs; needed with a model spec."""
     weights: str | None = None
     """Weight file for the model."""
-    seeds: int = 3
-    """How many seeds, from the recipe's on; at least 2."""
-    workers: int = 1
-    """Processes on this machine that take runs."""
-    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Any key of the recipe, as recover.train.epochs=5; may be repeated."""
-    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Folder of the runs; by default runs/headroom-NAME-DIGEST."""
-    trust: bool = False
-    """Run the code that the config of another user's run names."""
-    quiet: bool = False
-    """No progress bars."""
 
     def run(self) -> int:
-        if self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: give 1 or more")
+        self.require_workers()
         config = self.config()
-        name = Path(self.target).stem.replace(":", "-")
-        folder = self.run_folder or Path("runs") / f"headroom-{name}-{config.digest()[:8]}"
-        from metaprune.report.text import print_whole
-        from metaprune.runs.compare import PAGE
+        folder = self.folder_of(Path(self.target).stem.replace(":", "-"), config)
         from metaprune.runs.headroom import measured_headroom
-        from metaprune.runs.workers import sigterm_exits, workers
 
-        command = [sys.executable, "-m", "metaprune.cli.main", *self._arguments(folder)]
-        budgets = [part.strip() for part in self.budgets.split(",") if part.strip()]
-        with sigterm_exits(), workers(command, self.workers - 1):
+        with self.started(folder):
             result, answers = measured_headroom(
-                config, folder, budgets=budgets, seeds=self.seeds, progress=not self.quiet
+                config, folder, budgets=parts_of(self.budgets), seeds=self.seeds, progress=not self.quiet
             )
-        out = console()
-        print_whole(result.table(), out)
-        for answer in answers:
-            out.print(f"{answer.budget}: {answer.text(result.metric)}", soft_wrap=True)
-        out.print(f"{folder / PAGE}, and .csv and .json beside it", soft_wrap=True)
+        self.show(result, folder, [f"{answer.budget}: {answer.text(result.metric)}" for answer in answers])
         return 0
 
-    def config(self) -> Any:
+    def config(self) -> RunConfig:
         """The recipe; of a model spec alone, one that trains from scratch where nothing gives weights."""
         from metaprune.runs.inputs import has_random_weights
 
@@ -83,12 +64,6 @@ class Headroom:
         kind = "scratch" if has_random_weights(config.model) else "none"
         return target_config(self.target, {**given, "recover.kind": kind}, trust=self.trust)
 
-    def _arguments(self, folder: Path) -> list[str]:
-        """Those of a worker."""
-        given = ["headroom", self.target, "--budgets", self.budgets, "--seeds", str(self.seeds)]
-        given += ["--run", str(folder), "--quiet"]
-        for flag, value in (("--data", self.data), ("--weights", self.weights)):
-            given += [] if value is None else [flag, value]
-        for item in self.set:
-            given += ["--set", item]
-        return [*given, "--trust"] if self.trust else given
+    def given(self) -> list[str]:
+        flags = (("--data", self.data), ("--weights", self.weights))
+        return [self.target, *(part for flag, value in flags if value is not None for part in (flag, value))]

@@ -6,6 +6,7 @@ import numpy as np
 
 from metaprune.core.errors import DataError
 from metaprune.core.rng import Rng
+from metaprune.objective import Split
 
 # Splits never depend on the user's seed: figures of two runs must be about the same test images.
 SPLIT_RNG = Rng(0, ("data", "split"))
@@ -67,3 +68,8 @@ def stratified_limit(labels: np.ndarray, limit: int, rng: Rng) -> np.ndarray:
 def without(count: int, held: np.ndarray) -> np.ndarray:
     """List all indices below `count` that are not in `held`, sorted."""
     return np.setdiff1d(np.arange(count), held)
+
+
+def at_most(split: Split, samples: int) -> Split:
+    """Take the first samples of a split; one that cannot be cut, as over a user's loader, stays whole."""
+    return split.take(samples) if hasattr(split, "take") else split

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaprune.report.metric import MetricView
-from metaprune.report.units import finite
+from metaprune.report.units import finite, milliseconds
 
 Record = Mapping[str, Any]
 _Z = 1.96  # of 95%
@@ -54,6 +54,25 @@ def speed_advice(record: Record) -> str:
             f"blocks of channels. Try round_to={_BLOCK}, or a budget in latency_ms with a table of this device"
         )
     return f"{said}: what is left waits for memory or overhead. Try a larger batch, another runtime, or latency_ms"
+
+
+def latency_detail(record: Record) -> str:
+    """Say how milliseconds were measured: batch, threads, repeats, and their quartiles."""
+    latency = record.get("latency_ms") or {}
+    threads = "{} thread" if latency.get("threads") == 1 else "{} threads"
+    counts = [("batch", "batch {}"), ("threads", threads), ("repeats", "{} repeats")]
+    parts = [form.format(latency[key]) for key, form in counts if latency.get(key) is not None]
+    quartiles = [_quartiles(latency.get(f"spread_{when}")) for when in ("before", "after")]
+    if all(quartiles):
+        parts.append(f"quartiles {quartiles[0]}, then {quartiles[1]}")
+    return ", ".join(parts)
+
+
+def _quartiles(spread: Any) -> str:
+    """`12.1 to 12.9 ms` from the first and the last of the values; empty without two."""
+    if not isinstance(spread, Sequence) or len(spread) < 2 or finite(spread[0]) is None or finite(spread[-1]) is None:
+        return ""
+    return f"{milliseconds(spread[0]).removesuffix(' ms')} to {milliseconds(spread[-1])}"
 
 
 def next_steps(record: Record, folder: str) -> list[tuple[str, str]]:

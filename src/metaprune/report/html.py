@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metaprune.core.files import write_text
 from metaprune.report import rows as data
 from metaprune.report.advice import next_steps, speed_advice
 from metaprune.report.latency_rows import latency_facts
-from metaprune.report.page import drawn, rendered, script_beside
+from metaprune.report.page import SCRIPT, drawn, rendered, write_html
 from metaprune.report.plots import figures, latency_figure
 from metaprune.report.section import Section, SectionFigure
 from metaprune.report.units import cost_noun, duration
@@ -84,10 +83,9 @@ def write_report(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    script = "" if self_contained else script_beside(path)
     folder = str(path.parent) if (path.parent / "network.json").is_file() else ""
-    write_text(path, render_report(record, sections, plotly_file=script, folder=folder))
-    return path
+    script = "" if self_contained else SCRIPT
+    return write_html(path, render_report(record, sections, plotly_file=script, folder=folder))
 
 
 def _drawn_section(section: Section) -> dict[str, Any]:

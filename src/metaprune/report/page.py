@@ -49,7 +49,7 @@ def write_page(
     text = rendered(
         "page.html.jinja",
         has_figures=bool(drawings),
-        plotly_file=script_beside(path) if drawings else "",
+        plotly_file=SCRIPT,
         title=headline,
         headline=headline,
         facts=facts,
@@ -58,16 +58,19 @@ def write_page(
         tables=tables,
         version=__version__,
     )
-    write_text(path, text)
-    return path
+    return write_html(path, text)
 
 
-def script_beside(page: Path) -> str:
-    """Write plotly's script beside a page, where it is not there yet, and return its name."""
-    name = f"plotly-{get_plotlyjs_version()}.min.js"
-    if not page.with_name(name).exists():
-        write_text(page.with_name(name), get_plotlyjs())
-    return name
+SCRIPT = f"plotly-{get_plotlyjs_version()}.min.js"
+"""What draws figures, where it lies beside their page."""
+
+
+def write_html(page: Path, text: str) -> Path:
+    """Write a page whole or not at all, and beside it, once in a folder, the script that it asks for."""
+    if f'src="{SCRIPT}"' in text and not page.with_name(SCRIPT).exists():
+        write_text(page.with_name(SCRIPT), get_plotlyjs())
+    write_text(page, text)
+    return page
 
 
 def rendered(template: str, *, has_figures: bool, plotly_file: str = "", **parts: Any) -> str:
@@ -79,6 +82,7 @@ def rendered(template: str, *, has_figures: bool, plotly_file: str = "", **parts
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     css = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
+    plotly_file = plotly_file if has_figures else ""
     plotly = Markup(get_plotlyjs()) if has_figures and not plotly_file else ""
     return environment.get_template(template).render(css=css, plotly=plotly, plotly_file=plotly_file, **parts)
 

@@ -7,13 +7,13 @@ Imports neither torch nor plotly.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from metaprune.cost.metrics import cost_metrics
-from metaprune.report.advice import interval_text
+from metaprune.report.advice import interval_text, latency_detail
 from metaprune.report.metric import MetricView, metric_of, value_of
 from metaprune.report.naming import pretty_data, pretty_model
 from metaprune.report.units import (
@@ -22,7 +22,6 @@ from metaprune.report.units import (
     cost_text,
     duration,
     finite,
-    milliseconds,
     number_change,
     percentage,
     relative_change,
@@ -126,7 +125,7 @@ def summary_rows(record: Record) -> list[SummaryRow]:
         if metric.name == "active_params" and (before, after) == _both(record, "params"):  # no experts
             continue
         if before is not None and after is not None:
-            detail = _latency_detail(record) if metric.name == "latency_ms" else metric.detail
+            detail = latency_detail(record) if metric.name == "latency_ms" else metric.detail
             text, words = partial(cost_text, metric.name), (metric.smaller, metric.larger)
             rows.append(_row(metric.name, metric.label, before, after, text, words, detail))
     size = _pair(record, "file_bytes")
@@ -354,24 +353,6 @@ def _primary(record: Record) -> tuple[str, float, float] | None:
         if before is not None and after is not None:
             return key, before, after
     return None
-
-
-def _latency_detail(record: Record) -> str:
-    latency = record.get("latency_ms") or {}
-    threads = "{} thread" if latency.get("threads") == 1 else "{} threads"
-    counts = [("batch", "batch {}"), ("threads", threads), ("repeats", "{} repeats")]
-    parts = [form.format(latency[key]) for key, form in counts if latency.get(key) is not None]
-    quartiles = [_quartiles(latency.get(f"spread_{when}")) for when in ("before", "after")]
-    if all(quartiles):
-        parts.append(f"quartiles {quartiles[0]}, then {quartiles[1]}")
-    return ", ".join(parts)
-
-
-def _quartiles(spread: Any) -> str:
-    """`12.1 to 12.9 ms` from the first and the last of the values; empty without two."""
-    if not isinstance(spread, Sequence) or len(spread) < 2 or finite(spread[0]) is None or finite(spread[-1]) is None:
-        return ""
-    return f"{milliseconds(spread[0]).removesuffix(' ms')} to {milliseconds(spread[-1])}"
 
 
 def _get(record: Any, *path: str) -> Any:

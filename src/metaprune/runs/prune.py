@@ -16,10 +16,8 @@ from metaprune.calibration.compensate import Compensation
 from metaprune.calibration.config import Compensate
 from metaprune.core.arguments import check_arguments, shown
 from metaprune.core.errors import ConfigError, NoEffectWarning, PlanError, VerificationError
-from metaprune.core.files import tensors_digest
 from metaprune.core.modes import device_of
 from metaprune.core.rng import Rng
-from metaprune.core.tensors import named_tensors
 from metaprune.core.warned import collected_warnings
 from metaprune.data import Data, as_data
 from metaprune.data.loader_split import dead_loader_workers_told
@@ -45,6 +43,7 @@ from metaprune.runs.record import (
     proof_record,
     space_record,
     total_effort,
+    weights_digest,
 )
 from metaprune.runs.recovery import recovered
 from metaprune.runs.result import Result
@@ -325,8 +324,7 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
 
 
 def _quality(prepared: Prepared, pruned: Pruned, figures: dict[str, Any]) -> QualityRecord:
-    tensors = tensors_digest(named_tensors(pruned.model)[0])
-    return QualityRecord(split=_judged_on(prepared.data)[0], tensors=tensors, **figures)
+    return QualityRecord(split=_judged_on(prepared.data)[0], tensors=weights_digest(pruned.model), **figures)
 
 
 def _judged_on(data: Data | None) -> tuple[str, Any]:

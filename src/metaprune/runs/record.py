@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import nn
 
 from metaprune._version import __version__
+from metaprune.core.files import tensors_digest
+from metaprune.core.tensors import named_tensors
 from metaprune.protocol.options import MethodOptions, recipe_options
 from metaprune.recover.config import RecoverConfig
 from metaprune.runs.schema import CostRecord, EffortRecord, ProofRecord, SpaceRecord
@@ -35,6 +38,11 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Digest of a model's tensors: whether figures are of the weights as they are now."""
+    return tensors_digest(named_tensors(model)[0])
 
 
 def space_record(pruned: Pruned, asked: Constraints) -> SpaceRecord:

@@ -12,14 +12,13 @@ from torch import nn
 
 from metaprune.core.arguments import check_arguments
 from metaprune.core.errors import WriteError, first_line
-from metaprune.core.files import tensors_digest
-from metaprune.core.tensors import named_tensors
 from metaprune.data.load import as_data
 from metaprune.export.archive import save
 from metaprune.hub import push
 from metaprune.report.html import write_report
 from metaprune.report.rows import headline, summary_rows
 from metaprune.runs.inputs import require_fit
+from metaprune.runs.record import weights_digest
 from metaprune.runs.sections import sections_of
 from metaprune.surgery.cut import Pruned
 from metaprune.train.evaluate import evaluate
@@ -85,7 +84,7 @@ class Result:
     def _dated(self) -> dict[str, Any]:
         """Return the record, with a warning where its figures are not of the weights as they are now."""
         measured = (self.record.get("quality") or {}).get("tensors")
-        if measured is None or measured == tensors_digest(named_tensors(self.model)[0]):
+        if measured is None or measured == weights_digest(self.model):
             return self.record
         return {**self.record, "warnings": [*self.record["warnings"], _STALE]}
 

@@ -20,6 +20,7 @@ from metaprune.calibration.calibrate import calibrate
 from metaprune.calibration.closed_form import ClosedForm
 from metaprune.core.rng import Rng
 from metaprune.data.loader_split import replayed
+from metaprune.data.splits import at_most
 from metaprune.methods.amc.config import AMCConfig
 from metaprune.methods.criteria.magnitude import Magnitude
 from metaprune.objective import signed
@@ -74,7 +75,7 @@ class _Judge:
         data, self.network = task.require_data(method.name), task.network
         self.objective = data.require_objective()
         self._form = ClosedForm(task.network, calibrate(task.network, data.train, samples=method.calibration))
-        split = data.val.take(method.samples) if hasattr(data.val, "take") else data.val
+        split = at_most(data.val, method.samples)
         device = task.network.device
         with replayed(split, rng.child("validation")):
             self._validation = list(split.batches(task.batch_size, device=device))

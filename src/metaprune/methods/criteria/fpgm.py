@@ -9,7 +9,7 @@ import torch
 
 from metaprune.core.rng import Rng
 from metaprune.methods.criteria.config import FPGMConfig
-from metaprune.methods.criteria.scores import ScoreMethod, group_scores
+from metaprune.methods.criteria.scores import ScoreMethod, group_scores, makers
 from metaprune.protocol.method import PruneTask
 from metaprune.values import ChannelGroup, Member, Plan
 
@@ -23,7 +23,8 @@ class FPGM(FPGMConfig, ScoreMethod):
         alive = {g.name: mask for g, mask in zip(task.network.space, masks, strict=True)}
 
         def distances(group: ChannelGroup, member: Member, tensor: torch.Tensor) -> np.ndarray | None:
-            if tensor.dim() < 2 or (member.dim != 0 and _has_filters(task, group)):
+            # where no tensor makes the channels, those that read them count
+            if tensor.dim() < 2 or (member.dim != 0 and makers(group, task.network.tensors)):
                 return None
             rows = torch.from_numpy(member.rows).to(tensor.device)
             vectors = tensor.double().movedim(member.dim, 0)[rows].flatten(1)
@@ -31,8 +32,3 @@ class FPGM(FPGMConfig, ScoreMethod):
             return torch.cdist(vectors, among, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1).cpu().numpy()
 
         return group_scores(task, distances, self.normalise)
-
-
-def _has_filters(task: PruneTask, group: ChannelGroup) -> bool:
-    """Whether any tensor makes the group's channels; else those that read them count."""
-    return any(m.dim == 0 and task.network.tensors[m.parameter].dim() > 1 for m in group.members)

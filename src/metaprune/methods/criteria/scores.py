@@ -9,7 +9,7 @@ divided by their mean, so that groups of different scale can be ranked together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,11 @@ def member_scores(elements: torch.Tensor, member: Member) -> np.ndarray:
     elements = elements.double()  # a sum in half precision overflows, or loses the small ones
     per_index = (elements.sum(others) if others else elements).cpu().numpy()
     return per_index[member.rows].sum(axis=1)
+
+
+def makers(group: ChannelGroup, tensors: Mapping[str, torch.Tensor]) -> list[Member]:
+    """List the weights that make a group's channels: the rows of matrices and kernels."""
+    return [m for m in group.members if m.dim == 0 and tensors[m.parameter].dim() > 1]
 
 
 def group_scores(

@@ -29,8 +29,9 @@ from metaprune.methods.metagraph.meta import Trainer
 from metaprune.methods.metagraph.metanet import Metanet
 from metaprune.methods.metagraph.pruner import ranking, weight_criterion
 from metaprune.methods.metagraph.rewrite import RewriteAndPrune
-from metaprune.methods.metagraph.rule_fit import SHIPPED, fit_rule, learning_of, zoo_identity
+from metaprune.methods.metagraph.rule_fit import SHIPPED, fit_rule, learning_of
 from metaprune.methods.metagraph.score_rule import Rule, RuleScores
+from metaprune.methods.metagraph.zoo import zoo_digest
 from metaprune.methods.weight_masks.method import WeightMasks
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import BaseMethod, PruneTask
@@ -126,20 +127,16 @@ class MetaGraph(MetaGraphConfig, BaseMethod):
 
     def _identity(self, tasks: Sequence[PruneTask], rng: Rng) -> dict[str, Any]:
         """What a fit depends on."""
-        return plain(
-            {
-                "options": self._fit_options(),
-                "spaces": [t.network.space.digest() for t in tasks],
-                "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
-                "weights": [tensors_digest(t.network.tensors) for t in tasks],
-                "seed": [rng.seed, *rng.path],
-                **(
-                    {}
-                    if self.objective == "rewrite" or self.score.zoo is None
-                    else {"zoo": zoo_identity(Path(self.score.zoo))}
-                ),
-            }
-        )
+        identity: dict[str, Any] = {
+            "options": self._fit_options(),
+            "spaces": [t.network.space.digest() for t in tasks],
+            "data": [[d.name, d.digest] for d in (t.require_data(self.name) for t in tasks)],
+            "weights": [tensors_digest(t.network.tensors) for t in tasks],
+            "seed": [rng.seed, *rng.path],
+        }
+        if self.objective == "score" and self.score.zoo is not None:
+            identity["zoo"] = zoo_digest(Path(self.score.zoo))
+        return plain(identity)
 
     def _fit_macs(self, tasks: Sequence[PruneTask], steps: int) -> float:
         """Of the networks: training of the data models, and every meta-step; the metanetwork's own are not in it."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from metaprune.core.errors import ConfigError
-from metaprune.core.files import digest_of, tensors_digest
 from metaprune.core.rng import Rng
 from metaprune.methods.metagraph.config import ScoreConfig
 from metaprune.methods.metagraph.rule_search import Subject, search_rule
@@ -53,11 +52,6 @@ def of_zoo(
 def zoo_subject(network: ZooNetwork) -> Subject:
     """Calibrate a network of a zoo; the draws are its own, whatever the fit."""
     return Subject.of(network.task(), Rng(0).child("subject", network.number))
-
-
-def zoo_identity(folder: Path) -> str:
-    """Digest of the weights of all networks of a zoo."""
-    return digest_of([[n.number, tensors_digest(n.model.state_dict())] for n in read_zoo(folder)])
 
 
 def fit_rule(

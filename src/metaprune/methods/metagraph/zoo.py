@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from metaprune.core.errors import ConfigError
-from metaprune.core.files import tensors_digest, write_sealed, write_tensors
+from metaprune.core.files import digest_of, tensors_digest, write_sealed, write_tensors
 from metaprune.core.read import read_json, read_tensors, require_seal, understood
 from metaprune.core.rng import Rng
 from metaprune.core.tensors import named_tensors
@@ -93,10 +93,27 @@ def read_zoo(folder: Path) -> list[ZooNetwork]:
     Raises:
         ConfigError: there is none. DamagedFileError: a damaged file.
     """
+    return [_read(path, described) for path, described in _descriptions(folder)]
+
+
+def zoo_digest(folder: Path) -> str:
+    """Digest of the weights of all networks of a zoo, as their descriptions hold them.
+
+    Raises:
+        ConfigError: there is none. DamagedFileError: a damaged description.
+    """
+    return digest_of([[described["number"], described["tensors_digest"]] for _, described in _descriptions(folder)])
+
+
+def _descriptions(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     paths = sorted(folder.glob("[0-9]*.json"))
     if not paths:
         raise ConfigError(f"{folder} holds no zoo: make one with `metaprune zoo make --out {folder}`")
-    return [_read(path) for path in paths]
+    return [(path, require_seal(path, read_json(path, remedy=_remedy(path)), _remedy(path))) for path in paths]
+
+
+def _remedy(path: Path) -> str:
+    return f"delete {path} and make the zoo again"
 
 
 def _described(number: int, seed: int) -> dict[str, Any]:
@@ -137,10 +154,9 @@ def _is_whole(folder: Path, number: int, seed: int) -> bool:
     return True
 
 
-def _read(path: Path) -> ZooNetwork:
-    remedy = f"delete {path} and make the zoo again"
-    described = require_seal(path, read_json(path, remedy=remedy), remedy)
-    tensors = read_tensors(path.with_suffix(".safetensors"), remedy=remedy, digest=described["tensors_digest"])
+def _read(path: Path, described: dict[str, Any]) -> ZooNetwork:
+    remedy, weights = _remedy(path), path.with_suffix(".safetensors")
+    tensors = read_tensors(weights, remedy=remedy, digest=described["tensors_digest"])
     with understood(str(path), remedy):
         classes = zoo_data(described["data"]).num_classes
         model = build_network(described["family"], described["options"], classes)

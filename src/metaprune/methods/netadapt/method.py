@@ -18,6 +18,7 @@ from torch import Tensor
 from metaprune.core.rng import Rng
 from metaprune.core.tensors import named_tensors
 from metaprune.data import Data
+from metaprune.data.splits import at_most
 from metaprune.elastic.weights import unslice_tensor
 from metaprune.methods.criteria.magnitude import Magnitude
 from metaprune.methods.netadapt.config import NetAdaptConfig
@@ -25,6 +26,7 @@ from metaprune.methods.training import trainable
 from metaprune.objective import signed
 from metaprune.protocol.method import BaseMethod, PruneTask
 from metaprune.search.allocate import Allocator, top
+from metaprune.search.floor import budget_use
 from metaprune.search.units import widths_of
 from metaprune.surgery import cut
 from metaprune.train.evaluate import evaluate
@@ -78,8 +80,8 @@ class _State:
 
     def load(self, level: np.ndarray) -> float:
         """Largest share of a bound that a structure uses."""
-        cost = self.task.network.cost(self.widths_at(level))
-        return max(float(cost[m]) / bound for m, bound in self.allocator.bounds.items())
+        widths, costs = self.widths_at(level)[None], self.task.network.cost_model()
+        return float(budget_use(widths, costs, self.allocator.bounds)[0])
 
     def proposals(self, target: float) -> list[np.ndarray]:
         """Cut each unit alone to its widest level within `target`, or to its smallest where none is."""
@@ -103,7 +105,7 @@ class _State:
         model = trainable(cut(network, plan, form="graph", verify=False, weights=self.weights).model)
         train(model, _quick(data), self.method.short, rng=rng.child("short"), is_trained=True, progress=False)
         objective = data.require_objective()
-        split = data.val.take(self.method.samples) if hasattr(data.val, "take") else data.val
+        split = at_most(data.val, self.method.samples)
         quality = evaluate(model, split, objective=objective, batch_size=self.task.batch_size)
         score = signed(objective.primary, quality.metrics.get(objective.primary.name, quality["loss"]))
         alive, labels, trained = network.survivors(plan), network.labelled.parameters, named_tensors(model)[0]
@@ -126,4 +128,4 @@ class _State:
 
 def _quick(data: Data) -> Data:
     """The loop's own look at validation samples, which nothing here reads, is kept short."""
-    return dataclasses.replace(data, val=data.val.take(8)) if hasattr(data.val, "take") else data
+    return dataclasses.replace(data, val=at_most(data.val, 8))

@@ -32,7 +32,7 @@ from metaprune.methods.pruningnet.banks import Bank, GeneratedBank, require_patt
 from metaprune.methods.pruningnet.closed_form import ClosedFormSupernet
 from metaprune.methods.pruningnet.config import PruningNetConfig
 from metaprune.methods.pruningnet.structure_search import StructureSearch
-from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss, structures_by_cost
+from metaprune.methods.pruningnet.supernet import Scorer, Supernet, SupernetLoss
 from metaprune.objective.batch import batch_size_of
 from metaprune.protocol.artifact import Artifact, found_or_fitted, plain
 from metaprune.protocol.method import BaseMethod, PruneTask
@@ -153,7 +153,7 @@ class PruningNet(PruningNetConfig, BaseMethod):
             "parameters": sum(p.numel() for p in supernet.parameters()),
             "history": history.to_dict(),
             "seconds": sum(row.seconds for row in history.rows),
-            "macs": self._fit_macs(task, codec, len(training), rng),
+            "macs": self._fit_macs(task, supernet, len(training), rng),
         }
         return {n: t.detach().cpu() for n, t in supernet.state_dict().items()}, info
 
@@ -163,12 +163,10 @@ class PruningNet(PruningNetConfig, BaseMethod):
     def _fit_options(self) -> dict[str, Any]:
         return plain({name: plain(getattr(self, name)) for name in fitted_options(self)})
 
-    def _fit_macs(self, task: PruneTask, codec: WidthEncoding, samples: int, rng: Rng) -> float:
+    def _fit_macs(self, task: PruneTask, supernet: Supernet, samples: int, rng: Rng) -> float:
         """Expected MACs of meta-training: forward and backward are three forward passes of every drawn structure."""
-        costs = task.network.cost_model()
-        random = codec.random(1000, rng.child("macs").numpy())
-        if self.sampling == "stratified":
-            random = structures_by_cost(codec, costs)
+        costs, codec = task.network.cost_model(), supernet.codec
+        random = codec.random(1000, rng.child("macs").numpy()) if supernet.by_cost is None else supernet.by_cost
         mean = float(costs.metric("macs", codec.widths(random)).mean())
         drawn = mean
         if self.sampling == "sandwich":

@@ -58,7 +58,7 @@ class Supernet(nn.Module):
         self.bank = bank
         self._network, self.codec = [network], codec  # in a list: not a submodule, the user's model stays out
         self.sampling, self.structures = sampling, structures
-        self._by_cost = structures_by_cost(codec, network.cost_model()) if sampling == "stratified" else None
+        self.by_cost = structures_by_cost(codec, network.cost_model()) if sampling == "stratified" else None
 
     @property
     def network(self) -> Network:
@@ -83,8 +83,8 @@ class Supernet(nn.Module):
 
     def _draw(self) -> np.ndarray:
         """Genomes [structures, genes]."""
-        if self._by_cost is not None:
-            return self._by_cost[torch.randint(len(self._by_cost), (1,)).numpy()]
+        if self.by_cost is not None:
+            return self.by_cost[torch.randint(len(self.by_cost), (1,)).numpy()]
         sizes = torch.from_numpy(self.codec.sizes)
         count = 1 if self.sampling == "uniform" else self.structures - 2
         random = (torch.rand(count, len(sizes), dtype=torch.float64) * sizes).long().numpy()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metaprune.core.rng import Rng
-from metaprune.methods.criteria.scores import member_scores
+from metaprune.methods.criteria.scores import makers, member_scores
 from metaprune.methods.sfp.config import SFPConfig
 from metaprune.methods.training import TrainedCopy
 from metaprune.protocol.method import BaseMethod, PruneTask
@@ -50,9 +50,8 @@ class SFP(SFPConfig, BaseMethod):
 
 
 def _filters(group: ChannelGroup, tensors: dict[str, Tensor]) -> list[Member]:
-    """The weights that make a channel: the rows of matrices and kernels; where there are none, all that it holds."""
-    made = [m for m in group.members if m.dim == 0 and tensors[m.parameter].dim() > 1]
-    return made or list(group.members)
+    """The weights that make a channel; where there are none, all that it holds."""
+    return makers(group, tensors) or list(group.members)
 
 
 def filter_norms(group: ChannelGroup, tensors: dict[str, Tensor]) -> np.ndarray:
