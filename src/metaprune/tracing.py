@@ -71,7 +71,7 @@ def trace(
             fuse_channel_shuffles(graph.graph)
             unpack_projections(graph)
         labelled = label_graph(captured, free_outputs, training)
-        space = build_space(labelled, roles_of_atoms(captured, labelled))
+        space = build_space(captured, labelled, roles_of_atoms(captured, labelled))
         space = replace(space, branches=find_branches(captured, labelled, space), aliases=captured.aliases)
         network = Network(model, captured, labelled, space)
     if captured.batch_fixed:

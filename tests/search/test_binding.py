@@ -26,7 +26,7 @@ def said(budget, model=None, **constraints):
     [
         ({"ignore": ["2"], "min_keep": 2}, "What binds is ignore '2': without it"),
         ({"only": ["0"]}, "What binds is only=['0'], which leaves 1 of 3 groups to shrink: without it"),
-        ({"ratios": {"2": 0.9, "0": 0.5}}, "What binds is the ratio 0.9 of '2': without it"),
+        ({"ratios": {"2": 0.9, "0": 0.5}}, "What binds is the ratio 0.9 of '2' or the ratio 0.5 of '0': without"),
         ({"min_keep": 12}, "What binds is min_keep=12: without it"),
         ({"round_to": 8, "ignore": []}, "What binds is round_to=8: without it"),
         (

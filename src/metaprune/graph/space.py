@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from torch import fx
 
+from metaprune.graph.call import bound_arguments
+from metaprune.graph.captured import Captured
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.roles import ATTENTION_ROLES, HIDDEN, ROLES, STREAM
 from metaprune.values import ChannelGroup, LockedDim, Member, Space
@@ -17,11 +20,12 @@ from metaprune.values import ChannelGroup, LockedDim, Member, Space
 _LEAF = re.compile(r"\.(weight|bias|running_mean|running_var|in_proj_weight|in_proj_bias|(weight|bias)_[ih]h_l\d+\w*)$")
 
 
-def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
+def build_space(captured: Captured, labelled: Labelled, roles: np.ndarray) -> Space:
     """Groups in the order of their first parameter; what is locked is listed with its reason.
 
     roles: int [atoms], index into `ROLES`.
     """
+    read = _read_dims(captured, labelled)
     atoms = labelled.atoms
     uses: list[tuple[str, int, np.ndarray]] = []  # (parameter, dim, final label)
     locked: list[LockedDim] = []
@@ -48,8 +52,25 @@ def build_space(labelled: Labelled, roles: np.ndarray) -> Space:
     for i, (_, _, label) in reversed(list(enumerate(uses))):
         first_use[label[label >= 0]] = i
     ordered = sorted(classes.values(), key=lambda c: (first_use[c[0]], c[0]))
-    groups = _groups(ordered, uses, roles, labelled)
+    groups = _groups(ordered, uses, roles, labelled, read)
     return Space(tuple(groups), tuple(locked), atoms.over_merged)
+
+
+def _read_dims(captured: Captured, labelled: Labelled) -> set[tuple[str, int]]:
+    """Parameter dimensions that every use sums over: the layer reads these channels, another one makes them."""
+    uses: dict[str, list[set[int]]] = defaultdict(list)
+    for node in captured.graph.nodes:
+        fact = labelled.facts.get(node.name)
+        summed: dict[str, set[int]] = defaultdict(set)
+        bound = bound_arguments(node) if fact is not None and fact.consumed else {}
+        for c in fact.consumed if fact is not None else ():
+            argument = bound[c.argument] if c.position is None else bound[c.argument][c.position]
+            if isinstance(argument, fx.Node):
+                summed[argument.name].add(c.dim % argument.meta["val"].dim())
+        for argument in node.all_input_nodes:
+            if argument.name in captured.sources:
+                uses[captured.sources[argument.name]].append(summed[argument.name])
+    return {(name, dim) for name, dims in uses.items() for dim in set.intersection(*dims)}
 
 
 def _alike(labelled: Labelled) -> Iterator[np.ndarray]:
@@ -96,7 +117,9 @@ def _least_widths(labelled: Labelled, owner: np.ndarray, count: int) -> np.ndarr
     return least
 
 
-def _groups(classes: list[list[int]], uses: list, roles: np.ndarray, labelled: Labelled) -> list[ChannelGroup]:
+def _groups(
+    classes: list[list[int]], uses: list, roles: np.ndarray, labelled: Labelled, read: set[tuple[str, int]]
+) -> list[ChannelGroup]:
     n = len(roles)
     owner = np.full(n + 1, -1, dtype=np.int64)  # the padding -1 reads the last entry
     position = np.zeros(n + 1, dtype=np.int64)
@@ -111,7 +134,8 @@ def _groups(classes: list[list[int]], uses: list, roles: np.ndarray, labelled: L
         if contents not in grids:
             grids[contents] = list(_grids(label, owner, position, classes))
         for g, grid in grids[contents]:
-            members[g].append(Member(name, dim, grid))
+            side = "reads" if (name, dim) in read else "makes" if len(labelled.parameters[name]) > 1 else "follows"
+            members[g].append(Member(name, dim, grid, side))
     taken: dict[str, int] = {}
     groups = []
     for atoms, where, kept in zip(classes, members, least.tolist(), strict=True):

@@ -123,6 +123,6 @@ def _without_ratios(constraints: Constraints, network: Network) -> Constraints:
     """What the first round has brought to its ratio stays as it is: a ratio is of the full width."""
     if not constraints.ratios:
         return constraints
-    done = network.space.match(tuple(constraints.ratios), "ratio pattern")
+    done = network.space.match(tuple(constraints.ratios), "ratio")
     names = tuple(network.space.groups[g].name for g in sorted(done))
     return replace(constraints, ratios={}, ignore=(*constraints.ignore, *names))

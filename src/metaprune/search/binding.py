@@ -94,7 +94,7 @@ def _knobs(space: Space, c: Constraints, frozen: frozenset[int]) -> Iterator[_Kn
         if not pattern.startswith("="):
             yield _Knob(f"whole {pattern!r}", replace(c, whole=(*c.whole[:i], *c.whole[i + 1 :])), frozen)
     if c.only:
-        left = len(space.match(c.only, "only pattern"))
+        left = len(space.match(c.only, "only"))
         text = f"only={list(c.only)}, which leaves {left} of {len(space)} groups to shrink"
         yield _Knob(text, replace(c, only=()), frozen)
     for pattern, ratio in c.ratios.items():
@@ -119,11 +119,11 @@ def _rules(c: Constraints, frozen: frozenset[int]) -> Iterator[_Knob]:
 
 def _held(space: Space, c: Constraints, tie: Sequence[str], frozen: frozenset[int]) -> str:
     """Name a group of the tie that stays whole, and so holds the others; empty where none does."""
-    members = space.match(tie, "tie pattern")
-    reasons = {f"ignore {p!r}": space.match([p], "ignore pattern") for p in c.ignore}
-    reasons |= {f"whole {p!r}": space.match([p], "whole pattern") for p in c.whole}
+    members = space.match(tie, "tie")
+    reasons = {f"ignore {p!r}": space.match([p], "ignore") for p in c.ignore}
+    reasons |= {f"whole {p!r}": space.match([p], "whole") for p in c.whole}
     if c.only:
-        reasons["only"] = set(range(len(space))) - space.match(c.only, "only pattern")
+        reasons["only"] = set(range(len(space))) - space.match(c.only, "only")
     reasons["the method"] = set(frozen)
     for reason, held in reasons.items():
         if both := sorted(members & held):

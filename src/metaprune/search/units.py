@@ -34,14 +34,14 @@ def units_of(space: Space, constraints: Constraints, frozen: set[int] | None = N
     Raises:
         PlanError: a pattern of the constraints matches nothing.
     """
-    fixed = fixed_groups(space, constraints, frozen) | space.match(constraints.whole, "whole pattern")
+    fixed = fixed_groups(space, constraints, frozen) | space.match(constraints.whole, "whole")
     ties = _tied(space, constraints)
     least = np.maximum(space.least, min_keep(space, constraints))
     units = [Unit(np.array(tie), _levels(space, tie, constraints.round_to, least[tie])) for tie in ties]
     full = [fixed.intersection(u.groups.tolist()) for u in units]
     units = [Unit(u.groups, u.levels[-1:]) if f else u for u, f in zip(units, full, strict=True)]
     for pattern, ratio in constraints.ratios.items():
-        wanted = space.match([pattern], "ratio pattern") - fixed
+        wanted = space.match([pattern], "ratio") - fixed
         for i, unit in enumerate(units):
             if wanted.intersection(unit.groups.tolist()):
                 nearest = np.abs(unit.ratios() - ratio).argmin()
@@ -58,7 +58,7 @@ def branch_units(space: Space, constraints: Constraints, frozen: set[int] | None
     Raises:
         PlanError: a pattern of the constraints matches nothing.
     """
-    stay = fixed_groups(space, constraints, frozen) | space.match(tuple(constraints.ratios), "ratio pattern")
+    stay = fixed_groups(space, constraints, frozen) | space.match(tuple(constraints.ratios), "ratio")
     stay |= set(np.flatnonzero(min_keep(space, constraints) > 0).tolist())
     free = (np.array(groups) for groups in space.branch_groups if stay.isdisjoint(groups))
     units = [Unit(groups, np.stack([0 * space.widths[groups], space.widths[groups]])) for groups in free]
@@ -75,7 +75,7 @@ def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
         return np.full(len(space), constraints.min_keep, dtype=np.int64)
     least = np.ones(len(space), dtype=np.int64)
     for pattern, count in reversed(list(constraints.min_keep.items())):  # the first that matches holds
-        named = list(space.match([pattern], "min_keep pattern"))
+        named = list(space.match([pattern], "min_keep"))
         least[named] = count
         taken = min(space.least[named], default=0)
         alone = len(named) < len(space) and all(space.groups[g].role == "experts" for g in named)
@@ -86,9 +86,9 @@ def min_keep(space: Space, constraints: Constraints) -> np.ndarray:
 
 def fixed_groups(space: Space, constraints: Constraints, frozen: set[int] | None = None) -> set[int]:
     """Groups that stay as they are: those that `ignore` names or `only` does not, and `frozen`."""
-    fixed = space.match(constraints.ignore, "ignore pattern") | (frozen or set())
+    fixed = space.match(constraints.ignore, "ignore") | (frozen or set())
     if constraints.only:
-        fixed |= set(range(len(space))) - space.match(constraints.only, "only pattern")
+        fixed |= set(range(len(space))) - space.match(constraints.only, "only")
     return fixed
 
 
@@ -115,7 +115,7 @@ def _tied(space: Space, constraints: Constraints) -> list[list[int]]:
         return g
 
     for patterns in constraints.ties:
-        members = sorted(space.match(patterns, "tie pattern"))
+        members = sorted(space.match(patterns, "tie"))
         for g in members[1:]:
             a, b = sorted((find(members[0]), find(g)))
             leader[b] = a

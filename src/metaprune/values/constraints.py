@@ -24,7 +24,8 @@ class Constraints:
         first that matches, else 1. Where it is 0 for all groups of a branch, that may be dropped whole. A group that a
         `topk` chooses from keeps what that takes, whatever is less.
     ignore: glob patterns of groups, modules or parameters that are left as they are, inputs included.
-    only: glob patterns of what may shrink; everything else is left as it is. Empty: everything may.
+    only: glob patterns of what may shrink; everything else is left as it is. Empty: everything may. Of a layer it is
+        what the layer makes, not what it reads; likewise in `ratios`, `ties` and `min_keep`.
     ratios: glob pattern -> keep ratio in (0, 1] that the matching groups get, whatever the scores say about width.
     ties: tuples of glob patterns; all groups that one tuple matches keep one and the same ratio.
     whole: glob patterns of what keeps all its channels, or, where its branch may be dropped, none.

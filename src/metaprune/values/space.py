@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -17,11 +18,15 @@ from metaprune.values.constraints import Constraints
 
 @dataclass(frozen=True)
 class Member:
-    """Where a group lives in one parameter: `rows[i]` are the indices of dimension `dim` that channel i is part of."""
+    """Where a group lives in one parameter: `rows[i]` are the indices of dimension `dim` that channel i is part of.
+
+    side: a matrix or kernel `makes` the channels or `reads` them (sums over them); biases and norms `follow`.
+    """
 
     parameter: str
     dim: int
     rows: np.ndarray  # int64 [width, multiplicity]
+    side: Literal["makes", "reads", "follows"] = "makes"
 
 
 @dataclass(frozen=True)
@@ -41,19 +46,36 @@ class ChannelGroup:
     role: str = "hidden"
     least: int = 1
 
-    def matches(self, pattern: str, aliases: Mapping[str, str] | None = None) -> bool:
+    def matches(self, pattern: str, aliases: Mapping[str, str] | None = None, readers: bool = True) -> bool:
         """Tell whether a glob pattern names this group, one of its parameters, a module that holds one, or LAYER:ROLE.
 
         `=NAME` is the group of exactly that name. aliases: other name of a tied parameter -> its name in `members`.
+        readers: without, layers that only read the channels do not count. A stream is made by all that add to it, so a
+            pattern has to be its name or match them all: `*mlp*` names what an MLP has inside.
         """
-        if pattern.startswith("="):
-            return self.name == pattern[1:]
-        names = {self.name, f"{self.name.partition(':')[0]}:{self.role}"}
-        parameters = {member.parameter for member in self.members}
-        for parameter in (*parameters, *(other for other, name in (aliases or {}).items() if name in parameters)):
-            parts = parameter.split(".")
-            names |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
-        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+        if pattern.startswith("=") or pattern == self.name:
+            return pattern.removeprefix("=") == self.name
+        if ":" in pattern and fnmatch.fnmatchcase(f"{self.name.partition(':')[0]}:{self.role}", pattern):
+            return True
+        members = self.members if readers else self._makers()
+        hits = [_is_named(member.parameter, pattern, aliases or {}) for member in members]
+        if self.role == "stream" and not readers:
+            return all(hits)
+        return any(hits) or fnmatch.fnmatchcase(self.name, pattern)
+
+    def _makers(self) -> list[Member]:
+        """Matrices and kernels that make the channels of a stream, all that does not only read them elsewhere."""
+        sides = {"makes"} if self.role == "stream" else {"makes", "follows"}
+        return [m for m in self.members if m.side in sides] or list(self.members)
+
+
+def _is_named(parameter: str, pattern: str, aliases: Mapping[str, str]) -> bool:
+    """Tell whether a glob names a parameter, another name it is tied to, or a module that holds it."""
+    for name in (parameter, *(other for other, tied in aliases.items() if tied == parameter)):
+        parts = name.split(".")
+        if any(fnmatch.fnmatchcase(".".join(parts[:i]), pattern) for i in range(1, len(parts) + 1)):
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -192,24 +214,36 @@ class Space:
         """Groups of one channel: dropping it would remove the whole path, so it stays."""
         return tuple(g for g in self.groups if g.width == 1)
 
-    def match(self, patterns: Sequence[str], what: str = "pattern") -> set[int]:
+    def match(self, patterns: Sequence[str], kind: str = "ignore") -> set[int]:
         """Indices of the groups that any pattern names; NAME:branch names all groups of a branch.
+
+        kind: the constraint that the patterns are of. What protects (`ignore`, `whole`) names readers of channels as
+            well; all others name the layers that make them (`ChannelGroup.matches`).
 
         Raises:
             PlanError: a pattern that matches nothing, with the closest name.
         """
+        readers = kind in ("ignore", "whole")
         indices: set[int] = set()
         names = list(dict.fromkeys(n for g in self.groups for n in (g.name, *(m.parameter for m in g.members))))
         modules = list(dict.fromkeys(".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 2)))
         locked = {d.parameter for d in self.locked}
         locked |= {other for other, name in self.aliases.items() if name in locked}
         for pattern in patterns:
-            hits = {i for i, g in enumerate(self.groups) if g.matches(pattern, self.aliases)}
+            hits = {i for i, g in enumerate(self.groups) if g.matches(pattern, self.aliases, readers)}
             whole = (groups for b, groups in zip(self.branches, self.branch_groups, strict=True) if b.matches(pattern))
             hits.update(*whole)
+            if not hits and (touched := [g.name for g in self.groups if g.matches(pattern, self.aliases)]):
+                some = ", ".join(touched[:3]) + (f" and {len(touched) - 3} more" if len(touched) > 3 else "")
+                raise PlanError(
+                    f"{kind} pattern {pattern!r} names no layer that makes a group by itself, only what reads or "
+                    f"adds to {some}: name that"
+                )
             if not hits and not any(fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".") for n in locked):
                 near = closest(pattern, modules)
-                raise PlanError(f"{what} {pattern!r} matches no group, module or parameter.{near} See net.explain()")
+                raise PlanError(
+                    f"{kind} pattern {pattern!r} matches no group, module or parameter.{near} See net.explain()"
+                )
             indices |= hits
         return indices
 
@@ -228,7 +262,7 @@ class Space:
             "min_keep": tuple(constraints.min_keep) if isinstance(constraints.min_keep, Mapping) else (),
         }
         return {
-            f"{kind} {pattern}": [self.groups[i].name for i in sorted(self.match([pattern], f"{kind} pattern"))]
+            f"{kind} {pattern}": [self.groups[i].name for i in sorted(self.match([pattern], kind))]
             for kind, patterns in kinds.items()
             for pattern in patterns
         }
