@@ -46,6 +46,7 @@ from pruningnet_tables import (  # noqa: E402
     rank_table,
     screening_table,
     speed_table,
+    tuned_rank_table,
 )
 from score_tables import families_table, networks_table, rules_table  # noqa: E402
 from score_tables import zoo_table as score_zoo_table  # noqa: E402
@@ -133,6 +134,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-budgets": partial(budgets_table, MOBILENET),
     "pruningnet-budgets-resnet": partial(budgets_table, RESNET),
     "pruningnet-glyphs": partial(budgets_table, GLYPHS),
+    "pruningnet-rank-glyphs": partial(rank_table, GLYPHS),
+    "pruningnet-tuned-glyphs": partial(tuned_rank_table, GLYPHS),
     "pruningnet-rank": partial(rank_table, MOBILENET),
     "pruningnet-rank-resnet": partial(rank_table, RESNET),
     "pruningnet-cost": partial(cost_table, MOBILENET),

@@ -56,7 +56,8 @@ def rank_table(study: Path) -> str:
     """Spearman correlation between the score of a structure and its accuracy when trained from scratch."""
     if not study.exists():
         return NO_RESULTS
-    rows = json.loads(study.read_text())["rows"]
+    report = json.loads(study.read_text())
+    rows, share = report["rows"], 100 * report["config"].get("rank_share", 0.3)
     seeds: dict[int, dict[int, float]] = defaultdict(dict)  # structure -> seed of its training -> accuracy
     macs: dict[int, float] = {}
     scores: dict[tuple[str, str], dict[int, dict[int, dict[str, float]]]] = defaultdict(lambda: defaultdict(dict))
@@ -69,23 +70,16 @@ def rank_table(study: Path) -> str:
             scores[backend, recalibrated][int(seed)][int(i)] = row
     trained = {i: statistics.mean(by.values()) for i, by in seeds.items()}
     order = sorted(trained)
-    half = [i for i in order if i >= 10]  # these all cost 30% of the MACs
+    half = [i for i in order if i >= 10]  # these all cost the same
     times = min(len(seeds[i]) for i in half)
     lines = [
         f"| back-end | all {len(order)} structures: accuracy | likelihood "
-        f"| the {len(half)} at 30% of the MACs: accuracy | likelihood | all, accuracy, without recalibration |",
+        f"| the {len(half)} at {share:g}% of the MACs: accuracy | likelihood | all, accuracy, without recalibration |",
         "|---|---|---|---|---|---|",
     ]
 
     def rho(fits: list[dict[int, float]], among: list[int], truth: dict[int, float] = trained) -> str:
-        """Mean over PruningNets, lowest to highest."""
-        pairs = [[(by[i], truth[i]) for i in among if i in by] for by in fits]
-        found = [spearman(*np.array(p).T) if np.ptp([s for s, _ in p]) else None for p in pairs if len(p) >= 5]
-        known = [f for f in found if f is not None]
-        if not known:
-            return "all scores equal" if found else ""
-        spread = f" ({min(known):.2f} to {max(known):.2f}; {len(known)})" if len(known) > 1 else ""
-        return f"{statistics.mean(known):.2f}{spread}"
+        return _correlation(fits, among, truth)
 
     for backend in dict.fromkeys(b for b, _ in scores):
         fits, without = list(scores[backend, "bn"].values()), list(scores[backend, "no bn"].values())
@@ -101,10 +95,56 @@ def rank_table(study: Path) -> str:
             for s in sorted(seeds[half[0]])
         ]
         lines.append(f"| training itself, one seed against the mean of the others | | | {', '.join(again)} | | |")
-    said = f", those at 30% of the MACs with {times} seeds each" if times > 1 else ""
+    said = f", those at {share:g}% of the MACs with {times} seeds each" if times > 1 else ""
     return "\n".join(lines) + (
         f"\n\nEvery structure trained from scratch{said}; the test accuracies of the {len(half)} lie within "
         f"{100 * _range(trained, half):.1f} points. Several PruningNets: mean (lowest to highest; number)."
+    )
+
+
+def _correlation(fits: list[dict[int, float]], among: list[int], truth: dict[int, float]) -> str:
+    """Spearman correlation with the truth, mean over PruningNets, lowest to highest."""
+    pairs = [[(by[i], truth[i]) for i in among if i in by] for by in fits]
+    found = [spearman(*np.array(p).T) if np.ptp([s for s, _ in p]) else None for p in pairs if len(p) >= 5]
+    known = [f for f in found if f is not None]
+    if not known:
+        return "all scores equal" if found else ""
+    spread = f" ({min(known):.2f} to {max(known):.2f}; {len(known)})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
+
+
+def tuned_rank_table(study: Path) -> str:
+    """Spearman correlation of scores with what a structure gives when the *trained* network is cut to it."""
+    report = json.loads(study.read_text())
+    tuned: dict[str, dict[int, float]] = defaultdict(dict)  # right after the cut, fine-tuned
+    scores: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+    for key, row in report["rows"].items():
+        if key.startswith("rank/tuned/"):
+            i, seed = map(int, key.split("/")[2:])
+            if seed == 0:
+                tuned["cut"][i], tuned["accuracy"][i] = row["cut"], row["accuracy"]
+        if key.startswith("rank/score/") and key.split("/")[3] == "bn" and key.endswith("/0"):
+            _, _, backend, _, i, _ = key.split("/")
+            scores[backend][int(i)] = row
+    if not tuned:
+        return NO_RESULTS
+    order = sorted(tuned["cut"])
+    half, share = [i for i in order if i >= 10], 100 * report["config"]["rank_share"]
+    lines = [
+        f"| score by | right after the cut: all {len(order)} | the {len(half)} at {share:g}% of the MACs "
+        f"| after one pass of fine-tuning: all {len(order)} | the {len(half)} at {share:g}% |",
+        "|---|---|---|---|---|",
+    ]
+    for backend, by in scores.items():
+        for name, values in (
+            ("accuracy", {i: r["score"] for i, r in by.items()}),
+            ("likelihood", {i: -r["loss"] for i, r in by.items()}),
+        ):
+            cells = [_correlation([values], among, tuned[t]) for t in ("cut", "accuracy") for among in (order, half)]
+            lines.append(f"| {backend}, {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + (
+        "\n\nThe trained network is cut to each structure, channels in the closed form's order, and solved by least "
+        f"squares. Fine-tuned, the {len(half)} lie within {100 * _range(tuned['accuracy'], half):.1f} points."
     )
 
 

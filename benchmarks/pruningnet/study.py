@@ -201,6 +201,7 @@ class Study:
                 "fit": vars_of(self.case.fit),
                 "evolution": vars_of(EVOLUTION),
                 "grid": self.case.grid,
+                "rank_share": self.case.rank_share,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "threads": torch.get_num_threads(),
