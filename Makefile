@@ -6,7 +6,7 @@ RECIPE := recipes/resnet8_fashion_mnist_magnitude_macs50.toml
 LEARNED := examples/learned/glyphs.toml
 FOUND := runs/demo-learned
 
-.PHONY: demo demo-learned test check docs docs-serve clean
+.PHONY: demo demo-learned test test-thorough check docs docs-serve clean
 
 demo: .venv/demo.stamp
 	$(BIN)/metaprune data get fashion-mnist
@@ -23,6 +23,10 @@ demo-learned: .venv/demo.stamp
 test: .venv/dev.stamp
 	$(BIN)/metaprune data get digits
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-thorough: .venv/dev.stamp
+	$(BIN)/metaprune data get digits
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m ""
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

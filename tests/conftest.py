@@ -1,5 +1,9 @@
 """One thread, no real torchvision operators needed, and the same hypothesis examples in every run."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
+
 import torch
 from hypothesis import HealthCheck, settings
 

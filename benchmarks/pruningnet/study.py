@@ -218,8 +218,8 @@ class Study:
         return mp.trace(model, torch.zeros(2, *self.case.shape))
 
     def method(self, backend: str, searcher: str = "evolution", score: Any = "metric") -> PruningNet:
+        fitted = {} if backend == "closed-form" else {"train": self.case.fit}
         return PruningNet(
-            train=self.case.fit,
             grid=self.case.grid,
             sub_validation=SUB_VALIDATION,
             calibration=CALIBRATION,
@@ -228,6 +228,7 @@ class Study:
             score=score,
             search=SearchConfig(searcher=searcher, evolution=EVOLUTION),
             **BACKENDS[backend],
+            **fitted,
         )
 
     def session(self, backend: str, seed: int, searcher: str = "evolution", score: str = "metric") -> Any:

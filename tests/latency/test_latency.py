@@ -322,6 +322,8 @@ def test_a_poor_table_says_so(table):
 
 def test_a_measurement_says_how_far_it_is():
     network, said = trace(create("zoo:resnet8"), torch.zeros(2, 1, 28, 28)), []
-    build_table(network, (torch.zeros(1, 1, 28, 28),), samples=30, repeats=1, structures=2, progress=said.append)
+    build_table(
+        network, (torch.zeros(1, 1, 28, 28),), points=2, samples=30, repeats=1, structures=2, progress=said.append
+    )
     assert any(re.fullmatch(r"\d+ of 40 structures; about \d+ s left", line) for line in said)
     assert "40 of 40 structures" in said and "4 of 4 structures" in said

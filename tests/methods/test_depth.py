@@ -101,7 +101,8 @@ def test_recipes_and_records_hold_patterns():
 
 
 METHODS = [("magnitude", {}), ("taylor", {"batches": 1, "steps": 2}), ("uniform", {}), ("random", {})]
-METHODS += [("magnitude", {"allocate": "sensitivity"}), ("gates", {"steps": 2, "batch_size": 32})]
+METHODS += [pytest.param("magnitude", {"allocate": "sensitivity"}, marks=pytest.mark.thorough)]
+METHODS += [("gates", {"steps": 2, "batch_size": 32})]
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)

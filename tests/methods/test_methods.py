@@ -124,6 +124,7 @@ class TestOBS(MethodSuite):
 
 
 @ATTENTION
+@pytest.mark.thorough
 class TestOBSSteps(MethodSuite):
     method, options = "obs", {"samples": 32, "steps": 2, "scope": "isomorphic"}
 
@@ -180,7 +181,7 @@ QUICK_NET = {
 class Searched(MethodSuite):
     """Structures of a grid: what is left of a budget is within the tolerance of the search."""
 
-    method = "pruningnet"
+    method, fits = "pruningnet", True
 
     def assert_nothing_more_fits(self, task, plan, bounds):
         cost = task.network.cost(plan)
@@ -195,6 +196,7 @@ class TestPruningNetGenerated(Searched):
     options: ClassVar = {**QUICK_NET, "weights": "generated"}
 
 
+@pytest.mark.thorough
 class TestPruningNetSandwich(Searched):
     options: ClassVar = {**QUICK_NET, "sampling": "sandwich", "distil": True}
     kinds = ("cnn",)
@@ -212,12 +214,14 @@ QUICK_STAMP = {
 
 @pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
 class TestStamp(MethodSuite):
+    fits = True
     method, options = "stamp", QUICK_STAMP
 
 
 @pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
+@pytest.mark.thorough
 class TestStampPrior(MethodSuite):
-    method = "stamp"
+    method, fits = "stamp", True
     options: ClassVar = {
         **QUICK_STAMP,
         "prior": "beta_bernoulli",
@@ -230,8 +234,9 @@ class TestStampPrior(MethodSuite):
 
 @pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
 class TestStampFilter(MaskedSuite):
-    method = "stamp"
+    method, fits = "stamp", True
     options: ClassVar = {**QUICK_STAMP, "variant": "filter"}
+    kinds = ("cnn",)
 
 
 QUICK_METAGRAPH = {
@@ -246,18 +251,21 @@ class TestMetaGraphRule(MethodSuite):
     method = "metagraph"
 
 
+@pytest.mark.thorough
 class TestMetaGraphRuleSensitivity(MethodSuite):
     method, options, kinds = "metagraph", {"allocate": "sensitivity"}, ("cnn",)
 
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
 class TestMetaGraph(MethodSuite):
+    fits = True
     method, options = "metagraph", QUICK_METAGRAPH
 
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+@pytest.mark.thorough
 class TestMetaGraphTuned(MethodSuite):
-    method = "metagraph"
+    method, fits = "metagraph", True
     options: ClassVar = {
         **QUICK_METAGRAPH,
         "initial": 0.9,
@@ -284,12 +292,15 @@ class TestWeightsNM(MaskedSuite):
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
 class TestMetaGraphUnstructured(MaskedSuite):
+    fits = True
     method, options = "metagraph", {**QUICK_METAGRAPH, "pattern": "unstructured"}
     kinds = ("cnn",)
 
 
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
+@pytest.mark.thorough
 class TestMetaGraphNM(MaskedSuite):
+    fits = True
     method, options = "metagraph", {**QUICK_METAGRAPH, "pattern": "1:4", "strength": 0.5}
     kinds, fixed = ("cnn",), True
 

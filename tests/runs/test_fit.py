@@ -320,6 +320,7 @@ def test_one_metanetwork_prunes_other_networks(tmp_path, capsys):
     assert "holds a metagraph" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:no state of the metanetwork did better")
 def test_one_fit_from_networks_of_several_depths(tmp_path):
     from metaprune.runs.run import run

@@ -123,7 +123,7 @@ def start_two(script, folder, weights, **environment):
             child.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_end_with_the_same_weights(script, tmp_path):
     start_two(script, tmp_path / "run", tmp_path / "two.st")
     first, second = load_file(tmp_path / "two.st0"), load_file(tmp_path / "two.st1")

@@ -238,7 +238,7 @@ def test_a_run_killed_in_recovery_continues_to_the_same_end(patterns, tmp_path):
         f'device = "cpu"\nmodel = {{ spec = "zoo:resnet8", options = {{ widths = [8, 16, 32] }} }}\n'
         f'data = {{ spec = "npz:{patterns}" }}\ntrain = {{ epochs = 1, batch_size = 64 }}\n'
         'budget = { macs = "50%" }\n'
-        'recover = { kind = "distil", train = { epochs = 12, batch_size = 64 } }\nlatency = { repeats = 0 }\n'
+        'recover = { kind = "distil", train = { epochs = 6, batch_size = 64 } }\nlatency = { repeats = 0 }\n'
     )
     command = [sys.executable, "-m", "metaprune.cli.main", "prune", str(recipe), "--quiet", "--run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -236,7 +236,7 @@ def worker(storage, tests):
     return subprocess.Popen([sys.executable, "-c", code, storage], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.thorough)])
 def test_killed_workers_leave_no_hole(network, tmp_path, kind):
     """Two processes, one killed with SIGKILL in the middle; the sequence is that of one uninterrupted process."""
     storage = f"sqlite:///{tmp_path / 's.db'}" if kind == "sqlite" else f"journal:{tmp_path / 's.log'}"

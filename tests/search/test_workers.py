@@ -147,7 +147,7 @@ def test_after_a_minute_a_line_says_who_is_waited_for(clock, caplog):
 # ---------------------------------------------------------------------------------------------------- killed
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_worker_killed_at_any_stage_leaves_no_hole(tmp_path, monkeypatch, stage, kind):
     """It stays a zombie of this process, as in a container whose first process does not reap."""

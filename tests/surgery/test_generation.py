@@ -51,8 +51,13 @@ def test_a_cut_model_generates_with_its_cache_what_it_computes_without(family):
     assert len(cached.unique()) > 1
 
 
+PADDED = ("llama", "falcon", "bloom", "bart")  # rotary, many queries, ALiBi, an encoder
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "whisper"])
+@pytest.mark.parametrize(
+    "family", [f if f in PADDED else pytest.param(f, marks=pytest.mark.thorough) for f in FAMILIES if f != "whisper"]
+)
 def test_padding_changes_nothing_after_a_cut(family):
     """Each row of a padded batch gets the tokens that it gets alone; so do kernels that repeat heads themselves."""
     model = cut_at_random(family).model
@@ -79,7 +84,7 @@ def test_numbers_of_layers_are_no_widths():
     assert [(a.layer_idx, a.head_dim, a.num_key_value_groups) for a in attentions] == [(i, 4, 1) for i in range(3)]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", ["llama", *(pytest.param(f, marks=pytest.mark.thorough) for f in ("gpt2", "t5"))])
 @pytest.mark.parametrize("asked", [{}, {"use_cache": True}, {"use_cache": False}])
 def test_a_cache_may_be_asked_for_or_not_when_tracing_and_when_calling(family, asked, tmp_path):
     inputs = example(family)

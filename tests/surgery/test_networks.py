@@ -5,9 +5,18 @@ from sample_networks import LARGE, ONCE, SHARED_NETWORKS, SMALL, build
 
 from metaprune.testing import TOYS, assert_cut_equals_mask, toy
 
-SLOW = {
-    *("tv_densenet121", "tv_swin", "tv_convnext", "tv_googlenet", "tv_efficientnet", "tv_regnet", "tv_shufflenet"),
-    *("timm_ghostnet", "timm_levit", "timm_mobilevit", "resnet110", "vit_b16"),
+THOROUGH = {
+    *(
+        "tv_swin",
+        "tv_googlenet",
+        "tv_efficientnet",
+        "tv_regnet",
+        "tv_densenet121",
+        "vgg19_bn",
+        "resnet56_B",
+        "resnet50",
+    ),
+    *("timm_ghostnet", "timm_mobilevit", "resnet110", "bert", "tv_mobilenet_v2"),
 }
 # forward code that derives one width from another cannot run at free widths; all others keep the user's class
 GRAPH_ONLY = {"tv_vit", "timm_vit", "tv_shufflenet", "tv_swin", "timm_mobilevit"}
@@ -17,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def named(names):
-    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in names]
+    return [pytest.param(n, marks=pytest.mark.thorough) if n in THOROUGH else n for n in names]
 
 
 @pytest.mark.parametrize("name", named([*SMALL, *LARGE, *SHARED_NETWORKS]))

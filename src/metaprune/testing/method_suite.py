@@ -26,7 +26,8 @@ from metaprune.data import Data, TensorSplit
 from metaprune.methods import create_method, method_class
 from metaprune.models import create
 from metaprune.network import Network
-from metaprune.protocol.method import Method, PruneTask
+from metaprune.protocol.artifact import Artifact
+from metaprune.protocol.method import LearnedMethod, Method, PruneTask
 from metaprune.runs.prune import prune
 from metaprune.surgery import cut
 from metaprune.testing.oracles import assert_untouched, perturb
@@ -90,6 +91,7 @@ class MethodSuite:
     kinds: ClassVar[tuple[str, ...]] = ("cnn", "transformer")
     metric: ClassVar[str] = "macs"  # that the method can meet a budget of
     shares: ClassVar[tuple[str, ...]] = ("80%", "50%", "30%")  # of it, the middle one wherever one is enough
+    fits: ClassVar[bool] = False  # a `LearnedMethod` that is fitted once per network, for all budgets
 
     def budget(self) -> Budget:
         return Budget.parse({self.metric: self.shares[1]})
@@ -100,12 +102,23 @@ class MethodSuite:
         """Traced once per class; methods must not change them."""
         cls.networks = {k: trace(small_network(k), torch.zeros(2, 1, 28, 28)) for k in cls.kinds}
         cls.data = small_data()
+        cls.artifacts = {}
 
+    artifacts: ClassVar[dict[str, Artifact]]
     networks: ClassVar[dict[str, Network]]
     data: ClassVar[Data]
 
     def make(self) -> Method:
         return create_method(self.method, self.options)
+
+    def fitted(self, kind: str) -> Method:
+        """Return the method with what it learned on one of the networks, where it learns."""
+        method = self.make()
+        if not self.fits or not isinstance(method, LearnedMethod):
+            return method
+        if kind not in self.artifacts:
+            self.artifacts[kind] = method.fit([self.task(kind)], Rng(0))
+        return method.restore(self.artifacts[kind])
 
     def task(self, kind: str = "cnn", **constraints: Any) -> PruneTask:
         return PruneTask(self.networks[kind], self.data, Constraints(**constraints), batch_size=32)
@@ -134,7 +147,7 @@ class MethodSuite:
     def test_meets_the_budget_with_little_left_over(self, budget: dict[str, str]) -> None:
         for kind in self.kinds:
             task, parsed = self.task(kind), Budget.parse(budget)
-            plan = self.make().propose(task, parsed, Rng(0)).plan
+            plan = self.fitted(kind).propose(task, parsed, Rng(0)).plan
             plan.check(task.network.space)
             cost, bounds = task.network.cost(plan), parsed.bounds(task.network.cost())
             assert all(cost[m] <= b for m, b in bounds.items())
@@ -153,7 +166,7 @@ class MethodSuite:
         for kind in self.kinds:
             task = self.task(kind)
             with pytest.raises(InfeasibleBudgetError, match="smallest reachable") as caught:
-                self.make().propose(task, Budget(macs=1), Rng(0))
+                self.fitted(kind).propose(task, Budget(macs=1), Rng(0))
             assert 1 < caught.value.smallest["macs"] < task.network.cost().macs
 
     def test_a_full_budget_changes_nothing_and_warns(self) -> None:
@@ -228,7 +241,7 @@ class MethodSuite:
     def test_the_cut_network_runs_and_keeps_its_output(self) -> None:
         for kind in self.kinds:
             task = self.task(kind)
-            proposal = self.make().propose(task, self.budget(), Rng(0))
+            proposal = self.fitted(kind).propose(task, self.budget(), Rng(0))
             pruned = cut(task.network, proposal.plan, weights=proposal.weights, masks=proposal.masks)
             assert pruned.error is not None
             assert pruned.error <= 1e-9
@@ -238,7 +251,9 @@ class MethodSuite:
 
     def test_tighter_budgets_cost_less(self) -> None:
         task = self.task(self.kinds[0])
-        proposals = [self.make().propose(task, Budget.parse({self.metric: b}), Rng(0)) for b in self.shares]
+        proposals = [
+            self.fitted(self.kinds[0]).propose(task, Budget.parse({self.metric: b}), Rng(0)) for b in self.shares
+        ]
         costs = [task.network.cost(p.plan, masks=p.masks)[self.metric] for p in proposals]
         assert costs == sorted(costs, reverse=True)
 
@@ -259,7 +274,7 @@ class MaskedSuite(MethodSuite):
     def test_meets_the_budget_with_little_left_over(self, budget: dict[str, str]) -> None:
         for kind in self.kinds:
             task, parsed = self.task(kind), Budget.parse(budget)
-            proposal = self.make().propose(task, parsed, Rng(0))
+            proposal = self.fitted(kind).propose(task, parsed, Rng(0))
             assert not proposal.plan.keep
             cost = task.network.cost(proposal.plan, masks=proposal.masks)
             bound = parsed.bounds(task.network.cost())["nonzero"]

@@ -131,8 +131,8 @@ def test_other_methods_have_no_section(record):
 
 
 def paths(part: Any, *place: str | int) -> list[tuple[str | int, ...]]:
-    """The places of all parts, nested ones too."""
-    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    """The places of all parts, nested ones too; of a list the first."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part[:1]) if isinstance(part, list) else ()
     return [p for key, value in inner for p in ((*place, key), *paths(value, *place, key))]
 
 

@@ -246,7 +246,7 @@ def test_kept_cost_falls_with_strength():
     assert kept[0] > kept[1] > kept[2]
 
 
-@pytest.mark.parametrize("outer", ["reptile", "fomaml"])
+@pytest.mark.parametrize("outer", ["reptile", pytest.param("fomaml", marks=pytest.mark.thorough)])
 def test_a_killed_meta_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch, outer):
     net, data = network(), small_data()
     method = dataclasses.replace(QUICK, meta=dataclasses.replace(QUICK.meta, outer=outer))

@@ -168,7 +168,7 @@ def test_hooks_go_and_zeros_stay_when_training_fails():
 
 
 @pytest.mark.parametrize("kind", ["none", "bn", "finetune", "distil", "scratch"])
-@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("form", ["module", pytest.param("graph", marks=pytest.mark.thorough)])
 def test_what_is_masked_is_zero_after_recovery_and_in_the_archive(kind, form, tmp_path):
     model = small_network("cnn") if form == "graph" else mlp()
     with assert_untouched(model):
