@@ -38,6 +38,7 @@ from metagraph_tables import masks_table as metagraph_masks_table  # noqa: E402
 from metagraph_tables import speed_table as metagraph_speed_table  # noqa: E402
 from outside_tables import outside_rest_table, outside_table  # noqa: E402
 from pruningnet_tables import (  # noqa: E402
+    BRIEF_GLYPHS,
     GLYPHS,
     MOBILENET,
     RESNET,
@@ -50,7 +51,17 @@ from pruningnet_tables import (  # noqa: E402
 )
 from score_tables import families_table, networks_table, rules_table  # noqa: E402
 from score_tables import zoo_table as score_zoo_table  # noqa: E402
-from stamp_tables import RANGE, choices_table, curve_table, fits_table, masks_table, peers_table, targets_table  # noqa: E402
+from stamp_tables import (  # noqa: E402  # noqa: E402
+    RANGE,
+    choices_table,
+    curve_table,
+    domains_headroom_table,
+    domains_table,
+    fits_table,
+    masks_table,
+    peers_table,
+    targets_table,
+)
 from stamp_tables import cost_table as stamp_cost_table  # noqa: E402
 from stamp_tables import speed_table as stamp_speed_table  # noqa: E402
 
@@ -134,8 +145,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruningnet-budgets": partial(budgets_table, MOBILENET),
     "pruningnet-budgets-resnet": partial(budgets_table, RESNET),
     "pruningnet-glyphs": partial(budgets_table, GLYPHS),
-    "pruningnet-rank-glyphs": partial(rank_table, GLYPHS),
-    "pruningnet-tuned-glyphs": partial(tuned_rank_table, GLYPHS),
+    "pruningnet-glyphs-brief": partial(budgets_table, BRIEF_GLYPHS),
+    "pruningnet-rank-glyphs": partial(rank_table, BRIEF_GLYPHS),
+    "pruningnet-tuned-glyphs": partial(tuned_rank_table, BRIEF_GLYPHS),
     "pruningnet-rank": partial(rank_table, MOBILENET),
     "pruningnet-rank-resnet": partial(rank_table, RESNET),
     "pruningnet-cost": partial(cost_table, MOBILENET),
@@ -154,6 +166,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "stamp-choices": choices_table,
     "stamp-cost": stamp_cost_table,
     "stamp-speed": stamp_speed_table,
+    "stamp-domains": domains_table,
+    "stamp-headroom": domains_headroom_table,
     "metagraph-score-zoo": score_zoo_table,
     "metagraph-score-families": families_table,
     "metagraph-score-networks": networks_table,

@@ -14,8 +14,8 @@ from metaprune.latency.build import spearman
 HERE = Path(__file__).parent
 
 
-MOBILENET, RESNET, GLYPHS, SPEED = (
-    HERE / f"{name}.json" for name in ("mobilenet_fashion", "resnet_cifar10", "glyphs", "speed")
+MOBILENET, RESNET, GLYPHS, BRIEF_GLYPHS, SPEED = (
+    HERE / f"{name}.json" for name in ("mobilenet_fashion", "resnet_cifar10", "glyphs", "glyphs_5_epochs", "speed")
 )
 NO_RESULTS = "No results yet."
 ELSE = {s: f"{s} (shared, sandwich, distil)" for s in ("random search", "greedy slimming")}  # their back-end

@@ -14,6 +14,7 @@ from typing import Any
 HERE = Path(__file__).parent
 STUDY, SPEED = HERE / "resnet8.json", HERE / "speed.json"
 RANGE, OTHERS, CHOICES = (HERE / f"{name}.json" for name in ("resnet8_range", "other_fits", "choices"))
+DOMAINS, FULL = HERE / "domains.json", "full network, trained"
 NO_RESULTS = "No results yet."
 PRETRAINED = ("random, STAMP's widths, pretrained weights", "magnitude, STAMP's widths, pretrained weights")
 CURVE = ("STAMP", "STAMP, blend 0.5", *PRETRAINED, "magnitude, uniform widths", "train, Taylor, train")
@@ -274,4 +275,56 @@ def speed_table() -> str:
             of = "" if share is None else f"; {share:.2f}"
             cells.append(f"{row[kind]['ms']:.0f} ({row[kind]['time_ratio']:.2f}{of})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def domains_table() -> str:
+    """By target: test accuracy, CPU seconds and MACs of every way, mean over seeds."""
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for key, row in json.loads(DOMAINS.read_text())["rows"].items():
+        if not key.startswith("headroom/"):
+            label, target, share, _ = key.split("/")
+            found.setdefault((target, share, label), []).append(row)
+    labels = ("closed form", "closed form, trained", "train, Taylor, train")
+    lines = [
+        f"| target | parameters | {' | '.join(labels)} | full network, trained |",
+        "|---" * (len(labels) + 3) + "|",
+    ]
+    for target, share in dict.fromkeys((t, s) for t, s, _ in found if s != "1"):
+        cells = [_way(found.get((target, share, label), [])) for label in labels]
+        lines.append(
+            f"| {target} | {float(share):.0%} | {' | '.join(cells)} | {_way(found.get((target, '1', FULL), []))} |"
+        )
+    return (
+        "\n".join(lines)
+        + f"\n\nTest accuracy, {max(map(len, found.values()))} seed(s); CPU seconds; 10^9 MACs of training."
+    )
+
+
+def _way(rows: list[dict]) -> str:
+    if not rows:
+        return ""
+    accuracies = [100 * r["accuracy"] for r in rows]
+    spread = f" ({min(accuracies):.1f} to {max(accuracies):.1f})" if len(rows) > 1 else ""
+    spread = f"{statistics.mean(accuracies):.1f}{spread}"
+    seconds, macs = (statistics.mean(r[k] for r in rows) for k in ("cpu_s", "macs"))
+    return f"{spread}; {seconds:.1f} s; {macs / 1e9:.0f}"
+
+
+def domains_headroom_table() -> str:
+    """By domain and share: validation accuracy of masks without a step, and after 20 and 150."""
+    lines = [
+        "| domain | parameters | steps | own mask | mean of others' | pooled | magnitude | random |",
+        "|---" * 8 + "|",
+    ]
+    rows = json.loads(DOMAINS.read_text())["rows"]
+    for row in (row for key, row in rows.items() if key.startswith("headroom/")):
+        for domain, by in row["rows"].items():
+            others = [steps for mask, steps in by.items() if mask in row["rows"]]
+            for steps in by["own"]:
+                foreign = [o[steps] for o in others if steps in o]
+                cells = [by["own"][steps], statistics.mean(foreign) if foreign else None]
+                cells += [by[mask][steps] for mask in ("pooled", "magnitude", "random")]
+                shown = " | ".join("" if c is None else f"{100 * c:.1f}" for c in cells)
+                lines.append(f"| {domain.removeprefix('builtin:')} | {row['share']:.0%} | {steps} | {shown} |")
     return "\n".join(lines)

@@ -29,6 +29,7 @@ from metaprune.train.loop import train
 from metaprune.values import Budget, Plan
 
 IMAGES, JUDGED, BATCH = 300, 500, 50  # of a domain: to choose, solve and train with; validation samples that judge
+PER_CLASS = 8  # at least as many as these
 STEPS = (0, 20, 150)
 TUNE = TrainConfig(batch_size=BATCH, lr=0.03, augment=False)
 LEAST_GAIN = {"foreign": 0.05, "pooled": 0.03}  # accuracy at 20 steps, the least that a generator is worth
@@ -61,7 +62,7 @@ def measure(task: PruneTask, domains: Sequence[Data], share: float, metric: str,
 def few(data: Data, classes: int) -> Data:
     """Take a few samples of a domain to train with and to judge by, of the first `classes` classes."""
     draw, parts = Rng(0, ("headroom",)).numpy(), []
-    for split, count in ((data.train, IMAGES), (data.val, JUDGED)):
+    for split, count in ((data.train, max(IMAGES, PER_CLASS * min(classes, data.num_classes))), (data.val, JUDGED)):
         indexed: Any = split  # `Pool` has seen that it can be indexed
         chosen = np.flatnonzero(np.asarray(indexed.labels) < classes)
         parts.append(indexed.subset(draw.permutation(chosen)[:count]))
@@ -82,9 +83,13 @@ def masks_of(task: PruneTask, networks: Mapping[str, Network], data: Mapping[str
 
 
 def after_steps(network: Network, plan: Plan, data: Data, steps: Sequence[int], rng: Rng) -> dict[int, float]:
-    """Validation accuracy of the solved cut after some numbers of training steps, each from its own start."""
-    weights, found = solved(network, plan, data, rng.child("solve")), {}
+    """Validation accuracy: without a step of the solved cut; after steps of the pretrained weights that were trained.
+
+    Steps do not start from the solved weights: they fit the statistics of BatchNorm that the first step replaces.
+    """
+    pretrained, found = {n: t.detach() for n, t in network.tensors.items()}, {}
     for count in steps:
+        weights = pretrained if count else solved(network, plan, data, rng.child("solve"))
         model = cut(network, plan, weights=weights, verify=False).model
         if count:
             config = dataclasses.replace(TUNE, epochs=count / math.ceil(len(data.train) / BATCH))
