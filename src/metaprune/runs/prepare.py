@@ -13,11 +13,12 @@ from typing import Any, Literal
 from torch import nn
 
 from metaprune.calibration.config import COMPENSATIONS, Compensate
-from metaprune.core.errors import ConfigError, InfeasibleBudgetError, VerificationError
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError, SlowWidthsWarning, VerificationError
 from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
 from metaprune.data import Data
 from metaprune.latency import LatencyTable
+from metaprune.latency.block_advice import block_advice
 from metaprune.network import Network
 from metaprune.objective import Classification
 from metaprune.protocol.method import Method, PruneTask, completed, recovery_after, require_feasible
@@ -173,6 +174,8 @@ def prepare(
     if data is not None and recovery.kind in ("finetune", "distil", "scratch"):
         require_trainable(data, recovery.train, own_loss=recovery.kind == "distil")
     rules = _rules_of(network, constraints, form, seed)
+    if table is not None and (advice := block_advice(network, rules.applied_to(constraints), table["runtime"])):
+        warnings.warn(advice, SlowWidthsWarning, stacklevel=2)
     for pattern, names in network.space.named_by(constraints).items():
         log.info("%s: %d group%s, %s", pattern, len(names), "s"[: len(names) != 1], ", ".join(names[:8]))
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
