@@ -282,6 +282,8 @@ def test_verbs_on_a_run(patterns, tmp_path, capsys):
     assert (tmp_path / "run" / "model.pt2").exists()
     said = capsys.readouterr().out
     assert re.search(r"PyTorch: dense [\d.]+ ms, pruned [\d.]+ ms, [\d.]+ times as fast \(batch 3, \d+ thread", said)
+    assert main(["export", str(tmp_path / "run"), "--batch", "3"]) == 2
+    assert "give --time, too" in capsys.readouterr().err
     (tmp_path / "run" / "config.json").unlink()
     assert main(["export", str(tmp_path / "run"), "--format", "pt2", "--time"]) == 2
     assert "holds no dense network" in capsys.readouterr().err
