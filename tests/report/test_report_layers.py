@@ -84,21 +84,26 @@ def beside(folder, name, **changes):
 
 
 def test_runs_beside_are_those_of_the_same_model_and_data(tmp_path):
+    record = full() | {"constraints": {"ignore": [], "round_to": 1}}
     here = beside(tmp_path, "a")
-    assert neighbours(full(), here) is None
-    beside(tmp_path, "b", method="taylor", seed=3, recover={"kind": "bn"})
+    assert neighbours(record, here) is None
+    rest = {"constraints": {"ignore": [], "round_to": 8}, "recover": {"kind": "bn"}}
+    beside(tmp_path, "b", method="taylor", seed=3, **rest)
     beside(tmp_path, "other-model", model="zoo:vgg")
     beside(tmp_path, "other-data", data="builtin:digits")
     beside(tmp_path, "odd", cost=[1], quality="none")
     (beside(tmp_path, "broken") / "record.json").write_text("{")
     (tmp_path / "empty").mkdir()
-    table = neighbours(full(), here)
+    table = neighbours(record, here)
     assert table.header == ("run", "method", "budget", "MACs", "left", "Accuracy")
     assert table.rows == [
         ("a (this run)", "magnitude", "macs=50%", "20.20 M", "49.8%", "90.80%"),
         ("b", "taylor", "macs=50%", "20.20 M", "49.8%", "90.80%"),
     ]
-    assert table.differences == ['these runs differ in recover: null and {"kind": "bn"}']
+    assert table.differences == [
+        'these runs differ in recover: null and {"kind": "bn"}',
+        'these runs differ in constraints: {"round_to": 1} and {"round_to": 8}',
+    ]
     assert neighbours(minimal() | {"model": None}, here) is None
 
 
