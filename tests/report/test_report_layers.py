@@ -105,6 +105,10 @@ def test_runs_beside_are_those_of_the_same_model_and_data(tmp_path):
         'these runs differ in constraints: {"round_to": 1} and {"round_to": 8}',
     ]
     assert neighbours(minimal() | {"model": None}, here) is None
+    for name in ("a", "b"):
+        path = tmp_path / name / "record.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"quality": None}))
+    assert neighbours(record | {"quality": None}, here).header[-1] == "left"
 
 
 def test_the_page_of_a_run_shows_them(tmp_path):

@@ -41,7 +41,8 @@ def neighbours(record: Record, folder: Path) -> Neighbours | None:
     rows = [run_row(of, label, name) for of, label, name in zip(records, labels_of(records), names, strict=True)]
     metric, cost = metric_of(record), next(iter(record.get("budget") or {}), "macs")
     header = ("run", "method", "budget", cost_noun(cost), "left", metric.label)
-    return Neighbours(header, [_cells(row, cost, metric) for row in rows], differences(records))
+    columns = 5 if all(row.final is None for row in rows) else 6  # runs without data have no quality
+    return Neighbours(header[:columns], [_cells(row, cost, metric)[:columns] for row in rows], differences(records))
 
 
 def _records_beside(folder: Path) -> list[Path]:
