@@ -218,6 +218,10 @@ class TestStamp(MethodSuite):
     method, options = "stamp", QUICK_STAMP
 
 
+class TestStampStatistics(MethodSuite):
+    method, options, kinds = "stamp", {"adapt_steps": 0}, ("cnn",)
+
+
 @pytest.mark.filterwarnings("ignore:the mask generator gives every data set")
 @pytest.mark.thorough
 class TestStampPrior(MethodSuite):

@@ -47,7 +47,8 @@ def load_data(
             integer `labels`, or `train_images`, `train_labels`, `test_...`, `val_...`, or `train_jpeg`,
             `train_offsets`, `train_labels`, ...; `text:FOLDER_OR_FILE`, documents that are files of a folder,
             lines of a .jsonl or paragraphs of a file; `hf:NAME_OR_DIR` with images and labels, or with text;
-            `python:module:function`, which returns anything `as_data` accepts.
+            `python:module:function`, which returns anything `as_data` accepts; `join:SPEC+SPEC`, several data sets
+            of images as one, the labels of each after those of the ones before.
         seed: which training samples `limit` keeps.
         limit: number of training samples, in the classes' shares.
         image_size: pixels of both sides; default: as they are.

@@ -32,6 +32,7 @@ DATA_SCHEMES = Registry(
         "npz": "metaprune.data.load:NPZ",
         "text": "metaprune.data.load:TEXT",
         "hf": "metaprune.data.load:HF",
+        "join": "metaprune.data.joined:JOIN",
         "python": "metaprune.data.load:PYTHON",
     },
 )

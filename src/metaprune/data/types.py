@@ -30,6 +30,7 @@ class Data:
         objective: classification where there are classes, if none is given; None where the labels do not say what they
             mean, and the user has not.
         carved: the splits that were cut out of the training part, since the source gives none.
+        domains: the data sets that these are joined of (`join:SPEC+SPEC`), each with labels of its own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Data:
     digest: str
     objective: Objective | None = None
     carved: tuple[str, ...] = ()
+    domains: tuple[Data, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)

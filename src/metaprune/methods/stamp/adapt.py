@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from metaprune.core.strict import from_dict
 from metaprune.methods.stamp.method import Stamp
 from metaprune.protocol.artifact import Artifact
 from metaprune.runs.config import DataConfig, MethodConfig
@@ -29,6 +30,8 @@ def adapt(
 ) -> tuple[dict[str, Any], Path]:
     """Adapt a fitted STAMP to another data set: freeze the mask, cut, train the small network, save, report.
 
+    With adapt_steps = 0 nothing is trained unless the overrides name a recovery (see `closed_form`).
+
     Images are brought to the channels and, unless `data.image_size` says otherwise, the size of the reference data.
 
     Returns:
@@ -48,6 +51,8 @@ def adapt(
     if len(shape) == 3:
         data = dataclasses.replace(data, channels=data.channels or shape[0], image_size=data.image_size or shape[1])
     recover = config.recover
+    if from_dict(Stamp, options, Stamp.name).reads_statistics and "recover.kind" not in (overrides or {}):
+        recover = dataclasses.replace(recover, kind="none")
     if options.get("variant") == "structure" and recover.kind != "scratch":
         recover = dataclasses.replace(recover, kind="scratch")
     model = dataclasses.replace(config.model, weights=str(folder / "dense.safetensors"), new_head=True)

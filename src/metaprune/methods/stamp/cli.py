@@ -23,7 +23,8 @@ class Adapt:
     budget: str
     """Upper bounds, as params=25% or macs=30%; nonzero=25% of one fitted with variant = "filter"."""
     steps: int | None = None
-    """Gradient steps before the mask is frozen; by default the recipe's (20)."""
+    """Gradient steps before the mask is frozen; by default the recipe's (20). 0: channels by statistics of the data,
+    weights by least squares, head by ridge regression, and no training: seconds."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Any other key of the recipe, as recover.train.epochs=20; may be repeated."""
     out: Annotated[Path | None, tyro.conf.arg(name="run")] = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Encoder = Literal["attention", "mean", "classes"]
 Freeze = Literal["budget", "threshold"]
+Mask = Literal["auto", "generator", "statistics"]
 Outer = Literal["reptile", "fomaml"]
 Precision = Literal["no", "bf16"]
 Prior = Literal["none", "beta_bernoulli"]
@@ -122,8 +123,13 @@ class StampConfig(MethodOptions):
     """Let the generator see the set's embedding."""
     use_activations: bool = field(default=True, metadata=BY_FIT)
     """Let the generator see the set's pooled activations."""
+    headroom: bool = field(default=True, metadata=BY_FIT)
+    """Measure before meta-training whether masks of a domain's own gain anything, where there are several domains."""
     adapt_steps: int = 20
-    """Gradient steps on the target before the mask is frozen; 0 is allowed."""
+    """Gradient steps on the target before the mask is frozen."""
+    mask: Mask = "auto"
+    """generator: what was learned decides; statistics: per-sample Taylor on the target, weights by least squares, head
+    by ridge regression, no gradient step and no meta-training; auto: statistics where adapt_steps = 0."""
     blend: float = 0.5
     """Share of the meta-trained weights, beside the pretrained ones', in those that adaptation starts from."""
     sets: int = 4
@@ -142,6 +148,7 @@ class StampConfig(MethodOptions):
         require_choice("stamp.prior", self.prior, ("none", "beta_bernoulli"))
         require_choice("stamp.encoder", self.encoder, ("attention", "mean", "classes"))
         require_choice("stamp.freeze", self.freeze, ("budget", "threshold"))
+        require_choice("stamp.mask", self.mask, get_args(Mask))
         require_choice("stamp.variant", self.variant, ("weights", "structure", "filter"))
         if self.variant == "filter":
             if self.metric not in ("params", "nonzero"):
@@ -163,6 +170,14 @@ class StampConfig(MethodOptions):
             raise ConfigError(
                 f"stamp.set_dim={self.set_dim} does not divide by stamp.heads={self.heads}: choose a multiple"
             )
+        if self.mask == "statistics" and self.variant == "filter":
+            raise ConfigError("stamp.mask='statistics' chooses channels: with variant='filter' leave it out")
         require_number("stamp.kl_weight", self.kl_weight, 0.0)
         if self.kl_weight and self.prior == "none":
             raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
+
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether channels are chosen by statistics of the target, without what was learned."""
+        chosen = "statistics" if self.mask == "auto" and not self.adapt_steps else self.mask
+        return chosen == "statistics" and self.variant != "filter"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,9 +30,11 @@ from metaprune.cost.soft import SoftCost
 from metaprune.data import load_data
 from metaprune.methods.gating.training import Price, TrainableTensors, asked_share, gradient_steps, sgd
 from metaprune.methods.stamp.channels import Channels
+from metaprune.methods.stamp.closed_form import from_statistics
 from metaprune.methods.stamp.config import HEAD_LR, StampConfig
 from metaprune.methods.stamp.episodes import Pool
 from metaprune.methods.stamp.generator import MaskGenerator
+from metaprune.methods.stamp.headroom import measure
 from metaprune.methods.stamp.learner import Learner
 from metaprune.methods.stamp.meta import MetaState, conditioning, fill_bank, meta_train, middle
 from metaprune.methods.stamp.pairs import Pairs
@@ -56,6 +59,10 @@ class Stamp(StampConfig, BaseMethod):
     def require_feasible(self, task: PruneTask, budget: Budget) -> None:
         """See `metaprune.protocol.method.require_feasible`; before a meta-training, of its data too."""
         self._form(task).slack(budget)
+        if self.reads_statistics:
+            Pool(task.require_data(self.name), task.network.device)
+            Head.of(task.network)
+            return
         if self.artifact is not None and self.fitted is None:
             self._as_fitted(task, Artifact.load(self.artifact, self.name))
         if self.artifact is None and self.fitted is None:
@@ -84,6 +91,7 @@ class Stamp(StampConfig, BaseMethod):
         device = task.network.device
         pools = self._pools(*tasks)
         data = [pool.data for pool in pools]
+        gain = self._headroom(task, pools, rng.child("headroom"))
         learner = self._learner(task, rng, task.network.tensors)
         fill_bank(learner, pools, self.meta, rng.child("bank"))
         heads = [learner.weights(task.network.tensors, len(p.classes)).head for p in pools]
@@ -120,6 +128,7 @@ class Stamp(StampConfig, BaseMethod):
             "options": self._fit_options(),
             "shape": list(data[0].input_shape),
             "conditioning": variety,
+            "headroom": gain,
             "history": rows.to_dict(),
             "macs": macs,
             "processes": processes.count,
@@ -134,7 +143,7 @@ class Stamp(StampConfig, BaseMethod):
     def _pools(self, *tasks: PruneTask) -> list[Pool]:
         """The tasks' data sets and the references. Raises DataError for one without classes to choose from."""
         data = [*(t.require_data(self.name) for t in tasks), *self._more(tasks[0])]
-        return [Pool(d, tasks[0].network.device) for d in data]
+        return [Pool(domain, tasks[0].network.device) for d in data for domain in (d.domains or (d,))]
 
     def _more(self, task: PruneTask) -> list[Any]:
         shape = task.require_data(self.name).input_shape
@@ -145,6 +154,15 @@ class Stamp(StampConfig, BaseMethod):
         if self.variant == "filter":  # an artifact that does not say is of channels
             options["variant"] = self.variant
         return plain(options)
+
+    def _headroom(self, task: PruneTask, pools: Sequence[Pool], rng: Rng) -> dict[str, Any] | None:
+        """What masks of a domain's own gain, see `headroom.measure`; warns where they gain nothing sure."""
+        if not self.headroom or len(pools) < 2 or self.variant == "filter":
+            return None
+        found = measure(task, [pool.data for pool in pools], middle(self.shares), self.metric, rng)
+        if not found["pays"]:
+            warnings.warn(found["verdict"], CollapseWarning, stacklevel=3)
+        return found
 
     def _conditioning(self, learner: Learner, pools: Sequence[Pool], rng: Rng) -> dict[str, Any]:
         """How alike masks are, see `meta.conditioning`; warns where they do not depend on the data set, and could."""
@@ -175,6 +193,15 @@ class Stamp(StampConfig, BaseMethod):
         pool = Pool(data, task.network.device)
         if slack:
             return Proposal(Plan())
+        if self.reads_statistics:
+            plan, new = from_statistics(task, budget, rng.child("statistics"))
+            figures = {
+                "kept": np.flatnonzero(np.concatenate(plan.masks(task.network.space))).tolist(),
+                "kept_macs": task.network.cost(plan).macs / task.network.cost().macs,
+                "targets": self._targets(task),
+                "adaptation": [],
+            }
+            return Proposal(plan, None if self.variant == "structure" else new, details={"stamp": figures})
         artifact = self._artifact(task, rng)
         made = self._as_fitted(task, artifact)
         learner, weights = made._restored(task, artifact, data.num_classes)
