@@ -66,6 +66,7 @@ def test_plan_and_widths_agree(resnet):
         assert resnet.cost(plan) == resnet.cost(plan.widths(resnet.space))
         named = {g.name: int(w) for g, w in zip(resnet.space, plan.widths(resnet.space), strict=True)}
         assert resnet.cost(plan) == resnet.cost(named)
+        assert sum(resnet.cost_model().macs_by_node(resnet.survivors(plan)).values()) == resnet.cost(plan).macs
 
 
 def test_no_plan_is_full_width(resnet):
@@ -141,6 +142,7 @@ def test_products_of_one_group_with_itself_are_exact_by_plan():
     network = trace(Gram().eval(), torch.randn(2, 6))
     plan = Plan({"a": (0, 3, 5)})
     assert network.cost(plan).macs == 6 * 3 + 9 * 3
+    assert list(network.cost_model().macs_by_node(network.survivors(plan)).values()) == [6 * 3, 9 * 3]
     assert network.cost_model().inexact
     assert network.cost(plan.widths(network.space)).macs >= network.cost(plan).macs
 

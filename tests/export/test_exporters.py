@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from metaprune.core.errors import ConfigError, MissingDependencyError, UntraceableError, VerificationError
 from metaprune.export import exporters
 from metaprune.export.exporters import export_model
+from metaprune.export.timed import time_exports
 from metaprune.models import create
 from metaprune.surgery import cut
 from metaprune.tracing import trace
@@ -168,3 +170,22 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(MissingDependencyError, match=r"metaprune\[onnx\]"):
         export_model(nn.Linear(4, 4), (x,), {}, tmp_path / "m", format="onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_files_are_timed_in_turns_at_another_batch(format: Any, tmp_path: Path):
+    x = torch.randn(2, 8)
+    dense, small = (nn.Sequential(nn.Linear(8, n), nn.Linear(n, 3)) for n in (64, 8))
+    made = [export_model(m, (x,), {}, tmp_path / f"{i}", format=format) for i, m in enumerate((dense, small))]
+    seen: list[tuple[int, int]] = []
+    told = [
+        replace(e, run=lambda a, k, i=i, e=e: (seen.append((i, len(a[0]))), e.run(a, k))) for i, e in enumerate(made)
+    ]
+    times = time_exports(told, (x,), batch=5, repeats=4)
+    assert seen == [(0, 5), (1, 5)] * 7  # three runs each do not count
+    assert all(t["median"] > 0 and (t["batch"], t["repeats"]) == (5, 4) for t in times)
+    assert time_exports(made, (x,), repeats=1)[0]["batch"] == 2
+    with pytest.raises(ConfigError, match="batch=0"):
+        time_exports(made, (x,), batch=0)
+    with pytest.raises(ConfigError, match="batch size of the example only, 2"):
+        time_exports([replace(made[0], dynamic_batch=False)], (x,), batch=3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -277,8 +278,15 @@ def test_verbs_on_a_run(patterns, tmp_path, capsys):
     assert main(["report", str(tmp_path / "run")]) == 0
     assert "MACs" in capsys.readouterr().out
     assert (tmp_path / "run" / "report.html").exists()
-    assert main(["export", str(tmp_path / "run"), "--format", "pt2"]) == 0
+    assert main(["export", str(tmp_path / "run"), "--format", "pt2", "--time", "--batch", "3", "--repeats", "2"]) == 0
     assert (tmp_path / "run" / "model.pt2").exists()
+    said = capsys.readouterr().out
+    assert re.search(r"PyTorch: dense [\d.]+ ms, pruned [\d.]+ ms, [\d.]+ times as fast \(batch 3, \d+ thread", said)
+    assert main(["export", str(tmp_path / "run"), "--batch", "3"]) == 2
+    assert "give --time, too" in capsys.readouterr().err
+    (tmp_path / "run" / "config.json").unlink()
+    assert main(["export", str(tmp_path / "run"), "--format", "pt2", "--time"]) == 2
+    assert "holds no dense network" in capsys.readouterr().err
 
 
 def test_inspect_and_models(capsys):

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Latency:
-    """Measure how long a model takes on this machine at any widths, so that latency_ms can be a budget."""
+    """Measure how long a model takes on this machine at any widths, so that latency_ms can be a budget.
+
+    Stopped, it goes on with the same command from what was measured, which lies beside the table until that is there.
+    """
 
     model: tyro.conf.Positional[str]
     """zoo:NAME, builtin:NAME, timm:NAME_OR_DIR, torchvision:NAME, hf:NAME_OR_DIR or python:module:function."""
@@ -57,7 +60,9 @@ class Latency:
             raise ConfigError(f"--out {self.out} is no JSON file: give a name such as latency.json")
         inputs, network = traced(self.model, self.option, self.weights, self.input_shape, self.device, self.seed)
         self._require_free(network)
-        out = console()
+        out, so_far = console(), self.out.with_suffix(".part.json")
+        if so_far.exists():
+            out.print(f"going on from {so_far}", soft_wrap=True)
         table = build_table(
             network,
             *inputs.batch_of(self.batch),
@@ -69,8 +74,10 @@ class Latency:
             clock=self.clock,
             rng=Rng(self.seed).child("latency"),
             progress=lambda text: out.print(text, soft_wrap=True),
+            keep=so_far,
         )
         table.save(self.out)
+        so_far.unlink(missing_ok=True)
         error, between = table.info["error"], table.info["interpolation"]
         for line in (
             f"full network, by the table: {table.info['full_ms']:.3f} ms  "

@@ -164,6 +164,14 @@ class FixedBatchWarning(UserWarning):
     """
 
 
+class SlowWidthsWarning(UserWarning):
+    """Widths that the constraints allow take longer than wider ones would.
+
+    Cause: Kernels run in blocks of channels, by the latency table or by what is known of its runtime.
+    Fix: Set `round_to=8`, in recipes `constraints.round_to = 8`.
+    """
+
+
 class CollapseWarning(UserWarning):
     """What was learned gives the same answer to different questions.
 

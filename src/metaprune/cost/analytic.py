@@ -112,10 +112,18 @@ class CostModel:
 
     def of_survivors(self, alive: Survivors, masked: int = 0) -> Cost:
         """Exact cost of one concrete set of survivors, of which `masked` single weights are held at zero."""
+        return _of_one(self._of_alive(alive, masked))
+
+    def macs_by_node(self, alive: Survivors) -> dict[str, int]:
+        """Count the MACs of every node of the graph that has any, exactly; they add up to those of `of_survivors`."""
+        figures = self._of_alive(alive)
+        return {name: int(figures.total(terms)[0]) for name, terms in self.terms.node_macs.items()}
+
+    def _of_alive(self, alive: Survivors, masked: int = 0) -> ExactFigures:
         widths = alive.widths(self.space)[None]
         counted = [alive.count(s.label) if isinstance(s, Size) else s.at(widths)[0] for s in self.terms.sizes]
         sizes = np.array(counted, dtype=np.int64).reshape(-1, 1)
-        return _of_one(ExactFigures(self.terms, sizes, widths, self.predict_ms, masked))
+        return ExactFigures(self.terms, sizes, widths, self.predict_ms, masked)
 
     def metric(self, name: str, widths: np.ndarray) -> np.ndarray:
         """Compute one metric of int64 [candidates, groups]: what a search asks for, without the cost of the others."""

@@ -47,6 +47,7 @@ class CostTerms:
     full: full widths, int64 [groups].
     sizes: the sizes that terms multiply; a switch for what is there only where a branch is, or is not.
     macs, params, active_params, weight_bytes: sums of terms.
+    node_macs: MACs of every node of the graph that has any, by its name; `macs` is their sum.
     parameters: elements of every parameter by name; `params` is their sum.
     activations, steps: tensors that are alive between steps 0 and `steps`.
     inexact: dimensions whose size is no polynomial of the widths (two channels of one group in one index). Their cost
@@ -59,6 +60,7 @@ class CostTerms:
     params: tuple[Term, ...]
     active_params: tuple[Term, ...]
     weight_bytes: tuple[Term, ...]
+    node_macs: Mapping[str, tuple[Term, ...]]
     parameters: Mapping[str, Term]
     activations: tuple[Activation, ...]
     steps: int
@@ -85,16 +87,19 @@ class _Builder:
 
     def build(self) -> CostTerms:
         facts = self._labelled.facts.items()
-        macs = _merged(self._term(t, branch=self._branch_of.get(name)) for name, f in facts for t in f.macs)
+        node_macs = {
+            name: tuple(self._term(t, branch=self._branch_of.get(name)) for t in f.macs) for name, f in facts if f.macs
+        }
         parameters, active, weight_bytes = self._weights()
         activations, steps = self._liveness()
         return CostTerms(
             self._space.widths,
             tuple(self._sizes),
-            macs,
+            _merged(term for terms in node_macs.values() for term in terms),
             _merged(parameters.values()),
             _merged({**parameters, **active}.values()),
             weight_bytes,
+            node_macs,
             parameters,
             activations,
             steps,

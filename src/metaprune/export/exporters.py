@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -40,6 +40,7 @@ class ExportReport:
         entry.
     bytes: size on disk, external weights included.
     dynamic_batch: any batch size runs; False where the model itself fixes it to that of the example.
+    run: (args, kwargs) -> outputs of the file, in the runtime that it was checked with, with the threads of torch.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class ExportReport:
     error: float
     bytes: int
     dynamic_batch: bool
+    run: Runner = field(repr=False, compare=False)
 
 
 def export_model(
@@ -93,7 +95,7 @@ def export_model(
         # external data first: a model file must never point at weights that are not there yet
         for file in sorted(folder.iterdir(), key=lambda file: file == draft):
             file.replace(path.parent / file.name)
-    return ExportReport(path, format, error, size, dynamic)
+    return ExportReport(path, format, error, size, dynamic, run)
 
 
 def _capture(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, bool]:

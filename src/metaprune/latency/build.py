@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,11 @@ from torch.utils import _pytree as pytree
 
 from metaprune.core.batches import batch_size
 from metaprune.core.errors import ConfigError
+from metaprune.core.files import digest_of
 from metaprune.core.modes import modes_restored
 from metaprune.core.rng import Rng
 from metaprune.latency.grid import BLOCKS, Grid, fit_grid
+from metaprune.latency.kept import Kept
 from metaprune.latency.runtimes import Timer, make_timer
 from metaprune.latency.segments import Segment, Sizes, axis_values, segments_of
 from metaprune.latency.table import LatencyTable
@@ -49,6 +50,7 @@ def build_table(
     constraints: Constraints | None = None,
     timer: Timer | None = None,
     progress: Progress | None = None,
+    keep: str | Path | None = None,
 ) -> LatencyTable:
     """Measure a latency table and its error.
 
@@ -63,20 +65,29 @@ def build_table(
         structures: random structures, others than those above, on which the table's error is measured.
         clock: `wall`, or `cpu`: processor time of the calling thread, for a CPU with one thread on a busy machine.
         constraints: which widths the structures may have.
-        timer: measures instead of `runtime` (see `runtimes.Timer`).
+        timer: measures instead of `runtime` (see `runtimes.Timer`); what it measures is not kept.
+        progress: is told how far it is.
+        keep: file that holds what was measured so far, so that a start after a kill goes on from there. It stays:
+            delete it once the table is saved.
 
     Raises:
-        ConfigError: unknown runtime, numbers below one, or nothing that can be pruned.
+        ConfigError: unknown runtime, numbers below one, nothing that can be pruned, or other settings in `keep`.
         MissingDependencyError, NotAvailableError: the runtime is not installed, or cannot run this network.
     """
-    say, rng, kwargs, begun = progress or (lambda _: None), rng or Rng(0), kwargs or {}, time.perf_counter()
-    _check_numbers(points=points, samples=samples, repeats=repeats, structures=structures)
-    units, batch = _shrinking(network, constraints or Constraints()), batch_size(args, kwargs) or 1
+    say, rng, kwargs = progress or (lambda _: None), rng or Rng(0), kwargs or {}
+    constraints = constraints or Constraints()
+    numbers = {"points": points, "samples": samples, "repeats": repeats, "structures": structures}
+    _check_numbers(**numbers)
+    units, batch = _shrinking(network, constraints), batch_size(args, kwargs) or 1
     segments, sizes = segments_of(network, batch)
+    circumstances = _circumstances(network, args, kwargs, runtime, batch)
+    settings = {**numbers, "warmup": warmup, "clock": clock, "constraints": str(constraints), "rng": str(rng)}
+    kept = Kept(keep, {**circumstances, **settings, **_identity(network, segments)})
     timing = Repeats(warmup, repeats or REPEATS, clock)
     if timer is None and repeats is None:
-        timing = dataclasses.replace(timing, repeats=_enough(network, args, kwargs, timing))
-    timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, timing, say)
+        count = kept.once("repeats", lambda: _enough(network, args, kwargs, timing))
+        timing = dataclasses.replace(timing, repeats=count)
+    timer = timer or make_timer(runtime, network, segments, sizes, args, kwargs, timing, kept, say)
     design = Design(network.space.widths, units, points if timer.few_widths else None, rng)
     count = samples or (3 * points if timer.few_widths else 24 * points)
     say(f"{len(segments)} segments, {len({s.key for s in segments})} tables; {count} structures to measure")
@@ -86,12 +97,18 @@ def build_table(
     table = LatencyTable(network.space.digest(), sizes, segments, grids)
     fitted, error = _end_to_end(table, timer, design, structures, say)
     table.info = {
-        **_circumstances(network, args, kwargs, runtime, batch),
+        **circumstances,
         "protocol": _protocol(timing, points, len(train), fitted),
         **_quality(table, network, held, both[len(train) :], error),
-        "seconds": time.perf_counter() - begun,
+        "seconds": kept.seconds,
     }
     return table
+
+
+def _identity(network: Network, segments: list[Segment]) -> dict[str, Any]:
+    """What is measured, for who goes on with it: the network by its groups and operators, and the threads."""
+    operators = digest_of([segment.key for segment in segments])
+    return {"network": network.space.digest(), "operators": operators, "threads": torch.get_num_threads()}
 
 
 def _quality(

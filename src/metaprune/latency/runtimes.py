@@ -9,7 +9,6 @@ alike; one structure is in every group, and times are scaled to one pace by it.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
@@ -19,8 +18,10 @@ import torch
 from torch import nn
 
 from metaprune.core.errors import ConfigError, closest
+from metaprune.core.files import digest_of
 from metaprune.core.imports import import_optional
 from metaprune.elastic.program import ProgramAtWidths, Step
+from metaprune.latency.kept import Kept
 from metaprune.latency.segments import Segment, Sizes, axis_values
 from metaprune.latency.standalone import compiled, onnx_session, segment_modules
 from metaprune.latency.timing import Call, Repeats, medians
@@ -56,9 +57,12 @@ def make_timer(
     args: tuple,
     kwargs: dict,
     repeats: Repeats,
+    kept: Kept,
     say: Callable[[str], None] = lambda _: None,
 ) -> Timer:
     """Make the timer of a runtime; `say` is told how far it is, and how long the rest takes.
+
+    What `kept` holds of an earlier start is not measured again.
 
     Raises:
         ConfigError: an unknown runtime or clock. MissingDependencyError: a runtime that is not installed.
@@ -77,8 +81,8 @@ def make_timer(
                 "the onnxruntime table is measured on the CPU: use device cpu, or runtime eager or compile"
             )
     if runtime == "eager":
-        return EagerTimer(network, segments, args, kwargs, repeats, say)
-    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, repeats, say)
+        return EagerTimer(network, segments, args, kwargs, repeats, kept, say)
+    return StandaloneTimer(runtime, network, segments, sizes, args, kwargs, repeats, kept, say)
 
 
 def plan_of(network: Network, widths: np.ndarray) -> Plan:
@@ -96,9 +100,10 @@ class _Timer:
         args: tuple,
         kwargs: dict,
         repeats: Repeats,
+        kept: Kept,
         say: Callable[[str], None] = lambda _: None,
     ):
-        self.say = say
+        self.kept, self.say = kept, say
         self.network, self.list, self.args, self.kwargs, self.repeats = network, segments, args, kwargs, repeats
         self._reference = np.maximum(network.space.widths // 2, 1)  # measured in every group
         self.segment_of = {name: s for s, segment in enumerate(segments) for name in segment.nodes}
@@ -107,21 +112,28 @@ class _Timer:
         milliseconds, pace = np.zeros((len(widths), 1)), _Pace()
         groups = self._groups(widths)
         reference = [self._prepare(self._module(self._reference))] if len(groups) > 1 else []
-        for rows in self._told(groups):
+
+        def measure(rows: np.ndarray) -> np.ndarray:
             calls = [self._prepare(self._module(widths[r])) for r in rows]
-            spent = np.array(medians([*reference, *calls], self.repeats, self.network.device))[:, None]
+            return np.array(medians([*reference, *calls], self.repeats, self.network.device))[:, None]
+
+        for rows, spent in self._by_group("whole", widths, groups, measure):
             pace.add(rows, spent[: len(reference)])
             milliseconds[rows] = spent[len(reference) :]
         return pace.corrected(milliseconds)[:, 0]
 
-    def _told(self, groups: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Go through groups of structures, and say after each how far it is."""
-        began, done, total = time.perf_counter(), 0, sum(map(len, groups))
+    def _by_group(
+        self, what: str, widths: np.ndarray, groups: Sequence[np.ndarray], measure: Callable[[np.ndarray], np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Measure structures in groups, but for what is kept; say after each how far it is. Yields (rows, measured)."""
+        began, done, total, new = time.perf_counter(), 0, len(widths), 0
         for rows in groups:
-            yield rows
+            name = f"{what} {digest_of(widths[rows].tolist())}"
+            new += 0 if name in self.kept else len(rows)
+            yield rows, np.array(self.kept.once(name, lambda rows=rows: measure(rows).tolist()))
             done += len(rows)
-            left = (time.perf_counter() - began) / done * (total - done)
-            self.say(f"{done} of {total} structures" + (f"; about {left:.0f} s left" if done < total else ""))
+            left = f"; about {(time.perf_counter() - began) / new * (total - done):.0f} s left" if new else ""
+            self.say(f"{done} of {total} structures" + (left if done < total else ""))
 
     def _module(self, widths: np.ndarray) -> nn.Module:
         alive = self.network.survivors(plan_of(self.network, widths))
@@ -143,21 +155,28 @@ class EagerTimer(_Timer):
 
     def segments(self, widths: np.ndarray) -> np.ndarray:
         milliseconds, pace = np.zeros((len(widths), len(self.list))), _Pace()
+        groups = self._groups(widths)
         with torch.inference_mode():
-            groups = self._groups(widths)
             reference = [self._program(self._reference)] if len(groups) > 1 else []
-            for rows in self._told(groups):
-                ready = [*reference, *(self._program(widths[r]) for r in rows)]
-                runs: list[list[np.ndarray]] = [[] for _ in ready]
-                for turn in range(self.repeats.warmup + self.repeats.repeats):
-                    for (program, tensors), seen in zip(ready, runs, strict=True):
-                        spent = self._run(program, tensors)
-                        if turn >= self.repeats.warmup:
-                            seen.append(spent)
-                spent = np.array([np.median(seen, axis=0) for seen in runs])
-                pace.add(rows, spent[: len(reference)])
-                milliseconds[rows] = spent[len(reference) :]
+
+        def measure(rows: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return self._medians([*reference, *(self._program(widths[r]) for r in rows)])
+
+        for rows, spent in self._by_group("segments", widths, groups, measure):
+            pace.add(rows, spent[: len(reference)])
+            milliseconds[rows] = spent[len(reference) :]
         return pace.corrected(milliseconds)
+
+    def _medians(self, ready: Sequence[tuple[ProgramAtWidths, dict[str, torch.Tensor]]]) -> np.ndarray:
+        """Milliseconds of every segment of structures that take turns, float64 [structures, segments]."""
+        runs: list[list[np.ndarray]] = [[] for _ in ready]
+        for turn in range(self.repeats.warmup + self.repeats.repeats):
+            for (program, tensors), seen in zip(ready, runs, strict=True):
+                spent = self._run(program, tensors)
+                if turn >= self.repeats.warmup:
+                    seen.append(spent)
+        return np.array([np.median(seen, axis=0) for seen in runs])
 
     def _program(self, widths: np.ndarray) -> tuple[ProgramAtWidths, dict[str, torch.Tensor]]:
         alive = self.network.survivors(plan_of(self.network, widths))
@@ -224,15 +243,20 @@ class StandaloneTimer(_Timer):
     def segments(self, widths: np.ndarray) -> np.ndarray:
         sizes = self.sizes.of(widths)
         milliseconds = np.zeros((len(widths), len(self.list)))
-        for (row,) in self._told(list(np.arange(len(widths))[:, None])):
-            wanted: dict[tuple, list[int]] = defaultdict(list)
-            for s, segment in enumerate(self.list):
-                values = (int(axis_values(axis, sizes)[row]) for axis in segment.axes)
-                wanted[(segment.key, *values)].append(s)
-            self._measure({key: places[0] for key, places in wanted.items() if key not in self._known}, widths[row])
-            for key, places in wanted.items():
-                milliseconds[row, places] = self._known[key]
+
+        def measure(rows: np.ndarray) -> np.ndarray:
+            wanted = self._wanted(sizes, rows[0])
+            self._measure({key: s for s, key in enumerate(wanted) if key not in self._known}, widths[rows[0]])
+            return np.array([[self._known[key] for key in wanted]])
+
+        for rows, spent in self._by_group("segments", widths, list(np.arange(len(widths))[:, None]), measure):
+            milliseconds[rows] = spent
+            self._known.update(zip(self._wanted(sizes, rows[0]), spent[0].tolist(), strict=True))
         return milliseconds
+
+    def _wanted(self, sizes: np.ndarray, row: int) -> list[tuple]:
+        """What says how long each segment takes in a structure: its key, and its sizes there."""
+        return [(s.key, *(int(axis_values(axis, sizes)[row]) for axis in s.axes)) for s in self.list]
 
     def _measure(self, wanted: dict[tuple, int], widths: np.ndarray) -> None:
         """Build and time segments at one structure."""

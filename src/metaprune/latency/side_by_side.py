@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -27,8 +27,14 @@ def latency_ms(
         for model in models:
             modes.enter_context(modes_restored(model))
             model.eval()
-        calls = [partial(model, *args, **kwargs) for model in models]
-        times = milliseconds_of(calls, Repeats(warmup, repeats), device).tolist()
+        return calls_ms([partial(model, *args, **kwargs) for model in models], device, warmup=warmup, repeats=repeats)
+
+
+def calls_ms(
+    calls: Sequence[Callable[[], Any]], device: torch.device, *, warmup: int = 3, repeats: int = 20
+) -> list[dict[str, Any]]:
+    """Milliseconds of each call, in turns: median, quartiles, repeats."""
+    times = milliseconds_of(calls, Repeats(warmup, repeats), device).tolist()
     return [
         {
             "median": statistics.median(ms),

@@ -133,10 +133,23 @@ def differences(records: Sequence[Record]) -> list[str]:
     """Say in what runs differ, beside method, budget and seed: each a line."""
     lines = []
     for key in SAME:
-        values = list(dict.fromkeys(json.dumps(record.get(key), sort_keys=True, default=str) for record in records))
+        values = _distinct(_differing_parts([record.get(key) for record in records]))
         if len(values) > 1:
             lines.append(f"these runs differ in {key}: {_shortened(values[0])} and {_shortened(values[1])}")
     return lines
+
+
+def _distinct(values: Sequence[object]) -> list[str]:
+    return list(dict.fromkeys(json.dumps(value, sort_keys=True, default=str) for value in values))
+
+
+def _differing_parts(values: Sequence[Any]) -> Sequence[Any]:
+    """Of tables, only the keys in which they differ."""
+    if not all(isinstance(value, Mapping) for value in values):
+        return values
+    keys = dict.fromkeys(key for value in values for key in value)
+    differing = [key for key in keys if len(_distinct([value.get(key) for value in values])) > 1]
+    return [{key: value.get(key) for key in differing} for value in values]
 
 
 def judged_by(records: Sequence[Record]) -> MetricView:

@@ -11,6 +11,8 @@ from typing import Any
 from metaprune.report import rows as data
 from metaprune.report.advice import next_steps, speed_advice
 from metaprune.report.latency_rows import latency_facts
+from metaprune.report.layer_rows import layer_rows
+from metaprune.report.neighbours import Neighbours, neighbours
 from metaprune.report.page import SCRIPT, drawn, rendered, write_html
 from metaprune.report.plots import figures, latency_figure
 from metaprune.report.section import Section, SectionFigure
@@ -24,7 +26,12 @@ _LATENCY_NOTE = (
 
 
 def render_report(
-    record: data.Record, sections: Sequence[Section] = (), *, plotly_file: str = "", folder: str = ""
+    record: data.Record,
+    sections: Sequence[Section] = (),
+    *,
+    plotly_file: str = "",
+    folder: str = "",
+    beside: Neighbours | None = None,
 ) -> str:
     """Render the page's text.
 
@@ -33,11 +40,12 @@ def render_report(
         sections: what the method tells of the run, see `metaprune.runs.sections`.
         plotly_file: name of the script that draws the figures; in the page unless given.
         folder: of the saved network, which the next steps name.
+        beside: runs to compare with.
     """
     drawings = [drawn(key, caption, figure) for key, caption, figure in figures(record)]
     section_parts = [_drawn_section(section) for section in (*sections, *_latency_section(record))]
     space = record.get("space") or {}
-    groups = data.group_rows(record)
+    groups, layers = data.group_rows(record), layer_rows(record)
     return rendered(
         "report.html.jinja",
         has_figures=bool(drawings) or any(section["rows"] for section in section_parts),
@@ -53,6 +61,9 @@ def render_report(
         masks_text=data.masks_text(record),
         figures=drawings,
         sections=section_parts,
+        beside=beside,
+        layers=layers,
+        layers_timed=any(row.ms for row in layers),
         groups=groups,
         groups_open=len(groups) <= _OPEN_GROUPS,
         locks=data.lock_rows(record),
@@ -84,8 +95,9 @@ def write_report(
     """
     path = Path(path)
     folder = str(path.parent) if (path.parent / "network.json").is_file() else ""
+    beside = neighbours(record, path.parent) if folder else None
     script = "" if self_contained else SCRIPT
-    return write_html(path, render_report(record, sections, plotly_file=script, folder=folder))
+    return write_html(path, render_report(record, sections, plotly_file=script, folder=folder, beside=beside))
 
 
 def _drawn_section(section: Section) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any, Literal
 from torch import nn
 
 from metaprune.calibration.config import COMPENSATIONS, Compensate
-from metaprune.core.errors import ConfigError, InfeasibleBudgetError, VerificationError
+from metaprune.core.errors import ConfigError, InfeasibleBudgetError, SlowWidthsWarning, VerificationError
 from metaprune.core.rng import Rng
 from metaprune.core.side_effects import copy_model
 from metaprune.data import Data
 from metaprune.latency import LatencyTable
+from metaprune.latency.block_advice import block_advice
 from metaprune.network import Network
 from metaprune.objective import Classification
 from metaprune.protocol.method import Method, PruneTask, completed, recovery_after, require_feasible
@@ -50,7 +51,7 @@ class Prepared:
         data: bound to the network, where its objective is label-free.
         recover: the recovery that follows, once the method had its say; `asked_recover` is what was given.
         own_loop: a recovery of the user's own, in the place of `recover`.
-        latency_table: what the table says of itself, for the record.
+        latency_table: whose milliseconds the network knows, or None.
     """
 
     network: Network
@@ -68,7 +69,7 @@ class Prepared:
     rounds: int
     free_outputs: bool | Sequence[str]
     batch_dim: int
-    latency_table: dict[str, Any] | None
+    latency_table: LatencyTable | None
     batch_size: int
     seed: int
     progress: bool
@@ -173,6 +174,8 @@ def prepare(
     if data is not None and recovery.kind in ("finetune", "distil", "scratch"):
         require_trainable(data, recovery.train, own_loss=recovery.kind == "distil")
     rules = _rules_of(network, constraints, form, seed)
+    if table is not None and (advice := block_advice(network, rules.applied_to(constraints), table.info["runtime"])):
+        warnings.warn(advice, SlowWidthsWarning, stacklevel=2)
     for pattern, names in network.space.named_by(constraints).items():
         log.info("%s: %d group%s, %s", pattern, len(names), "s"[: len(names) != 1], ", ".join(names[:8]))
     if recovery.kind == "scratch":  # what cannot be initialised shows now, not after a search
@@ -235,8 +238,8 @@ def _require_data(method: Method, data: Data | None, recovery: RecoverConfig, co
         )
 
 
-def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Network, dict[str, Any] | None]:
-    """Give the network the milliseconds of a latency table; return also what the table says of itself, for the record.
+def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Network, LatencyTable | None]:
+    """Give the network the milliseconds of a latency table; return also the table.
 
     Raises:
         ConfigError: no table, or one of another network.
@@ -247,4 +250,4 @@ def attach_latency_table(network: Network, path: str | Path | None) -> tuple[Net
     table.check(network)
     if table.warning is not None:
         warnings.warn(table.warning, stacklevel=2)
-    return network.with_latency(table.predict_ms), dict(table.info)
+    return network.with_latency(table.predict_ms), table

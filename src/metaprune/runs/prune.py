@@ -32,6 +32,7 @@ from metaprune.runs.auto import AUTO, resolved_method
 from metaprune.runs.compensation import compensated
 from metaprune.runs.folder import Phases
 from metaprune.runs.inputs import require_fit, require_traced
+from metaprune.runs.layers import layer_costs
 from metaprune.runs.prepare import Form, Prepared, RecoveryLoop, prepare
 from metaprune.runs.record import (
     OWN_LOOP,
@@ -316,7 +317,8 @@ def _record(prepared: Prepared, turns: Sequence[_Turn], phases: Phases) -> Recor
         recovery=total_effort([turn.effort for turn in turns]),
         compensation=None if last.compensation is None else last.compensation.to_dict(),
         method_details=dict(proposal.details),
-        latency_table=prepared.latency_table,
+        latency_table=None if prepared.latency_table is None else dict(prepared.latency_table.info),
+        layers=layer_costs(pruned, prepared.latency_table),
         module_rules=plain(prepared.rules) if prepared.rules != ModuleRules() else None,
         seconds=phases.seconds,
         splits=None if prepared.data is None else prepared.data.split_sizes(),

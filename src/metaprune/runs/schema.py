@@ -150,6 +150,8 @@ class Record:
     """What the method has to tell; differs from method to method."""
     latency_table: dict[str, Any] | None
     """Which table predicted the milliseconds, and its error."""
+    layers: list[dict[str, Any]] | None = None
+    """Of every layer its `name`, `macs` and, where a table is attached, `ms`: [before, after] each."""
     module_rules: dict[str, Any] | None
     """What was tied or left whole so that the model's own class runs."""
     seconds: dict[str, float]
@@ -195,7 +197,14 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return upgraded(record, str(path))
 
 
-_LATER: dict[str, Any] = {"splits": None, "warnings": [], "compensate": "none", "compensation": None, "rounds": 1}
+_LATER: dict[str, Any] = {
+    "splits": None,
+    "layers": None,
+    "warnings": [],
+    "compensate": "none",
+    "compensation": None,
+    "rounds": 1,
+}
 """Keys that joined the schema later, and what a record without them means."""
 
 
