@@ -151,7 +151,7 @@ class Study:
             whole = f"{name}/100%/{seed}/full fine-tuning"
             self.once(whole, lambda: self.trained(model, data, Given(Plan()), seed))
         if "core" in parts:
-            self.stamp(f"{place}/STAMP, no adaptation", task, model, seed, adapt_steps=0)
+            self.stamp(f"{place}/STAMP, no adaptation", task, model, seed, adapt_steps=0, mask="generator")
             self.weights(place, model, data, network, stamp, seed)
         if "peers" in parts:
             self.peers(place, task, model, seed)

@@ -36,6 +36,7 @@ from metaprune.values import Budget, Constraints
 QUICK = Stamp(
     meta=MetaConfig(episodes=6, inner_steps=2, batch_size=24, ways=(2, 4), augment=False, save_every=2),
     adapt_steps=2,
+    headroom=False,
     sets=2,
     set_dim=8,
     heads=2,
@@ -176,6 +177,7 @@ def conditioned():
         strength=1.0,
         shares=(0.3, 0.3),
         adapt_steps=0,
+        mask="generator",
     )
     artifact = method.fit([PruneTask(net, d) for d in domains], Rng(0))
     return method.restore(artifact), net, domains

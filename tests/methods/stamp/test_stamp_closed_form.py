@@ -93,6 +93,8 @@ def test_nothing_is_trained_and_the_head_learns_what_can_be_learned(monkeypatch)
 def test_pairs_have_no_statistics_and_say_so():
     with pytest.raises(ConfigError, match="chooses channels"):
         Stamp(mask="statistics", variant="filter")
+    with pytest.raises(ConfigError, match=r"set stamp\.mask='generator'"):
+        Stamp(adapt_steps=0, freeze="threshold")
     assert not Stamp(adapt_steps=0, variant="filter").reads_statistics
     assert not Stamp(adapt_steps=0, mask="generator").reads_statistics and Stamp(mask="statistics").reads_statistics
 

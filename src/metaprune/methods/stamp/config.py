@@ -172,6 +172,11 @@ class StampConfig(MethodOptions):
             )
         if self.mask == "statistics" and self.variant == "filter":
             raise ConfigError("stamp.mask='statistics' chooses channels: with variant='filter' leave it out")
+        if self.reads_statistics and self.freeze == "threshold":
+            raise ConfigError(
+                "stamp.freeze='threshold' is of the generator's probabilities, and channels are chosen by statistics "
+                "here: set stamp.mask='generator', or leave freeze out"
+            )
         require_number("stamp.kl_weight", self.kl_weight, 0.0)
         if self.kl_weight and self.prior == "none":
             raise ConfigError("kl_weight needs prior='beta_bernoulli': plain keep probabilities have no prior")
