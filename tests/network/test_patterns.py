@@ -7,6 +7,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from metaprune.core.errors import PlanError
 from metaprune.tracing import trace
+from metaprune.values import Constraints
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,11 @@ def test_parts_of_transformers_are_what_they_have_inside(llama, bert):
 def test_a_layer_that_makes_no_group_by_itself_is_refused_with_the_name_to_give(resnet, pattern):
     with pytest.raises(PlanError, match=r"names no layer that makes a group by itself.*layer[24]\.0\.conv2.*name that"):
         resnet.match([pattern], "only")
+
+
+def test_what_a_pattern_of_single_weights_names_in_the_record(resnet):
+    """`only=["fc"]` of a method that masks weights: the layer makes no group, and is there."""
+    assert resnet.named_by(Constraints(only=("fc",))) == {"only fc": []}
+    assert resnet.match(["fc"], "only", readers=True)
+    with pytest.raises(PlanError, match="matches no group"):
+        resnet.named_by(Constraints(only=("fd",)))

@@ -15,6 +15,8 @@ import numpy as np
 from metaprune.core.errors import PlanError, closest
 from metaprune.values.constraints import Constraints
 
+PROTECTING = ("ignore", "whole")  # constraints that name the readers of channels as well
+
 
 @dataclass(frozen=True)
 class Member:
@@ -214,25 +216,24 @@ class Space:
         """Groups of one channel: dropping it would remove the whole path, so it stays."""
         return tuple(g for g in self.groups if g.width == 1)
 
-    def match(self, patterns: Sequence[str], kind: str = "ignore") -> set[int]:
+    def match(self, patterns: Sequence[str], kind: str = "ignore", readers: bool | None = None) -> set[int]:
         """Indices of the groups that any pattern names; NAME:branch names all groups of a branch.
 
         kind: the constraint that the patterns are of. What protects (`ignore`, `whole`) names readers of channels as
             well; all others name the layers that make them (`ChannelGroup.matches`).
+        readers: whether readers are named, whatever the kind; as where the patterns are of single weights.
 
         Raises:
             PlanError: a pattern that matches nothing, with the closest name.
         """
-        readers = kind in ("ignore", "whole")
+        readers = kind in PROTECTING if readers is None else readers
         indices: set[int] = set()
         names = list(dict.fromkeys(n for g in self.groups for n in (g.name, *(m.parameter for m in g.members))))
         modules = list(dict.fromkeys(".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 2)))
         locked = {d.parameter for d in self.locked}
         locked |= {other for other, name in self.aliases.items() if name in locked}
         for pattern in patterns:
-            hits = {i for i, g in enumerate(self.groups) if g.matches(pattern, self.aliases, readers)}
-            whole = (groups for b, groups in zip(self.branches, self.branch_groups, strict=True) if b.matches(pattern))
-            hits.update(*whole)
+            hits = self._hits(pattern, readers)
             if not hits and (touched := [g.name for g in self.groups if g.matches(pattern, self.aliases)]):
                 some = ", ".join(touched[:3]) + (f" and {len(touched) - 3} more" if len(touched) > 3 else "")
                 raise PlanError(
@@ -246,6 +247,11 @@ class Space:
                 )
             indices |= hits
         return indices
+
+    def _hits(self, pattern: str, readers: bool) -> set[int]:
+        hits = {i for i, g in enumerate(self.groups) if g.matches(pattern, self.aliases, readers)}
+        whole = (groups for b, groups in zip(self.branches, self.branch_groups, strict=True) if b.matches(pattern))
+        return hits.union(*whole)
 
     def named_by(self, constraints: Constraints) -> dict[str, list[str]]:
         """Which groups every pattern of the constraints names: `only conv1` -> [`conv1`].
@@ -261,11 +267,11 @@ class Space:
             "tie": tuple(pattern for tie in constraints.ties for pattern in tie),
             "min_keep": tuple(constraints.min_keep) if isinstance(constraints.min_keep, Mapping) else (),
         }
-        return {
-            f"{kind} {pattern}": [self.groups[i].name for i in sorted(self.match([pattern], kind))]
-            for kind, patterns in kinds.items()
-            for pattern in patterns
-        }
+        named = {}
+        for kind, pattern in ((kind, pattern) for kind, patterns in kinds.items() for pattern in patterns):
+            self.match([pattern], kind, readers=True)  # a reader alone is none of these groups, and is there
+            named[f"{kind} {pattern}"] = [self.groups[i].name for i in sorted(self._hits(pattern, kind in PROTECTING))]
+        return named
 
     def digest(self) -> str:
         """Hash the space: networks of equal groups in equal parameters have equal digests."""

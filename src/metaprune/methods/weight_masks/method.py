@@ -145,7 +145,7 @@ class MaskedLayers:
         self.alive = self.network.survivors(plan) if plan.keep else None
         limits, space = task.constraints, self.network.space
         for what in ("ignore", "only"):  # complains of patterns that match nothing
-            space.match(getattr(limits, what), what)
+            space.match(getattr(limits, what), what, readers=True)
         self.matrices = [
             n
             for n, t in self.network.tensors.items()
