@@ -51,7 +51,7 @@ from pruningnet_tables import (  # noqa: E402
 )
 from score_tables import families_table, networks_table, rules_table  # noqa: E402
 from score_tables import zoo_table as score_zoo_table  # noqa: E402
-from stamp_tables import (  # noqa: E402  # noqa: E402
+from stamp_tables import (  # noqa: E402
     RANGE,
     choices_table,
     curve_table,

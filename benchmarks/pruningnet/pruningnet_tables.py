@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +79,7 @@ def rank_table(study: Path) -> str:
         "|---|---|---|---|---|---|",
     ]
 
-    def rho(fits: list[dict[int, float]], among: list[int], truth: dict[int, float] = trained) -> str:
-        return _correlation(fits, among, truth)
-
+    rho = partial(_correlation, truth=trained)
     for backend in dict.fromkeys(b for b, _ in scores):
         fits, without = list(scores[backend, "bn"].values()), list(scores[backend, "no bn"].values())
         hits = [{i: r["score"] for i, r in fit.items()} for fit in fits]
@@ -91,7 +90,7 @@ def rank_table(study: Path) -> str:
     lines.append(f"| MACs alone (no search) | {rho([macs], order)} | | {rho([macs], half)} | | |")
     if times > 1:
         again = [
-            rho([{i: seeds[i][s] for i in half}], half, {i: _without(seeds[i], s) for i in half})
+            _correlation([{i: seeds[i][s] for i in half}], half, {i: _without(seeds[i], s) for i in half})
             for s in sorted(seeds[half[0]])
         ]
         lines.append(f"| training itself, one seed against the mean of the others | | | {', '.join(again)} | | |")

@@ -132,9 +132,8 @@ class Study:
         model = mp.cut(network, found.plan, weights=found.weights, verify=False).model
         images, full = len(data.train), network.cost().macs
         small = network.cost(found.plan).macs
-        macs = images * (
-            full + 3 * full + full + small + small
-        )  # features, Taylor, both sides of the solving, features
+        features, taylor, solving = full, 3 * full, full + small
+        macs = images * (features + taylor + solving + small)  # small: the features of the cut network
         if steps:
             model, more, _ = self._trained(model, data, seed, small)
             macs += more

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaprune.core.errors import ConfigError, DataError, closest
+from metaprune.core.errors import ConfigError, DataError
 from metaprune.core.rng import Rng
 from metaprune.data.arrays import Options
 from metaprune.data.batching import index_batches, require_rng
-from metaprune.data.scheme import DATA_SCHEMES, DataScheme
+from metaprune.data.scheme import DataScheme, load_spec
 from metaprune.data.types import Data
 from metaprune.objective import Classification
 
@@ -112,13 +112,7 @@ def _load(name: str, spec: str, options: Options, skip_corrupt: bool) -> Data:
         raise ConfigError(
             f"Data {spec!r} joins one data set: write join:SPEC+SPEC, as join:builtin:digits+builtin:emoji"
         )
-    parts = []
-    for one in specs:
-        scheme, _, rest = one.partition(":")
-        if not rest or scheme not in DATA_SCHEMES.names():
-            raise ConfigError(f"{one!r} in data {spec!r} is not understood.{closest(scheme, DATA_SCHEMES.names())}")
-        parts.append(DATA_SCHEMES.get(scheme).load(rest, one, options, skip_corrupt))
-    return join_data(parts, spec)
+    return join_data([load_spec(one, f"{one!r} in data {spec!r}", options, skip_corrupt) for one in specs], spec)
 
 
 JOIN = DataScheme(load=_load, form="join:SPEC+SPEC")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from metaprune.core.arguments import check_arguments
-from metaprune.core.errors import ConfigError, DataError, MetapruneError, closest, one_line_error
+from metaprune.core.errors import DataError, MetapruneError, one_line_error
 from metaprune.data.arrays import Options, to_data
 from metaprune.data.folder import open_folder
 from metaprune.data.hub import hub_tables, images_of
 from metaprune.data.image_source import image_source_to_data
 from metaprune.data.loader_split import splits_to_data
 from metaprune.data.npz import read_npz
-from metaprune.data.scheme import DATA_SCHEMES, DataScheme, forms
+from metaprune.data.scheme import DataScheme, forms, load_spec
 from metaprune.data.text import read_documents, text_columns, text_to_data
 from metaprune.data.types import Data
 from metaprune.objective import Objective, create_objective
@@ -68,9 +68,6 @@ def load_data(
         MissingDependencyError: `hf:` without the `datasets` package.
     """
     check_arguments(load_data, locals())
-    scheme, separator, name = spec.partition(":")
-    if not separator or not name or scheme not in DATA_SCHEMES.names():
-        raise ConfigError(f"Data {spec!r} is not understood.{closest(scheme, DATA_SCHEMES.names())} Write {forms()}.")
     options = Options(
         seed,
         limit,
@@ -82,7 +79,7 @@ def load_data(
         sequence_length,
         model_tokenizer,
     )
-    return DATA_SCHEMES.get(scheme).load(name, spec, options, skip_corrupt)
+    return load_spec(spec, f"Data {spec!r}", options, skip_corrupt)
 
 
 def _from_python(target: str, spec: str, options: Options, skip_corrupt: bool) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metaprune.core.errors import ConfigError, closest
 from metaprune.core.plugins import Registry
 from metaprune.data.arrays import Options
 from metaprune.data.types import Data
@@ -36,6 +37,18 @@ DATA_SCHEMES = Registry(
         "python": "metaprune.data.load:PYTHON",
     },
 )
+
+
+def load_spec(spec: str, what: str, options: Options, skip_corrupt: bool) -> Data:
+    """Load what a spec names, as `imagefolder:DIR`; `what` is what an error calls it.
+
+    Raises:
+        ConfigError: no scheme of that name, or nothing behind the colon.
+    """
+    scheme, _, name = spec.partition(":")
+    if not name or scheme not in DATA_SCHEMES.names():
+        raise ConfigError(f"{what} is not understood.{closest(scheme, DATA_SCHEMES.names())} Write {forms()}.")
+    return DATA_SCHEMES.get(scheme).load(name, spec, options, skip_corrupt)
 
 
 def forms() -> str:

@@ -129,7 +129,7 @@ class Gated:
             for place in self.carriers.get(step.node.name, ()):
                 operand = operand_at(place, a, k)
                 gate = product_of(values.T, place.slots).T  # [samples, rows]
-                dim, first = place.where.dim % operand.dim(), self._samples[_node_at(step.node, place.where)]
+                dim, first = place.where.dim % operand.dim(), self._samples[place.where.operand(step.node)]
                 shape = [1] * operand.dim()
                 shape[dim] = gate.shape[1]
                 if first is not None and len(gates) > 1:
@@ -153,7 +153,7 @@ class Gated:
 
         None where there is none of these channels, as the hidden state inside an RNN.
         """
-        if _node_at(node, place.where) not in weights:
+        if place.where.operand(node) not in weights:
             return place
         consumed = place.slots[place.slots != self._none]
         for number, (argument, value) in enumerate(bound_arguments(node).items()):
@@ -212,7 +212,7 @@ class Gated:
 
 def label_at(labelled: Labelled, node: fx.Node, where: Consumed) -> Any:
     """Return the label of the dimension that `node` consumes there."""
-    labels = labelled.facts[_node_at(node, where).name].labels[0]
+    labels = labelled.facts[where.operand(node).name].labels[0]
     return None if labels is None else labels[where.dim]
 
 
@@ -239,11 +239,6 @@ def _replace(at: Place, args: list, kwargs: dict, operand: Tensor) -> None:
         holder[key] = operand
     else:
         holder[key] = [operand if i == at.where.position else x for i, x in enumerate(holder[key])]
-
-
-def _node_at(node: fx.Node, where: Consumed) -> fx.Node:
-    value = bound_arguments(node)[where.argument]
-    return value if where.position is None else value[where.position]
 
 
 def _made_of_weights(captured: Captured) -> set[fx.Node]:

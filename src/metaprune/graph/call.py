@@ -50,6 +50,11 @@ class Consumed:
     dim: int
     position: int | None = None
 
+    def operand(self, node: fx.Node) -> fx.Node:
+        """Return what `node` consumes there."""
+        value = bound_arguments(node)[self.argument]
+        return value if self.position is None else value[self.position]
+
 
 @dataclass(slots=True)
 class Gather:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch import fx
 
-from metaprune.graph.call import bound_arguments
 from metaprune.graph.captured import Captured
 from metaprune.graph.labelling import Labelled
 from metaprune.graph.roles import ATTENTION_ROLES, HIDDEN, ROLES, STREAM
@@ -60,13 +58,11 @@ def _read_dims(captured: Captured, labelled: Labelled) -> set[tuple[str, int]]:
     """Parameter dimensions that every use sums over: the layer reads these channels, another one makes them."""
     uses: dict[str, list[set[int]]] = defaultdict(list)
     for node in captured.graph.nodes:
-        fact = labelled.facts.get(node.name)
         summed: dict[str, set[int]] = defaultdict(set)
-        bound = bound_arguments(node) if fact is not None and fact.consumed else {}
-        for c in fact.consumed if fact is not None else ():
-            argument = bound[c.argument] if c.position is None else bound[c.argument][c.position]
-            if isinstance(argument, fx.Node):
-                summed[argument.name].add(c.dim % argument.meta["val"].dim())
+        if (fact := labelled.facts.get(node.name)) is not None:
+            for consumed in fact.consumed:
+                operand = consumed.operand(node)
+                summed[operand.name].add(consumed.dim % operand.meta["val"].dim())
         for argument in node.all_input_nodes:
             if argument.name in captured.sources:
                 uses[captured.sources[argument.name]].append(summed[argument.name])

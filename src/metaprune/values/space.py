@@ -66,7 +66,7 @@ class ChannelGroup:
         return any(hits) or fnmatch.fnmatchcase(self.name, pattern)
 
     def _makers(self) -> list[Member]:
-        """Matrices and kernels that make the channels of a stream, all that does not only read them elsewhere."""
+        """Of a stream the matrices and kernels that make its channels; elsewhere all that does not only read them."""
         sides = {"makes"} if self.role == "stream" else {"makes", "follows"}
         return [m for m in self.members if m.side in sides] or list(self.members)
 

@@ -20,7 +20,7 @@ from metaprune.calibration.batches import HELD_OUT, calibration_batches
 from metaprune.calibration.compensate import compensate
 from metaprune.core.rng import Rng
 from metaprune.data import Data
-from metaprune.methods.stamp.reader import Head
+from metaprune.methods.stamp.reader import Head, by_sample
 from metaprune.network import Network
 from metaprune.objective.batch import call_arguments
 from metaprune.protocol.method import PruneTask
@@ -126,5 +126,4 @@ def _features(network: Network, plan: Plan, head: Head, data: Data, rng: Rng) ->
         args, kwargs = call_arguments(inputs)
         at.execute(args, kwargs, call=call)
         labels.append(target.cpu())
-    x = torch.cat(features)
-    return (x if x.dim() == 2 else x.flatten(1, -2).mean(dim=1)), torch.cat(labels)
+    return by_sample(torch.cat(features)), torch.cat(labels)

@@ -196,9 +196,8 @@ class Stamp(StampConfig, BaseMethod):
         if self.reads_statistics:
             plan, new = from_statistics(task, budget, rng.child("statistics"))
             figures = {
+                **self._outcome(task, plan),
                 "kept": np.flatnonzero(np.concatenate(plan.masks(task.network.space))).tolist(),
-                "kept_macs": task.network.cost(plan).macs / task.network.cost().macs,
-                "targets": self._targets(task),
                 "adaptation": [],
             }
             return Proposal(plan, None if self.variant == "structure" else new, details={"stamp": figures})
@@ -224,14 +223,18 @@ class Stamp(StampConfig, BaseMethod):
         return dataclasses.replace(proposal, weights=new, details=details)
 
     def _report(self, task: PruneTask, artifact: Artifact, plan: Plan) -> dict[str, Any]:
-        full, kept_macs = float(task.network.cost().macs), float(task.network.cost(plan).macs)
+        full = float(task.network.cost().macs)
         samples = self.meta.batch_size
         return {
             "macs": {"adapt": self.adapt_steps * samples * 4 * full, "encode": self.sets * samples * full},
             "meta_training": {k: artifact.info[k] for k in ("macs", "seconds", "conditioning", "history")},
-            "kept_macs": kept_macs / full,
-            "targets": self._targets(task),
+            **self._outcome(task, plan),
         }
+
+    def _outcome(self, task: PruneTask, plan: Plan) -> dict[str, Any]:
+        """What the report says of any plan: the share of the MACs that is left, and the targets before this one."""
+        share = float(task.network.cost(plan).macs) / float(task.network.cost().macs)
+        return {"kept_macs": share, "targets": self._targets(task)}
 
     def _targets(self, task: PruneTask) -> list[dict[str, Any]]:
         """What the artifact was adapted to before, from the records beside it: the report compares with them."""

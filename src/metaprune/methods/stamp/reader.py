@@ -110,13 +110,16 @@ class Reader:
             return step.target(*a, **k)
 
         self.network.at().execute(args, kwargs, tensors=self.tensors, call=call)
-        x = features[0]
-        x = x if x.dim() == 2 else x.flatten(1, -2).mean(dim=1)
-        return SetView(x, [seen.get(g) for g in range(len(self.network.space))])
+        return SetView(by_sample(features[0]), [seen.get(g) for g in range(len(self.network.space))])
 
     @property
     def tapped(self) -> set[int]:
         return {tap.group for taps in self._taps.values() for tap in taps}
+
+
+def by_sample(features: Tensor) -> Tensor:
+    """What enters the head as [B, F]: the mean over positions, where there are any."""
+    return features if features.dim() == 2 else features.flatten(1, -2).mean(dim=1)
 
 
 def _pooled(x: Tensor, tap: _Tap) -> Tensor:
